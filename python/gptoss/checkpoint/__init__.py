@@ -1,0 +1,14 @@
+"""Checkpoints on disk or on the Hub: found, validated, and described tensor by tensor."""
+
+from gptoss.checkpoint.memory import MemoryEstimate, estimate_memory
+from gptoss.checkpoint.open import open_checkpoint
+from gptoss.checkpoint.tensors import Checkpoint, TensorSource, check_scales
+
+__all__ = [
+    "Checkpoint",
+    "MemoryEstimate",
+    "TensorSource",
+    "check_scales",
+    "estimate_memory",
+    "open_checkpoint",
+]

@@ -1,0 +1,178 @@
+"""How much memory a model needs, from its headers alone."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.open import (
+    find_tensors,
+    has_bf16_experts,
+    local_folder,
+    locate,
+    match_tensors,
+    parse_config,
+)
+from gptoss.config import ModelConfig
+
+Precision = Literal["auto", "reference"]
+
+# Pages of the full-attention layers' KV cache.
+_PAGE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Memory of one model with one sequence; `str()` gives a table.
+
+    Attributes
+    ----------
+    name : str
+        The checkpoint.
+    context_length : int
+        Tokens that the KV cache has room for.
+    precision : {"auto", "reference"}
+        Decides the size of a KV element: 2 or 4 bytes.
+    weights : dict of str to int
+        Bytes of the weights, by component. They are mapped from the file, not copied.
+    kv_bytes : int
+        KV cache: all tokens on full-attention layers, a ring on window layers.
+    workspace_bytes : int
+        Activations of one chunk of the prompt, in float32.
+    """
+
+    name: str
+    context_length: int
+    precision: Precision
+    weights: dict[str, int]
+    kv_bytes: int
+    workspace_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.weights.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of weights, KV cache and workspace."""
+        return self.weight_bytes + self.kv_bytes + self.workspace_bytes
+
+    def __str__(self) -> str:
+        rows = [
+            *self.weights.items(),
+            ("weights", self.weight_bytes),
+            (f"KV cache, {self.context_length:,} tokens", self.kv_bytes),
+            ("workspace", self.workspace_bytes),
+            ("total", self.total_bytes),
+        ]
+        width = max(len(label) for label, _ in rows)
+        indent = len(self.weights)
+        lines = [
+            f"{'  ' * (i < indent)}{label:<{width + 2 * (i >= indent)}}  {size / 1e9:>8.3f} GB"
+            for i, (label, size) in enumerate(rows)
+        ]
+        return "\n".join([self.name, *lines])
+
+
+def estimate_memory(
+    path_or_repo: str | os.PathLike[str],
+    context_length: int = 8192,
+    *,
+    precision: Precision = "auto",
+    chunk_tokens: int = 512,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> MemoryEstimate:
+    """Estimate the memory that a model takes, without reading its weights.
+
+    For a Hub id only config.json is fetched: the config gives every tensor's size. A folder is
+    validated as `open_checkpoint` does. bfloat16 experts are counted as the MXFP4 that they
+    become at load.
+
+    Parameters
+    ----------
+    path_or_repo : str or path
+        As for `open_checkpoint`.
+    context_length : int
+        Tokens of the one sequence, at most the model's own limit.
+    precision : {"auto", "reference"}
+        "auto" holds keys and values in 2 bytes each, "reference" in 4.
+    chunk_tokens : int
+        Longest piece of a prompt that is computed at once.
+    revision, local_files_only
+        As for `open_checkpoint`.
+
+    Returns
+    -------
+    MemoryEstimate
+        In bytes.
+
+    Raises
+    ------
+    CheckpointError
+        As for `open_checkpoint`.
+    ValueError
+        `context_length`, `chunk_tokens` or `precision` is out of range.
+    """
+    if precision not in ("auto", "reference"):
+        raise ValueError(f"precision must be 'auto' or 'reference', got {precision!r}")
+    folder = local_folder(path_or_repo)
+    if folder is None:
+        from gptoss.checkpoint import hub  # here, because importing it takes a while
+
+        name = os.fspath(path_or_repo)
+        path = hub.fetch_config(name, revision=revision, local_files_only=local_files_only)
+        layout, config = parse_config(path)
+    else:
+        located = locate(folder)
+        name, layout, config = located.name, located.layout, located.config
+        found = find_tensors(located)
+        match_tensors(located, found, bf16_experts=has_bf16_experts(found))
+    for what, value, limit in (
+        ("context_length", context_length, config.max_position_embeddings),
+        ("chunk_tokens", chunk_tokens, config.max_position_embeddings),
+    ):
+        if not 1 <= value <= limit:
+            raise ValueError(f"{what} must be from 1 to {limit}, got {value}")
+    weights: dict[str, int] = {}
+    for stored in stored_tensors(config, layout):
+        for part in stored.parts:
+            nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
+            weights[part.component] = weights.get(part.component, 0) + nbytes
+    chunk_tokens = min(chunk_tokens, context_length)
+    element_bytes = 4 if precision == "reference" else 2
+    return MemoryEstimate(
+        name=name,
+        context_length=context_length,
+        precision=precision,
+        weights=weights,
+        kv_bytes=_kv_bytes(config, context_length, chunk_tokens, element_bytes),
+        workspace_bytes=_workspace_bytes(config, context_length, chunk_tokens),
+    )
+
+
+def _kv_bytes(
+    config: ModelConfig, context_length: int, chunk_tokens: int, element_bytes: int
+) -> int:
+    pages = math.ceil(context_length / _PAGE_TOKENS) * _PAGE_TOKENS
+    # A ring also holds the running chunk, whose first tokens still see the window before it.
+    ring = min(config.sliding_window + chunk_tokens, pages)
+    tokens = sum(ring if kind == "sliding_attention" else pages for kind in config.layer_types)
+    return 2 * tokens * config.num_key_value_heads * config.head_dim * element_bytes
+
+
+def _workspace_bytes(config: ModelConfig, context_length: int, chunk_tokens: int) -> int:
+    heads = config.num_attention_heads + config.num_key_value_heads
+    expert_row = 2 * config.hidden_size + 3 * config.intermediate_size  # in, gate+up, h, out
+    per_token = (
+        2 * config.hidden_size  # residual stream and its norm
+        + 2 * heads * config.head_dim  # q, k, v and the attention's output
+        + config.num_local_experts
+        + config.num_experts_per_tok * expert_row
+    )
+    rope_tables = context_length * config.head_dim  # cos and sin of half the dimensions each
+    return 4 * (chunk_tokens * per_token + rope_tables + config.vocab_size)

@@ -1,0 +1,348 @@
+"""Opening a checkpoint: find it, read its config and headers, check that they agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gptoss.checkpoint.files import read_header, read_json, read_text
+from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.quantize import quantize_experts
+from gptoss.checkpoint.tensors import Checkpoint, Layout, TensorSource
+from gptoss.config import ModelConfig, read_token_ids
+from gptoss.errors import CheckpointError
+
+Experts = Literal["as_stored", "mxfp4"]
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE_FILE = "model.safetensors"
+_GENERATION_CONFIG = "generation_config.json"
+
+# The tokens that end a turn, with their ids in the published vocabulary. Early generation
+# configs leave out the last.
+_STOP_TOKENS = {"<|return|>": 200002, "<|endoftext|>": 199999, "<|call|>": 200012}
+_PUBLISHED_VOCAB_SIZE = 201_088
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint's folder, its layout and its parsed config."""
+
+    path: Path
+    layout: Layout
+    config: ModelConfig
+    name: str
+
+
+def open_checkpoint(
+    path_or_repo: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    experts: Experts = "as_stored",
+    progress: bool = True,
+) -> Checkpoint:
+    """Find a checkpoint and validate it, without reading its weights.
+
+    Parameters
+    ----------
+    path_or_repo : str or path
+        A folder in the Hugging Face or the original layout, a folder that holds `original/`, or
+        a Hub id such as "openai/gpt-oss-20b". An existing folder wins over a Hub id.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    local_files_only : bool
+        Use the Hub's local cache only, as HF_HUB_OFFLINE=1 does.
+    experts : {"as_stored", "mxfp4"}
+        "mxfp4" quantises experts that are stored in bfloat16, which takes minutes for a large
+        model; it changes nothing for experts that are MXFP4 already. "as_stored" refuses
+        bfloat16 experts.
+    progress : bool
+        Show progress bars for a download and for quantising.
+
+    Returns
+    -------
+    Checkpoint
+        Config, tensors under canonical names, tokenizer path.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such checkpoint, or it is damaged, incomplete or of another model. The
+        message names the file, the tensor or field, what was expected and what was found.
+    ValueError
+        `experts` is not one of the two.
+
+    Notes
+    -----
+    Scale bytes are weights: `check_scales` looks at them.
+    """
+    if experts not in get_args(Experts):
+        raise ValueError(f"experts must be one of {get_args(Experts)}, got {experts!r}")
+    local = local_folder(path_or_repo)
+    if local is None:
+        from gptoss.checkpoint import hub  # here, because importing it takes a while
+
+        repo_id = os.fspath(path_or_repo)
+        # The config first: a wrong model is refused before its gigabytes come.
+        config_path = hub.fetch_config(
+            repo_id, revision=revision, local_files_only=local_files_only
+        )
+        parse_config(config_path)
+        local = hub.fetch_checkpoint(
+            repo_id, revision=revision, local_files_only=local_files_only, progress=progress
+        )
+        located = dataclasses.replace(locate(local), name=repo_id)
+    else:
+        located = locate(local)
+    return _open_located(located, experts, progress)
+
+
+def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
+    """Return the existing folder that is meant, or None if it must be a Hub id."""
+    text = os.fspath(path_or_repo)
+    try:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return path
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, NUL, unknown ~user
+        raise CheckpointError(f"{text!r}: expected a folder, found: {error}") from error
+    if exists:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint's folder, found a file; pass the folder that holds it"
+        )
+    if isinstance(path_or_repo, str) and _REPO_ID.fullmatch(text):
+        return None
+    raise CheckpointError(
+        f"{text}: expected a folder or a Hub id (owner/name), found neither: there is no folder "
+        f"{path.absolute()}"
+    )
+
+
+def locate(folder: Path) -> Located:
+    """Find the weights' folder inside `folder`, and read its config."""
+    inner = folder / "original"
+    has_config = (folder / "config.json").is_file()
+    has_weights = next(folder.glob("*.safetensors"), None) is not None
+    if not (has_config and has_weights) and (inner / "config.json").is_file():
+        path = inner
+    elif has_config:
+        path = folder
+    else:
+        raise CheckpointError(
+            f"{folder}: expected config.json or original/config.json, found neither"
+        )
+    layout, config = parse_config(path / "config.json")
+    absolute = path.absolute()
+    name = absolute.parent.name if absolute.name == "original" else absolute.name
+    return Located(path, layout, config, name)
+
+
+def parse_config(path: Path) -> tuple[Layout, ModelConfig]:
+    """Read a config.json of either layout."""
+    values = read_json(path)
+    if "architectures" in values or "model_type" in values:
+        return "hf", ModelConfig.from_hf(values, source=str(path))
+    if "num_experts" in values:
+        return "original", ModelConfig.from_original(values, source=str(path))
+    raise CheckpointError(
+        f"{path}: expected the config of a gpt-oss model (with architectures, or with "
+        f"num_experts), found the fields {sorted(values)[:10]}"
+    )
+
+
+def find_tensors(located: Located) -> dict[str, TensorSource]:
+    """Read the headers of a checkpoint's files: all tensors, under the names they have there."""
+    index_path = located.path / _INDEX
+    single = located.path / _SINGLE_FILE
+    # As transformers does: the one file wins. The original layout has no index.
+    if located.layout == "hf" and not single.is_file() and index_path.is_file():
+        return _indexed_tensors(index_path)
+    files = [single] if located.layout == "hf" else sorted(located.path.glob("*.safetensors"))
+    if not files or not files[0].is_file():
+        wanted = f"{_SINGLE_FILE} or {_INDEX}" if located.layout == "hf" else "*.safetensors"
+        raise CheckpointError(f"{located.path}: expected {wanted}, found no such file")
+    return _merged((path, read_header(path)) for path in files)
+
+
+def _merged(headers: Iterable[tuple[Path, dict[str, TensorSource]]]) -> dict[str, TensorSource]:
+    found: dict[str, TensorSource] = {}
+    for path, header in headers:
+        for name, tensor in header.items():
+            if name in found:
+                raise CheckpointError(
+                    f"{path}: tensor {name}: expected in one file, found in "
+                    f"{found[name].path.name} too"
+                )
+            found[name] = tensor
+    return found
+
+
+def _indexed_tensors(index_path: Path) -> dict[str, TensorSource]:
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index_path}: field weight_map: expected an object from tensors to files, found "
+            f"{type(weight_map).__name__}"
+        )
+    headers: dict[str, dict[str, TensorSource]] = {}
+    for name, file_name in weight_map.items():
+        # A plain name only: an index must not make us read files elsewhere.
+        if not isinstance(file_name, str) or not re.fullmatch(r"[\w-][\w. -]*", file_name):
+            raise CheckpointError(
+                f"{index_path}: tensor {name}: expected a file name, found {file_name!r}"
+            )
+        if file_name not in headers:
+            shard = index_path.parent / file_name
+            if not shard.exists():
+                raise CheckpointError(
+                    f"{index_path}: tensor {name}: expected the shard {file_name}, found no such "
+                    "file; the download is incomplete"
+                )
+            headers[file_name] = read_header(shard)
+        if name not in headers[file_name]:
+            raise CheckpointError(
+                f"{index_path.parent / file_name}: tensor {name}: expected here by "
+                f"{index_path.name}, found no such tensor"
+            )
+    found = _merged((index_path.parent / name, header) for name, header in headers.items())
+    for name, tensor in found.items():
+        if name not in weight_map:
+            raise CheckpointError(
+                f"{tensor.path}: tensor {name}: expected an entry in {index_path.name}, found none"
+            )
+    return found
+
+
+def has_bf16_experts(found: dict[str, TensorSource]) -> bool:
+    """Whether the experts are stored dequantised."""
+    return any(re.search(r"\.mlp\.experts\.(gate_up|down)_proj$", name) for name in found)
+
+
+def match_tensors(
+    located: Located, found: dict[str, TensorSource], *, bf16_experts: bool
+) -> dict[str, TensorSource]:
+    """Check the tensors in the files against the config, and give them their canonical names.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor is missing or not expected, or has another dtype or shape than the config says.
+    """
+    stored = list(stored_tensors(located.config, located.layout, bf16_experts=bf16_experts))
+    missing = [wanted.name for wanted in stored if wanted.name not in found]
+    if missing:
+        raise CheckpointError(
+            f"{located.path}: tensor {missing[0]}: expected by config.json, found in no file"
+            f"{_and_more(missing)}"
+        )
+    unexpected = sorted(found.keys() - {wanted.name for wanted in stored})
+    if unexpected:
+        raise CheckpointError(
+            f"{found[unexpected[0]].path}: tensor {unexpected[0]}: expected no tensor of this "
+            f"name, found one{_and_more(unexpected)}"
+        )
+    tensors: dict[str, TensorSource] = {}
+    for wanted in stored:
+        source = found[wanted.name]
+        for what, expected, actual in (
+            ("dtype", wanted.dtype, source.dtype),
+            ("shape", wanted.shape, source.shape),
+        ):
+            if expected != actual:
+                raise CheckpointError(
+                    f"{source.path}: tensor {wanted.name}: expected {what} {expected}, "
+                    f"found {actual}"
+                )
+        if source.dtype == "BF16" and source.offset % 2:
+            raise CheckpointError(
+                f"{source.path}: tensor {wanted.name}: expected an even offset for BF16, found "
+                f"{source.offset}; write the file anew with the safetensors library"
+            )
+        offset = source.offset
+        for part in wanted.parts:
+            nbytes = wanted.nbytes // wanted.shape[0] * part.shape[0]
+            tensors[part.name] = TensorSource(source.path, offset, nbytes, source.dtype, part.shape)
+            offset += nbytes
+    return tensors
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+
+
+def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpoint:
+    found = find_tensors(located)
+    bf16_experts = has_bf16_experts(found)
+    tensors = match_tensors(located, found, bf16_experts=bf16_experts)
+    tokenizer_path = _companion(located, "tokenizer.json")
+    stop_ids = _stop_ids(located, tokenizer_path)
+    if bf16_experts:
+        tensors = quantize_experts(located.config, tensors, experts == "mxfp4", progress)
+    return Checkpoint(
+        path=located.path,
+        layout=located.layout,
+        config=dataclasses.replace(located.config, eos_token_ids=stop_ids),
+        tensors=tensors,
+        tokenizer_path=tokenizer_path,
+        name=located.name,
+    )
+
+
+def _companion(located: Located, file_name: str) -> Path | None:
+    """Find a file beside the weights; for the original layout also in the folder above."""
+    folders = [located.path]
+    if located.layout == "original" and located.path.absolute().name == "original":
+        folders.append(located.path.absolute().parent)
+    return next((f / file_name for f in folders if (f / file_name).is_file()), None)
+
+
+def _stop_ids(located: Located, tokenizer_path: Path | None) -> tuple[int, ...]:
+    """Stop at what the generation config lists, else the config, and at every end of a turn."""
+    config = located.config
+    ids, source = config.eos_token_ids, located.path / "config.json"
+    generation_path = _companion(located, _GENERATION_CONFIG)
+    if generation_path is not None:
+        generation = read_json(generation_path)
+        listed = read_token_ids(generation, "eos_token_id", source=str(generation_path))
+        if listed:
+            ids, source = listed, generation_path
+    if tokenizer_path is not None:
+        added = _added_tokens(tokenizer_path)
+    else:
+        added = _STOP_TOKENS if config.vocab_size == _PUBLISHED_VOCAB_SIZE else {}
+    named = [(added[name], tokenizer_path) for name in _STOP_TOKENS if name in added]
+    for token_id, origin in [*((token_id, source) for token_id in ids), *named]:
+        if token_id >= config.vocab_size:
+            raise CheckpointError(
+                f"{origin}: stop token: expected an id below the vocabulary's "
+                f"{config.vocab_size}, found {token_id}"
+            )
+    return tuple(dict.fromkeys([*ids, *(token_id for token_id, _ in named)]))
+
+
+def _added_tokens(tokenizer_path: Path) -> dict[str, int]:
+    """Read the ids of the added tokens of a tokenizer.json, by their text.
+
+    Only this list is parsed, not the megabytes of vocabulary and merges after it; whoever loads
+    the tokenizer parses all of it.
+    """
+    text = read_text(tokenizer_path)
+    key = re.search(r'"added_tokens"\s*:\s*', text)
+    try:
+        entries: Any = json.JSONDecoder().raw_decode(text, key.end())[0] if key else []
+        return {str(entry["content"]): int(entry["id"]) for entry in entries}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"{tokenizer_path}: field added_tokens: expected a list of objects with content and "
+            f"id, found {type(error).__name__}: {error}"
+        ) from error

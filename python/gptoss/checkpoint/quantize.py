@@ -1,0 +1,85 @@
+"""Experts that a checkpoint stores in bfloat16, turned into MXFP4 at load."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import Progress
+
+from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE
+from gptoss.checkpoint.tensors import TensorSource
+from gptoss.config import ModelConfig
+from gptoss.errors import CheckpointError
+from gptoss.reference.mxfp4 import quantize
+
+_PROJECTIONS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
+
+
+def quantize_experts(
+    config: ModelConfig, tensors: dict[str, TensorSource], allowed: bool, progress: bool
+) -> dict[str, TensorSource]:
+    """Replace the experts' [E, in, out] bfloat16 tensors by MXFP4 blocks and scales.
+
+    Values that came from MXFP4 come back exactly.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Gives the number of experts.
+    tensors : dict of str to TensorSource
+        Validated; the experts' weights are called `...gate_up_proj` and `...down_proj`.
+    allowed : bool
+        Whether the caller asked for it.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    dict of str to TensorSource
+        The canonical tensors; the new ones hold arrays.
+
+    Raises
+    ------
+    CheckpointError
+        Not allowed, with the memory it would take; or a weight is NaN or infinite.
+    """
+    wide = {name: source for name, source in tensors.items() if name.endswith(_PROJECTIONS)}
+    wide_bytes = sum(source.nbytes for source in wide.values())
+    # 16 bits become 4, and 8 more for each block of 32.
+    narrow_bytes = wide_bytes * (4 * MXFP4_BLOCK_SIZE + 8) // (16 * MXFP4_BLOCK_SIZE)
+    if not allowed:
+        first, source = next(iter(wide.items()))
+        raise CheckpointError(
+            f"{source.path}: tensor {first}: expected MXFP4 blocks and scales, found BF16: the "
+            f'experts take {wide_bytes / 1e9:.3g} GB so; pass experts="mxfp4" to quantise them '
+            f"at load, to {narrow_bytes / 1e9:.3g} GB of memory"
+        )
+    result: dict[str, TensorSource] = {}
+    with Progress(disable=not progress, transient=True) as bars:
+        task = bars.add_task("Quantising experts", total=len(wide) * config.num_local_experts)
+        for name, source in tensors.items():
+            if name not in wide:
+                result[name] = source
+                continue
+            experts, columns, rows = source.shape
+            groups = columns // MXFP4_BLOCK_SIZE
+            blocks = np.empty((experts, rows, groups, MXFP4_BLOCK_SIZE // 2), np.uint8)
+            scales = np.empty((experts, rows, groups), np.uint8)
+            for expert, bits in enumerate(source.read()):
+                try:
+                    blocks[expert], scales[expert] = quantize(_bf16_to_f32(bits).T)
+                except ValueError as error:
+                    raise CheckpointError(
+                        f"{source.path}: tensor {name}: expected finite weights, found NaN or "
+                        f"infinity in expert {expert}"
+                    ) from error
+                bars.advance(task)
+            for suffix, array in (("_blocks", blocks), ("_scales", scales)):
+                result[name + suffix] = TensorSource(
+                    source.path, source.offset, array.nbytes, "U8", array.shape, array
+                )
+    return result
+
+
+def _bf16_to_f32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
