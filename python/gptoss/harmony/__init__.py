@@ -1,0 +1,49 @@
+"""Harmony, the conversation format of gpt-oss: messages to tokens and back.
+
+The names are those of the openai-harmony package, so code moves over by changing the
+import; the vocabulary comes from the checkpoint's own tokenizer.
+"""
+
+from .encoding import (
+    HarmonyEncoding,
+    RenderConversationConfig,
+    RenderOptions,
+    Tokenizer,
+    load_harmony_encoding,
+)
+from .messages import (
+    Author,
+    ChannelConfig,
+    Content,
+    Conversation,
+    DeveloperContent,
+    HarmonyError,
+    Message,
+    ReasoningEffort,
+    Role,
+    SystemContent,
+    TextContent,
+    ToolDescription,
+    ToolNamespaceConfig,
+)
+
+__all__ = [
+    "Author",
+    "ChannelConfig",
+    "Content",
+    "Conversation",
+    "DeveloperContent",
+    "HarmonyEncoding",
+    "HarmonyError",
+    "Message",
+    "ReasoningEffort",
+    "RenderConversationConfig",
+    "RenderOptions",
+    "Role",
+    "SystemContent",
+    "TextContent",
+    "Tokenizer",
+    "ToolDescription",
+    "ToolNamespaceConfig",
+    "load_harmony_encoding",
+]
