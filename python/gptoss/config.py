@@ -272,7 +272,7 @@ def _layer_types(fields: _Fields, layers: int) -> tuple[LayerType, ...]:
     if not isinstance(types, list):
         raise fields.error("layer_types", "a list", types)
     if len(types) != layers:
-        raise fields.error("layer_types", f"{layers} entries", f"{len(types)} entries")
+        raise fields.error("layer_types", f"{layers} entries", len(types))
     for value in types:
         if value not in ("sliding_attention", "full_attention"):
             raise fields.error("layer_types", "'sliding_attention' or 'full_attention'", value)

@@ -17,6 +17,12 @@ from typing import Any, BinaryIO
 from gptoss.checkpoint.tensors import ITEM_BYTES, TensorSource
 from gptoss.errors import CheckpointError
 
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+
 # The format's own limit; real headers are some tens of kilobytes.
 _MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8

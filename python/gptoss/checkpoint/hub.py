@@ -1,11 +1,14 @@
-"""Checkpoints from the Hugging Face Hub, through huggingface_hub and its cache."""
+"""Checkpoints from the Hugging Face Hub, through huggingface_hub and its cache.
+
+What the cache holds in full is used as it is, without asking the Hub: weights do not change, and
+a model that was downloaded once then starts at once, with or without a network.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -15,13 +18,12 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
+from gptoss.checkpoint.files import CONFIG, INDEX, SINGLE_FILE, TOKENIZER, read_json
 from gptoss.errors import CheckpointError
 
 # Only the Hugging Face layout: a repository also has original/ and metal/, each as large again.
-_WANTED = ["*.json", "model*.safetensors"]
-_UNWANTED = ["*/*"]
-
-_T = TypeVar("_T")
+WANTED = ["*.json", "model*.safetensors"]
+UNWANTED = ["*/*"]
 
 
 def fetch_config(repo_id: str, *, revision: str | None, local_files_only: bool) -> Path:
@@ -32,15 +34,14 @@ def fetch_config(repo_id: str, *, revision: str | None, local_files_only: bool) 
     CheckpointError
         The Hub cannot be reached, or does not have it.
     """
-    return Path(
-        _call(
-            repo_id,
-            revision,
-            lambda: huggingface_hub.hf_hub_download(
-                repo_id, "config.json", revision=revision, local_files_only=local_files_only
-            ),
+
+    def download(local: bool) -> str:
+        return huggingface_hub.hf_hub_download(
+            repo_id, CONFIG, revision=revision, local_files_only=local
         )
-    )
+
+    with _clear_errors(repo_id, revision):
+        return _cached_first(download, Path.is_file, local_files_only)
 
 
 def fetch_checkpoint(
@@ -55,34 +56,55 @@ def fetch_checkpoint(
     CheckpointError
         The Hub cannot be reached, or does not have it.
     """
-    with _progress_bars(progress):
-        return Path(
-            _call(
-                repo_id,
-                revision,
-                lambda: huggingface_hub.snapshot_download(
-                    repo_id,
-                    revision=revision,
-                    local_files_only=local_files_only,
-                    allow_patterns=_WANTED,
-                    ignore_patterns=_UNWANTED,
-                ),
-            )
+
+    def download(local: bool) -> str:
+        return huggingface_hub.snapshot_download(
+            repo_id,
+            revision=revision,
+            local_files_only=local,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
         )
 
+    with _clear_errors(repo_id, revision), _progress_bars(progress):
+        return _cached_first(download, _is_complete, local_files_only)
 
-def _call(repo_id: str, revision: str | None, download: Callable[[], _T]) -> _T:
+
+def _cached_first(
+    download: Callable[[bool], str], is_complete: Callable[[Path], bool], local_files_only: bool
+) -> Path:
+    try:
+        cached = Path(download(True))
+        if is_complete(cached):
+            return cached
+    except hub_errors.LocalEntryNotFoundError:
+        pass
+    return Path(download(local_files_only))
+
+
+def _is_complete(folder: Path) -> bool:
+    wanted = [SINGLE_FILE]
+    if (folder / INDEX).is_file():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        wanted = list(map(str, weight_map.values())) if isinstance(weight_map, dict) else []
+    return all((folder / name).is_file() for name in {CONFIG, TOKENIZER, *wanted})
+
+
+@contextmanager
+def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     what = repo_id if revision is None else f"{repo_id} at revision {revision}"
     offline_help = (
         "download the repository where there is a network "
         f"(hf download {repo_id} --local-dir FOLDER) and pass FOLDER"
     )
     try:
-        return download()
+        yield
+    except CheckpointError:
+        raise
     except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
         raise CheckpointError(
-            f"{what}: not in the local cache, and the Hub was not reached (no network, "
-            f"HF_HUB_OFFLINE or local_files_only); {offline_help}"
+            f"{what}: no such folder, not in the Hub's local cache, and the Hub was not reached "
+            f"(no network, HF_HUB_OFFLINE or local_files_only); {offline_help}"
         ) from error
     except hub_errors.GatedRepoError as error:
         raise CheckpointError(
@@ -91,12 +113,12 @@ def _call(repo_id: str, revision: str | None, download: Callable[[], _T]) -> _T:
         ) from error
     except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError) as error:
         raise CheckpointError(
-            f"{repo_id}: neither a local folder nor a repository on the Hub that can be read"
+            f"{repo_id}: no such folder, and no repository on the Hub that can be read"
         ) from error
     except hub_errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{repo_id}: the Hub has no revision {revision!r}") from error
     except hub_errors.EntryNotFoundError as error:
-        raise CheckpointError(f"{what}: expected config.json, found no such file") from error
+        raise CheckpointError(f"{what}: expected {CONFIG}, found no such file") from error
     except Exception as error:
         # Connection failures reach us as types of whichever HTTP library the installed
         # huggingface_hub uses, and a full disk as an OSError.

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gptoss.checkpoint.files import read_header, read_json, read_text
+from gptoss.checkpoint.files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    SINGLE_FILE,
+    TOKENIZER,
+    read_header,
+    read_json,
+    read_text,
+)
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.quantize import quantize_experts
 from gptoss.checkpoint.tensors import Checkpoint, Layout, TensorSource
@@ -21,10 +30,6 @@ from gptoss.errors import CheckpointError
 Experts = Literal["as_stored", "mxfp4"]
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-_INDEX = "model.safetensors.index.json"
-_SINGLE_FILE = "model.safetensors"
-_GENERATION_CONFIG = "generation_config.json"
 
 # The tokens that end a turn, with their ids in the published vocabulary. Early generation
 # configs leave out the last.
@@ -56,7 +61,8 @@ def open_checkpoint(
     ----------
     path_or_repo : str or path
         A folder in the Hugging Face or the original layout, a folder that holds `original/`, or
-        a Hub id such as "openai/gpt-oss-20b". An existing folder wins over a Hub id.
+        a Hub id such as "openai/gpt-oss-20b". An existing folder wins over a Hub id, and a
+        complete copy in the Hub's local cache is used without asking the Hub.
     revision : str, optional
         Branch, tag or commit on the Hub.
     local_files_only : bool
@@ -131,9 +137,9 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
 def locate(folder: Path) -> Located:
     """Find the weights' folder inside `folder`, and read its config."""
     inner = folder / "original"
-    has_config = (folder / "config.json").is_file()
+    has_config = (folder / CONFIG).is_file()
     has_weights = next(folder.glob("*.safetensors"), None) is not None
-    if not (has_config and has_weights) and (inner / "config.json").is_file():
+    if not (has_config and has_weights) and (inner / CONFIG).is_file():
         path = inner
     elif has_config:
         path = folder
@@ -141,8 +147,8 @@ def locate(folder: Path) -> Located:
         raise CheckpointError(
             f"{folder}: expected config.json or original/config.json, found neither"
         )
-    layout, config = parse_config(path / "config.json")
-    absolute = path.absolute()
+    layout, config = parse_config(path / CONFIG)
+    absolute = Path(os.path.abspath(path))
     name = absolute.parent.name if absolute.name == "original" else absolute.name
     return Located(path, layout, config, name)
 
@@ -162,14 +168,14 @@ def parse_config(path: Path) -> tuple[Layout, ModelConfig]:
 
 def find_tensors(located: Located) -> dict[str, TensorSource]:
     """Read the headers of a checkpoint's files: all tensors, under the names they have there."""
-    index_path = located.path / _INDEX
-    single = located.path / _SINGLE_FILE
+    index_path = located.path / INDEX
+    single = located.path / SINGLE_FILE
     # As transformers does: the one file wins. The original layout has no index.
     if located.layout == "hf" and not single.is_file() and index_path.is_file():
         return _indexed_tensors(index_path)
     files = [single] if located.layout == "hf" else sorted(located.path.glob("*.safetensors"))
     if not files or not files[0].is_file():
-        wanted = f"{_SINGLE_FILE} or {_INDEX}" if located.layout == "hf" else "*.safetensors"
+        wanted = f"{SINGLE_FILE} or {INDEX}" if located.layout == "hf" else "*.safetensors"
         raise CheckpointError(f"{located.path}: expected {wanted}, found no such file")
     return _merged((path, read_header(path)) for path in files)
 
@@ -242,7 +248,7 @@ def match_tensors(
     missing = [wanted.name for wanted in stored if wanted.name not in found]
     if missing:
         raise CheckpointError(
-            f"{located.path}: tensor {missing[0]}: expected by config.json, found in no file"
+            f"{located.path}: tensor {missing[0]}: expected by {CONFIG}, found in no file"
             f"{_and_more(missing)}"
         )
     unexpected = sorted(found.keys() - {wanted.name for wanted in stored})
@@ -284,7 +290,7 @@ def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpo
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
-    tokenizer_path = _companion(located, "tokenizer.json")
+    tokenizer_path = _companion(located, TOKENIZER)
     stop_ids = _stop_ids(located, tokenizer_path)
     if bf16_experts:
         tensors = quantize_experts(located.config, tensors, experts == "mxfp4", progress)
@@ -301,16 +307,17 @@ def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpo
 def _companion(located: Located, file_name: str) -> Path | None:
     """Find a file beside the weights; for the original layout also in the folder above."""
     folders = [located.path]
-    if located.layout == "original" and located.path.absolute().name == "original":
-        folders.append(located.path.absolute().parent)
+    absolute = Path(os.path.abspath(located.path))
+    if located.layout == "original" and absolute.name == "original":
+        folders.append(absolute.parent)
     return next((f / file_name for f in folders if (f / file_name).is_file()), None)
 
 
 def _stop_ids(located: Located, tokenizer_path: Path | None) -> tuple[int, ...]:
     """Stop at what the generation config lists, else the config, and at every end of a turn."""
     config = located.config
-    ids, source = config.eos_token_ids, located.path / "config.json"
-    generation_path = _companion(located, _GENERATION_CONFIG)
+    ids, source = config.eos_token_ids, located.path / CONFIG
+    generation_path = _companion(located, GENERATION_CONFIG)
     if generation_path is not None:
         generation = read_json(generation_path)
         listed = read_token_ids(generation, "eos_token_id", source=str(generation_path))
