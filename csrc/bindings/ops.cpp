@@ -1,0 +1,215 @@
+#include "cpu/ops.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "bindings/register.h"
+#include "core/mxfp4.h"
+#include "cpu/isa.h"
+
+namespace gptoss::bindings {
+namespace {
+
+using namespace py::literals;
+
+const cpu::Kernels& kernels_of(const std::string& isa) {
+  return isa.empty() ? cpu::select_kernels() : cpu::kernels_named(isa);
+}
+
+template <class T>
+int dim(const Array<T>& array, int i) {
+  const py::ssize_t size = array.shape(i);
+  check(size <= std::numeric_limits<int>::max(), "dimension ", size, " is too large");
+  return static_cast<int>(size);
+}
+
+const float* data_or_null(const std::optional<Array<float>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+Array<float> rms_norm(const Array<float>& x, const Array<float>& weight, float eps,
+                      const std::string& isa) {
+  Array<float> y({x.shape(0), x.shape(1)});
+  const ops::RmsNorm op = {.x = x.data(), .weight = weight.data(), .y = y.mutable_data(),
+                           .tokens = dim(x, 0), .n = dim(x, 1), .eps = eps};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::rms_norm(kernels, default_pool(), op);
+  return y;
+}
+
+Array<float> dense_matmul(const Array<float>& x, const Array<uint16_t>& w,
+                          const std::optional<Array<float>>& bias, const std::string& isa) {
+  Array<float> y({x.shape(0), w.shape(0)});
+  const ops::DenseMatmul op = {.x = x.data(), .w = w.data(), .bias = data_or_null(bias),
+                               .y = y.mutable_data(), .tokens = dim(x, 0), .n = dim(w, 0),
+                               .k = dim(x, 1)};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::dense_matmul(kernels, default_pool(), op);
+  return y;
+}
+
+Array<float> mxfp4_matmul(const Array<float>& x, const Array<uint8_t>& blocks,
+                          const Array<uint8_t>& scales, const std::optional<Array<float>>& bias,
+                          const std::string& isa) {
+  Array<float> y({x.shape(0), blocks.shape(0)});
+  const ops::Mxfp4Matmul op = {.x = x.data(), .blocks = blocks.data(), .scales = scales.data(),
+                               .bias = data_or_null(bias), .y = y.mutable_data(),
+                               .tokens = dim(x, 0), .n = dim(blocks, 0), .k = dim(x, 1)};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::mxfp4_matmul(kernels, default_pool(), op);
+  return y;
+}
+
+// y (blocks, 32) from blocks (blocks, 16) and scales (blocks).
+Array<float> mxfp4_dequantize(const Array<uint8_t>& blocks, const Array<uint8_t>& scales) {
+  Array<float> y({blocks.shape(0), py::ssize_t{kMxfp4BlockSize}});
+  const uint8_t* const block = blocks.data();
+  const uint8_t* const scale = scales.data();
+  float* const out = y.mutable_data();
+  const int64_t n = blocks.shape(0);
+  const py::gil_scoped_release release;
+  constexpr int64_t kBlocksPerUnit = 4096;
+  default_pool().run((n + kBlocksPerUnit - 1) / kBlocksPerUnit, [&](int64_t unit) {
+    const int64_t end = std::min(n, (unit + 1) * kBlocksPerUnit);
+    for (int64_t i = unit * kBlocksPerUnit; i < end; ++i) {
+      mxfp4_decode_block(block + i * kMxfp4BlockBytes, scale[i], out + i * kMxfp4BlockSize);
+    }
+  });
+  return y;
+}
+
+py::tuple mxfp4_quantize(const Array<float>& x) {
+  Array<uint8_t> blocks({x.shape(0), py::ssize_t{kMxfp4BlockBytes}});
+  Array<uint8_t> scales(x.shape(0));
+  const float* const in = x.data();
+  uint8_t* const block = blocks.mutable_data();
+  uint8_t* const scale = scales.mutable_data();
+  const int64_t n = x.shape(0);
+  {
+    const py::gil_scoped_release release;
+    constexpr int64_t kBlocksPerUnit = 1024;
+    default_pool().run((n + kBlocksPerUnit - 1) / kBlocksPerUnit, [&](int64_t unit) {
+      const int64_t end = std::min(n, (unit + 1) * kBlocksPerUnit);
+      for (int64_t i = unit * kBlocksPerUnit; i < end; ++i) {
+        mxfp4_encode_block(in + i * kMxfp4BlockSize, block + i * kMxfp4BlockBytes, scale + i);
+      }
+    });
+  }
+  return py::make_tuple(blocks, scales);
+}
+
+Array<float> rope(const Array<float>& x, const Array<int32_t>& positions, const RopeConfig& config,
+                  const std::string& isa) {
+  Array<float> y({x.shape(0), x.shape(1), x.shape(2)});
+  std::copy(x.data(), x.data() + x.size(), y.mutable_data());
+  const ops::Rope op = {.x = y.mutable_data(), .positions = positions.data(), .tokens = dim(x, 0),
+                        .heads = dim(x, 1), .head_dim = dim(x, 2), .config = config};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::rope(kernels, default_pool(), op);
+  return y;
+}
+
+// k and v are f32, or f16 given as their bits in uint16.
+Array<float> banded_attention(const Array<float>& q, const py::array& k, const py::array& v,
+                              const std::optional<Array<float>>& sinks, int first_position,
+                              int window, float scale, const std::string& isa) {
+  Array<float> out({q.shape(0), q.shape(1), q.shape(2)});
+  const ops::BandedAttention op = {.q = q.data(), .k = k.data(), .v = v.data(),
+                                   .sinks = data_or_null(sinks), .out = out.mutable_data(),
+                                   .tokens = dim(q, 0), .keys = static_cast<int>(k.shape(0)),
+                                   .heads = dim(q, 1), .kv_heads = static_cast<int>(k.shape(1)),
+                                   .head_dim = dim(q, 2), .first_position = first_position,
+                                   .window = window, .scale = scale, .half = k.itemsize() == 2};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::banded_attention(kernels, default_pool(), op);
+  return out;
+}
+
+py::tuple route_topk(const Array<float>& logits, int top_k) {
+  Array<int32_t> experts({logits.shape(0), py::ssize_t{top_k}});
+  Array<float> weights({logits.shape(0), py::ssize_t{top_k}});
+  const ops::RouteTopk op = {.logits = logits.data(), .experts = experts.mutable_data(),
+                             .weights = weights.mutable_data(), .tokens = dim(logits, 0),
+                             .n_experts = dim(logits, 1), .n_active = top_k};
+  ops::validate(op);
+  {
+    const py::gil_scoped_release release;
+    cpu::route_topk(op);
+  }
+  return py::make_tuple(experts, weights);
+}
+
+py::tuple expert_gather(const Array<float>& x, const Array<int32_t>& experts, int n_experts) {
+  const py::ssize_t n_pairs = experts.size();
+  Array<float> rows({n_pairs, x.shape(1)});
+  Array<int32_t> pairs(n_pairs);
+  Array<int32_t> offsets(py::ssize_t{n_experts} + 1);
+  const ops::ExpertGather op = {.x = x.data(), .experts = experts.data(),
+                                .rows = rows.mutable_data(), .pairs = pairs.mutable_data(),
+                                .offsets = offsets.mutable_data(), .tokens = dim(x, 0),
+                                .n = dim(x, 1), .n_experts = n_experts,
+                                .n_active = dim(experts, 1)};
+  ops::validate(op);
+  {
+    const py::gil_scoped_release release;
+    cpu::expert_gather(op);
+  }
+  return py::make_tuple(rows, pairs, offsets);
+}
+
+Array<float> swiglu(const Array<float>& gate_up, float limit, const std::string& isa) {
+  Array<float> h({gate_up.shape(0), gate_up.shape(1) / 2});
+  const ops::Swiglu op = {.gate_up = gate_up.data(), .h = h.mutable_data(),
+                          .tokens = dim(gate_up, 0), .n = dim(gate_up, 1) / 2, .limit = limit};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::swiglu(kernels, default_pool(), op);
+  return h;
+}
+
+}  // namespace
+
+void register_ops(py::module_& m) {
+  py::class_<RopeConfig>(m, "RopeConfig")
+      .def(py::init([](double theta, double factor, double beta_fast, double beta_slow,
+                       int original_context_length, bool truncate) {
+             return RopeConfig{theta, factor, beta_fast, beta_slow, original_context_length,
+                               truncate};
+           }),
+           "theta"_a, "factor"_a, "beta_fast"_a, "beta_slow"_a, "original_context_length"_a,
+           "truncate"_a);
+
+  // Shapes and dtypes are checked in gptoss.ops; `isa` "" is the one in use.
+  m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "isa"_a = "");
+  m.def("dense_matmul", &dense_matmul, "x"_a.noconvert(), "w"_a.noconvert(),
+        py::arg("bias").noconvert() = py::none(), "isa"_a = "");
+  m.def("mxfp4_matmul", &mxfp4_matmul, "x"_a.noconvert(), "blocks"_a.noconvert(),
+        "scales"_a.noconvert(), py::arg("bias").noconvert() = py::none(), "isa"_a = "");
+  m.def("mxfp4_dequantize", &mxfp4_dequantize, "blocks"_a.noconvert(), "scales"_a.noconvert());
+  m.def("mxfp4_quantize", &mxfp4_quantize, "x"_a.noconvert());
+  m.def("rope", &rope, "x"_a.noconvert(), "positions"_a.noconvert(), "config"_a, "isa"_a = "");
+  m.def("banded_attention", &banded_attention, "q"_a.noconvert(), "k"_a.noconvert(),
+        "v"_a.noconvert(), py::arg("sinks").noconvert() = py::none(), "first_position"_a,
+        "window"_a, "scale"_a, "isa"_a = "");
+  m.def("route_topk", &route_topk, "logits"_a.noconvert(), "top_k"_a);
+  m.def("expert_gather", &expert_gather, "x"_a.noconvert(), "experts"_a.noconvert(),
+        "n_experts"_a);
+  m.def("swiglu", &swiglu, "gate_up"_a.noconvert(), "limit"_a, "isa"_a = "");
+}
+
+}  // namespace gptoss::bindings

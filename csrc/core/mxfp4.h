@@ -1,0 +1,73 @@
+// The MXFP4 format (OCP Microscaling Formats v1.0), as the gpt-oss checkpoints store it. This is
+// the only place that knows it.
+//
+//   blocks (rows, K/32, 16) u8   byte i of a block: element 2i in the low nibble, 2i+1 in the high
+//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN and refused when a checkpoint is opened
+//   nibble                       E2M1: sign, two exponent bits, one mantissa bit
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+namespace gptoss {
+
+inline constexpr int kMxfp4BlockSize = 32;   // elements that share a scale
+inline constexpr int kMxfp4BlockBytes = 16;  // two elements a byte
+
+inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                          -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
+// 2^(s-127). s = 0 is the subnormal 2^-127; s = 255 is NaN.
+[[gnu::always_inline]] inline float e8m0_to_float(uint8_t s) {
+  if (s == 255) return std::bit_cast<float>(0x7fc00000u);
+  return std::bit_cast<float>(s == 0 ? 0x00400000u : static_cast<uint32_t>(s) << 23);
+}
+
+// y (32) f32 = one block. Exact, but for products beyond the range of f32, which become infinite.
+inline void mxfp4_decode_block(const uint8_t* block, uint8_t scale, float* y) {
+  const float factor = e8m0_to_float(scale);
+  for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+    y[2 * i] = kE2m1Values[block[i] & 15] * factor;
+    y[2 * i + 1] = kE2m1Values[block[i] >> 4] * factor;
+  }
+}
+
+// The E2M1 code nearest to |x| <= 6 after scaling, ties to the even code; larger values saturate.
+inline uint8_t e2m1_encode(float x) {
+  const uint8_t sign = std::signbit(x) ? 8 : 0;
+  const float a = std::fabs(x);
+  // Midpoints between neighbours; at a midpoint the code with mantissa bit 0 wins.
+  if (a <= 0.25f) return sign | 0;
+  if (a < 0.75f) return sign | 1;
+  if (a <= 1.25f) return sign | 2;
+  if (a < 1.75f) return sign | 3;
+  if (a <= 2.5f) return sign | 4;
+  if (a < 3.5f) return sign | 5;
+  if (a <= 5.0f) return sign | 6;
+  return sign | 7;
+}
+
+// Quantises 32 finite values. The scale is 2^(floor(log2(max|x|)) - 2), as the OCP specification
+// recommends; at that scale every block that came from MXFP4 returns to the same values. All
+// zeros give scale byte 0.
+inline void mxfp4_encode_block(const float* x, uint8_t* block, uint8_t* scale) {
+  float amax = 0.0f;
+  for (int i = 0; i < kMxfp4BlockSize; ++i) amax = std::fmax(amax, std::fabs(x[i]));
+  int exponent = -127;
+  if (amax > 0.0f) {
+    int e = 0;
+    std::frexp(amax, &e);    // amax = m * 2^e, m in [0.5, 1)
+    exponent = e - 1 - 2;    // floor(log2(amax)) - emax(E2M1)
+    if (exponent < -127) exponent = -127;
+    if (exponent > 127) exponent = 127;
+  }
+  *scale = static_cast<uint8_t>(exponent + 127);
+  for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+    const uint8_t low = e2m1_encode(std::ldexp(x[2 * i], -exponent));
+    const uint8_t high = e2m1_encode(std::ldexp(x[2 * i + 1], -exponent));
+    block[i] = static_cast<uint8_t>(low | (high << 4));
+  }
+}
+
+}  // namespace gptoss

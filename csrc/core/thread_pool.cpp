@@ -1,0 +1,198 @@
+#include "core/thread_pool.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "core/check.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace gptoss {
+namespace {
+
+// How long a thread watches for the next job before it sleeps. The gaps between the phases of a
+// forward pass are a few microseconds; waking a sleeping thread costs some 50. Longer spinning
+// only takes time from others when cores are shared.
+constexpr auto kSpinTime = std::chrono::microseconds(60);
+constexpr int kSpinsPerClockRead = 64;
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits until value() differs from `old`: spinning first, then asleep.
+template <class T>
+void wait_for_change(std::atomic<T>& value, T old) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kSpinsPerClockRead; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      pause_cpu();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  value.wait(old, std::memory_order_acquire);
+}
+
+// CPUs granted by a cgroup quota, rounded up, or `fallback` where there is none.
+int cgroup_cpus(int fallback) {
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period && quota != "max" && period > 0) {
+    return std::max(1, static_cast<int>(std::stod(quota) / period + 0.999));
+  }
+  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  double quota_us = 0;
+  if (v1_quota >> quota_us && v1_period >> period && quota_us > 0 && period > 0) {
+    return std::max(1, static_cast<int>(quota_us / period + 0.999));
+  }
+  return fallback;
+}
+
+int check_thread_count(const char* source, long count) {
+  check(count >= 1 && count <= kMaxThreads, source, " must be between 1 and ", kMaxThreads,
+        ", got ", count);
+  return static_cast<int>(count);
+}
+
+}  // namespace
+
+int available_cpus() {
+  int count = static_cast<int>(std::thread::hardware_concurrency());
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = CPU_COUNT(&mask);
+#endif
+  count = std::max(1, count);
+  return std::min(count, cgroup_cpus(count));
+}
+
+int resolve_thread_count(int requested) {
+  if (requested != 0) return check_thread_count("threads", requested);
+  if (const char* text = std::getenv("GPTOSS_NUM_THREADS"); text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const long count = std::strtol(text, &end, 10);
+    check(*end == '\0', "GPTOSS_NUM_THREADS must be a whole number, got '", text, "'");
+    return check_thread_count("GPTOSS_NUM_THREADS", count);
+  }
+  return available_cpus();
+}
+
+ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), pid_(getpid()) {
+  check_thread_count("threads", n_threads);
+  threads_.reserve(static_cast<size_t>(n_threads - 1));
+  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this] { worker(); });
+}
+
+ThreadPool::~ThreadPool() {
+  if (getpid() != pid_) {
+    // The threads exist only in the parent: their handles can be neither joined nor detached here.
+    new std::vector<std::thread>(std::move(threads_));
+    return;
+  }
+  stopping_.store(true, std::memory_order_relaxed);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) {
+  if (getpid() != pid_) {
+    throw BackendError(concat("this process was forked from process ", pid_,
+                              ", whose threads did not come along: load the model in the "
+                              "process that uses it"));
+  }
+  if (n_units <= 0) return;
+  check(n_units < (int64_t{1} << 31), "[thread_pool] too many units: ", n_units);
+  if (n_threads_ == 1 || n_units == 1) {
+    for (int64_t unit = 0; unit < n_units; ++unit) function(context, unit);
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(callers_);
+  // All units of the previous job are done, so no thread reads these any more: a thread uses them
+  // only after it has taken a unit (see work()).
+  function_.store(function, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
+  n_units_.store(static_cast<uint32_t>(n_units), std::memory_order_relaxed);
+  units_done_.store(0, std::memory_order_relaxed);
+  const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+  ticket_.store(static_cast<uint64_t>(epoch) << kUnitBits, std::memory_order_release);
+  epoch_.store(epoch, std::memory_order_release);
+  epoch_.notify_all();
+
+  work(epoch);
+  for (;;) {
+    const uint32_t done = units_done_.load(std::memory_order_acquire);
+    if (done == n_units) break;
+    wait_for_change(units_done_, done);
+  }
+  if (error_) {
+    const std::lock_guard<std::mutex> error_lock(error_mutex_);
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+}
+
+void ThreadPool::worker() {
+  uint32_t seen = 0;
+  for (;;) {
+    wait_for_change(epoch_, seen);
+    seen = epoch_.load(std::memory_order_acquire);
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    work(seen);
+  }
+}
+
+void ThreadPool::work(uint32_t epoch) {
+  uint32_t done = 0;
+  for (;;) {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    const auto unit = static_cast<uint32_t>(ticket);
+    if (static_cast<uint32_t>(ticket >> kUnitBits) != epoch) break;
+    const uint32_t n_units = n_units_.load(std::memory_order_relaxed);
+    const UnitFunction function = function_.load(std::memory_order_relaxed);
+    void* const context = context_.load(std::memory_order_relaxed);
+    if (unit >= n_units) break;
+    // Success means that the ticket has not moved since it was read: the job was open all the
+    // time and the three values above are its own.
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+    try {
+      function(context, unit);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+    ++done;
+  }
+  if (done != 0) {
+    units_done_.fetch_add(done, std::memory_order_acq_rel);
+    units_done_.notify_all();
+  }
+}
+
+ThreadPool& default_pool() {
+  static std::mutex mutex;
+  static pid_t owner = 0;
+  static ThreadPool* pool = nullptr;  // never destroyed: its threads may outlive static objects
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (pool == nullptr || owner != getpid()) {
+    pool = new ThreadPool(resolve_thread_count(0));
+    owner = getpid();
+  }
+  return *pool;
+}
+
+}  // namespace gptoss

@@ -1,0 +1,82 @@
+// A fixed set of threads that share out numbered units of work.
+//
+// Units are handed out one by one from an atomic counter, so a thread that the system starves
+// delays only the unit it holds. What a unit computes must not depend on the thread that runs it:
+// results are then the same for any number of threads.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gptoss {
+
+// CPUs that this process may use: affinity mask and cgroup quota, at least 1.
+int available_cpus();
+
+// `requested` threads if positive; else GPTOSS_NUM_THREADS; else available_cpus().
+// Throws std::invalid_argument for values below 1 or above kMaxThreads.
+int resolve_thread_count(int requested);
+
+inline constexpr int kMaxThreads = 1024;
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int n_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return n_threads_; }
+
+  // Calls f(unit) for every unit in [0, n_units) and returns when all have ended. The calling
+  // thread works too. One caller at a time (callers queue on a mutex). The first exception of a
+  // unit is thrown again here after all units have ended. Throws BackendError in a process that
+  // was forked after the pool was made: the threads did not come along.
+  template <class F>
+  void run(int64_t n_units, F&& f) {
+    using Function = std::remove_reference_t<F>;
+    run_raw(
+        n_units, [](void* context, int64_t unit) { (*static_cast<Function*>(context))(unit); },
+        const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
+ private:
+  using UnitFunction = void (*)(void* context, int64_t unit);
+
+  void run_raw(int64_t n_units, UnitFunction function, void* context);
+  void worker();
+  void work(uint32_t epoch);
+
+  // The job's number (epoch) and the next unit lie in one word, so that a thread which wakes late
+  // can never take a unit of a later job for one of its own.
+  static constexpr int kUnitBits = 32;
+
+  const int n_threads_;
+  const pid_t pid_;
+  std::vector<std::thread> threads_;
+  std::mutex callers_;
+
+  alignas(64) std::atomic<uint64_t> ticket_{0};  // epoch << 32 | next unit
+  alignas(64) std::atomic<uint32_t> units_done_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};  // what idle threads watch
+  std::atomic<uint32_t> n_units_{0};
+  std::atomic<UnitFunction> function_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<bool> stopping_{false};
+
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+};
+
+// The pool behind gptoss.ops, sized by resolve_thread_count(0); a forked process gets its own.
+ThreadPool& default_pool();
+
+}  // namespace gptoss

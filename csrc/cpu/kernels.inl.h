@@ -1,0 +1,473 @@
+// The CPU kernels, written once over F32x16. Included by kernels_<isa>.cpp after its simd header;
+// contracts in kernels.h.
+//
+// Nothing here may call a function from a header that other instruction sets share, unless it is
+// always inlined: the linker keeps one copy, and it could be the wrong one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/float16.h"
+#include "core/mxfp4.h"
+#include "cpu/kernels.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+namespace {
+
+// ---- Elementwise ------------------------------------------------------------------------------
+
+// e^x to 2 ulp for x in [-87.3, 88.3]; 0 below, e^88.3 above. exp(0) is exactly 1.
+F32x16 exp(F32x16 x) {
+  const F32x16 low = set1(-87.3f);
+  const F32x16 clamped = min(set1(88.3f), max(low, x));  // in this order NaN stays NaN
+  // x = n ln 2 + r with |r| <= ln(2)/2; ln 2 in two parts so that r keeps its digits.
+  const F32x16 n = round(mul(clamped, set1(1.44269504f)));
+  F32x16 r = fma(n, set1(-0.693359375f), clamped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  // Taylor terms to r^7: the remainder is below 2^-25 relative.
+  F32x16 p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  // 2^n in two steps: 2^127 * 2 is not a float.
+  const F32x16 half_n = round(mul(n, set1(0.5f)));
+  p = mul(mul(p, pow2(half_n)), pow2(sub(n, half_n)));
+  return select_less(x, low, set1(0.0f), p);
+}
+
+float exp_one(float x) {
+  float lanes[16];
+  store(lanes, exp(set1(x)));
+  return lanes[0];
+}
+
+float square_root(float x) { return __builtin_sqrtf(x); }
+
+// Sum of f over n elements in 16 lanes; the tail is padded with zeros.
+template <class F>
+float sum_lanes(const float* x, int n, F f) {
+  F32x16 sum = set1(0.0f);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) sum = f(load(x + i), sum);
+  if (i < n) {
+    float tail[16] = {};
+    std::memcpy(tail, x + i, static_cast<size_t>(n - i) * sizeof(float));
+    sum = f(load(tail), sum);
+  }
+  return reduce_add(sum);
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int n, float* y) {
+  const float squares = sum_lanes(x, n, [](F32x16 a, F32x16 sum) { return fma(a, a, sum); });
+  const float factor = 1.0f / square_root(squares / static_cast<float>(n) + eps);
+  const F32x16 factors = set1(factor);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(y + i, mul(mul(load(x + i), factors), load(weight + i)));
+  for (; i < n; ++i) y[i] = (x[i] * factor) * weight[i];
+}
+
+void pack(const float* x, int n, float* packed) {
+  const int blocks = n / 32;
+  for (int b = 0; b < blocks; ++b) {
+    for (int i = 0; i < 16; ++i) {
+      packed[32 * b + i] = x[32 * b + 2 * i];
+      packed[32 * b + 16 + i] = x[32 * b + 2 * i + 1];
+    }
+  }
+  const int rest = n - 32 * blocks;
+  if (rest == 0) return;
+  for (int i = 0; i < 16; ++i) {
+    packed[32 * blocks + i] = 2 * i < rest ? x[32 * blocks + 2 * i] : 0.0f;
+    packed[32 * blocks + 16 + i] = 2 * i + 1 < rest ? x[32 * blocks + 2 * i + 1] : 0.0f;
+  }
+}
+
+void from_bf16(const uint16_t* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = bf16_to_float(load_u16(x + i));
+}
+
+void rope(float* x, int heads, int head_dim, const float* cos, const float* sin) {
+  const int half = head_dim / 2;
+  for (int h = 0; h < heads; ++h, x += head_dim) {
+    for (int i = 0; i < half; ++i) {
+      const float a = x[i];
+      const float b = x[half + i];
+      x[i] = a * cos[i] - b * sin[i];
+      x[half + i] = b * cos[i] + a * sin[i];
+    }
+  }
+}
+
+void swiglu(const float* gate_up, int n, float limit, float* h) {
+  const F32x16 limits = set1(limit);
+  const F32x16 lower = set1(-limit);
+  const F32x16 one = set1(1.0f);
+  for (int begin = 0; begin < n; begin += 16) {
+    const int count = n - begin < 16 ? n - begin : 16;
+    float gates[16] = {};
+    float ups[16] = {};
+    for (int i = 0; i < count; ++i) {
+      gates[i] = gate_up[2 * (begin + i)];
+      ups[i] = gate_up[2 * (begin + i) + 1];
+    }
+    const F32x16 gate = min(limits, load(gates));  // in this order NaN stays NaN
+    const F32x16 up = min(limits, max(lower, load(ups)));
+    const F32x16 sigmoid = div(one, add(one, exp(mul(gate, set1(-1.702f)))));
+    float out[16];
+    store(out, mul(mul(gate, sigmoid), add(up, one)));
+    std::memcpy(h + begin, out, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+void add_scaled(const float* x, float weight, int n, float* y) {
+  const F32x16 weights = set1(weight);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(y + i, fma(weights, load(x + i), load(y + i)));
+  for (; i < n; ++i) y[i] = y[i] + weight * x[i];
+}
+
+// ---- Matmul -----------------------------------------------------------------------------------
+
+// How a row of weights is read, 32 elements at a time.
+struct Bf16Rows {
+  static constexpr bool kAnyK = true;
+  const uint16_t* weights;
+  int k;
+
+  explicit Bf16Rows(const MatmulTask& task)
+      : weights(static_cast<const uint16_t*>(task.weights)), k(task.k) {}
+  void load(int64_t row, int block, F32x16& even, F32x16& odd) const {
+    load_bf16_pairs(weights + row * k + 32 * block, even, odd);
+  }
+  void load_tail(int64_t row, int block, F32x16& even, F32x16& odd) const {
+    uint16_t padded[32] = {};
+    std::memcpy(padded, weights + row * k + 32 * block, static_cast<size_t>(k - 32 * block) * 2);
+    load_bf16_pairs(padded, even, odd);
+  }
+};
+
+struct Mxfp4Rows {
+  static constexpr bool kAnyK = false;  // K is a multiple of 32: there is no tail
+  const uint8_t* blocks;
+  const uint8_t* scales;
+  int64_t blocks_per_row;
+
+  explicit Mxfp4Rows(const MatmulTask& task)
+      : blocks(static_cast<const uint8_t*>(task.weights)),
+        scales(task.scales),
+        blocks_per_row(task.k / kMxfp4BlockSize) {}
+  void load(int64_t row, int block, F32x16& even, F32x16& odd) const {
+    const int64_t index = row * blocks_per_row + block;
+    load_mxfp4_pairs(blocks + index * kMxfp4BlockBytes, scales[index], even, odd);
+  }
+};
+
+// kRows x kTokens sums, each in 16 lanes: even elements of a block, then odd ones, block by block.
+template <int kRows, int kTokens, class Rows>
+void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
+  const float* const x = task.x + token * task.x_stride;
+  F32x16 sums[kRows][kTokens];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTokens; ++t) sums[r][t] = set1(0.0f);
+  }
+  const auto add_block = [&](int block, const F32x16* even, const F32x16* odd) {
+    for (int t = 0; t < kTokens; ++t) {
+      const float* const packed = x + t * task.x_stride + 32 * static_cast<int64_t>(block);
+      const F32x16 x_even = cpu::GPTOSS_ISA_NAMESPACE::load(packed);
+      const F32x16 x_odd = cpu::GPTOSS_ISA_NAMESPACE::load(packed + 16);
+      for (int r = 0; r < kRows; ++r) {
+        sums[r][t] = fma(even[r], x_even, sums[r][t]);
+        sums[r][t] = fma(odd[r], x_odd, sums[r][t]);
+      }
+    }
+  };
+  const int full_blocks = task.k / 32;
+  F32x16 even[kRows];
+  F32x16 odd[kRows];
+  for (int block = 0; block < full_blocks; ++block) {
+    for (int r = 0; r < kRows; ++r) rows.load(row + r, block, even[r], odd[r]);
+    add_block(block, even, odd);
+  }
+  if constexpr (Rows::kAnyK) {
+    if (task.k % 32 != 0) {
+      for (int r = 0; r < kRows; ++r) rows.load_tail(row + r, full_blocks, even[r], odd[r]);
+      add_block(full_blocks, even, odd);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float* const y = task.y + (token + t) * task.y_stride + (row - task.row_begin);
+    for (int r = 0; r < kRows; ++r) {
+      float value = reduce_add(sums[r][t]);
+      if (task.bias != nullptr) value += task.bias[row + r];
+      y[r] = task.accumulate ? y[r] + value : value;
+    }
+  }
+}
+
+// Tokens [token, token + n) of kRows rows: full tiles, then single tokens.
+template <int kRows, class Rows>
+void matmul_rows(const MatmulTask& task, const Rows& rows, int row, int token, int token_end) {
+  for (; token + kTileTokens <= token_end; token += kTileTokens) {
+    matmul_tile<kRows, kTileTokens>(task, rows, row, token);
+  }
+  for (; token < token_end; ++token) matmul_tile<kRows, 1>(task, rows, row, token);
+}
+
+// Tokens whose packed activations stay in the second-level cache beside the rows of a task.
+// Bounded by 1 MB: 32 tokens * 2880 * 4 bytes = 369 kB.
+inline constexpr int kCachedTokens = 32;
+
+template <class Rows>
+void matmul(const MatmulTask& task) {
+  const Rows rows(task);
+  if (task.tokens == 1) {
+    int row = task.row_begin;
+    for (; row + kTileRowsOneToken <= task.row_end; row += kTileRowsOneToken) {
+      matmul_tile<kTileRowsOneToken, 1>(task, rows, row, 0);
+    }
+    for (; row < task.row_end; ++row) matmul_tile<1, 1>(task, rows, row, 0);
+    return;
+  }
+  for (int token = 0; token < task.tokens; token += kCachedTokens) {
+    const int token_end =
+        token + kCachedTokens < task.tokens ? token + kCachedTokens : task.tokens;
+    int row = task.row_begin;
+    for (; row + kTileRows <= task.row_end; row += kTileRows) {
+      matmul_rows<kTileRows>(task, rows, row, token, token_end);
+    }
+    for (; row < task.row_end; ++row) matmul_rows<1>(task, rows, row, token, token_end);
+  }
+}
+
+// ---- Attention --------------------------------------------------------------------------------
+
+// The element types of the KV cache.
+struct F32Cache {
+  using Element = float;
+  static F32x16 load(const float* p) { return cpu::GPTOSS_ISA_NAMESPACE::load(p); }
+  static void store(float* p, F32x16 a) { cpu::GPTOSS_ISA_NAMESPACE::store(p, a); }
+};
+struct F16Cache {
+  using Element = uint16_t;
+  static F32x16 load(const uint16_t* p) { return load_half(p); }
+  static void store(uint16_t* p, F32x16 a) { store_half(p, a); }
+};
+
+int64_t page_of(const KvPages& kv, int page) { return kv.table[page % kv.table_size]; }
+
+template <class Cache>
+auto* keys_of(const KvPages& kv, int page, int kv_head) {
+  using Element = typename Cache::Element;
+  auto* const base = reinterpret_cast<Element*>(kv.base + page_of(kv, page) * kv.page_bytes);
+  return base + static_cast<int64_t>(kv_head) * kv.head_dim * kPageTokens;
+}
+
+template <class Cache>
+auto* values_of(const KvPages& kv, int page, int kv_head) {
+  return keys_of<Cache>(kv, page, kv.kv_heads + kv_head);
+}
+
+template <class Cache>
+void store_kv_as(const KvPages& kv, int position, const float* k, const float* v) {
+  using Element = typename Cache::Element;
+  const int slot = position % kPageTokens;
+  for (int g = 0; g < kv.kv_heads; ++g) {
+    Element* const keys = keys_of<Cache>(kv, position / kPageTokens, g) + slot;
+    Element* const values = values_of<Cache>(kv, position / kPageTokens, g) +
+                            static_cast<int64_t>(slot) * kv.head_dim;
+    for (int d = 0; d < kv.head_dim; d += 16) {
+      Element column[16];
+      Cache::store(column, load(k + g * kv.head_dim + d));
+      for (int i = 0; i < 16; ++i) keys[static_cast<int64_t>(d + i) * kPageTokens] = column[i];
+      Cache::store(values + d, load(v + g * kv.head_dim + d));
+    }
+  }
+}
+
+void store_kv(const KvPages& kv, int position, const float* k, const float* v) {
+  if (kv.type == KvType::f16) {
+    store_kv_as<F16Cache>(kv, position, k, v);
+  } else {
+    store_kv_as<F32Cache>(kv, position, k, v);
+  }
+}
+
+// No score is below this, and exp(kNoScore - m) is 0 for every m that a score has set.
+inline constexpr float kNoScore = -1e30f;
+inline constexpr int kPageVectors = kPageTokens / 16;
+
+struct QueryRow {
+  const float* q;
+  float* state;
+  int key_begin, key_end;  // keys of this page that the row sees
+};
+
+// kRows query rows against the 64 keys of one page: online softmax, then o += p V.
+template <int kRows, class Cache>
+void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
+                 const typename Cache::Element* values, const QueryRow* rows) {
+  const int head_dim = task.kv.head_dim;
+  F32x16 scores[kRows][kPageVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kPageVectors; ++v) scores[r][v] = set1(0.0f);
+  }
+  for (int d = 0; d < head_dim; ++d) {
+    F32x16 k[kPageVectors];
+    for (int v = 0; v < kPageVectors; ++v) {
+      k[v] = Cache::load(keys + static_cast<int64_t>(d) * kPageTokens + 16 * v);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 q = set1(rows[r].q[d]);
+      for (int v = 0; v < kPageVectors; ++v) scores[r][v] = fma(q, k[v], scores[r][v]);
+    }
+  }
+
+  const F32x16 scale = set1(task.scale);
+  float p[kRows][kPageTokens];
+  F32x16 decay[kRows];
+  int key_begin = kPageTokens;
+  int key_end = 0;
+  for (int r = 0; r < kRows; ++r) {
+    const QueryRow& row = rows[r];
+    key_begin = row.key_begin < key_begin ? row.key_begin : key_begin;
+    key_end = row.key_end > key_end ? row.key_end : key_end;
+    // Slots outside the row's band may hold anything: they are replaced, not multiplied.
+    F32x16 top = set1(kNoScore);
+    for (int v = 0; v < kPageVectors; ++v) {
+      scores[r][v] = keep_lanes(mul(scores[r][v], scale), row.key_begin - 16 * v,
+                                row.key_end - 16 * v, -__builtin_inff());
+      top = max(top, scores[r][v]);
+    }
+    const float m_old = row.state[0];
+    const float top_score = reduce_max(top);
+    const float m = top_score > m_old ? top_score : m_old;
+    const F32x16 shift = set1(m);
+    F32x16 sum = set1(0.0f);
+    for (int v = 0; v < kPageVectors; ++v) {
+      const F32x16 weights = exp(sub(scores[r][v], shift));
+      store(p[r] + 16 * v, weights);
+      sum = add(sum, weights);
+    }
+    const float factor = exp_one(m_old - m);
+    row.state[0] = m;
+    row.state[1] = row.state[1] * factor + reduce_add(sum);
+    decay[r] = set1(factor);
+  }
+
+  const auto add_values = [&]<int kVectors>(int d) {
+    F32x16 sums[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        sums[r][v] = mul(load(rows[r].state + 16 + d + 16 * v), decay[r]);
+      }
+    }
+    for (int key = key_begin; key < key_end; ++key) {
+      F32x16 value[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        value[v] = Cache::load(values + static_cast<int64_t>(key) * head_dim + d + 16 * v);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 weight = set1(p[r][key]);
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = fma(weight, value[v], sums[r][v]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) store(rows[r].state + 16 + d + 16 * v, sums[r][v]);
+    }
+  };
+  int d = 0;
+  for (; d + 64 <= head_dim; d += 64) add_values.template operator()<4>(d);
+  for (; d < head_dim; d += 16) add_values.template operator()<1>(d);
+}
+
+template <class Cache>
+void attention_partial_as(const AttentionTask& task, int page_begin, int page_end, float* state) {
+  const int n_rows = task.tokens * task.heads;
+  const int64_t stride = state_stride(task.kv.head_dim);
+  for (int r = 0; r < n_rows; ++r) {
+    std::memset(state + r * stride, 0, static_cast<size_t>(stride) * sizeof(float));
+    state[r * stride] = kNoScore;
+  }
+  for (int page = page_begin; page < page_end; ++page) {
+    const int page_start = page * kPageTokens;
+    const auto* const keys = keys_of<Cache>(task.kv, page, task.kv_head);
+    const auto* const values = values_of<Cache>(task.kv, page, task.kv_head);
+    QueryRow tile[kTileQueries];
+    int filled = 0;
+    for (int r = 0; r < n_rows; ++r) {
+      const int token = r / task.heads;
+      const int position = task.first_position + token;
+      int begin = task.window > 0 ? position - task.window + 1 - page_start : 0;
+      int end = position + 1 - page_start;
+      begin = begin < 0 ? 0 : begin;
+      end = end > kPageTokens ? kPageTokens : end;
+      if (begin >= end) continue;
+      tile[filled++] = {task.q + token * task.q_stride +
+                            static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
+                        state + r * stride, begin, end};
+      if (filled == kTileQueries) {
+        attend_page<kTileQueries, Cache>(task, keys, values, tile);
+        filled = 0;
+      }
+    }
+    for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, keys, values, tile + i);
+  }
+}
+
+void attention_partial(const AttentionTask& task, int page_begin, int page_end, float* state) {
+  if (task.kv.type == KvType::f16) {
+    attention_partial_as<F16Cache>(task, page_begin, page_end, state);
+  } else {
+    attention_partial_as<F32Cache>(task, page_begin, page_end, state);
+  }
+}
+
+void attention_merge(int rows, int head_dim, const float* partial, float* state) {
+  const int64_t stride = state_stride(head_dim);
+  for (int r = 0; r < rows; ++r, partial += stride, state += stride) {
+    const float m = partial[0] > state[0] ? partial[0] : state[0];
+    const float old_factor = exp_one(state[0] - m);
+    const float new_factor = exp_one(partial[0] - m);
+    state[0] = m;
+    state[1] = state[1] * old_factor + partial[1] * new_factor;
+    for (int d = 0; d < head_dim; d += 16) {
+      const F32x16 kept = mul(load(state + 16 + d), set1(old_factor));
+      store(state + 16 + d, fma(load(partial + 16 + d), set1(new_factor), kept));
+    }
+  }
+}
+
+void attention_finish(int rows, int head_dim, const float* state, float* out, int64_t out_stride) {
+  const int64_t stride = state_stride(head_dim);
+  for (int r = 0; r < rows; ++r) {
+    const F32x16 total = set1(state[r * stride + 1]);
+    for (int d = 0; d < head_dim; d += 16) {
+      store(out + r * out_stride + d, div(load(state + r * stride + 16 + d), total));
+    }
+  }
+}
+
+constexpr Kernels make_kernels(const char* name) {
+  return {.name = name,
+          .tile_tokens = kTileTokens,
+          .rms_norm = rms_norm,
+          .pack = pack,
+          .matmul_bf16 = matmul<Bf16Rows>,
+          .matmul_mxfp4 = matmul<Mxfp4Rows>,
+          .from_bf16 = from_bf16,
+          .rope = rope,
+          .store_kv = store_kv,
+          .swiglu = swiglu,
+          .attention_partial = attention_partial,
+          .attention_merge = attention_merge,
+          .attention_finish = attention_finish,
+          .add_scaled = add_scaled};
+}
+
+}  // namespace
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

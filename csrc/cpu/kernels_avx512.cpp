@@ -1,0 +1,9 @@
+#define GPTOSS_ISA_NAMESPACE avx512
+
+#include "cpu/simd_avx512.h"
+// The kernels come after the vectors that they are written in.
+#include "cpu/kernels.inl.h"
+
+namespace gptoss::cpu {
+const Kernels kAvx512Kernels = avx512::make_kernels("avx512");
+}  // namespace gptoss::cpu

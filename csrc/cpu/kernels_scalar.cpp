@@ -1,0 +1,9 @@
+#define GPTOSS_ISA_NAMESPACE scalar
+
+#include "cpu/simd_scalar.h"
+// The kernels come after the vectors that they are written in.
+#include "cpu/kernels.inl.h"
+
+namespace gptoss::cpu {
+const Kernels kScalarKernels = scalar::make_kernels("scalar");
+}  // namespace gptoss::cpu

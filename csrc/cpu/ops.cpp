@@ -1,0 +1,172 @@
+#include "cpu/ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "cpu/attention.h"
+
+namespace gptoss::cpu {
+namespace {
+
+std::vector<float> pack_rows(const Kernels& kernels, ThreadPool& pool, const float* x, int tokens,
+                             int k) {
+  const int64_t stride = packed_size(k);
+  std::vector<float> packed(static_cast<size_t>(tokens * stride));
+  pool.run(tokens, [&](int64_t t) { kernels.pack(x + t * k, k, packed.data() + t * stride); });
+  return packed;
+}
+
+// Copies k and v (S, G, D) into pages, in the layout that the kernels read.
+template <class Element>
+void fill_pages(const ops::BandedAttention& op, const KvPages& kv) {
+  const auto* const k = static_cast<const Element*>(op.k);
+  const auto* const v = static_cast<const Element*>(op.v);
+  for (int64_t s = 0; s < op.keys; ++s) {
+    uint8_t* const page = kv.base + (s / kPageTokens) * kv.page_bytes;
+    for (int64_t g = 0; g < op.kv_heads; ++g) {
+      auto* const keys = reinterpret_cast<Element*>(page) + g * op.head_dim * kPageTokens;
+      auto* const values = keys + static_cast<int64_t>(op.kv_heads) * op.head_dim * kPageTokens;
+      for (int64_t d = 0; d < op.head_dim; ++d) {
+        const int64_t from = (s * op.kv_heads + g) * op.head_dim + d;
+        keys[d * kPageTokens + s % kPageTokens] = k[from];
+        values[(s % kPageTokens) * op.head_dim + d] = v[from];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void matmul_panels(void (*matmul)(const MatmulTask&), ThreadPool& pool,
+                   std::span<const MatmulTask> tasks) {
+  int64_t n_panels = 0;
+  for (const MatmulTask& task : tasks) n_panels += (task.row_end + kPanelRows - 1) / kPanelRows;
+  pool.run(n_panels, [&](int64_t panel) {
+    for (const MatmulTask& task : tasks) {
+      const int64_t panels = (task.row_end + kPanelRows - 1) / kPanelRows;
+      if (panel >= panels) {
+        panel -= panels;
+        continue;
+      }
+      MatmulTask part = task;
+      part.row_begin = static_cast<int>(panel) * kPanelRows;
+      part.row_end = std::min(task.row_end, part.row_begin + kPanelRows);
+      part.y = task.y + part.row_begin;
+      matmul(part);
+      return;
+    }
+  });
+}
+
+void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) {
+  pool.run(op.tokens, [&](int64_t t) {
+    kernels.rms_norm(op.x + t * op.n, op.weight, op.eps, op.n, op.y + t * op.n);
+  });
+}
+
+void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
+  const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
+  const MatmulTask task = {.x = packed.data(), .x_stride = packed_size(op.k),
+                           .tokens = op.tokens, .k = op.k, .weights = op.w, .scales = nullptr,
+                           .bias = op.bias, .y = op.y, .y_stride = op.n, .accumulate = false,
+                           .row_begin = 0, .row_end = op.n};
+  matmul_panels(kernels.matmul_bf16, pool, {&task, 1});
+}
+
+void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {
+  const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
+  const MatmulTask task = {.x = packed.data(), .x_stride = packed_size(op.k),
+                           .tokens = op.tokens, .k = op.k, .weights = op.blocks,
+                           .scales = op.scales, .bias = op.bias, .y = op.y, .y_stride = op.n,
+                           .accumulate = false, .row_begin = 0, .row_end = op.n};
+  matmul_panels(kernels.matmul_mxfp4, pool, {&task, 1});
+}
+
+void rope(const Kernels& kernels, ThreadPool& pool, const ops::Rope& op) {
+  const ops::RopeTable table(op.config, op.head_dim);
+  pool.run(op.tokens, [&](int64_t t) {
+    std::vector<float> rotation(static_cast<size_t>(op.head_dim));
+    float* const sin = rotation.data() + op.head_dim / 2;
+    table.rotation(op.positions[t], rotation.data(), sin);
+    kernels.rope(op.x + t * op.heads * op.head_dim, op.heads, op.head_dim, rotation.data(), sin);
+  });
+}
+
+void swiglu(const Kernels& kernels, ThreadPool& pool, const ops::Swiglu& op) {
+  pool.run(op.tokens, [&](int64_t t) {
+    kernels.swiglu(op.gate_up + t * 2 * op.n, op.n, op.limit, op.h + t * op.n);
+  });
+}
+
+void banded_attention(const Kernels& kernels, ThreadPool& pool, const ops::BandedAttention& op) {
+  const KvType type = op.half ? KvType::f16 : KvType::f32;
+  const int64_t page_bytes =
+      int64_t{2} * op.kv_heads * op.head_dim * kPageTokens * size_of(type);
+  const int n_pages = (op.keys + kPageTokens - 1) / kPageTokens;
+  std::vector<uint8_t> cache(static_cast<size_t>(n_pages * page_bytes));
+  std::vector<int32_t> table(static_cast<size_t>(n_pages));
+  std::iota(table.begin(), table.end(), 0);
+  const KvPages kv = {.base = cache.data(), .page_bytes = page_bytes, .table = table.data(),
+                      .table_size = n_pages, .type = type, .kv_heads = op.kv_heads,
+                      .head_dim = op.head_dim};
+  if (op.half) {
+    fill_pages<uint16_t>(op, kv);
+  } else {
+    fill_pages<float>(op, kv);
+  }
+  const AttentionSequence sequence = {0, op.tokens, op.first_position, kv};
+  banded_attention(kernels, pool,
+                   AttentionBatch{.q = op.q,
+                                  .q_stride = static_cast<int64_t>(op.heads) * op.head_dim,
+                                  .sinks = op.sinks,
+                                  .out = op.out,
+                                  .heads = op.heads,
+                                  .kv_heads = op.kv_heads,
+                                  .head_dim = op.head_dim,
+                                  .window = op.window,
+                                  .scale = op.scale,
+                                  .sequences = {&sequence, 1}});
+}
+
+void route_topk(const ops::RouteTopk& op) {
+  const auto rank = [](float x) { return std::isnan(x) ? -INFINITY : x; };
+  for (int64_t t = 0; t < op.tokens; ++t) {
+    const float* const logits = op.logits + t * op.n_experts;
+    int32_t* const experts = op.experts + t * op.n_active;
+    float* const weights = op.weights + t * op.n_active;
+    std::vector<int32_t> order(static_cast<size_t>(op.n_experts));
+    std::iota(order.begin(), order.end(), 0);
+    std::partial_sort(order.begin(), order.begin() + op.n_active, order.end(),
+                      [&](int32_t a, int32_t b) {
+                        const float x = rank(logits[a]);
+                        const float y = rank(logits[b]);
+                        return x > y || (x == y && a < b);
+                      });
+    float sum = 0.0f;
+    for (int a = 0; a < op.n_active; ++a) {
+      experts[a] = order[static_cast<size_t>(a)];
+      weights[a] = std::exp(logits[experts[a]] - logits[experts[0]]);
+      sum += weights[a];
+    }
+    for (int a = 0; a < op.n_active; ++a) weights[a] /= sum;
+  }
+}
+
+void expert_gather(const ops::ExpertGather& op) {
+  const int n_pairs = op.tokens * op.n_active;
+  std::fill(op.offsets, op.offsets + op.n_experts + 1, 0);
+  for (int i = 0; i < n_pairs; ++i) ++op.offsets[op.experts[i] + 1];
+  std::partial_sum(op.offsets, op.offsets + op.n_experts + 1, op.offsets);
+  std::vector<int32_t> next(op.offsets, op.offsets + op.n_experts);
+  for (int i = 0; i < n_pairs; ++i) op.pairs[next[static_cast<size_t>(op.experts[i])]++] = i;
+  if (op.rows == nullptr) return;
+  for (int64_t i = 0; i < n_pairs; ++i) {
+    std::memcpy(op.rows + i * op.n, op.x + static_cast<int64_t>(op.pairs[i] / op.n_active) * op.n,
+                static_cast<size_t>(op.n) * sizeof(float));
+  }
+}
+
+}  // namespace gptoss::cpu

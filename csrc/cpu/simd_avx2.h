@@ -1,0 +1,128 @@
+// F32x16 as two 256-bit registers. Needs AVX2, FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/mxfp4.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+
+// 16 registers: 8 sums (2 x 2 tiles of two registers), 4 weights, 2 activations.
+inline constexpr int kTileRows = 2;
+inline constexpr int kTileTokens = 2;
+inline constexpr int kTileRowsOneToken = 4;
+inline constexpr int kTileQueries = 1;
+
+struct F32x16 {
+  __m256 lo, hi;
+};
+
+inline F32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F32x16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+inline F32x16 add(F32x16 a, F32x16 b) {
+  return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+inline F32x16 sub(F32x16 a, F32x16 b) {
+  return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+inline F32x16 mul(F32x16 a, F32x16 b) {
+  return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+inline F32x16 div(F32x16 a, F32x16 b) {
+  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+inline F32x16 round(F32x16 a) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
+}
+inline __m256 pow2_lanes8(__m256 n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+inline F32x16 pow2(F32x16 n) { return {pow2_lanes8(n.lo), pow2_lanes8(n.hi)}; }
+inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  return {_mm256_blendv_ps(no.lo, yes.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+          _mm256_blendv_ps(no.hi, yes.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+inline __m256 keep_lanes8(__m256 a, int begin, int end, float fill) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i keep = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane),
+                                           _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
+  return _mm256_blendv_ps(_mm256_set1_ps(fill), a, _mm256_castsi256_ps(keep));
+}
+inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
+  return {keep_lanes8(a.lo, begin, end, fill), keep_lanes8(a.hi, begin - 8, end - 8, fill)};
+}
+inline float reduce_add(F32x16 a) {
+  const __m256 lanes8 = _mm256_add_ps(a.lo, a.hi);
+  __m128 lanes4 = _mm_add_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));
+  lanes4 = _mm_add_ps(lanes4, _mm_movehl_ps(lanes4, lanes4));
+  return _mm_cvtss_f32(_mm_add_ss(lanes4, _mm_movehdup_ps(lanes4)));
+}
+inline float reduce_max(F32x16 a) {
+  const __m256 lanes8 = _mm256_max_ps(a.lo, a.hi);
+  __m128 lanes4 = _mm_max_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));
+  lanes4 = _mm_max_ps(lanes4, _mm_movehl_ps(lanes4, lanes4));
+  return _mm_cvtss_f32(_mm_max_ss(lanes4, _mm_movehdup_ps(lanes4)));
+}
+inline F32x16 load_half(const uint16_t* p) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(words)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(words, 1))};
+}
+inline __m128i to_half_lanes8(__m256 a) {
+  const __m256 limit = _mm256_set1_ps(65504.0f);
+  // The order of operands lets NaN through.
+  const __m256 bounded =
+      _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), limit), _mm256_min_ps(limit, a));
+  return _mm256_cvtps_ph(bounded, _MM_FROUND_TO_NEAREST_INT);
+}
+inline void store_half(uint16_t* p, F32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_half_lanes8(a.lo));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), to_half_lanes8(a.hi));
+}
+inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
+  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
+  const __m256i high_words = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  even.lo = _mm256_castsi256_ps(_mm256_slli_epi32(first, 16));
+  even.hi = _mm256_castsi256_ps(_mm256_slli_epi32(second, 16));
+  odd.lo = _mm256_castsi256_ps(_mm256_and_si256(first, high_words));
+  odd.hi = _mm256_castsi256_ps(_mm256_and_si256(second, high_words));
+}
+// Eight codes in the low nibbles of the low 8 bytes -> scaled values. `table` holds 2 * value as
+// int8, so that one byte shuffle looks all of them up; `half_scale` undoes the factor.
+inline __m256 e2m1_lanes8(__m128i doubled, __m256 half_scale) {
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(doubled)), half_scale);
+}
+inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
+  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i low_nibbles = _mm_set1_epi8(15);
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
+  const __m128i low = _mm_shuffle_epi8(table, _mm_and_si128(bytes, low_nibbles));
+  const __m128i high =
+      _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), low_nibbles));
+  const __m256 half_scale = _mm256_set1_ps(e8m0_to_float(scale) * 0.5f);
+  even.lo = e2m1_lanes8(low, half_scale);
+  even.hi = e2m1_lanes8(_mm_srli_si128(low, 8), half_scale);
+  odd.lo = e2m1_lanes8(high, half_scale);
+  odd.hi = e2m1_lanes8(_mm_srli_si128(high, 8), half_scale);
+}
+
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

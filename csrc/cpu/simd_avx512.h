@@ -1,0 +1,88 @@
+// F32x16 as one 512-bit register. Needs AVX-512 F, BW, DQ, VL (compiled with VNNI and BF16 too).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/mxfp4.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+
+// 32 registers: 16 sums, 8 weights (4 rows, even and odd), 2 activations and the FP4 table.
+inline constexpr int kTileRows = 4;
+inline constexpr int kTileTokens = 4;
+// One token: enough independent sums to cover 4 cycles of FMA latency on one or two ports.
+inline constexpr int kTileRowsOneToken = 8;
+inline constexpr int kTileQueries = 4;
+
+struct F32x16 {
+  __m512 v;
+};
+
+inline F32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+inline F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 round(F32x16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+inline F32x16 pow2(F32x16 n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
+  const uint32_t below_end = end <= 0 ? 0 : end >= 16 ? 0xffffu : (1u << end) - 1;
+  const uint32_t below_begin = begin <= 0 ? 0 : begin >= 16 ? 0xffffu : (1u << begin) - 1;
+  const auto keep = static_cast<__mmask16>(below_end & ~below_begin);
+  return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(fill), a.v)};
+}
+inline float reduce_add(F32x16 a) {
+  const __m256 lanes8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 lanes4 = _mm_add_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));
+  lanes4 = _mm_add_ps(lanes4, _mm_movehl_ps(lanes4, lanes4));
+  return _mm_cvtss_f32(_mm_add_ss(lanes4, _mm_movehdup_ps(lanes4)));
+}
+inline float reduce_max(F32x16 a) {
+  const __m256 lanes8 = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 lanes4 = _mm_max_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));
+  lanes4 = _mm_max_ps(lanes4, _mm_movehl_ps(lanes4, lanes4));
+  return _mm_cvtss_f32(_mm_max_ss(lanes4, _mm_movehdup_ps(lanes4)));
+}
+inline F32x16 load_half(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void store_half(uint16_t* p, F32x16 a) {
+  const __m512 limit = _mm512_set1_ps(65504.0f);
+  // The order of operands lets NaN through.
+  const __m512 bounded =
+      _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), limit), _mm512_min_ps(limit, a.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
+  const __m512i words = _mm512_loadu_si512(p);
+  even.v = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  odd.v = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
+  const __m512i bytes =
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+  // The permutation looks at the low four bits of each lane only: no masking is needed.
+  const __m512 table =
+      _mm512_mul_ps(_mm512_loadu_ps(kE2m1Values), _mm512_set1_ps(e8m0_to_float(scale)));
+  even.v = _mm512_permutexvar_ps(bytes, table);
+  odd.v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+}
+
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

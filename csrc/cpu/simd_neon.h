@@ -1,0 +1,139 @@
+// F32x16 as four 128-bit registers. Baseline ARMv8-A.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/mxfp4.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+
+// 32 registers: 16 sums (2 x 2 tiles of four registers), 8 weights, 4 activations.
+inline constexpr int kTileRows = 2;
+inline constexpr int kTileTokens = 2;
+inline constexpr int kTileRowsOneToken = 4;
+inline constexpr int kTileQueries = 1;
+
+struct F32x16 {
+  float32x4_t q[4];
+};
+
+#define GPTOSS_QUARTERS for (int i = 0; i < 4; ++i)
+
+inline F32x16 set1(float x) {
+  F32x16 r;
+  GPTOSS_QUARTERS r.q[i] = vdupq_n_f32(x);
+  return r;
+}
+inline F32x16 load(const float* p) {
+  F32x16 r;
+  GPTOSS_QUARTERS r.q[i] = vld1q_f32(p + 4 * i);
+  return r;
+}
+inline void store(float* p, F32x16 a) { GPTOSS_QUARTERS vst1q_f32(p + 4 * i, a.q[i]); }
+inline F32x16 add(F32x16 a, F32x16 b) {
+  GPTOSS_QUARTERS a.q[i] = vaddq_f32(a.q[i], b.q[i]);
+  return a;
+}
+inline F32x16 sub(F32x16 a, F32x16 b) {
+  GPTOSS_QUARTERS a.q[i] = vsubq_f32(a.q[i], b.q[i]);
+  return a;
+}
+inline F32x16 mul(F32x16 a, F32x16 b) {
+  GPTOSS_QUARTERS a.q[i] = vmulq_f32(a.q[i], b.q[i]);
+  return a;
+}
+inline F32x16 div(F32x16 a, F32x16 b) {
+  GPTOSS_QUARTERS a.q[i] = vdivq_f32(a.q[i], b.q[i]);
+  return a;
+}
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  GPTOSS_QUARTERS c.q[i] = vfmaq_f32(c.q[i], a.q[i], b.q[i]);
+  return c;
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  GPTOSS_QUARTERS a.q[i] = vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]);
+  return a;
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  GPTOSS_QUARTERS a.q[i] = vbslq_f32(vcgtq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]);
+  return a;
+}
+inline F32x16 round(F32x16 a) {
+  GPTOSS_QUARTERS a.q[i] = vrndnq_f32(a.q[i]);
+  return a;
+}
+inline F32x16 pow2(F32x16 n) {
+  GPTOSS_QUARTERS {
+    const int32x4_t biased = vaddq_s32(vcvtq_s32_f32(n.q[i]), vdupq_n_s32(127));
+    n.q[i] = vreinterpretq_f32_s32(vshlq_n_s32(biased, 23));
+  }
+  return n;
+}
+inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  GPTOSS_QUARTERS no.q[i] = vbslq_f32(vcltq_f32(a.q[i], b.q[i]), yes.q[i], no.q[i]);
+  return no;
+}
+inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
+  const int32_t first_lanes[4] = {0, 1, 2, 3};
+  GPTOSS_QUARTERS {
+    const int32x4_t lane = vaddq_s32(vld1q_s32(first_lanes), vdupq_n_s32(4 * i));
+    const uint32x4_t keep =
+        vandq_u32(vcgeq_s32(lane, vdupq_n_s32(begin)), vcltq_s32(lane, vdupq_n_s32(end)));
+    a.q[i] = vbslq_f32(keep, a.q[i], vdupq_n_f32(fill));
+  }
+  return a;
+}
+inline float reduce_add(F32x16 a) {
+  const float32x4_t lanes4 =
+      vaddq_f32(vaddq_f32(a.q[0], a.q[2]), vaddq_f32(a.q[1], a.q[3]));
+  const float32x2_t lanes2 = vadd_f32(vget_low_f32(lanes4), vget_high_f32(lanes4));
+  return vget_lane_f32(lanes2, 0) + vget_lane_f32(lanes2, 1);
+}
+inline float reduce_max(F32x16 a) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.q[0], a.q[2]), vmaxq_f32(a.q[1], a.q[3])));
+}
+inline F32x16 load_half(const uint16_t* p) {
+  F32x16 r;
+  GPTOSS_QUARTERS r.q[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+  return r;
+}
+inline void store_half(uint16_t* p, F32x16 a) {
+  const float32x4_t limit = vdupq_n_f32(65504.0f);
+  // vminq and vmaxq let NaN through.
+  GPTOSS_QUARTERS {
+    const float32x4_t bounded = vmaxq_f32(vnegq_f32(limit), vminq_f32(limit, a.q[i]));
+    vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(bounded)));
+  }
+}
+inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
+  GPTOSS_QUARTERS {
+    const uint32x4_t words = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i));
+    even.q[i] = vreinterpretq_f32_u32(vshlq_n_u32(words, 16));
+    odd.q[i] = vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xffff0000u)));
+  }
+}
+// 16 doubled codes (int8) -> scaled values.
+inline F32x16 e2m1_lanes16(int8x16_t doubled, float32x4_t half_scale) {
+  const int16x8_t first = vmovl_s8(vget_low_s8(doubled));
+  const int16x8_t second = vmovl_s8(vget_high_s8(doubled));
+  F32x16 r;
+  r.q[0] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(first))), half_scale);
+  r.q[1] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(first))), half_scale);
+  r.q[2] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(second))), half_scale);
+  r.q[3] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(second))), half_scale);
+  return r;
+}
+inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
+  static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  const int8x16_t table = vld1q_s8(kDoubled);
+  const uint8x16_t bytes = vld1q_u8(block);
+  const float32x4_t half_scale = vdupq_n_f32(e8m0_to_float(scale) * 0.5f);
+  even = e2m1_lanes16(vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15))), half_scale);
+  odd = e2m1_lanes16(vqtbl1q_s8(table, vshrq_n_u8(bytes, 4)), half_scale);
+}
+#undef GPTOSS_QUARTERS
+
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

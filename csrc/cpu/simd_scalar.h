@@ -1,0 +1,128 @@
+// F32x16 in plain C++: the variant to read, and the one that runs everywhere.
+//
+// Every ISA has this type with the same 16 lanes and the same order of operations, so the kernels
+// are written once and all ISAs that have fused multiply-add give the same bits.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "core/float16.h"
+#include "core/mxfp4.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+
+// Rows and tokens of a matmul tile, rows of an attention tile; a tile's sums are kept in registers
+// by the ISAs that have enough of them.
+inline constexpr int kTileRows = 2;
+inline constexpr int kTileTokens = 2;
+inline constexpr int kTileRowsOneToken = 4;
+inline constexpr int kTileQueries = 1;
+
+struct F32x16 {
+  float v[16];
+};
+
+#define GPTOSS_LANES for (int i = 0; i < 16; ++i)
+
+inline F32x16 set1(float x) {
+  F32x16 r;
+  GPTOSS_LANES r.v[i] = x;
+  return r;
+}
+inline F32x16 load(const float* p) {
+  F32x16 r;
+  std::memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+inline void store(float* p, F32x16 a) { std::memcpy(p, a.v, sizeof a.v); }
+inline F32x16 add(F32x16 a, F32x16 b) {
+  GPTOSS_LANES a.v[i] += b.v[i];
+  return a;
+}
+inline F32x16 sub(F32x16 a, F32x16 b) {
+  GPTOSS_LANES a.v[i] -= b.v[i];
+  return a;
+}
+inline F32x16 mul(F32x16 a, F32x16 b) {
+  GPTOSS_LANES a.v[i] *= b.v[i];
+  return a;
+}
+inline F32x16 div(F32x16 a, F32x16 b) {
+  GPTOSS_LANES a.v[i] /= b.v[i];
+  return a;
+}
+// a * b + c. Two roundings here, one in the ISAs with fused multiply-add.
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  GPTOSS_LANES c.v[i] = a.v[i] * b.v[i] + c.v[i];
+  return c;
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  GPTOSS_LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  GPTOSS_LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+// To the nearest whole number, ties to even; |x| < 2^22.
+inline F32x16 round(F32x16 a) {
+  GPTOSS_LANES a.v[i] = std::nearbyint(a.v[i]);
+  return a;
+}
+// 2^n for whole n in [-126, 127].
+inline F32x16 pow2(F32x16 n) {
+  GPTOSS_LANES n.v[i] =
+      std::bit_cast<float>(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
+  return n;
+}
+// Lanes where a < b get `yes`, the others `no`.
+inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
+  GPTOSS_LANES no.v[i] = a.v[i] < b.v[i] ? yes.v[i] : no.v[i];
+  return no;
+}
+// Lanes in [begin, end) keep their value, the others get `fill`.
+inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
+  GPTOSS_LANES a.v[i] = i >= begin && i < end ? a.v[i] : fill;
+  return a;
+}
+inline float reduce_add(F32x16 a) {
+  for (int width = 8; width >= 1; width /= 2) {
+    for (int i = 0; i < width; ++i) a.v[i] += a.v[i + width];
+  }
+  return a.v[0];
+}
+inline float reduce_max(F32x16 a) {
+  for (int width = 8; width >= 1; width /= 2) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] > a.v[i + width] ? a.v[i] : a.v[i + width];
+  }
+  return a.v[0];
+}
+inline F32x16 load_half(const uint16_t* p) {
+  F32x16 r;
+  GPTOSS_LANES r.v[i] = half_to_float(load_u16(p + i));
+  return r;
+}
+// Rounds to nearest even, saturating at +-65504.
+inline void store_half(uint16_t* p, F32x16 a) { GPTOSS_LANES p[i] = float_to_half(a.v[i]); }
+
+// 32 bf16 as their even and odd elements.
+inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
+  GPTOSS_LANES {
+    even.v[i] = bf16_to_float(load_u16(p + 2 * i));
+    odd.v[i] = bf16_to_float(load_u16(p + 2 * i + 1));
+  }
+}
+// One MXFP4 block, scaled, as its even and odd elements.
+inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
+  const float factor = e8m0_to_float(scale);
+  GPTOSS_LANES {
+    even.v[i] = kE2m1Values[block[i] & 15] * factor;
+    odd.v[i] = kE2m1Values[block[i] >> 4] * factor;
+  }
+}
+#undef GPTOSS_LANES
+
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -1,0 +1,349 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+#include "model/forward.h"
+
+namespace gptoss {
+namespace {
+
+// Memory left to the rest of the process and the system when the KV cache is sized.
+constexpr int64_t kReservedBytes = int64_t{1} << 30;
+
+// A context shorter than this is not worth starting with unless it was asked for.
+constexpr int kSmallestDefaultContext = 2048;
+
+void check_params(const SamplingParams& p, int vocab_size) {
+  check(p.max_tokens >= 0, "max_tokens must be at least 1, got ", p.max_tokens);
+  check(p.temperature >= 0.0f, "temperature must not be negative, got ", p.temperature);
+  check(p.top_p > 0.0f && p.top_p <= 1.0f, "top_p must be in (0, 1], got ", p.top_p);
+  check(p.top_k >= 0, "top_k must not be negative, got ", p.top_k);
+  check(p.min_p >= 0.0f && p.min_p <= 1.0f, "min_p must be in [0, 1], got ", p.min_p);
+  check(p.repetition_penalty > 0.0f, "repetition_penalty must be positive, got ",
+        p.repetition_penalty);
+  const auto check_id = [&](const char* name, int32_t id) {
+    check(id >= 0 && id < vocab_size, name, " has id ", id, ", outside the vocabulary of ",
+          vocab_size);
+  };
+  for (const auto& [token, bias] : p.logit_bias) check_id("logit_bias", token);
+  for (const int32_t token : p.stop_token_ids) check_id("stop_token_ids", token);
+}
+
+// Flattened page tables of a step.
+struct Tables {
+  std::vector<int32_t> pages, offsets{0};
+
+  void append(const std::vector<int32_t>& table) {
+    pages.insert(pages.end(), table.begin(), table.end());
+    offsets.push_back(static_cast<int32_t>(pages.size()));
+  }
+};
+
+// The arrays behind a StepInput.
+struct StepArrays {
+  std::vector<int32_t> tokens, sequence_offsets{0}, first_positions, logit_rows;
+  Tables full, window;
+
+  void append(std::span<const int32_t> new_tokens, int first_position, const SequencePages& pages) {
+    tokens.insert(tokens.end(), new_tokens.begin(), new_tokens.end());
+    sequence_offsets.push_back(static_cast<int32_t>(tokens.size()));
+    first_positions.push_back(first_position);
+    full.append(pages.full);
+    window.append(pages.window);
+  }
+  StepInput view() const {
+    return {tokens,     sequence_offsets, first_positions, full.pages,
+            full.offsets, window.pages,   window.offsets,  logit_rows};
+  }
+};
+
+int64_t gib_tenths(int64_t bytes) { return bytes * 10 / (int64_t{1} << 30); }
+
+std::string gib(int64_t bytes) {
+  const int64_t tenths = gib_tenths(bytes);
+  return concat(tenths / 10, ".", tenths % 10, " GiB");
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
+               std::vector<int32_t> eos_token_ids, const EngineOptions& options)
+    : backend_(std::move(backend)),
+      config_(std::move(config)),
+      eos_token_ids_(std::move(eos_token_ids)),
+      options_(options) {
+  check(options_.max_step_tokens >= 1, "max_step_tokens must be at least 1, got ",
+        options_.max_step_tokens);
+  check(options_.max_sequences >= 1, "max_sequences must be at least 1, got ",
+        options_.max_sequences);
+  check(options_.context_length >= 0 &&
+            options_.context_length <= config_.max_position_embeddings,
+        "context_length must be between 1 and the model's ", config_.max_position_embeddings,
+        ", got ", options_.context_length);
+
+  const int ring = KvCache::ring_pages(config_, options_.max_step_tokens);
+  const int64_t page_bytes = std::max<int64_t>(1, backend_->full_page_bytes());
+  const int64_t ring_bytes = ring * backend_->window_page_bytes();
+  const int64_t free_bytes = backend_->free_memory_bytes();
+  const int64_t budget = options_.kv_memory_bytes > 0
+                             ? options_.kv_memory_bytes
+                             : std::max<int64_t>(0, free_bytes - kReservedBytes) - ring_bytes;
+  const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::full_pages_for(tokens)); };
+  const int64_t budget_pages = std::max<int64_t>(0, budget / page_bytes);
+  if (options_.context_length == 0) {
+    const int64_t wanted = pages_of(config_.max_position_embeddings);
+    options_.context_length = static_cast<int>(std::min<int64_t>(
+        config_.max_position_embeddings, std::min(wanted, budget_pages) * kPageTokens));
+    const int smallest = std::min(kSmallestDefaultContext, config_.max_position_embeddings);
+    if (options_.context_length < smallest) {
+      throw OutOfMemory(concat("a context of ", smallest, " tokens takes ",
+                               gib(pages_of(smallest) * page_bytes + ring_bytes),
+                               " of KV cache, and only ", gib(std::max<int64_t>(0, budget)),
+                               " of memory are free beside the weights"));
+    }
+  }
+  const int64_t needed = pages_of(options_.context_length);
+  if (needed > budget_pages) {
+    throw OutOfMemory(concat("a context of ", options_.context_length, " tokens takes ",
+                             gib(needed * page_bytes + ring_bytes), " of KV cache, and only ",
+                             gib(std::max<int64_t>(0, budget)),
+                             " are free for it: pass a shorter context_length, or at most ",
+                             budget_pages * kPageTokens));
+  }
+  const int64_t most = pages_of(options_.context_length) * options_.max_sequences;
+  const auto n_full = static_cast<int>(std::min(budget_pages, most));
+  const int n_window = ring * options_.max_sequences;
+  backend_->allocate_kv(n_full, n_window);
+  kv_ = std::make_unique<KvCache>(config_, options_.max_step_tokens, n_full, n_window);
+}
+
+void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
+  check(!tokens.empty(), "the prompt is empty: at least one token is needed");
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    check(tokens[i] >= 0 && tokens[i] < config_.vocab_size, "token id ", tokens[i],
+          " at position ", i, " lies outside the vocabulary of ", config_.vocab_size);
+  }
+}
+
+int64_t Engine::submit(std::vector<int32_t> prompt, SamplingParams params) {
+  check_prompt(prompt);
+  check(prompt.size() < static_cast<size_t>(options_.context_length), "the prompt has ",
+        prompt.size(), " tokens, and the context of ", options_.context_length,
+        " must hold it and at least one more");
+  check_params(params, config_.vocab_size);
+  auto request = std::make_unique<Request>();
+  request->prompt_length = static_cast<int>(prompt.size());
+  for (const int32_t token : prompt) request->counts.add_prompt(token);
+  request->tokens = std::move(prompt);
+  request->params = std::move(params);
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  request->id = next_id_++;
+  submitted_.push_back(std::move(request));
+  return submitted_.back()->id;
+}
+
+void Engine::cancel(int64_t request) {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  cancelled_.push_back(request);
+}
+
+void Engine::take_inbox() {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  for (auto& request : submitted_) waiting_.push_back(std::move(request));
+  submitted_.clear();
+  const auto drop = [&](auto& requests) {
+    std::erase_if(requests, [&](const auto& request) {
+      const bool gone =
+          std::find(cancelled_.begin(), cancelled_.end(), request->id) != cancelled_.end();
+      if (gone) kv_->release(request->pages);
+      return gone;
+    });
+  };
+  if (!cancelled_.empty()) {
+    drop(running_);
+    drop(waiting_);
+    cancelled_.clear();
+  }
+}
+
+void Engine::preempt(size_t index) {
+  auto request = std::move(running_[index]);
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  kv_->release(request->pages);
+  request->computed = 0;
+  waiting_.push_front(std::move(request));
+  ++counters_.preemptions;
+}
+
+// Pages for `length` tokens of a running request, taken from those admitted after it if need be.
+// False if the request itself was the last and had to go.
+bool Engine::make_room(Request& request, int length) {
+  while (!kv_->extend(request.pages, length)) {
+    const bool is_last = running_.back().get() == &request;
+    preempt(running_.size() - 1);
+    if (is_last) return false;
+  }
+  return true;
+}
+
+std::vector<Engine::Slice> Engine::schedule() {
+  int budget = options_.max_step_tokens;
+  std::vector<Slice> slices;
+  // Requests that are decoding come first: one token each. Then prompts, oldest first.
+  for (const bool decoding : {true, false}) {
+    for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
+      Request& request = *running_[i];
+      if ((request.pending() == 1) != decoding) continue;
+      const int tokens = std::min(request.pending(), budget);
+      if (!make_room(request, request.computed + tokens)) break;
+      budget -= tokens;
+      slices.push_back({&request, tokens});
+    }
+  }
+  // Pages that were taken back belong to requests which must not be computed now.
+  std::erase_if(slices, [&](const Slice& slice) {
+    return std::none_of(running_.begin(), running_.end(),
+                        [&](const auto& request) { return request.get() == slice.request; });
+  });
+  while (budget > 0 && !waiting_.empty() &&
+         running_.size() < static_cast<size_t>(options_.max_sequences)) {
+    Request& request = *waiting_.front();
+    const int tokens = std::min(request.pending(), budget);
+    // Only into free pages: an older request is never disturbed by a newer one. All pages of the
+    // prompt must be there, lest two half-read prompts wait for each other's.
+    const int pages = KvCache::full_pages_for(static_cast<int>(request.tokens.size()) + 1);
+    if (pages > kv_->free_full_pages() || !kv_->extend(request.pages, tokens)) break;
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    budget -= tokens;
+    slices.push_back({running_.back().get(), tokens});
+  }
+  return slices;
+}
+
+void Engine::run(const std::vector<Slice>& slices, const Interrupt& interrupt) {
+  StepArrays arrays;
+  for (const Slice& slice : slices) {
+    const Request& request = *slice.request;
+    arrays.append({request.tokens.data() + request.computed, static_cast<size_t>(slice.tokens)},
+                  request.computed, request.pages);
+    if (slice.tokens == request.pending()) {
+      arrays.logit_rows.push_back(arrays.sequence_offsets.back() - 1);
+    }
+  }
+  logits_.resize(arrays.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
+  forward(*backend_, config_, arrays.view(), logits_.data(), interrupt);
+}
+
+FinishReason Engine::finish_of(const Request& request) const {
+  const int32_t token = request.tokens.back();
+  const auto contains = [&](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  };
+  if (contains(request.params.stop_token_ids) ||
+      (!request.params.ignore_eos && contains(eos_token_ids_))) {
+    return FinishReason::stop;
+  }
+  const int length = static_cast<int>(request.tokens.size());
+  const int generated = length - request.prompt_length;
+  if (generated == request.params.max_tokens || length == options_.context_length) {
+    return FinishReason::length;
+  }
+  return FinishReason::none;
+}
+
+std::vector<Event> Engine::step(const Interrupt& interrupt) {
+  take_inbox();
+  const std::vector<Slice> slices = schedule();
+  std::vector<Event> events;
+  if (!slices.empty()) {
+    run(slices, interrupt);
+    size_t row = 0;
+    for (const Slice& slice : slices) {
+      Request& request = *slice.request;
+      request.computed += slice.tokens;
+      counters_.prompt_tokens += slice.tokens;
+      if (request.pending() != 0) continue;
+      const auto vocab = static_cast<size_t>(config_.vocab_size);
+      Sample chosen =
+          sample({logits_.data() + row++ * vocab, vocab}, request.params, request.counts,
+                 static_cast<uint64_t>(request.tokens.size()) -
+                     static_cast<uint64_t>(request.prompt_length));
+      request.tokens.push_back(chosen.token);
+      request.counts.add_output(chosen.token);
+      ++counters_.generated_tokens;
+      events.push_back({request.id, chosen.token, finish_of(request), chosen.logprob,
+                        std::move(chosen.top)});
+    }
+    std::erase_if(running_, [&](const auto& request) {
+      const bool finished = std::any_of(events.begin(), events.end(), [&](const Event& event) {
+        return event.request == request->id && event.finish != FinishReason::none;
+      });
+      if (finished) kv_->release(request->pages);
+      return finished;
+    });
+  }
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  published_ = counters_;
+  published_.running = static_cast<int>(running_.size());
+  published_.waiting = static_cast<int>(waiting_.size());
+  return events;
+}
+
+bool Engine::idle() {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  return submitted_.empty() && running_.empty() && waiting_.empty();
+}
+
+EngineStats Engine::stats() {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  EngineStats stats = published_;
+  stats.waiting += static_cast<int>(submitted_.size());
+  stats.full_pages = kv_->n_full_pages();
+  stats.free_full_pages = kv_->free_full_pages();
+  stats.window_pages = kv_->n_window_pages();
+  stats.free_window_pages = kv_->free_window_pages();
+  return stats;
+}
+
+void Engine::logits(std::span<const int32_t> tokens, std::span<const int32_t> positions,
+                    int chunk_tokens, float* logits, const Interrupt& interrupt) {
+  check_prompt({tokens.begin(), tokens.end()});
+  check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
+        tokens.size(), " tokens, more than the context of ", options_.context_length);
+  check(chunk_tokens >= 1 && chunk_tokens <= options_.max_step_tokens,
+        "chunk_tokens must be between 1 and ", options_.max_step_tokens, ", got ", chunk_tokens);
+  for (size_t i = 0; i < positions.size(); ++i) {
+    check(positions[i] >= 0 && static_cast<size_t>(positions[i]) < tokens.size(),
+          "positions must lie in [0, ", tokens.size(), "), got ", positions[i]);
+    check(i == 0 || positions[i] > positions[i - 1], "positions must be ascending, got ",
+          positions[i], " after ", positions[i == 0 ? 0 : i - 1]);
+  }
+  SequencePages pages;
+  const struct Release {
+    KvCache& kv;
+    SequencePages& pages;
+    ~Release() { kv.release(pages); }
+  } release{*kv_, pages};
+  size_t next = 0;
+  for (int begin = 0; begin < static_cast<int>(tokens.size()); begin += chunk_tokens) {
+    const int count = std::min(chunk_tokens, static_cast<int>(tokens.size()) - begin);
+    if (!kv_->extend(pages, begin + count)) {
+      throw OutOfMemory(concat("the KV cache has no room for ", begin + count,
+                               " tokens beside the running requests: ", kv_->free_full_pages(),
+                               " of ", kv_->n_full_pages(), " pages are free"));
+    }
+    StepArrays arrays;
+    arrays.append(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), begin,
+                  pages);
+    float* const rows = logits + next * static_cast<size_t>(config_.vocab_size);
+    for (; next < positions.size() && positions[next] < begin + count; ++next) {
+      arrays.logit_rows.push_back(positions[next] - begin);
+    }
+    forward(*backend_, config_, arrays.view(), rows, interrupt);
+  }
+}
+
+}  // namespace gptoss

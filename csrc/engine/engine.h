@@ -1,0 +1,120 @@
+// Serves requests: token ids in, token ids out. Knows nothing of text.
+//
+// Each step gives every running request its next token and spends what is left of the step's token
+// budget on prompts, in the order in which they came. A request is its tokens and how many of them
+// the KV cache has seen; prefilling, decoding and recomputing after preemption are the same thing.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "engine/sampler.h"
+#include "model/kv_cache.h"
+
+namespace gptoss {
+
+struct EngineOptions {
+  int context_length = 0;       // tokens of a sequence, prompt and output; 0: as many as fit
+  int max_step_tokens = 512;    // new tokens in a step, over all sequences
+  int max_sequences = 16;       // running at a time
+  int64_t kv_memory_bytes = 0;  // for the full layers' pages; 0: from free memory
+};
+
+enum class FinishReason : uint8_t { none, stop, length };
+
+struct Event {
+  int64_t request;
+  int32_t token;
+  FinishReason finish;
+  float logprob;
+  std::vector<TokenLogprob> top;
+};
+
+struct EngineStats {
+  int running, waiting;
+  int full_pages, free_full_pages;
+  int window_pages, free_window_pages;
+  int64_t preemptions;
+  int64_t prompt_tokens, generated_tokens;  // computed so far
+};
+
+class Engine {
+ public:
+  // Called between layers; may throw to abandon the step, which can then be repeated.
+  using Interrupt = std::function<void()>;
+
+  // Throws OutOfMemory if the KV cache for one sequence of context_length cannot fit.
+  Engine(std::unique_ptr<Backend> backend, ModelConfig config, std::vector<int32_t> eos_token_ids,
+         const EngineOptions& options);
+
+  const ModelConfig& config() const { return config_; }
+  const Backend& backend() const { return *backend_; }
+  int context_length() const { return options_.context_length; }
+
+  // Throws std::invalid_argument for an empty or too long prompt, ids outside the vocabulary and
+  // parameters out of range. May be called while another thread is in step().
+  int64_t submit(std::vector<int32_t> prompt, SamplingParams params);
+  // Unknown and finished ids are ignored. Takes effect before the next step computes anything.
+  void cancel(int64_t request);
+
+  // One scheduling iteration; an event for every token made. One thread at a time.
+  std::vector<Event> step(const Interrupt& interrupt);
+  bool idle();
+
+  // logits (n_positions, V) f32 of one sequence, computed alone; positions ascending. Not during
+  // step().
+  void logits(std::span<const int32_t> tokens, std::span<const int32_t> positions,
+              int chunk_tokens, float* logits, const Interrupt& interrupt);
+
+  EngineStats stats();
+
+ private:
+  struct Request {
+    int64_t id;
+    std::vector<int32_t> tokens;  // prompt, then output
+    int prompt_length;
+    int computed = 0;             // tokens whose keys and values are cached
+    SamplingParams params;
+    TokenCounts counts;
+    SequencePages pages;
+
+    int pending() const { return static_cast<int>(tokens.size()) - computed; }
+  };
+  struct Slice {  // a request's part of a step
+    Request* request;
+    int tokens;
+  };
+
+  void check_prompt(const std::vector<int32_t>& tokens) const;
+  void take_inbox();
+  std::vector<Slice> schedule();
+  bool make_room(Request& request, int length);
+  void preempt(size_t index);
+  void run(const std::vector<Slice>& slices, const Interrupt& interrupt);
+  FinishReason finish_of(const Request& request) const;
+
+  std::unique_ptr<Backend> backend_;
+  const ModelConfig config_;
+  const std::vector<int32_t> eos_token_ids_;
+  EngineOptions options_;
+  std::unique_ptr<KvCache> kv_;
+
+  std::vector<std::unique_ptr<Request>> running_;  // in the order of admission
+  std::deque<std::unique_ptr<Request>> waiting_;
+  std::vector<float> logits_;                      // (sampled rows, V)
+  EngineStats counters_{};
+
+  std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach
+  std::vector<std::unique_ptr<Request>> submitted_;
+  std::vector<int64_t> cancelled_;
+  int64_t next_id_ = 1;
+  EngineStats published_{};
+};
+
+}  // namespace gptoss

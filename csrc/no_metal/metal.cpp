@@ -1,0 +1,13 @@
+// Stands in for csrc/metal/ in builds without it.
+#include "backend/backend.h"
+#include "core/check.h"
+
+namespace gptoss::metal {
+
+BackendInfo info() { return {"metal", false, "gptoss has no metal backend yet"}; }
+
+std::unique_ptr<Backend> make(Weights, const BackendOptions&) {
+  throw BackendError(info().detail);
+}
+
+}  // namespace gptoss::metal
