@@ -60,6 +60,7 @@ SPECIAL_TOKENS = {
 }
 FIRST_SPECIAL_ID = 199_998
 _BYTES = 256
+_SCALE_BIAS = 127
 
 
 def alternating(layers: int) -> tuple[LayerType, ...]:
@@ -167,7 +168,7 @@ def make_checkpoint(
         task = bars.add_task("Writing", total=total)
         for file_name, shard in shards.items():
             with (folder / file_name).open("wb") as file:
-                _write_header(file, shard)
+                write_safetensors_header(file, shard)
                 for tensor in shard:
                     for chunk in _contents(tensor, seed):
                         file.write(chunk.data)
@@ -189,19 +190,20 @@ def hf_config(config: ModelConfig, *, bf16_experts: bool = False) -> dict[str, A
     values = dataclasses.asdict(config)
     rope = values.pop("rope")
     eos = values.pop("eos_token_ids")
-    first_special = _first_special_id(config.vocab_size)
+    # In a vocabulary without room for them there are no special tokens.
+    ids = _special_ids(config.vocab_size) or dict.fromkeys(SPECIAL_TOKENS)
     result = {
         "architectures": ["GptOssForCausalLM"],
         "attention_bias": True,
         "attention_dropout": 0.0,
-        "eos_token_id": list(eos) or _special_id("<|return|>", first_special),
+        "eos_token_id": list(eos) or ids["<|return|>"],
         "experts_per_token": config.num_experts_per_tok,
         "hidden_act": "silu",
         "initial_context_length": rope["original_context_length"],
         "initializer_range": 0.02,
         "model_type": "gpt_oss",
         "output_router_logits": False,
-        "pad_token_id": _special_id("<|endoftext|>", first_special),
+        "pad_token_id": ids["<|endoftext|>"],
         "quantization_config": {
             "modules_to_not_convert": [
                 "model.layers.*.self_attn",
@@ -274,7 +276,8 @@ def _shards(tensors: list[Stored], shard_bytes: int) -> dict[str, list[Stored]]:
     return {f"model-{i:05}-of-{last:05}.safetensors": shard for i, shard in enumerate(shards)}
 
 
-def _write_header(file: BinaryIO, tensors: list[Stored]) -> None:
+def write_safetensors_header(file: BinaryIO, tensors: list[Stored]) -> None:
+    """Write what comes before the data of a safetensors file."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -336,14 +339,13 @@ def _mxfp4(name: str, shape: tuple[int, ...], seed: int) -> Iterator[npt.NDArray
         for words in _random_words(name, math.prod(shape), seed):
             yield words.view(np.uint8)
         return
-    inputs = shape[-1] * MXFP4_BLOCK_SIZE
-    spread = 0.6 if "down_proj" in name else 1.2
-    rms = math.sqrt(float(np.mean(FP4_VALUES**2)))
-    middle = 127 + round(math.log2(spread / (rms * math.sqrt(inputs))))
-    # Five neighbouring scales, the middle one the most frequent: 119 to 122 and 118 to 121 at
-    # the published sizes, as there.
+    # Five neighbouring scales around the one that gives outputs of the wanted size: 118 to 122
+    # for gate_up_proj and 116 to 120 for down_proj at the published sizes.
     steps = np.array([-2, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
-    table = (middle + steps).astype(np.uint8)
+    inputs = shape[-1] * MXFP4_BLOCK_SIZE
+    rms = math.sqrt(float(np.mean(FP4_VALUES**2) * np.mean(4.0**steps)) * inputs)
+    spread = 0.5 if "down_proj" in name else 1.5
+    table = (_SCALE_BIAS + round(math.log2(spread / rms)) + steps).astype(np.uint8)
     for words in _random_words(name, math.prod(shape), seed):
         yield table[words.view(np.uint8) & 15]
 
@@ -400,33 +402,27 @@ def _random_words(name: str, nbytes: int, seed: int) -> Iterator[npt.NDArray[np.
         yield words.view(np.uint8)[:wanted]
 
 
-def _first_special_id(vocab_size: int) -> int:
-    room = FIRST_SPECIAL_ID + max(SPECIAL_TOKENS.values())
-    return FIRST_SPECIAL_ID if vocab_size > room else _BYTES
-
-
-def _special_id(name: str, first: int) -> int:
-    """Return the id: the published one, or in a small vocabulary the next after the bytes."""
-    return first + (
-        SPECIAL_TOKENS[name] if first == FIRST_SPECIAL_ID else list(SPECIAL_TOKENS).index(name)
-    )
+def _special_ids(vocab_size: int) -> dict[str, int]:
+    """Return the published ids; in a small vocabulary those after the bytes; or none at all."""
+    published = {name: FIRST_SPECIAL_ID + offset for name, offset in SPECIAL_TOKENS.items()}
+    small = {name: _BYTES + i for i, name in enumerate(SPECIAL_TOKENS)}
+    return next((ids for ids in (published, small) if max(ids.values()) < vocab_size), {})
 
 
 def _write_tokenizer(out: Path, vocab_size: int, tokenizer: Path | None) -> None:
-    first = _first_special_id(vocab_size)
-    ids = {name: _special_id(name, first) for name in SPECIAL_TOKENS}
+    ids = _special_ids(vocab_size)
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, out / "tokenizer.json")
+    elif ids:
+        _write_json(out / "tokenizer.json", byte_tokenizer(ids))
+    if not ids:
+        return  # a vocabulary for numeric tests only
     generation = {
         "bos_token_id": ids["<|startoftext|>"],
         "do_sample": True,
         "eos_token_id": [ids["<|return|>"], ids["<|endoftext|>"], ids["<|call|>"]],
         "pad_token_id": ids["<|endoftext|>"],
     }
-    if tokenizer is not None:
-        shutil.copyfile(tokenizer, out / "tokenizer.json")
-    elif max(ids.values()) < vocab_size:
-        _write_json(out / "tokenizer.json", byte_tokenizer(ids))
-    else:
-        return  # a vocabulary for numeric tests only, without text
     _write_json(out / "generation_config.json", generation)
     _write_json(
         out / "tokenizer_config.json",

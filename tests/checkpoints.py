@@ -11,9 +11,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
+import make_checkpoint as script
 from make_checkpoint import PRESETS, alternating, make_checkpoint
 
-__all__ = ["MICRO", "PRESETS", "alternating", "edit_header", "edit_json", "make_checkpoint"]
+__all__ = [
+    "MICRO",
+    "PRESETS",
+    "alternating",
+    "edit_header",
+    "edit_json",
+    "make_checkpoint",
+    "script",
+    "write_header",
+]
 
 # 93 kB: two layers, every dimension different from the others where it may be.
 MICRO = dataclasses.replace(

@@ -1,0 +1,248 @@
+"""Checkpoints from the Hub: what is asked for, the cache, and no network."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+from huggingface_hub.utils._paths import filter_repo_objects
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+
+from checkpoints import MICRO, edit_json, make_checkpoint
+from gptoss.checkpoint import estimate_memory, open_checkpoint
+from gptoss.errors import CheckpointError
+
+REPO = "someone/some-model"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    make_checkpoint(folder, MICRO, shard_bytes=35_000)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty cache, and no network."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("the network is blocked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def fill(cache: Path, published: Path, *, without: str = "") -> Path:
+    """Lay a repository into the cache, as huggingface_hub does."""
+    root = cache / f"models--{REPO.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("0123abc")
+    snapshot = root / "snapshots" / "0123abc"
+    shutil.copytree(published, snapshot)
+    if without:
+        (snapshot / without).unlink()
+    return snapshot
+
+
+class FakeHub:
+    """Stands in for the two download functions; records how they are called."""
+
+    def __init__(self, published: Path, cached: bool = False) -> None:
+        self.published = published
+        self.cached = cached
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def hf_hub_download(self, repo_id: str, file_name: str, **arguments: Any) -> str:
+        return self._answer("file", repo_id, arguments, self.published / file_name)
+
+    def snapshot_download(self, repo_id: str, **arguments: Any) -> str:
+        return self._answer("snapshot", repo_id, arguments, self.published)
+
+    def _answer(self, what: str, repo_id: str, arguments: dict[str, Any], path: Path) -> str:
+        assert repo_id == REPO
+        self.calls.append((what, arguments))
+        if arguments["local_files_only"] and not self.cached:
+            raise errors.LocalEntryNotFoundError("not in the cache")
+        return str(path)
+
+
+@pytest.fixture
+def fake(published: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    result = FakeHub(published)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", result.hf_hub_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", result.snapshot_download)
+    return result
+
+
+def test_a_hub_id_is_downloaded(fake: FakeHub, published: Path) -> None:
+    checkpoint = open_checkpoint(REPO, revision="v2")
+    assert checkpoint.name == REPO
+    assert checkpoint.tensors == open_checkpoint(published).tensors
+    assert [what for what, _ in fake.calls] == ["file", "file", "snapshot", "snapshot"]
+    assert [arguments["local_files_only"] for _, arguments in fake.calls] == [True, False] * 2
+    assert all(arguments["revision"] == "v2" for _, arguments in fake.calls)
+
+
+def test_only_one_layout_is_downloaded(fake: FakeHub) -> None:
+    open_checkpoint(REPO)
+    arguments = fake.calls[-1][1]
+    files = [
+        ".gitattributes",
+        "LICENSE",
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "metal/model.bin",
+        "model-00000-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "original/config.json",
+        "original/dtypes.json",
+        "original/model.safetensors",
+        "tokenizer.json",
+    ]
+    wanted = filter_repo_objects(
+        files,
+        allow_patterns=arguments["allow_patterns"],
+        ignore_patterns=arguments["ignore_patterns"],
+    )
+    assert list(wanted) == [
+        "config.json",
+        "generation_config.json",
+        "model-00000-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ]
+
+
+def test_a_wrong_model_is_refused_before_its_weights_come(
+    fake: FakeHub, published: Path, tmp_path: Path
+) -> None:
+    fake.published = Path(shutil.copytree(published, tmp_path / "llama"))
+    edit_json(
+        fake.published / "config.json",
+        lambda values: values.update(architectures=["LlamaForCausalLM"]),
+    )
+    with pytest.raises(CheckpointError, match="GptOssForCausalLM"):
+        open_checkpoint(REPO)
+    assert {what for what, _ in fake.calls} == {"file"}
+
+
+def test_local_files_only_never_asks_the_hub(fake: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match="local_files_only"):
+        open_checkpoint(REPO, local_files_only=True)
+    assert all(arguments["local_files_only"] for _, arguments in fake.calls)
+
+
+def test_progress_bars_are_switched_off_and_on(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    answer = fake.snapshot_download
+
+    def watch(repo_id: str, **arguments: Any) -> str:
+        seen.append(are_progress_bars_disabled())
+        return answer(repo_id, **arguments)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", watch)
+    open_checkpoint(REPO, progress=True)
+    open_checkpoint(REPO, progress=False)
+    assert seen == [False, False, True, True]
+    assert not are_progress_bars_disabled()
+
+
+def test_memory_needs_the_config_only(fake: FakeHub, published: Path) -> None:
+    estimate = estimate_memory(REPO)
+    assert estimate.name == REPO
+    assert estimate.weight_bytes == open_checkpoint(published).weight_bytes
+    assert {what for what, _ in fake.calls} == {"file"}
+
+
+@pytest.mark.parametrize("local_files_only", [False, True])
+def test_a_complete_cache_needs_no_network(
+    local_files_only: bool, cache: Path, published: Path
+) -> None:
+    """With huggingface_hub itself, and sockets that refuse to connect."""
+    snapshot = fill(cache, published)
+    checkpoint = open_checkpoint(REPO, local_files_only=local_files_only)
+    assert checkpoint.path == snapshot
+    assert checkpoint.name == REPO
+    assert estimate_memory(REPO).weight_bytes == checkpoint.weight_bytes
+
+
+@pytest.mark.parametrize("file", ["model-00001-of-00002.safetensors", "tokenizer.json"])
+def test_an_incomplete_cache_is_completed(
+    file: str, fake: FakeHub, cache: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = fill(cache, published, without=file)
+    fake.cached = True
+    fake.published = snapshot
+
+    answer = fake.snapshot_download
+
+    def download(repo_id: str, **arguments: Any) -> str:
+        if not arguments["local_files_only"]:
+            shutil.copyfile(published / file, snapshot / file)
+        return answer(repo_id, **arguments)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert open_checkpoint(REPO).tokenizer_path is not None
+    assert [arguments["local_files_only"] for _, arguments in fake.calls] == [True, True, False]
+
+
+def test_an_incomplete_cache_without_network_names_the_shard(cache: Path, published: Path) -> None:
+    fill(cache, published, without="model-00001-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match=r"shard model-00001.*incomplete"):
+        open_checkpoint(REPO, local_files_only=True)
+
+
+def test_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE=1, which huggingface_hub reads when it is imported."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError) as raised:
+        open_checkpoint(REPO)
+    for part in (REPO, "no such folder", "HF_HUB_OFFLINE", "hf download", "and pass FOLDER"):
+        assert part in str(raised.value)
+
+
+class ConnectError(Exception):
+    """Like the one of the HTTP library, of which huggingface_hub's releases use several."""
+
+
+def http_error(kind: type[Exception]) -> Exception:
+    """Make an error of huggingface_hub without the response that its constructor wants."""
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectError("no route"), "download failed .ConnectError: no route.*hf download"),
+        (OSError(28, "No space left on device"), "No space left.*call again to resume"),
+        (errors.OfflineModeIsEnabled("x"), "the Hub was not reached"),
+        (http_error(errors.GatedRepoError), "hf auth login"),
+        (http_error(errors.RepositoryNotFoundError), "no such folder, and no repository"),
+        (http_error(errors.RevisionNotFoundError), "no revision 'v9'"),
+        (http_error(errors.EntryNotFoundError), "expected config.json, found no such file"),
+    ],
+)
+def test_errors_of_the_hub(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, local_files_only: bool, **arguments: object) -> str:
+        raise errors.LocalEntryNotFoundError("x") if local_files_only else error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        open_checkpoint(REPO, revision="v9")
+    assert str(raised.value).startswith(REPO)
