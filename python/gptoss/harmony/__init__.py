@@ -26,6 +26,7 @@ from .messages import (
     ToolDescription,
     ToolNamespaceConfig,
 )
+from .parser import Repair, StreamableParser, StreamState
 
 __all__ = [
     "Author",
@@ -39,7 +40,10 @@ __all__ = [
     "ReasoningEffort",
     "RenderConversationConfig",
     "RenderOptions",
+    "Repair",
     "Role",
+    "StreamState",
+    "StreamableParser",
     "SystemContent",
     "TextContent",
     "Tokenizer",

@@ -82,9 +82,10 @@ class HarmonyEncoding:
         missing = [name for name in SPECIALS if name not in self._special]
         if missing:
             raise ValueError(f"[HarmonyEncoding] the tokenizer lacks {', '.join(missing)}")
-        self._special_ids = frozenset(self._special.values())
+        self.special_names = {token: name for name, token in self._special.items()}
         self._pieces: dict[int, bytes | None] = {}
-        self._texts: dict[int, str] = {}
+        # Of the ids that `piece` has been asked for, those that are whole text.
+        self.texts: dict[int, str] = {}
 
     def __repr__(self) -> str:
         return f"HarmonyEncoding({self.tokenizer!r})"
@@ -92,10 +93,6 @@ class HarmonyEncoding:
     @property
     def special_tokens_set(self) -> set[str]:
         return set(self._special)
-
-    def special_id(self, name: str) -> int:
-        """The id of a special token; KeyError if the tokenizer does not have it."""
-        return self._special[name]
 
     # -- rendering -----------------------------------------------------------------------
 
@@ -265,7 +262,7 @@ class HarmonyEncoding:
         return self.tokenizer.encode(text, allowed_special=allowed & self.special_tokens_set)
 
     def is_special_token(self, token: int) -> bool:
-        return token in self._special_ids
+        return token in self.special_names
 
     def piece(self, token: int) -> bytes | None:
         """The bytes of one id, None if it is unknown; remembered, as parsers ask for each."""
@@ -279,6 +276,11 @@ class HarmonyEncoding:
         except (ValueError, OverflowError):
             piece = None
         self._pieces[token] = piece
+        if piece is not None:
+            try:
+                self.texts[token] = piece.decode()
+            except UnicodeDecodeError:
+                pass
         return piece
 
     # -- stop tokens ---------------------------------------------------------------------

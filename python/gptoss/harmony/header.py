@@ -1,0 +1,307 @@
+"""A message's header: as openai-harmony reads it, and as a model may have meant it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .messages import Author, HarmonyError, Role
+
+CHANNELS = ("analysis", "commentary", "final")
+_ROLES = tuple(role.value for role in Role)
+
+RepairKind = Literal[
+    "bad_channel",  # <|channel|> without a name; the message has no channel
+    "bad_role",  # no role, or none that is known
+    "bad_recipient",  # the name of a tool without to=
+    "duplicate_channel",  # the last one counts
+    "duplicate_recipient",  # the first one counts
+    "header_text",  # words in a header that mean nothing, left out
+    "missing_channel",  # the name of a channel without <|channel|>
+    "missing_end",  # the message was ended by the next one's header, or by <|endoftext|>
+    "missing_message",  # no <|message|>: what followed the header is the content
+    "missing_start",  # no <|start|>
+    "stray_special",  # a special token where it means nothing, left out
+    "stray_text",  # white space between messages, left out
+    "unfinished_header",  # a header with nothing to keep, left out
+    "unknown_token",  # an id that is not in the vocabulary, left out
+]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a message says."""
+
+    author: Author
+    recipient: str | None = None
+    channel: str | None = None
+    content_type: str | None = None
+
+
+# What Unicode, and so Rust, takes for white space; str.split knows more.
+_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_EDGES = re.compile(f"^[{_WHITE_SPACE}]+|[{_WHITE_SPACE}]+$")
+_CHANNEL_NAME = re.compile(f"<\\|channel\\|>([^{_WHITE_SPACE}<]*)")
+_ASCII_WORDS = re.compile(r"[^ \t\n\f\r]+")
+
+
+def strict_header(text: str, role: Role | None) -> Header:
+    """Read a header as openai-harmony does, accidents included.
+
+    Parameters
+    ----------
+    text : str
+        The decoded header, special tokens by name.
+    role : Role, optional
+        The role that the prompt has named already.
+
+    Raises
+    ------
+    HarmonyError
+        Where openai-harmony raises one.
+    """
+    channel = None
+    marker = _CHANNEL_NAME.search(text)
+    if marker:
+        channel = marker.group(1)
+        if not channel:
+            raise HarmonyError("[parse] <|channel|> without a channel name in the header")
+        text = text[: marker.start()] + text[marker.end() :]
+    text = _EDGES.sub("", text).replace("<|constrain|>", " <|constrain|>")
+    words = _ASCII_WORDS.findall(text)
+
+    name = None
+    if role is None:
+        if not words:
+            raise HarmonyError("[parse] no role in the header")
+        name = words[0]
+        if name in _ROLES:
+            role = Role(name)
+        elif len(words) > 1 or name.startswith("to="):
+            role = Role.TOOL
+            del words[0]
+        else:
+            raise HarmonyError(f"[parse] unknown role {name!r}")
+    if words and words[0] == role.value:
+        del words[0]
+
+    recipient = content_type = None
+    if words:
+        last = words.pop()
+        if last.startswith("to="):
+            recipient = last[3:]
+        elif not words:  # a single word is the recipient, whatever it is
+            recipient = last
+        else:
+            content_type = last
+            recipient = words.pop().removeprefix("to=")
+    if words:
+        raise HarmonyError(f"[parse] header with too many words: {words!r}")
+    author = Author(role=role, name=name if role is Role.TOOL else None)
+    return Header(author, recipient, channel, content_type)
+
+
+# The lenient reader works on latin-1 text, one character per byte, so that what turns out
+# to be content can be given back byte for byte; these stand for the two special tokens.
+CHANNEL_MARK = "\u0100"
+CONSTRAIN_MARK = "\u0101"
+_GAP = re.compile(r"[ \t\n\f\r]*")
+_WORD = re.compile(rf"[^ \t\n\f\r{CHANNEL_MARK}{CONSTRAIN_MARK}]+")
+_KNOWN_CHANNEL = re.compile("|".join(CHANNELS), re.IGNORECASE)
+_RECIPIENT = re.compile(rf"to=[ \t]*([^ \t\n\f\r{{{CHANNEL_MARK}{CONSTRAIN_MARK}]+)")
+_CONSTRAINT = re.compile(rf"{CONSTRAIN_MARK}[ \t]*([\w/+.-]*)")
+_TYPE_BEFORE_JSON = re.compile(r"(json|code)(?=[ \t\n\f\r]*\{)")
+_TYPE = re.compile(r"[\w/+.-]+")
+_TOOL = re.compile(r"functions\.[\w.-]+|browser\.[\w.-]+|python")
+_HEADER_WORDS = (*_ROLES, *CHANNELS, "to=")
+
+
+@dataclass
+class LenientHeader:
+    """What `lenient_header` made of a header.
+
+    `rest` is content that stood in the header (latin-1, one character per byte), `notes`
+    are the repairs and their texts.
+    """
+
+    header: Header
+    rest: str
+    notes: list[tuple[RepairKind, str]]
+
+
+@dataclass
+class _Reading:
+    """A header while it is read."""
+
+    role: Role | None
+    name: str | None = None
+    channel: str | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    odd_words: list[str] = field(default_factory=list)
+    notes: list[tuple[RepairKind, str]] = field(default_factory=list)
+
+
+def lenient_header(text: str, role: Role | None, default: Role, ended: bool) -> LenientHeader:
+    """Read a header for what it most likely means; never raises.
+
+    Parameters
+    ----------
+    text : str
+        The header, latin-1, with `CHANNEL_MARK` and `CONSTRAIN_MARK` for these tokens.
+    role : Role, optional
+        The role if it is known already.
+    default : Role
+        The role if the header names none.
+    ended : bool
+        True if the header ended without <|message|>: the first thing in it that belongs to
+        no header begins the content. False if all of it is header.
+    """
+    read = _Reading(role)
+    at = 0
+    while True:
+        gap = _GAP.match(text, at)
+        start = gap.end() if gap else at
+        if start == len(text):
+            at = start
+            break
+        if text[start] == CHANNEL_MARK:
+            at = _read_channel(read, text, start + 1, ended)
+            continue
+        constraint = _CONSTRAINT.match(text, start)
+        if constraint:
+            if read.content_type is None:
+                read.content_type = f"<|constrain|>{constraint.group(1)}"
+            else:
+                read.odd_words.append(constraint.group(1))
+            at = constraint.end()
+            continue
+        recipient = _RECIPIENT.match(text, start)
+        if recipient:
+            if read.recipient is None:
+                read.recipient = recipient.group(1)
+            else:
+                read.notes.append(("duplicate_recipient", _shown(recipient.group(1))))
+            at = recipient.end()
+            continue
+        end = _read_word(read, text, start, ended, first=not text[:start].strip())
+        if end is None:  # content begins
+            at = start
+            break
+        at = end
+    return _finished(read, text[at:], default)
+
+
+def _read_channel(read: _Reading, text: str, at: int, ended: bool) -> int:
+    """Read the name after <|channel|> and return where it ends."""
+    if read.channel is not None:
+        read.notes.append(("duplicate_channel", read.channel))
+    gap = _GAP.match(text, at)
+    start = gap.end() if gap else at
+    known = _KNOWN_CHANNEL.match(text, start)
+    word = _WORD.match(text, start)
+    if known and word:
+        read.channel = known.group().lower()
+        if ended or known.end() == word.end() or text.startswith("to=", known.end()):
+            return known.end()
+        read.odd_words.append(text[known.end() : word.end()])
+        return word.end()
+    if word and not ended and not word.group().startswith("to="):
+        read.channel = _shown(word.group())
+        return word.end()
+    read.channel = None
+    read.notes.append(("bad_channel", ""))
+    return at
+
+
+def _read_word(read: _Reading, text: str, start: int, ended: bool, first: bool) -> int | None:
+    """Read a bare word and return where it ends, or None if content begins with it."""
+    match = _WORD.match(text, start)
+    assert match is not None  # white space and marks have been read
+    word, end = match.group(), match.end()
+    if first and read.role is None:
+        return _read_role(read, word, end, ended)
+    if first and read.role is not None and word == read.role.value:
+        follows = text[end:].lstrip(" \t\n\f\r")
+        if not ended or not follows or follows.startswith((CHANNEL_MARK, "to=")):
+            return end
+    if ended:
+        kind = _TYPE_BEFORE_JSON.match(text, start)
+        if kind and read.recipient is not None and read.content_type is None:
+            read.content_type = kind.group()
+            return kind.end()
+        return None
+    if read.channel is None and word in CHANNELS:
+        read.channel = word
+        read.notes.append(("missing_channel", word))
+    elif read.recipient is None and _TOOL.fullmatch(word):
+        read.recipient = word
+        read.notes.append(("bad_recipient", word))
+    elif read.content_type is None and _TYPE.fullmatch(word):
+        read.content_type = _shown(word)
+    else:
+        read.odd_words.append(word)
+    return end
+
+
+def _read_role(read: _Reading, word: str, end: int, ended: bool) -> int | None:
+    """Read the first word, which should be a role: a name may follow it after a colon."""
+    value, colon, name = word.partition(":")
+    if value in _ROLES:
+        read.role = Role(value)
+        read.name = _shown(name) if colon else None
+        return end
+    glued = next((role for role in _ROLES if word.startswith(role)), None)
+    if glued is not None:
+        tail = word[len(glued) :]
+        if tail in CHANNELS and not ended:
+            read.role, read.channel = Role(glued), tail
+            read.notes.append(("missing_channel", tail))
+            return end
+        if ended:
+            read.role = Role(glued)
+            return end - len(tail)
+    if ended and not _TOOL.match(word):
+        return None
+    read.name = _shown(word)  # a tool, if what follows says so
+    read.role = None
+    return end
+
+
+def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
+    role, name = read.role, read.name
+    if role is None:
+        # A tool names itself instead of its role, and says to whom it speaks.
+        is_tool = name is not None and (read.recipient is not None or _TOOL.match(name))
+        role = Role.TOOL if is_tool else default
+        if not is_tool or read.recipient is None:
+            read.notes.append(("bad_role", name or ""))
+        name = name if is_tool else None
+    if read.odd_words:
+        read.notes.append(("header_text", _shown(" ".join(read.odd_words))))
+    for mark, special in ((CHANNEL_MARK, "<|channel|>"), (CONSTRAIN_MARK, "<|constrain|>")):
+        if mark in rest:
+            read.notes += [("stray_special", special)] * rest.count(mark)
+            rest = rest.replace(mark, "")
+    recipient = None if read.recipient is None else _shown(read.recipient)
+    header = Header(Author(role, name), recipient, read.channel, read.content_type)
+    return LenientHeader(header, rest, read.notes)
+
+
+def may_be_header(text: str) -> bool:
+    """Whether text (latin-1) without a special token may still become a header."""
+    words = _WORD.findall(text)
+    for index, word in enumerate(words):
+        unfinished = index == len(words) - 1 and text.endswith(word)
+        if word in _HEADER_WORDS or word.startswith("to="):
+            continue
+        if unfinished and any(known.startswith(word) for known in _HEADER_WORDS):
+            continue
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    """Latin-1 text, one character per byte, as the text that its bytes are."""
+    return text.encode("latin-1").decode(errors="replace")
