@@ -22,14 +22,15 @@ namespace gptoss {
 // A ragged batch: the new tokens of several sequences, one after the other. A prompt chunk, a
 // single decoded token and any mix of them are the same thing.
 struct StepInput {
-  std::span<const int32_t> tokens;            // (T)
-  std::span<const int32_t> sequence_offsets;  // (S + 1): sequence s has tokens [offset s, offset s+1)
-  std::span<const int32_t> first_positions;   // (S): position of a sequence's first token here
+  std::span<const int32_t> tokens;  // (T)
+  std::span<const int32_t>
+      sequence_offsets;  // (S + 1): sequence s has tokens [offset s, offset s+1)
+  std::span<const int32_t> first_positions;  // (S): position of a sequence's first token here
   // Page tables of the full and the window layers, all sequences flattened. Position p of sequence
   // s lies in page table[offset s + (p / kPageTokens) % (offset s+1 - offset s)].
   std::span<const int32_t> full_pages, full_page_offsets;      // (S + 1) offsets
   std::span<const int32_t> window_pages, window_page_offsets;  // (S + 1) offsets
-  std::span<const int32_t> logit_rows;        // tokens whose logits are wanted, ascending
+  std::span<const int32_t> logit_rows;  // tokens whose logits are wanted, ascending
 };
 
 enum class Precision : uint8_t {

@@ -165,8 +165,8 @@ py::list engine_step(Engine& engine) {
     for (const TokenLogprob& entry : event.top) {
       top.append(py::make_tuple(entry.token, entry.logprob));
     }
-    list.append(py::make_tuple(event.request, event.token, finish_name(event.finish),
-                               event.logprob, top));
+    list.append(
+        py::make_tuple(event.request, event.token, finish_name(event.finish), event.logprob, top));
   }
   return list;
 }

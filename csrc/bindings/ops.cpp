@@ -34,8 +34,12 @@ const float* data_or_null(const std::optional<Array<float>>& array) {
 Array<float> rms_norm(const Array<float>& x, const Array<float>& weight, float eps,
                       const std::string& isa) {
   Array<float> y({x.shape(0), x.shape(1)});
-  const ops::RmsNorm op = {.x = x.data(), .weight = weight.data(), .y = y.mutable_data(),
-                           .tokens = dim(x, 0), .n = dim(x, 1), .eps = eps};
+  const ops::RmsNorm op = {.x = x.data(),
+                           .weight = weight.data(),
+                           .y = y.mutable_data(),
+                           .tokens = dim(x, 0),
+                           .n = dim(x, 1),
+                           .eps = eps};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -46,8 +50,12 @@ Array<float> rms_norm(const Array<float>& x, const Array<float>& weight, float e
 Array<float> dense_matmul(const Array<float>& x, const Array<uint16_t>& w,
                           const std::optional<Array<float>>& bias, const std::string& isa) {
   Array<float> y({x.shape(0), w.shape(0)});
-  const ops::DenseMatmul op = {.x = x.data(), .w = w.data(), .bias = data_or_null(bias),
-                               .y = y.mutable_data(), .tokens = dim(x, 0), .n = dim(w, 0),
+  const ops::DenseMatmul op = {.x = x.data(),
+                               .w = w.data(),
+                               .bias = data_or_null(bias),
+                               .y = y.mutable_data(),
+                               .tokens = dim(x, 0),
+                               .n = dim(w, 0),
                                .k = dim(x, 1)};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
@@ -60,9 +68,14 @@ Array<float> mxfp4_matmul(const Array<float>& x, const Array<uint8_t>& blocks,
                           const Array<uint8_t>& scales, const std::optional<Array<float>>& bias,
                           const std::string& isa) {
   Array<float> y({x.shape(0), blocks.shape(0)});
-  const ops::Mxfp4Matmul op = {.x = x.data(), .blocks = blocks.data(), .scales = scales.data(),
-                               .bias = data_or_null(bias), .y = y.mutable_data(),
-                               .tokens = dim(x, 0), .n = dim(blocks, 0), .k = dim(x, 1)};
+  const ops::Mxfp4Matmul op = {.x = x.data(),
+                               .blocks = blocks.data(),
+                               .scales = scales.data(),
+                               .bias = data_or_null(bias),
+                               .y = y.mutable_data(),
+                               .tokens = dim(x, 0),
+                               .n = dim(blocks, 0),
+                               .k = dim(x, 1)};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -112,8 +125,12 @@ Array<float> rope(const Array<float>& x, const Array<int32_t>& positions, const 
                   const std::string& isa) {
   Array<float> y({x.shape(0), x.shape(1), x.shape(2)});
   std::copy(x.data(), x.data() + x.size(), y.mutable_data());
-  const ops::Rope op = {.x = y.mutable_data(), .positions = positions.data(), .tokens = dim(x, 0),
-                        .heads = dim(x, 1), .head_dim = dim(x, 2), .config = config};
+  const ops::Rope op = {.x = y.mutable_data(),
+                        .positions = positions.data(),
+                        .tokens = dim(x, 0),
+                        .heads = dim(x, 1),
+                        .head_dim = dim(x, 2),
+                        .config = config};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -126,12 +143,20 @@ Array<float> banded_attention(const Array<float>& q, const py::array& k, const p
                               const std::optional<Array<float>>& sinks, int first_position,
                               int window, float scale, const std::string& isa) {
   Array<float> out({q.shape(0), q.shape(1), q.shape(2)});
-  const ops::BandedAttention op = {.q = q.data(), .k = k.data(), .v = v.data(),
-                                   .sinks = data_or_null(sinks), .out = out.mutable_data(),
-                                   .tokens = dim(q, 0), .keys = static_cast<int>(k.shape(0)),
-                                   .heads = dim(q, 1), .kv_heads = static_cast<int>(k.shape(1)),
-                                   .head_dim = dim(q, 2), .first_position = first_position,
-                                   .window = window, .scale = scale, .half = k.itemsize() == 2};
+  const ops::BandedAttention op = {.q = q.data(),
+                                   .k = k.data(),
+                                   .v = v.data(),
+                                   .sinks = data_or_null(sinks),
+                                   .out = out.mutable_data(),
+                                   .tokens = dim(q, 0),
+                                   .keys = static_cast<int>(k.shape(0)),
+                                   .heads = dim(q, 1),
+                                   .kv_heads = static_cast<int>(k.shape(1)),
+                                   .head_dim = dim(q, 2),
+                                   .first_position = first_position,
+                                   .window = window,
+                                   .scale = scale,
+                                   .half = k.itemsize() == 2};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -142,9 +167,12 @@ Array<float> banded_attention(const Array<float>& q, const py::array& k, const p
 py::tuple route_topk(const Array<float>& logits, int top_k) {
   Array<int32_t> experts({logits.shape(0), py::ssize_t{top_k}});
   Array<float> weights({logits.shape(0), py::ssize_t{top_k}});
-  const ops::RouteTopk op = {.logits = logits.data(), .experts = experts.mutable_data(),
-                             .weights = weights.mutable_data(), .tokens = dim(logits, 0),
-                             .n_experts = dim(logits, 1), .n_active = top_k};
+  const ops::RouteTopk op = {.logits = logits.data(),
+                             .experts = experts.mutable_data(),
+                             .weights = weights.mutable_data(),
+                             .tokens = dim(logits, 0),
+                             .n_experts = dim(logits, 1),
+                             .n_active = top_k};
   ops::validate(op);
   {
     const py::gil_scoped_release release;
@@ -158,10 +186,14 @@ py::tuple expert_gather(const Array<float>& x, const Array<int32_t>& experts, in
   Array<float> rows({n_pairs, x.shape(1)});
   Array<int32_t> pairs(n_pairs);
   Array<int32_t> offsets(py::ssize_t{n_experts} + 1);
-  const ops::ExpertGather op = {.x = x.data(), .experts = experts.data(),
-                                .rows = rows.mutable_data(), .pairs = pairs.mutable_data(),
-                                .offsets = offsets.mutable_data(), .tokens = dim(x, 0),
-                                .n = dim(x, 1), .n_experts = n_experts,
+  const ops::ExpertGather op = {.x = x.data(),
+                                .experts = experts.data(),
+                                .rows = rows.mutable_data(),
+                                .pairs = pairs.mutable_data(),
+                                .offsets = offsets.mutable_data(),
+                                .tokens = dim(x, 0),
+                                .n = dim(x, 1),
+                                .n_experts = n_experts,
                                 .n_active = dim(experts, 1)};
   ops::validate(op);
   {
@@ -173,8 +205,11 @@ py::tuple expert_gather(const Array<float>& x, const Array<int32_t>& experts, in
 
 Array<float> swiglu(const Array<float>& gate_up, float limit, const std::string& isa) {
   Array<float> h({gate_up.shape(0), gate_up.shape(1) / 2});
-  const ops::Swiglu op = {.gate_up = gate_up.data(), .h = h.mutable_data(),
-                          .tokens = dim(gate_up, 0), .n = dim(gate_up, 1) / 2, .limit = limit};
+  const ops::Swiglu op = {.gate_up = gate_up.data(),
+                          .h = h.mutable_data(),
+                          .tokens = dim(gate_up, 0),
+                          .n = dim(gate_up, 1) / 2,
+                          .limit = limit};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -188,7 +223,7 @@ void register_ops(py::module_& m) {
   py::class_<RopeConfig>(m, "RopeConfig")
       .def(py::init([](double theta, double factor, double beta_fast, double beta_slow,
                        int original_context_length, bool truncate) {
-             return RopeConfig{theta, factor, beta_fast, beta_slow, original_context_length,
+             return RopeConfig{theta,   factor, beta_fast, beta_slow, original_context_length,
                                truncate};
            }),
            "theta"_a, "factor"_a, "beta_fast"_a, "beta_slow"_a, "original_context_length"_a,
@@ -207,8 +242,7 @@ void register_ops(py::module_& m) {
         "v"_a.noconvert(), py::arg("sinks").noconvert() = py::none(), "first_position"_a,
         "window"_a, "scale"_a, "isa"_a = "");
   m.def("route_topk", &route_topk, "logits"_a.noconvert(), "top_k"_a);
-  m.def("expert_gather", &expert_gather, "x"_a.noconvert(), "experts"_a.noconvert(),
-        "n_experts"_a);
+  m.def("expert_gather", &expert_gather, "x"_a.noconvert(), "experts"_a.noconvert(), "n_experts"_a);
   m.def("swiglu", &swiglu, "gate_up"_a.noconvert(), "limit"_a, "isa"_a = "");
 }
 

@@ -30,8 +30,9 @@ void register_system(py::module_& m) {
   m.def(
       "selected_isa", [] { return cpu::select_kernels().name; },
       "The instruction set in use; raises BackendError if GPTOSS_ISA asks for an impossible one.");
-  m.def("default_threads", [] { return resolve_thread_count(0); },
-        "Threads that a model uses unless told otherwise.");
+  m.def(
+      "default_threads", [] { return resolve_thread_count(0); },
+      "Threads that a model uses unless told otherwise.");
   m.def("available_memory_bytes", &available_memory_bytes,
         "Bytes this process can still take without swapping.");
 }

@@ -26,9 +26,11 @@ namespace gptoss {
   const uint32_t exponent = (h >> 10) & 31;
   const uint32_t mantissa = h & 0x3ff;
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   // Subnormal: mantissa * 2^-24, exact in f32.
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24f));
+  return std::bit_cast<float>(sign |
+                              std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24f));
 }
 
 // Rounds to nearest even; values beyond the range saturate at +-65504 so that a cache entry is

@@ -46,9 +46,7 @@ MappedFile::MappedFile(const std::string& path) {
   data_ = static_cast<const uint8_t*>(address);
 }
 
-MappedFile::~MappedFile() {
-  munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_bytes_));
-}
+MappedFile::~MappedFile() { munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_bytes_)); }
 
 LazyMemory::LazyMemory(int64_t size_bytes) : size_bytes_(size_bytes) {
   if (size_bytes == 0) return;

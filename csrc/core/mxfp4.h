@@ -2,8 +2,8 @@
 // the only place that knows it.
 //
 //   blocks (rows, K/32, 16) u8   byte i of a block: element 2i in the low nibble, 2i+1 in the high
-//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN and refused when a checkpoint is opened
-//   nibble                       E2M1: sign, two exponent bits, one mantissa bit
+//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN and refused when a checkpoint is
+//   opened nibble                       E2M1: sign, two exponent bits, one mantissa bit
 #pragma once
 
 #include <bit>
@@ -57,8 +57,8 @@ inline void mxfp4_encode_block(const float* x, uint8_t* block, uint8_t* scale) {
   int exponent = -127;
   if (amax > 0.0f) {
     int e = 0;
-    std::frexp(amax, &e);    // amax = m * 2^e, m in [0.5, 1)
-    exponent = e - 1 - 2;    // floor(log2(amax)) - emax(E2M1)
+    std::frexp(amax, &e);  // amax = m * 2^e, m in [0.5, 1)
+    exponent = e - 1 - 2;  // floor(log2(amax)) - emax(E2M1)
     if (exponent < -127) exponent = -127;
     if (exponent > 127) exponent = 127;
   }

@@ -80,11 +80,10 @@ void finish(const Kernels& kernels, const AttentionBatch& batch, const Tile& til
   const int heads = tile.task.heads;
   for (int t = 0; t < tile.task.tokens; ++t) {
     float* const out =
-        batch.out + (static_cast<int64_t>(tile.token + t) * batch.heads + tile.first_head) *
-                        batch.head_dim;
+        batch.out +
+        (static_cast<int64_t>(tile.token + t) * batch.heads + tile.first_head) * batch.head_dim;
     kernels.attention_finish(heads, batch.head_dim,
-                             state + t * heads * state_stride(batch.head_dim), out,
-                             batch.head_dim);
+                             state + t * heads * state_stride(batch.head_dim), out, batch.head_dim);
   }
 }
 

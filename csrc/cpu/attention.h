@@ -16,12 +16,12 @@ struct AttentionSequence {
 };
 
 struct AttentionBatch {
-  const float* q;      // (T, H, D), rows q_stride apart
+  const float* q;  // (T, H, D), rows q_stride apart
   int64_t q_stride;
   const float* sinks;  // (H), nullable
   float* out;          // (T, H*D)
   int heads, kv_heads, head_dim;
-  int window;          // 0: all earlier keys
+  int window;  // 0: all earlier keys
   float scale;
   std::span<const AttentionSequence> sequences;
 };

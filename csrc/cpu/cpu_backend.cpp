@@ -17,12 +17,12 @@ namespace gptoss::cpu {
 namespace {
 
 struct SmallWeights {
-  std::vector<float> attention_norm, mlp_norm;   // (hidden)
-  std::vector<float> q_bias, k_bias, v_bias;     // (H*D | G*D | G*D)
-  std::vector<float> sinks;                      // (H)
-  std::vector<float> o_bias;                     // (hidden)
-  std::vector<float> router_bias;                // (E)
-  std::vector<float> gate_up_bias, down_bias;    // (E, 2I), (E, hidden)
+  std::vector<float> attention_norm, mlp_norm;  // (hidden)
+  std::vector<float> q_bias, k_bias, v_bias;    // (H*D | G*D | G*D)
+  std::vector<float> sinks;                     // (H)
+  std::vector<float> o_bias;                    // (hidden)
+  std::vector<float> router_bias;               // (E)
+  std::vector<float> gate_up_bias, down_bias;   // (E, 2I), (E, hidden)
 };
 
 // Pages of one kind of layer. A page holds all layers of the kind: layer l of the kind starts at
@@ -107,17 +107,16 @@ class CpuBackend final : public Backend {
     }
     pool_.run(tokens_, [&](int64_t token) {
       float* const cos = rotations_.data() + token * config_.head_dim;
-      rope_table_.rotation(positions_[static_cast<size_t>(token)], cos,
-                           cos + config_.head_dim / 2);
+      rope_table_.rotation(positions_[static_cast<size_t>(token)], cos, cos + config_.head_dim / 2);
     });
   }
 
   void embed() override {
     const auto* const table = reinterpret_cast<const uint16_t*>(weights_.embedding.data);
     pool_.run(tokens_, [&](int64_t t) {
-      kernels_.from_bf16(table + input_.tokens[static_cast<size_t>(t)] *
-                                     static_cast<int64_t>(config_.hidden_size),
-                         config_.hidden_size, x_.data() + t * config_.hidden_size);
+      kernels_.from_bf16(
+          table + input_.tokens[static_cast<size_t>(t)] * static_cast<int64_t>(config_.hidden_size),
+          config_.hidden_size, x_.data() + t * config_.hidden_size);
     });
   }
 
@@ -173,19 +172,18 @@ class CpuBackend final : public Backend {
       kernels_.pack(attended_.data() + t * q_size, q_size,
                     attended_packed_.data() + t * packed_size(q_size));
     });
-    const MatmulTask task = {
-        .x = attended_packed_.data(),
-        .x_stride = packed_size(q_size),
-        .tokens = tokens_,
-        .k = q_size,
-        .weights = weights_.layers[static_cast<size_t>(layer)].o.data,
-        .scales = nullptr,
-        .bias = small_[static_cast<size_t>(layer)].o_bias.data(),
-        .y = x_.data(),
-        .y_stride = config_.hidden_size,
-        .accumulate = true,
-        .row_begin = 0,
-        .row_end = config_.hidden_size};
+    const MatmulTask task = {.x = attended_packed_.data(),
+                             .x_stride = packed_size(q_size),
+                             .tokens = tokens_,
+                             .k = q_size,
+                             .weights = weights_.layers[static_cast<size_t>(layer)].o.data,
+                             .scales = nullptr,
+                             .bias = small_[static_cast<size_t>(layer)].o_bias.data(),
+                             .y = x_.data(),
+                             .y_stride = config_.hidden_size,
+                             .accumulate = true,
+                             .row_begin = 0,
+                             .row_end = config_.hidden_size};
     matmul_panels(kernels_.matmul_bf16, pool_, {&task, 1});
   }
 
@@ -239,8 +237,8 @@ class CpuBackend final : public Backend {
         task.tokens = std::min(kChunkTokens, end - row);
         kernels_.matmul_mxfp4(task);
         for (int t = 0; t < task.tokens; ++t) {
-          kernels_.swiglu(gate_up + t * kPanelRows, (row_end - row_begin) / 2,
-                          config_.swiglu_limit, h);
+          kernels_.swiglu(gate_up + t * kPanelRows, (row_end - row_begin) / 2, config_.swiglu_limit,
+                          h);
           kernels_.pack(h, (row_end - row_begin) / 2,
                         intermediate_.data() +
                             static_cast<int64_t>(row + t) * config_.intermediate_size +
@@ -280,8 +278,8 @@ class CpuBackend final : public Backend {
     const auto n_rows = static_cast<int>(input_.logit_rows.size());
     if (n_rows == 0) return;
     norm_rows(final_norm_, n_rows, input_.logit_rows.data());
-    MatmulTask task = hidden_task(weights_.unembedding, {}, config_.vocab_size, logits,
-                                  config_.vocab_size);
+    MatmulTask task =
+        hidden_task(weights_.unembedding, {}, config_.vocab_size, logits, config_.vocab_size);
     task.tokens = n_rows;
     matmul_panels(kernels_.matmul_bf16, pool_, {&task, 1});
   }
@@ -299,14 +297,14 @@ class CpuBackend final : public Backend {
     const auto& offsets = is_window ? input_.window_page_offsets : input_.full_page_offsets;
     const auto s = static_cast<size_t>(sequence);
     const KvPool& pool = kv_pool(layer);
-    return {.base = pool.memory.data() +
-                    index_in_kind_[static_cast<size_t>(layer)] * pool.layer_bytes,
-            .page_bytes = pool.page_bytes(),
-            .table = table.data() + offsets[s],
-            .table_size = offsets[s + 1] - offsets[s],
-            .type = kv_type_,
-            .kv_heads = config_.n_kv_heads,
-            .head_dim = config_.head_dim};
+    return {
+        .base = pool.memory.data() + index_in_kind_[static_cast<size_t>(layer)] * pool.layer_bytes,
+        .page_bytes = pool.page_bytes(),
+        .table = table.data() + offsets[s],
+        .table_size = offsets[s + 1] - offsets[s],
+        .type = kv_type_,
+        .kv_heads = config_.n_kv_heads,
+        .head_dim = config_.head_dim};
   }
 
   std::vector<float> widen(const TensorView& tensor) const {
@@ -400,29 +398,29 @@ class CpuBackend final : public Backend {
   std::vector<float> final_norm_;    // (hidden)
 
   KvPool full_, window_;
-  std::vector<int> index_in_kind_;   // (layers): a layer's place among those of its kind
+  std::vector<int> index_in_kind_;  // (layers): a layer's place among those of its kind
 
   // One step's state.
   StepInput input_;
-  int tokens_ = 0;                         // T
-  std::vector<int32_t> positions_;         // (T)
-  std::vector<int> sequence_of_token_;     // (T)
-  std::vector<float> rotations_;           // (T, D): cos (D/2), sin (D/2)
-  std::vector<float> x_;                   // (T, hidden): the residual stream
-  std::vector<float> normed_;              // (T, hidden) packed
-  std::vector<float> qkv_;                 // (T, (H + 2G) * D)
-  std::vector<float> attended_;            // (T, H*D)
-  std::vector<float> attended_packed_;     // (T, H*D) packed
-  std::vector<float> router_logits_;       // (T, E)
-  std::vector<int32_t> experts_;           // (T, A)
-  std::vector<float> expert_weights_;      // (T, A)
-  std::vector<int32_t> pairs_;             // (T*A): sorted by expert
-  std::vector<int32_t> row_of_pair_;       // (T*A): the inverse of pairs_
-  std::vector<int32_t> offsets_;           // (E + 1)
+  int tokens_ = 0;                      // T
+  std::vector<int32_t> positions_;      // (T)
+  std::vector<int> sequence_of_token_;  // (T)
+  std::vector<float> rotations_;        // (T, D): cos (D/2), sin (D/2)
+  std::vector<float> x_;                // (T, hidden): the residual stream
+  std::vector<float> normed_;           // (T, hidden) packed
+  std::vector<float> qkv_;              // (T, (H + 2G) * D)
+  std::vector<float> attended_;         // (T, H*D)
+  std::vector<float> attended_packed_;  // (T, H*D) packed
+  std::vector<float> router_logits_;    // (T, E)
+  std::vector<int32_t> experts_;        // (T, A)
+  std::vector<float> expert_weights_;   // (T, A)
+  std::vector<int32_t> pairs_;          // (T*A): sorted by expert
+  std::vector<int32_t> row_of_pair_;    // (T*A): the inverse of pairs_
+  std::vector<int32_t> offsets_;        // (E + 1)
   std::vector<int> active_experts_;
-  std::vector<float> gathered_;            // (T*A, hidden) packed
-  std::vector<float> intermediate_;        // (T*A, I) packed
-  std::vector<float> expert_out_;          // (T*A, hidden)
+  std::vector<float> gathered_;      // (T*A, hidden) packed
+  std::vector<float> intermediate_;  // (T*A, I) packed
+  std::vector<float> expert_out_;    // (T*A, hidden)
 };
 
 }  // namespace

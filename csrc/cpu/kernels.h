@@ -21,7 +21,7 @@ inline constexpr int64_t size_of(KvType type) { return type == KvType::f32 ? 4 :
 
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {
-  const float* x;         // (tokens, packed K), rows x_stride apart
+  const float* x;  // (tokens, packed K), rows x_stride apart
   int64_t x_stride;
   int tokens;
   int k;
@@ -30,7 +30,7 @@ struct MatmulTask {
   const float* bias;      // (N), nullable
   float* y;               // (tokens, row_end - row_begin), rows y_stride apart
   int64_t y_stride;
-  bool accumulate;        // add to y instead of overwriting it
+  bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
 };
 
@@ -38,8 +38,8 @@ struct MatmulTask {
 // 64): transposed, so that a vector holds 16 keys; its V is (kv_heads, 64, head_dim). Position p is
 // in page table[(p / 64) % table_size]: a ring is a table shorter than the sequence.
 struct KvPages {
-  uint8_t* base;          // of this layer in page 0
-  int64_t page_bytes;     // from one page to the next
+  uint8_t* base;       // of this layer in page 0
+  int64_t page_bytes;  // from one page to the next
   const int32_t* table;
   int table_size;
   KvType type;
@@ -48,12 +48,12 @@ struct KvPages {
 
 // Consecutive query tokens of one sequence against one key/value head.
 struct AttentionTask {
-  const float* q;         // (tokens, heads, head_dim): the heads that share the kv head
-  int64_t q_stride;       // floats from token to token
+  const float* q;    // (tokens, heads, head_dim): the heads that share the kv head
+  int64_t q_stride;  // floats from token to token
   int tokens, heads;
-  int first_position;     // of the first query token
+  int first_position;  // of the first query token
   int kv_head;
-  int window;             // keys seen, itself included; 0: all
+  int window;  // keys seen, itself included; 0: all
   float scale;
   KvPages kv;
 };

@@ -234,8 +234,7 @@ void matmul(const MatmulTask& task) {
     return;
   }
   for (int token = 0; token < task.tokens; token += kCachedTokens) {
-    const int token_end =
-        token + kCachedTokens < task.tokens ? token + kCachedTokens : task.tokens;
+    const int token_end = token + kCachedTokens < task.tokens ? token + kCachedTokens : task.tokens;
     int row = task.row_begin;
     for (; row + kTileRows <= task.row_end; row += kTileRows) {
       matmul_rows<kTileRows>(task, rows, row, token, token_end);
@@ -278,8 +277,8 @@ void store_kv_as(const KvPages& kv, int position, const float* k, const float* v
   const int slot = position % kPageTokens;
   for (int g = 0; g < kv.kv_heads; ++g) {
     Element* const keys = keys_of<Cache>(kv, position / kPageTokens, g) + slot;
-    Element* const values = values_of<Cache>(kv, position / kPageTokens, g) +
-                            static_cast<int64_t>(slot) * kv.head_dim;
+    Element* const values =
+        values_of<Cache>(kv, position / kPageTokens, g) + static_cast<int64_t>(slot) * kv.head_dim;
     for (int d = 0; d < kv.head_dim; d += 16) {
       Element column[16];
       Cache::store(column, load(k + g * kv.head_dim + d));
@@ -407,9 +406,9 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
       begin = begin < 0 ? 0 : begin;
       end = end > kPageTokens ? kPageTokens : end;
       if (begin >= end) continue;
-      tile[filled++] = {task.q + token * task.q_stride +
-                            static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
-                        state + r * stride, begin, end};
+      tile[filled++] = {
+          task.q + token * task.q_stride + static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
+          state + r * stride, begin, end};
       if (filled == kTileQueries) {
         attend_page<kTileQueries, Cache>(task, keys, values, tile);
         filled = 0;

@@ -69,19 +69,35 @@ void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) 
 
 void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
   const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(), .x_stride = packed_size(op.k),
-                           .tokens = op.tokens, .k = op.k, .weights = op.w, .scales = nullptr,
-                           .bias = op.bias, .y = op.y, .y_stride = op.n, .accumulate = false,
-                           .row_begin = 0, .row_end = op.n};
+  const MatmulTask task = {.x = packed.data(),
+                           .x_stride = packed_size(op.k),
+                           .tokens = op.tokens,
+                           .k = op.k,
+                           .weights = op.w,
+                           .scales = nullptr,
+                           .bias = op.bias,
+                           .y = op.y,
+                           .y_stride = op.n,
+                           .accumulate = false,
+                           .row_begin = 0,
+                           .row_end = op.n};
   matmul_panels(kernels.matmul_bf16, pool, {&task, 1});
 }
 
 void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {
   const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(), .x_stride = packed_size(op.k),
-                           .tokens = op.tokens, .k = op.k, .weights = op.blocks,
-                           .scales = op.scales, .bias = op.bias, .y = op.y, .y_stride = op.n,
-                           .accumulate = false, .row_begin = 0, .row_end = op.n};
+  const MatmulTask task = {.x = packed.data(),
+                           .x_stride = packed_size(op.k),
+                           .tokens = op.tokens,
+                           .k = op.k,
+                           .weights = op.blocks,
+                           .scales = op.scales,
+                           .bias = op.bias,
+                           .y = op.y,
+                           .y_stride = op.n,
+                           .accumulate = false,
+                           .row_begin = 0,
+                           .row_end = op.n};
   matmul_panels(kernels.matmul_mxfp4, pool, {&task, 1});
 }
 
@@ -103,14 +119,17 @@ void swiglu(const Kernels& kernels, ThreadPool& pool, const ops::Swiglu& op) {
 
 void banded_attention(const Kernels& kernels, ThreadPool& pool, const ops::BandedAttention& op) {
   const KvType type = op.half ? KvType::f16 : KvType::f32;
-  const int64_t page_bytes =
-      int64_t{2} * op.kv_heads * op.head_dim * kPageTokens * size_of(type);
+  const int64_t page_bytes = int64_t{2} * op.kv_heads * op.head_dim * kPageTokens * size_of(type);
   const int n_pages = (op.keys + kPageTokens - 1) / kPageTokens;
   std::vector<uint8_t> cache(static_cast<size_t>(n_pages * page_bytes));
   std::vector<int32_t> table(static_cast<size_t>(n_pages));
   std::iota(table.begin(), table.end(), 0);
-  const KvPages kv = {.base = cache.data(), .page_bytes = page_bytes, .table = table.data(),
-                      .table_size = n_pages, .type = type, .kv_heads = op.kv_heads,
+  const KvPages kv = {.base = cache.data(),
+                      .page_bytes = page_bytes,
+                      .table = table.data(),
+                      .table_size = n_pages,
+                      .type = type,
+                      .kv_heads = op.kv_heads,
                       .head_dim = op.head_dim};
   if (op.half) {
     fill_pages<uint16_t>(op, kv);

@@ -73,7 +73,8 @@ inline void store_half(uint16_t* p, F32x16 a) {
 inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
   const __m512i words = _mm512_loadu_si512(p);
   even.v = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-  odd.v = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  odd.v = _mm512_castsi512_ps(
+      _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
   const __m512i bytes =

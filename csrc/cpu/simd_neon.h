@@ -87,8 +87,7 @@ inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   return a;
 }
 inline float reduce_add(F32x16 a) {
-  const float32x4_t lanes4 =
-      vaddq_f32(vaddq_f32(a.q[0], a.q[2]), vaddq_f32(a.q[1], a.q[3]));
+  const float32x4_t lanes4 = vaddq_f32(vaddq_f32(a.q[0], a.q[2]), vaddq_f32(a.q[1], a.q[3]));
   const float32x2_t lanes2 = vadd_f32(vget_low_f32(lanes4), vget_high_f32(lanes4));
   return vget_lane_f32(lanes2, 0) + vget_lane_f32(lanes2, 1);
 }

@@ -54,8 +54,8 @@ struct StepArrays {
     window.append(pages.window);
   }
   StepInput view() const {
-    return {tokens,     sequence_offsets, first_positions, full.pages,
-            full.offsets, window.pages,   window.offsets,  logit_rows};
+    return {tokens,       sequence_offsets, first_positions, full.pages,
+            full.offsets, window.pages,     window.offsets,  logit_rows};
   }
 };
 
@@ -78,8 +78,7 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
         options_.max_step_tokens);
   check(options_.max_sequences >= 1, "max_sequences must be at least 1, got ",
         options_.max_sequences);
-  check(options_.context_length >= 0 &&
-            options_.context_length <= config_.max_position_embeddings,
+  check(options_.context_length >= 0 && options_.context_length <= config_.max_position_embeddings,
         "context_length must be between 1 and the model's ", config_.max_position_embeddings,
         ", got ", options_.context_length);
 
@@ -90,7 +89,9 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   const int64_t budget = options_.kv_memory_bytes > 0
                              ? options_.kv_memory_bytes
                              : std::max<int64_t>(0, free_bytes - kReservedBytes) - ring_bytes;
-  const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::full_pages_for(tokens)); };
+  const auto pages_of = [](int tokens) {
+    return static_cast<int64_t>(KvCache::full_pages_for(tokens));
+  };
   const int64_t budget_pages = std::max<int64_t>(0, budget / page_bytes);
   if (options_.context_length == 0) {
     const int64_t wanted = pages_of(config_.max_position_embeddings);
@@ -122,8 +123,8 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
 void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
   check(!tokens.empty(), "the prompt is empty: at least one token is needed");
   for (size_t i = 0; i < tokens.size(); ++i) {
-    check(tokens[i] >= 0 && tokens[i] < config_.vocab_size, "token id ", tokens[i],
-          " at position ", i, " lies outside the vocabulary of ", config_.vocab_size);
+    check(tokens[i] >= 0 && tokens[i] < config_.vocab_size, "token id ", tokens[i], " at position ",
+          i, " lies outside the vocabulary of ", config_.vocab_size);
   }
 }
 
@@ -274,8 +275,8 @@ std::vector<Event> Engine::step(const Interrupt& interrupt) {
       request.tokens.push_back(chosen.token);
       request.counts.add_output(chosen.token);
       ++counters_.generated_tokens;
-      events.push_back({request.id, chosen.token, finish_of(request), chosen.logprob,
-                        std::move(chosen.top)});
+      events.push_back(
+          {request.id, chosen.token, finish_of(request), chosen.logprob, std::move(chosen.top)});
     }
     std::erase_if(running_, [&](const auto& request) {
       const bool finished = std::any_of(events.begin(), events.end(), [&](const Event& event) {

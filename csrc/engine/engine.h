@@ -69,8 +69,8 @@ class Engine {
 
   // logits (n_positions, V) f32 of one sequence, computed alone; positions ascending. Not during
   // step().
-  void logits(std::span<const int32_t> tokens, std::span<const int32_t> positions,
-              int chunk_tokens, float* logits, const Interrupt& interrupt);
+  void logits(std::span<const int32_t> tokens, std::span<const int32_t> positions, int chunk_tokens,
+              float* logits, const Interrupt& interrupt);
 
   EngineStats stats();
 
@@ -79,7 +79,7 @@ class Engine {
     int64_t id;
     std::vector<int32_t> tokens;  // prompt, then output
     int prompt_length;
-    int computed = 0;             // tokens whose keys and values are cached
+    int computed = 0;  // tokens whose keys and values are cached
     SamplingParams params;
     TokenCounts counts;
     SequencePages pages;
@@ -107,7 +107,7 @@ class Engine {
 
   std::vector<std::unique_ptr<Request>> running_;  // in the order of admission
   std::deque<std::unique_ptr<Request>> waiting_;
-  std::vector<float> logits_;                      // (sampled rows, V)
+  std::vector<float> logits_;  // (sampled rows, V)
   EngineStats counters_{};
 
   std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach

@@ -126,13 +126,12 @@ int32_t choose(std::span<float> logits, const SamplingParams& params, uint64_t t
   for (float& logit : logits) logit = logit / params.temperature;
   const float top = logits[static_cast<size_t>(best)];
   const double u = uniform(params.seed, token_index);
-  const float floor = params.min_p > 0.0f ? top + std::log(params.min_p)
-                                          : std::numeric_limits<float>::lowest();
+  const float floor =
+      params.min_p > 0.0f ? top + std::log(params.min_p) : std::numeric_limits<float>::lowest();
   const bool cut_k = params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size();
   if (!cut_k && params.top_p >= 1.0f) {
-    return static_cast<int32_t>(draw(logits, top, u, [&](float logit) {
-      return logit >= floor ? logit : kMinusInfinity;
-    }));
+    return static_cast<int32_t>(
+        draw(logits, top, u, [&](float logit) { return logit >= floor ? logit : kMinusInfinity; }));
   }
   const auto mass = [&](float logit) { return std::exp(static_cast<double>(logit) - top); };
   std::vector<Candidate> candidates;

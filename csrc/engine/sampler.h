@@ -11,10 +11,10 @@
 namespace gptoss {
 
 struct SamplingParams {
-  int max_tokens = 0;             // 0: until the context is full
-  float temperature = 1.0f;       // 0: greedy
+  int max_tokens = 0;        // 0: until the context is full
+  float temperature = 1.0f;  // 0: greedy
   float top_p = 1.0f;
-  int top_k = 0;                  // 0: all
+  int top_k = 0;  // 0: all
   float min_p = 0.0f;
   float repetition_penalty = 1.0f;  // over prompt and output
   float presence_penalty = 0.0f;    // over the output
@@ -23,7 +23,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   uint64_t seed = 0;
-  int logprobs = -1;              // alternatives reported besides the token's own; -1: none at all
+  int logprobs = -1;  // alternatives reported besides the token's own; -1: none at all
 };
 
 struct TokenLogprob {

@@ -6,8 +6,6 @@ namespace gptoss::cuda {
 
 BackendInfo info() { return {"cuda", false, "gptoss has no cuda backend yet"}; }
 
-std::unique_ptr<Backend> make(Weights, const BackendOptions&) {
-  throw BackendError(info().detail);
-}
+std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }
 
 }  // namespace gptoss::cuda

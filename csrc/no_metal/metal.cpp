@@ -6,8 +6,6 @@ namespace gptoss::metal {
 
 BackendInfo info() { return {"metal", false, "gptoss has no metal backend yet"}; }
 
-std::unique_ptr<Backend> make(Weights, const BackendOptions&) {
-  throw BackendError(info().detail);
-}
+std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }
 
 }  // namespace gptoss::metal

@@ -18,8 +18,8 @@ struct RmsNorm {
 };
 
 inline void validate(const RmsNorm& op) {
-  check(op.tokens >= 1 && op.n >= 1, "[rms_norm] x must not be empty, got (", op.tokens, ", ",
-        op.n, ")");
+  check(op.tokens >= 1 && op.n >= 1, "[rms_norm] x must not be empty, got (", op.tokens, ", ", op.n,
+        ")");
   check(op.eps >= 0.0f, "[rms_norm] eps must not be negative, got ", op.eps);
 }
 

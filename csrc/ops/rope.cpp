@@ -26,9 +26,8 @@ RopeTable::RopeTable(const RopeConfig& config, int head_dim) {
   for (int i = 0; i < half; ++i) {
     const double frequency = std::pow(config.theta, -2.0 * i / head_dim);
     const double ramp = std::clamp((i - low) / (high - low), 0.0, 1.0);
-    inverse_frequencies.push_back(config.factor == 1.0
-                                      ? frequency
-                                      : frequency * (ramp / config.factor + (1.0 - ramp)));
+    inverse_frequencies.push_back(
+        config.factor == 1.0 ? frequency : frequency * (ramp / config.factor + (1.0 - ramp)));
   }
   if (config.factor > 1.0) concentration = 0.1 * std::log(config.factor) + 1.0;
 }
