@@ -1,0 +1,114 @@
+"""The compiled core. Internal: use the gptoss package, which checks arguments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss.checkpoint.tensors import TensorSource
+from gptoss.config import ModelConfig
+
+# csrc/bindings/system.cpp
+def backends() -> list[tuple[str, bool, str]]: ...
+def isas() -> list[tuple[str, bool, str]]: ...
+def selected_isa() -> str: ...
+def default_threads() -> int: ...
+def available_memory_bytes() -> int: ...
+
+# csrc/bindings/ops.cpp; isa "" is the one in use.
+class RopeConfig:
+    def __init__(
+        self,
+        theta: float,
+        factor: float,
+        beta_fast: float,
+        beta_slow: float,
+        original_context_length: int,
+        truncate: bool,
+    ) -> None: ...
+
+def rms_norm(
+    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, isa: str = ""
+) -> npt.NDArray[np.float32]: ...
+def dense_matmul(
+    x: npt.NDArray[np.float32],
+    w: npt.NDArray[np.uint16],
+    bias: npt.NDArray[np.float32] | None = None,
+    isa: str = "",
+) -> npt.NDArray[np.float32]: ...
+def mxfp4_matmul(
+    x: npt.NDArray[np.float32],
+    blocks: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.uint8],
+    bias: npt.NDArray[np.float32] | None = None,
+    isa: str = "",
+) -> npt.NDArray[np.float32]: ...
+def mxfp4_dequantize(
+    blocks: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]: ...
+def mxfp4_quantize(
+    x: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]: ...
+def rope(
+    x: npt.NDArray[np.float32], positions: npt.NDArray[np.int32], config: RopeConfig, isa: str = ""
+) -> npt.NDArray[np.float32]: ...
+def banded_attention(
+    q: npt.NDArray[np.float32],
+    k: npt.NDArray[np.float32 | np.float16],
+    v: npt.NDArray[np.float32 | np.float16],
+    sinks: npt.NDArray[np.float32] | None,
+    first_position: int,
+    window: int,
+    scale: float,
+    isa: str = "",
+) -> npt.NDArray[np.float32]: ...
+def route_topk(
+    logits: npt.NDArray[np.float32], top_k: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+def expert_gather(
+    x: npt.NDArray[np.float32], experts: npt.NDArray[np.int32], n_experts: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def swiglu(
+    gate_up: npt.NDArray[np.float32], limit: float, isa: str = ""
+) -> npt.NDArray[np.float32]: ...
+
+# csrc/bindings/engine.cpp
+class Engine:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, TensorSource],
+        eos_token_ids: Sequence[int],
+        *,
+        device: str,
+        threads: int,
+        precision: str,
+        context_length: int,
+        max_step_tokens: int,
+        max_sequences: int,
+        kv_memory_bytes: int,
+    ) -> None: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+    def submit(self, prompt: npt.NDArray[np.int32], params: Any) -> int: ...
+    def cancel(self, request: int) -> None: ...
+    def step(self) -> list[tuple[int, int, str | None, float, list[tuple[int, float]]]]: ...
+    def idle(self) -> bool: ...
+    def logits(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        chunk_tokens: int,
+    ) -> npt.NDArray[np.float32]: ...
+    def stats(self) -> dict[str, int]: ...
+
+def sample(
+    logits: npt.NDArray[np.float32],
+    params: Any,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    token_index: int,
+) -> tuple[int, float, list[tuple[int, float]]]: ...
