@@ -27,6 +27,10 @@ from typing import Any, BinaryIO, get_args
 
 import numpy as np
 import numpy.typing as npt
+from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Part, Stored, stored_tensors
+from gptoss.checkpoint.tensors import Layout
+from gptoss.config import LayerType, ModelConfig, RopeConfig
+from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -34,11 +38,6 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-
-from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Part, Stored, stored_tensors
-from gptoss.checkpoint.tensors import Layout
-from gptoss.config import LayerType, ModelConfig, RopeConfig
-from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 
 # The published shards of 20b are just below this.
 SHARD_BYTES = 4_800_000_000
@@ -476,7 +475,9 @@ def byte_tokenizer(special_ids: dict[str, int]) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {characters[byte]: byte for byte in range(_BYTES)},
+            # The special tokens too: the library `tokenizers` counts added tokens on from the
+            # vocabulary, whatever their ids say, unless they are in it.
+            "vocab": {characters[byte]: byte for byte in range(_BYTES)} | special_ids,
             "merges": [],
         },
     }

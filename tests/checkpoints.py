@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import make_checkpoint as script
 from make_checkpoint import PRESETS, alternating, make_checkpoint

@@ -148,9 +148,15 @@ def locate(folder: Path) -> Located:
             f"{folder}: expected config.json or original/config.json, found neither"
         )
     layout, config = parse_config(path / CONFIG)
-    absolute = Path(os.path.abspath(path))
+    absolute = _absolute(path)
     name = absolute.parent.name if absolute.name == "original" else absolute.name
     return Located(path, layout, config, name)
+
+
+def _absolute(path: Path) -> Path:
+    # Not Path.resolve: the name that a user gave to a link is the model's, and a link's parent
+    # may hold the tokenizer.
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def parse_config(path: Path) -> tuple[Layout, ModelConfig]:
@@ -307,7 +313,7 @@ def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpo
 def _companion(located: Located, file_name: str) -> Path | None:
     """Find a file beside the weights; for the original layout also in the folder above."""
     folders = [located.path]
-    absolute = Path(os.path.abspath(located.path))
+    absolute = _absolute(located.path)
     if located.layout == "original" and absolute.name == "original":
         folders.append(absolute.parent)
     return next((f / file_name for f in folders if (f / file_name).is_file()), None)
