@@ -94,6 +94,10 @@ class HarmonyEncoding:
     def special_tokens_set(self) -> set[str]:
         return set(self._special)
 
+    def special_id(self, name: str) -> int:
+        """The id of a special token; KeyError if the tokenizer does not have it."""
+        return self._special[name]
+
     # -- rendering -----------------------------------------------------------------------
 
     def render_conversation_for_completion(

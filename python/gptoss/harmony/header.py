@@ -12,9 +12,9 @@ CHANNELS = ("analysis", "commentary", "final")
 _ROLES = tuple(role.value for role in Role)
 
 RepairKind = Literal[
-    "bad_channel",  # <|channel|> without a name; the message has no channel
+    "bad_channel",  # the channel is not named after <|channel|>, or not as it should be
     "bad_role",  # no role, or none that is known
-    "bad_recipient",  # the name of a tool without to=
+    "bad_recipient",  # the recipient is not written as " to=...", or stands too late
     "duplicate_channel",  # the last one counts
     "duplicate_recipient",  # the first one counts
     "header_text",  # words in a header that mean nothing, left out
@@ -109,12 +109,12 @@ CONSTRAIN_MARK = "\u0101"
 _GAP = re.compile(r"[ \t\n\f\r]*")
 _WORD = re.compile(rf"[^ \t\n\f\r{CHANNEL_MARK}{CONSTRAIN_MARK}]+")
 _KNOWN_CHANNEL = re.compile("|".join(CHANNELS), re.IGNORECASE)
-_RECIPIENT = re.compile(rf"to=[ \t]*([^ \t\n\f\r{{{CHANNEL_MARK}{CONSTRAIN_MARK}]+)")
-_CONSTRAINT = re.compile(rf"{CONSTRAIN_MARK}[ \t]*([\w/+.-]*)")
+_RECIPIENT = re.compile(rf"to=([ \t]*)([^ \t\n\f\r{{{CHANNEL_MARK}{CONSTRAIN_MARK}]+)")
+_CONSTRAINT = re.compile(rf"{CONSTRAIN_MARK}[ \t]*([\w/+.-]*)", re.ASCII)
 _TYPE_BEFORE_JSON = re.compile(r"(json|code)(?=[ \t\n\f\r]*\{)")
-_TYPE = re.compile(r"[\w/+.-]+")
-_TOOL = re.compile(r"functions\.[\w.-]+|browser\.[\w.-]+|python")
-_HEADER_WORDS = (*_ROLES, *CHANNELS, "to=")
+_TYPE = re.compile(r"[\w/+.-]+", re.ASCII)
+_TOOL = re.compile(r"functions\.[\w.-]+|browser\.[\w.-]+|python", re.ASCII)
+_HEADER_WORDS = (*_ROLES, *CHANNELS, "to=", *(f"assistant{name}" for name in CHANNELS))
 
 
 @dataclass
@@ -139,7 +139,7 @@ class _Reading:
     channel: str | None = None
     recipient: str | None = None
     content_type: str | None = None
-    odd_words: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)  # bare ones
     notes: list[tuple[RepairKind, str]] = field(default_factory=list)
 
 
@@ -174,15 +174,18 @@ def lenient_header(text: str, role: Role | None, default: Role, ended: bool) -> 
             if read.content_type is None:
                 read.content_type = f"<|constrain|>{constraint.group(1)}"
             else:
-                read.odd_words.append(constraint.group(1))
+                read.words.append(constraint.group(1))
             at = constraint.end()
             continue
         recipient = _RECIPIENT.match(text, start)
         if recipient:
-            if read.recipient is None:
-                read.recipient = recipient.group(1)
+            gap_before, name = recipient.groups()
+            if read.recipient is not None:
+                read.notes.append(("duplicate_recipient", _shown(name)))
             else:
-                read.notes.append(("duplicate_recipient", _shown(recipient.group(1))))
+                read.recipient = name
+                if gap_before or read.content_type is not None or read.words:
+                    read.notes.append(("bad_recipient", _shown(recipient.group())))
             at = recipient.end()
             continue
         end = _read_word(read, text, start, ended, first=not text[:start].strip())
@@ -199,20 +202,29 @@ def _read_channel(read: _Reading, text: str, at: int, ended: bool) -> int:
         read.notes.append(("duplicate_channel", read.channel))
     gap = _GAP.match(text, at)
     start = gap.end() if gap else at
-    known = _KNOWN_CHANNEL.match(text, start)
-    word = _WORD.match(text, start)
-    if known and word:
+    match = _WORD.match(text, start)
+    word = match.group() if match else ""
+    end = start + len(word)
+    known = _KNOWN_CHANNEL.match(word)
+    if known:
         read.channel = known.group().lower()
-        if ended or known.end() == word.end() or text.startswith("to=", known.end()):
-            return known.end()
-        read.odd_words.append(text[known.end() : word.end()])
-        return word.end()
-    if word and not ended and not word.group().startswith("to="):
-        read.channel = _shown(word.group())
-        return word.end()
+        tail = word[known.end() :]
+        if start != at or read.channel != known.group():
+            read.notes.append(("bad_channel", text[at : start + known.end()]))
+        if ended or not tail or tail.startswith("to="):
+            return end - len(tail)
+        read.notes.append(("header_text", _shown(tail)))
+        return end
+    if word and not ended and not word.startswith("to="):
+        read.channel = _shown(word)
+        if start != at:
+            read.notes.append(("bad_channel", _shown(text[at:end])))
+        return end
     read.channel = None
     read.notes.append(("bad_channel", ""))
-    return at
+    # At the very end it may be a name that was cut off.
+    cut_off = end == len(text) and any(name.startswith(word) for name in CHANNELS)
+    return end if cut_off else at
 
 
 def _read_word(read: _Reading, text: str, start: int, ended: bool, first: bool) -> int | None:
@@ -221,10 +233,15 @@ def _read_word(read: _Reading, text: str, start: int, ended: bool, first: bool) 
     assert match is not None  # white space and marks have been read
     word, end = match.group(), match.end()
     if first and read.role is None:
-        return _read_role(read, word, end, ended)
-    if first and read.role is not None and word == read.role.value:
-        follows = text[end:].lstrip(" \t\n\f\r")
-        if not ended or not follows or follows.startswith((CHANNEL_MARK, "to=")):
+        return _read_role(read, word, text, end, ended)
+    follows = text[end:].lstrip(" \t\n\f\r")
+    if first and read.role is not None and word.startswith(read.role.value):
+        tail = word[len(read.role.value) :]
+        if not tail and (not ended or not follows or follows.startswith((CHANNEL_MARK, "to="))):
+            return end
+        if tail in CHANNELS and not ended:
+            read.channel = tail
+            read.notes.append(("missing_channel", tail))
             return end
     if ended:
         kind = _TYPE_BEFORE_JSON.match(text, start)
@@ -238,14 +255,12 @@ def _read_word(read: _Reading, text: str, start: int, ended: bool, first: bool) 
     elif read.recipient is None and _TOOL.fullmatch(word):
         read.recipient = word
         read.notes.append(("bad_recipient", word))
-    elif read.content_type is None and _TYPE.fullmatch(word):
-        read.content_type = _shown(word)
     else:
-        read.odd_words.append(word)
+        read.words.append(word)
     return end
 
 
-def _read_role(read: _Reading, word: str, end: int, ended: bool) -> int | None:
+def _read_role(read: _Reading, word: str, text: str, end: int, ended: bool) -> int | None:
     """Read the first word, which should be a role: a name may follow it after a colon."""
     value, colon, name = word.partition(":")
     if value in _ROLES:
@@ -262,7 +277,8 @@ def _read_role(read: _Reading, word: str, end: int, ended: bool) -> int | None:
         if ended:
             read.role = Role(glued)
             return end - len(tail)
-    if ended and not _TOOL.match(word):
+    speaks_to = text[end:].lstrip(" \t\n\f\r").startswith("to=")
+    if ended and not speaks_to and not _TOOL.match(word):
         return None
     read.name = _shown(word)  # a tool, if what follows says so
     read.role = None
@@ -278,14 +294,21 @@ def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
         if not is_tool or read.recipient is None:
             read.notes.append(("bad_role", name or ""))
         name = name if is_tool else None
-    if read.odd_words:
-        read.notes.append(("header_text", _shown(" ".join(read.odd_words))))
+    kind = read.content_type
+    if kind is None and len(read.words) == 1 and _TYPE.fullmatch(read.words[0]):
+        kind = read.words[0]
+    elif read.words:
+        read.notes.append(("header_text", _shown(" ".join(read.words))))
+    if read.channel is None and kind is not None and kind.startswith("<|constrain|>"):
+        if kind[len("<|constrain|>") :] in CHANNELS:  # the wrong special token
+            read.channel, kind = kind[len("<|constrain|>") :], None
+            read.notes.append(("bad_channel", f"<|constrain|>{read.channel}"))
     for mark, special in ((CHANNEL_MARK, "<|channel|>"), (CONSTRAIN_MARK, "<|constrain|>")):
         if mark in rest:
             read.notes += [("stray_special", special)] * rest.count(mark)
             rest = rest.replace(mark, "")
     recipient = None if read.recipient is None else _shown(read.recipient)
-    header = Header(Author(role, name), recipient, read.channel, read.content_type)
+    header = Header(Author(role, name), recipient, read.channel, kind)
     return LenientHeader(header, rest, read.notes)
 
 

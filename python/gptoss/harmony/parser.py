@@ -420,7 +420,10 @@ class StreamableParser:
 
     def _header_has_content(self) -> bool:
         """Whether the header so far, with no more to come, has content in it."""
-        return bool(self._header_tokens) and bool(self._read_header(ended=True).rest.strip())
+        words = self._read_header(ended=True).rest.split()
+        # Before the first <|channel|> a single word rather is a role that is not known.
+        is_second = self._encoding.special_id("<|channel|>") in self._header_tokens
+        return len(words) >= (1 if is_second else 2)
 
     def _is_content(self) -> bool:
         """Whether what should be a header cannot be one."""
