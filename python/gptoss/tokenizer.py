@@ -47,6 +47,10 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more specific
             raise CheckpointError(f"{source}: expected a tokenizer, found: {error}") from error
         vocab = inner.get_vocab()
+        # The vocabulary may list the added tokens as well.
+        listed = [token for token in added if vocab.get(token.content) == token.id]
+        for token in listed:
+            del vocab[token.content]
         _check_byte_level(inner, vocab, source)
         _check_ids(added, set(vocab.values()), source)
         # What a file may ask for and that would lose text.
@@ -62,6 +66,12 @@ class Tokenizer:
         for (name, token_id), second_name in _SECOND_NAMES.items():
             if self._special.get(name) == token_id:
                 self._special.setdefault(second_name, token_id)
+        for token in listed:
+            if token.id in self._encode_plain(token.content):
+                raise CheckpointError(
+                    f"{source}: added token {token.content!r}: expected plain text not to become "
+                    "it, found a vocabulary whose merges make it"
+                )
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:

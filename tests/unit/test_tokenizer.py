@@ -28,6 +28,9 @@ WORDS_OR_REST = r"\p{L}+| ?[^\s\p{L}]+|\s+"
 
 def tokenizer_json() -> dict[str, Any]:
     value = byte_tokenizer(SPECIAL_IDS)
+    # As in the published file, the special tokens are not in the vocabulary too.
+    for name in SPECIAL_IDS:
+        del value["model"]["vocab"][name]
     for id_after, (left, right) in enumerate(MERGES, start=256):
         value["model"]["vocab"][left + right] = id_after
         value["model"]["merges"].append([left, right])
@@ -205,6 +208,15 @@ def test_added_tokens_that_are_not_special_are_always_found() -> None:
     assert tokenizer.decode([300]) == "cab"
 
 
+def test_special_tokens_in_the_vocabulary_too() -> None:
+    value = byte_tokenizer(SPECIAL_IDS)
+    assert value["model"]["vocab"]["<|end|>"] == 200_007
+    tokenizer = Tokenizer(json.dumps(value))
+    assert tokenizer.encode("<|end|>") == list(b"<|end|>")
+    assert tokenizer.encode("<|end|>", allowed_special="all") == [200_007]
+    assert tokenizer.decode_bytes([200_007]) == b"<|end|>"
+
+
 def test_the_longer_of_two_names_wins() -> None:
     value = byte_tokenizer({"<|x|>": 300, "<|x|>y": 301})
     tokenizer = Tokenizer(json.dumps(value))
@@ -284,6 +296,14 @@ BROKEN: dict[str, tuple[str, str]] = {
     "an id of the vocabulary": (
         damaged(lambda value: value["added_tokens"][0].update(id=65)),
         "an id of its own, found 65",
+    ),
+    "a vocabulary that makes the name": (
+        damaged(
+            lambda value: (
+                value["added_tokens"].append({"id": AB, "content": "ab", "special": True}),
+            )
+        ),
+        "plain text not to become it",
     ),
     "a token that takes white space": (
         damaged(lambda value: value["added_tokens"][0].update(lstrip=True)),
