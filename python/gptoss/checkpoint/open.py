@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from gptoss.checkpoint.files import (
     CONFIG,
@@ -24,6 +23,7 @@ from gptoss.checkpoint.files import (
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.quantize import quantize_experts
 from gptoss.checkpoint.tensors import Checkpoint, Layout, TensorSource
+from gptoss.checkpoint.tokenizer_json import split_added_tokens
 from gptoss.config import ModelConfig, read_token_ids
 from gptoss.errors import CheckpointError
 
@@ -330,7 +330,9 @@ def _stop_ids(located: Located, tokenizer_path: Path | None) -> tuple[int, ...]:
         if listed:
             ids, source = listed, generation_path
     if tokenizer_path is not None:
-        added = _added_tokens(tokenizer_path)
+        text = read_text(tokenizer_path)
+        tokens, _ = split_added_tokens(text, source=str(tokenizer_path))
+        added = {token.content: token.id for token in tokens}
     else:
         added = _STOP_TOKENS if config.vocab_size == _PUBLISHED_VOCAB_SIZE else {}
     named = [(added[name], tokenizer_path) for name in _STOP_TOKENS if name in added]
@@ -341,21 +343,3 @@ def _stop_ids(located: Located, tokenizer_path: Path | None) -> tuple[int, ...]:
                 f"{config.vocab_size}, found {token_id}"
             )
     return tuple(dict.fromkeys([*ids, *(token_id for token_id, _ in named)]))
-
-
-def _added_tokens(tokenizer_path: Path) -> dict[str, int]:
-    """Read the ids of the added tokens of a tokenizer.json, by their text.
-
-    Only this list is parsed, not the megabytes of vocabulary and merges after it; whoever loads
-    the tokenizer parses all of it.
-    """
-    text = read_text(tokenizer_path)
-    key = re.search(r'"added_tokens"\s*:\s*', text)
-    try:
-        entries: Any = json.JSONDecoder().raw_decode(text, key.end())[0] if key else []
-        return {str(entry["content"]): int(entry["id"]) for entry in entries}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"{tokenizer_path}: field added_tokens: expected a list of objects with content and "
-            f"id, found {type(error).__name__}: {error}"
-        ) from error
