@@ -66,7 +66,7 @@ Array<float> dense_matmul(const Array<float>& x, const Array<uint16_t>& w,
 
 Array<float> mxfp4_matmul(const Array<float>& x, const Array<uint8_t>& blocks,
                           const Array<uint8_t>& scales, const std::optional<Array<float>>& bias,
-                          const std::string& isa) {
+                          bool int8_activations, const std::string& isa) {
   Array<float> y({x.shape(0), blocks.shape(0)});
   const ops::Mxfp4Matmul op = {.x = x.data(),
                                .blocks = blocks.data(),
@@ -75,7 +75,8 @@ Array<float> mxfp4_matmul(const Array<float>& x, const Array<uint8_t>& blocks,
                                .y = y.mutable_data(),
                                .tokens = dim(x, 0),
                                .n = dim(blocks, 0),
-                               .k = dim(x, 1)};
+                               .k = dim(x, 1),
+                               .int8_activations = int8_activations};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -234,7 +235,8 @@ void register_ops(py::module_& m) {
   m.def("dense_matmul", &dense_matmul, "x"_a.noconvert(), "w"_a.noconvert(),
         py::arg("bias").noconvert() = py::none(), "isa"_a = "");
   m.def("mxfp4_matmul", &mxfp4_matmul, "x"_a.noconvert(), "blocks"_a.noconvert(),
-        "scales"_a.noconvert(), py::arg("bias").noconvert() = py::none(), "isa"_a = "");
+        "scales"_a.noconvert(), py::arg("bias").noconvert() = py::none(),
+        "int8_activations"_a = false, "isa"_a = "");
   m.def("mxfp4_dequantize", &mxfp4_dequantize, "blocks"_a.noconvert(), "scales"_a.noconvert());
   m.def("mxfp4_quantize", &mxfp4_quantize, "x"_a.noconvert());
   m.def("rope", &rope, "x"_a.noconvert(), "positions"_a.noconvert(), "config"_a, "isa"_a = "");

@@ -43,6 +43,7 @@ class CpuBackend final : public Backend {
         kernels_(select_kernels()),
         pool_(resolve_thread_count(options.threads)),
         kv_type_(options.precision == Precision::reference ? KvType::f32 : KvType::f16),
+        int8_experts_(options.precision == Precision::automatic),
         rope_table_(config_.rope, config_.head_dim) {
     check(config_.head_dim % 16 == 0 && config_.head_dim <= ops::kMaxHeadDim,
           "[cpu] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
@@ -58,7 +59,8 @@ class CpuBackend final : public Backend {
   std::string description() const override {
     return concat("cpu, ", kernels_.name, ", ", pool_.size(),
                   pool_.size() == 1 ? " thread" : " threads", ", KV cache ",
-                  kv_type_ == KvType::f32 ? "f32" : "f16");
+                  kv_type_ == KvType::f32 ? "f32" : "f16", ", expert inputs ",
+                  int8_experts_ ? "int8" : "f32");
   }
 
   int64_t full_page_bytes() const override { return full_.page_bytes(); }
@@ -76,8 +78,8 @@ class CpuBackend final : public Backend {
     const auto t = static_cast<size_t>(tokens_);
     const auto pairs = t * static_cast<size_t>(config_.n_active);
     const auto hidden = static_cast<size_t>(config_.hidden_size);
-    const auto grow = [](std::vector<float>& buffer, size_t floats) {
-      if (buffer.size() < floats) buffer.resize(floats);
+    const auto grow = [](auto& buffer, size_t size) {
+      if (buffer.size() < size) buffer.resize(size);
     };
     grow(x_, t * hidden);
     grow(normed_, t * static_cast<size_t>(packed_size(config_.hidden_size)));
@@ -86,9 +88,11 @@ class CpuBackend final : public Backend {
     grow(attended_packed_, t * static_cast<size_t>(packed_size(config_.q_size())));
     grow(router_logits_, t * static_cast<size_t>(config_.n_experts));
     grow(expert_weights_, pairs);
-    grow(gathered_, pairs * hidden);
-    grow(intermediate_, pairs * static_cast<size_t>(config_.intermediate_size));
     grow(expert_out_, pairs * hidden);
+    // Zero at first, and so stays the padding of int8 rows.
+    grow(expert_in_, t * static_cast<size_t>(expert_row_bytes(config_.hidden_size)));
+    grow(gathered_, pairs * static_cast<size_t>(expert_row_bytes(config_.hidden_size)));
+    grow(intermediate_, pairs * static_cast<size_t>(expert_row_bytes(config_.intermediate_size)));
     experts_.resize(pairs);
     pairs_.resize(pairs);
     row_of_pair_.resize(pairs);
@@ -123,7 +127,7 @@ class CpuBackend final : public Backend {
   void attention_in(int layer) override {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     const SmallWeights& small = small_[static_cast<size_t>(layer)];
-    norm_rows(small.attention_norm, tokens_, nullptr);
+    pool_.run(tokens_, [&](int64_t t) { norm_row(small.attention_norm, t, t); });
     float* const qkv = qkv_.data();
     const MatmulTask tasks[] = {
         hidden_task(w.q, small.q_bias, config_.q_size(), qkv, qkv_size()),
@@ -173,7 +177,7 @@ class CpuBackend final : public Backend {
                     attended_packed_.data() + t * packed_size(q_size));
     });
     const MatmulTask task = {.x = attended_packed_.data(),
-                             .x_stride = packed_size(q_size),
+                             .x_stride_bytes = packed_size(q_size) * int64_t{sizeof(float)},
                              .tokens = tokens_,
                              .k = q_size,
                              .weights = weights_.layers[static_cast<size_t>(layer)].o.data,
@@ -190,7 +194,11 @@ class CpuBackend final : public Backend {
   void route(int layer) override {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     const SmallWeights& small = small_[static_cast<size_t>(layer)];
-    norm_rows(small.mlp_norm, tokens_, nullptr);
+    const int64_t row_bytes = expert_row_bytes(config_.hidden_size);
+    pool_.run(tokens_, [&](int64_t t) {
+      const float* const normed = norm_row(small.mlp_norm, t, t);
+      write_expert_row(normed, config_.hidden_size, expert_in_.data() + t * row_bytes);
+    });
     const MatmulTask task = hidden_task(w.router, small.router_bias, config_.n_experts,
                                         router_logits_.data(), config_.n_experts);
     matmul_panels(kernels_.matmul_bf16, pool_, {&task, 1});
@@ -200,19 +208,22 @@ class CpuBackend final : public Backend {
                 .tokens = tokens_,
                 .n_experts = config_.n_experts,
                 .n_active = config_.n_active});
-    // hidden_size is a multiple of 32, so the packed rows are gathered as they are.
-    expert_gather({.x = normed_.data(),
+    expert_gather({.x = nullptr,
                    .experts = experts_.data(),
-                   .rows = gathered_.data(),
+                   .rows = nullptr,
                    .pairs = pairs_.data(),
                    .offsets = offsets_.data(),
                    .tokens = tokens_,
                    .n = config_.hidden_size,
                    .n_experts = config_.n_experts,
                    .n_active = config_.n_active});
-    for (size_t row = 0; row < pairs_.size(); ++row) {
-      row_of_pair_[static_cast<size_t>(pairs_[row])] = static_cast<int32_t>(row);
-    }
+    pool_.run(static_cast<int64_t>(pairs_.size()), [&](int64_t row) {
+      const int pair = pairs_[static_cast<size_t>(row)];
+      row_of_pair_[static_cast<size_t>(pair)] = static_cast<int32_t>(row);
+      std::memcpy(gathered_.data() + row * row_bytes,
+                  expert_in_.data() + pair / config_.n_active * row_bytes,
+                  static_cast<size_t>(row_bytes));
+    });
   }
 
   // Unit: 64 interleaved gate and up rows of one expert, which make one packed block of 32.
@@ -233,16 +244,18 @@ class CpuBackend final : public Backend {
       const int begin = offsets_[static_cast<size_t>(expert)];
       const int end = offsets_[static_cast<size_t>(expert) + 1];
       for (int row = begin; row < end; row += kChunkTokens) {
-        task.x = gathered_.data() + static_cast<int64_t>(row) * config_.hidden_size;
+        task.x = gathered_.data() + row * expert_row_bytes(config_.hidden_size);
         task.tokens = std::min(kChunkTokens, end - row);
-        kernels_.matmul_mxfp4(task);
+        expert_matmul(task);
         for (int t = 0; t < task.tokens; ++t) {
-          kernels_.swiglu(gate_up + t * kPanelRows, (row_end - row_begin) / 2, config_.swiglu_limit,
-                          h);
-          kernels_.pack(h, (row_end - row_begin) / 2,
-                        intermediate_.data() +
-                            static_cast<int64_t>(row + t) * config_.intermediate_size +
-                            row_begin / 2);
+          kernels_.swiglu(gate_up + t * kPanelRows, kPanelRows / 2, config_.swiglu_limit, h);
+          uint8_t* const out =
+              intermediate_.data() + (row + t) * expert_row_bytes(config_.intermediate_size);
+          if (int8_experts_) {
+            kernels_.quantize_q8_block(h, config_.intermediate_size, row_begin / kPanelRows, out);
+          } else {
+            kernels_.pack(h, kPanelRows / 2, reinterpret_cast<float*>(out) + row_begin / 2);
+          }
         }
       }
     });
@@ -258,11 +271,11 @@ class CpuBackend final : public Backend {
       const int64_t begin = offsets_[static_cast<size_t>(expert)];
       task.row_begin = row_begin;
       task.row_end = row_end;
-      task.x = intermediate_.data() + begin * config_.intermediate_size;
+      task.x = intermediate_.data() + begin * expert_row_bytes(config_.intermediate_size);
       task.tokens = static_cast<int>(offsets_[static_cast<size_t>(expert) + 1] - begin);
       task.y = expert_out_.data() + begin * hidden + row_begin;
       task.y_stride = hidden;
-      kernels_.matmul_mxfp4(task);
+      expert_matmul(task);
     });
     // The router's order, whatever the order in which experts were computed.
     pool_.run(tokens_, [&](int64_t t) {
@@ -277,7 +290,9 @@ class CpuBackend final : public Backend {
   void unembed(float* logits) override {
     const auto n_rows = static_cast<int>(input_.logit_rows.size());
     if (n_rows == 0) return;
-    norm_rows(final_norm_, n_rows, input_.logit_rows.data());
+    pool_.run(n_rows, [&](int64_t i) {
+      norm_row(final_norm_, input_.logit_rows[static_cast<size_t>(i)], i);
+    });
     MatmulTask task =
         hidden_task(weights_.unembedding, {}, config_.vocab_size, logits, config_.vocab_size);
     task.tokens = n_rows;
@@ -324,24 +339,42 @@ class CpuBackend final : public Backend {
     }
   }
 
-  // normed_ = packed rms_norm of rows of x_ (all of them, or those listed).
-  void norm_rows(const std::vector<float>& weight, int n_rows, const int32_t* rows) {
-    pool_.run(n_rows, [&](int64_t i) {
-      static thread_local std::vector<float> row;
-      const int hidden = config_.hidden_size;
-      row.resize(static_cast<size_t>(hidden));
-      const int64_t from = rows == nullptr ? i : rows[i];
-      kernels_.rms_norm(x_.data() + from * hidden, weight.data(), config_.rms_norm_eps, hidden,
-                        row.data());
-      kernels_.pack(row.data(), hidden, normed_.data() + i * packed_size(hidden));
-    });
+  // Row `to` of normed_ = packed rms_norm of row `from` of x_. Returns it unpacked, valid until
+  // this thread's next call.
+  const float* norm_row(const std::vector<float>& weight, int64_t from, int64_t to) {
+    static thread_local std::vector<float> row;
+    const int hidden = config_.hidden_size;
+    row.resize(static_cast<size_t>(hidden));
+    kernels_.rms_norm(x_.data() + from * hidden, weight.data(), config_.rms_norm_eps, hidden,
+                      row.data());
+    kernels_.pack(row.data(), hidden, normed_.data() + to * packed_size(hidden));
+    return row.data();
+  }
+
+  // What the experts' matmuls read: Q8 rows or packed f32.
+  int64_t expert_row_bytes(int64_t k) const {
+    return int8_experts_ ? q8_row_bytes(k) : packed_size(k) * int64_t{sizeof(float)};
+  }
+  void write_expert_row(const float* x, int k, uint8_t* row) const {
+    if (int8_experts_) {
+      kernels_.quantize_q8(x, k, row);
+    } else {
+      kernels_.pack(x, k, reinterpret_cast<float*>(row));
+    }
+  }
+  void expert_matmul(const MatmulTask& task) const {
+    if (int8_experts_) {
+      kernels_.matmul_mxfp4_q8(task);
+    } else {
+      kernels_.matmul_mxfp4(task);
+    }
   }
 
   // y (T, n) = normed_ @ w^T + bias, for all rows of w.
   MatmulTask hidden_task(const TensorView& w, const std::vector<float>& bias, int n, float* y,
                          int y_stride) const {
     return {.x = normed_.data(),
-            .x_stride = packed_size(config_.hidden_size),
+            .x_stride_bytes = packed_size(config_.hidden_size) * int64_t{sizeof(float)},
             .tokens = tokens_,
             .k = config_.hidden_size,
             .weights = w.data,
@@ -358,7 +391,7 @@ class CpuBackend final : public Backend {
   MatmulTask expert_task(const TensorView& blocks, const TensorView& scales,
                          const std::vector<float>& bias, int64_t expert, int n, int k) const {
     return {.x = nullptr,
-            .x_stride = k,
+            .x_stride_bytes = expert_row_bytes(k),
             .tokens = 0,
             .k = k,
             .weights = blocks.data + expert * n * (k / kMxfp4BlockSize) * kMxfp4BlockBytes,
@@ -393,6 +426,7 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   ThreadPool pool_;
   const KvType kv_type_;
+  const bool int8_experts_;
   const ops::RopeTable rope_table_;
   std::vector<SmallWeights> small_;  // (layers)
   std::vector<float> final_norm_;    // (hidden)
@@ -418,9 +452,10 @@ class CpuBackend final : public Backend {
   std::vector<int32_t> row_of_pair_;    // (T*A): the inverse of pairs_
   std::vector<int32_t> offsets_;        // (E + 1)
   std::vector<int> active_experts_;
-  std::vector<float> gathered_;      // (T*A, hidden) packed
-  std::vector<float> intermediate_;  // (T*A, I) packed
-  std::vector<float> expert_out_;    // (T*A, hidden)
+  std::vector<uint8_t> expert_in_;     // (T) expert rows of hidden
+  std::vector<uint8_t> gathered_;      // (T*A) expert rows of hidden, sorted by expert
+  std::vector<uint8_t> intermediate_;  // (T*A) expert rows of I, likewise
+  std::vector<float> expert_out_;      // (T*A, hidden)
 };
 
 }  // namespace

@@ -4,6 +4,9 @@
 // of 32 as its 16 even elements followed by its 16 odd ones, the order in which 32-bit lanes give
 // up bf16 pairs and MXFP4 nibbles.
 //
+// The MXFP4 matmul also takes activations quantised to int8 (Q8 rows below): products are then
+// exact integers within a block of 32, and only the sum over blocks is f32.
+//
 // Every sum has one fixed order per output element (16 lanes over K, then a tree), whatever the
 // tile: a row's result does not depend on how many rows or tokens are computed with it.
 #pragma once
@@ -16,13 +19,23 @@ namespace gptoss::cpu {
 
 inline constexpr int64_t packed_size(int64_t k) { return (k + 31) / 32 * 32; }
 
+// A row of K activations in int8, 32 with a scale: x = code * 2 * scale, codes in [-127, 127]. K is
+// padded with zeros to whole groups of 128. In bytes, from the row's start:
+//   codes       (groups, 2, 64) i8   a group's 64 even elements, then its 64 odd ones
+//   scales      (groups * 4)    f32  largest magnitude / 254: MXFP4 values are doubled in integers
+//   corrections (groups * 4)    i32  -12 * sum of the block's codes, for kernels with weights + 12
+inline constexpr int64_t q8_padded(int64_t k) { return (k + 127) / 128 * 128; }
+inline constexpr int64_t q8_scales_offset(int64_t k) { return q8_padded(k); }
+inline constexpr int64_t q8_corrections_offset(int64_t k) { return q8_padded(k) / 8 * 9; }
+inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10; }
+
 enum class KvType : uint8_t { f32, f16 };
 inline constexpr int64_t size_of(KvType type) { return type == KvType::f32 ? 4 : 2; }
 
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {
-  const float* x;  // (tokens, packed K), rows x_stride apart
-  int64_t x_stride;
+  const void* x;           // (tokens) packed f32 or Q8 rows of K activations
+  int64_t x_stride_bytes;  // from row to row
   int tokens;
   int k;
   const void* weights;    // bf16 (N, K), or MXFP4 blocks (N, K/32, 16)
@@ -72,6 +85,13 @@ struct Kernels {
   void (*pack)(const float* x, int n, float* packed);
   void (*matmul_bf16)(const MatmulTask&);
   void (*matmul_mxfp4)(const MatmulTask&);
+  // The same from Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order;
+  // then (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
+  void (*matmul_mxfp4_q8)(const MatmulTask&);
+  // Q8 row (q8_row_bytes(n)) from x (n).
+  void (*quantize_q8)(const float* x, int n, uint8_t* row);
+  // One block of 32 of a Q8 row of k activations; blocks beyond k must have been zeroed.
+  void (*quantize_q8_block)(const float* x, int k, int block, uint8_t* row);
   // x (n) f32 from bf16 bits.
   void (*from_bf16)(const uint16_t* x, int64_t n, float* y);
   // Rotates pairs (i, i + D/2) of x (heads, D) by cos, sin (D/2).

@@ -170,14 +170,15 @@ struct Mxfp4Rows {
 // kRows x kTokens sums, each in 16 lanes: even elements of a block, then odd ones, block by block.
 template <int kRows, int kTokens, class Rows>
 void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
-  const float* const x = task.x + token * task.x_stride;
+  const int64_t x_stride = task.x_stride_bytes / static_cast<int64_t>(sizeof(float));
+  const float* const x = static_cast<const float*>(task.x) + token * x_stride;
   F32x16 sums[kRows][kTokens];
   for (int r = 0; r < kRows; ++r) {
     for (int t = 0; t < kTokens; ++t) sums[r][t] = set1(0.0f);
   }
   const auto add_block = [&](int block, const F32x16* even, const F32x16* odd) {
     for (int t = 0; t < kTokens; ++t) {
-      const float* const packed = x + t * task.x_stride + 32 * static_cast<int64_t>(block);
+      const float* const packed = x + t * x_stride + 32 * static_cast<int64_t>(block);
       const F32x16 x_even = cpu::GPTOSS_ISA_NAMESPACE::load(packed);
       const F32x16 x_odd = cpu::GPTOSS_ISA_NAMESPACE::load(packed + 16);
       for (int r = 0; r < kRows; ++r) {
@@ -240,6 +241,122 @@ void matmul(const MatmulTask& task) {
       matmul_rows<kTileRows>(task, rows, row, token, token_end);
     }
     for (; row < task.row_end; ++row) matmul_rows<1>(task, rows, row, token, token_end);
+  }
+}
+
+// ---- Matmul of int8 activations ----------------------------------------------------------------
+
+void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
+  const F32x16 first = load(x);
+  const F32x16 second = load(x + 16);
+  const F32x16 zero = set1(0.0f);
+  const float largest =
+      reduce_max(max(max(first, sub(zero, first)), max(second, sub(zero, second))));
+  // NaN and infinity in the block make its scale NaN, and so the result.
+  const float poison = reduce_add(fma(first, zero, mul(second, zero)));
+  const F32x16 inverse = set1(largest > 0.0f ? 127.0f / largest : 0.0f);
+  float codes[32];
+  store(codes, round(mul(first, inverse)));
+  store(codes + 16, round(mul(second, inverse)));
+  auto* const out = reinterpret_cast<int8_t*>(row) + block / 4 * 128 + block % 4 * 16;
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) {
+    // Out of range only where the block is poisoned.
+    const int even = poison == 0.0f ? static_cast<int>(codes[2 * i]) : 0;
+    const int odd = poison == 0.0f ? static_cast<int>(codes[2 * i + 1]) : 0;
+    out[i] = static_cast<int8_t>(even);
+    out[64 + i] = static_cast<int8_t>(odd);
+    sum += even + odd;
+  }
+  const float scale = largest * (1.0f / 254.0f) + poison;
+  const int32_t correction = -12 * sum;
+  std::memcpy(row + q8_scales_offset(k) + 4 * block, &scale, sizeof scale);
+  std::memcpy(row + q8_corrections_offset(k) + 4 * block, &correction, sizeof correction);
+}
+
+void quantize_q8(const float* x, int n, uint8_t* row) {
+  const int blocks = n / 32;
+  for (int b = 0; b < blocks; ++b) quantize_q8_block(x + 32 * b, n, b, row);
+  float rest[32] = {};
+  std::memcpy(rest, x + 32 * blocks, static_cast<size_t>(n - 32 * blocks) * sizeof(float));
+  for (int b = blocks; b < q8_padded(n) / 32; ++b) {
+    quantize_q8_block(rest, n, b, row);
+    std::memset(rest, 0, sizeof rest);
+  }
+}
+
+struct Q8Row {
+  const int8_t* codes;
+  const float* scales;
+  const int32_t* corrections;
+
+  Q8Row(const MatmulTask& task, int token) {
+    const auto* const row = static_cast<const uint8_t*>(task.x) + token * task.x_stride_bytes;
+    codes = reinterpret_cast<const int8_t*>(row);
+    scales = reinterpret_cast<const float*>(row + q8_scales_offset(task.k));
+    corrections = reinterpret_cast<const int32_t*>(row + q8_corrections_offset(task.k));
+  }
+};
+
+// 4 rows x kTokens outputs, a group of 4 blocks at a time. Lane 4c + r holds chain c of row r.
+template <int kTokens>
+void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
+  const int64_t blocks_per_row = task.k / kMxfp4BlockSize;
+  const uint8_t* blocks[4];
+  const uint8_t* scales[4];
+  for (int r = 0; r < 4; ++r) {
+    // Missing rows repeat the last one; their sums are not stored.
+    const int64_t index = (row + (r < n_rows ? r : n_rows - 1)) * blocks_per_row;
+    blocks[r] = static_cast<const uint8_t*>(task.weights) + index * kMxfp4BlockBytes;
+    scales[r] = task.scales + index;
+  }
+  F32x16 sums[kTokens];
+  for (int t = 0; t < kTokens; ++t) sums[t] = set1(0.0f);
+  const auto add_group = [&](int64_t group, int n_blocks) {
+    Codes128 codes[4];
+    for (int r = 0; r < 4; ++r) {
+      codes[r] = load_mxfp4_codes(blocks[r] + group * 4 * kMxfp4BlockBytes, n_blocks);
+    }
+    const F32x16 row_scales =
+        load_scales4x4(scales[0] + 4 * group, scales[1] + 4 * group, scales[2] + 4 * group,
+                       scales[3] + 4 * group, n_blocks);
+    for (int t = 0; t < kTokens; ++t) {
+      const Q8Row x(task, token + t);
+      I32x16 dots[4];
+      for (int r = 0; r < 4; ++r) dots[r] = dot(codes[r], x.codes + 128 * group);
+      const I32x16 exact =
+          sum_blocks(dots[0], dots[1], dots[2], dots[3], x.corrections + 4 * group);
+      sums[t] = fma(mul(to_float(exact), row_scales), spread4(x.scales + 4 * group), sums[t]);
+    }
+  };
+  const int64_t full_groups = blocks_per_row / 4;
+  for (int64_t group = 0; group < full_groups; ++group) add_group(group, 4);
+  if (blocks_per_row % 4 != 0) add_group(full_groups, static_cast<int>(blocks_per_row % 4));
+
+  for (int t = 0; t < kTokens; ++t) {
+    float lanes[16];
+    store(lanes, sums[t]);
+    float* const y = task.y + (token + t) * task.y_stride + (row - task.row_begin);
+    for (int r = 0; r < n_rows; ++r) {
+      float value = (lanes[r] + lanes[8 + r]) + (lanes[4 + r] + lanes[12 + r]);
+      if (task.bias != nullptr) value += task.bias[row + r];
+      y[r] = task.accumulate ? y[r] + value : value;
+    }
+  }
+}
+
+void matmul_mxfp4_q8(const MatmulTask& task) {
+  if (q8_panels_pay(task)) {
+    matmul_mxfp4_q8_panels(task);
+    return;
+  }
+  for (int row = task.row_begin; row < task.row_end; row += 4) {
+    const int n_rows = task.row_end - row < 4 ? task.row_end - row : 4;
+    int token = 0;
+    for (; token + kTileTokensQ8 <= task.tokens; token += kTileTokensQ8) {
+      q8_tile<kTileTokensQ8>(task, row, n_rows, token);
+    }
+    for (; token < task.tokens; ++token) q8_tile<1>(task, row, n_rows, token);
   }
 }
 
@@ -458,6 +575,9 @@ constexpr Kernels make_kernels(const char* name) {
           .pack = pack,
           .matmul_bf16 = matmul<Bf16Rows>,
           .matmul_mxfp4 = matmul<Mxfp4Rows>,
+          .matmul_mxfp4_q8 = matmul_mxfp4_q8,
+          .quantize_q8 = quantize_q8,
+          .quantize_q8_block = quantize_q8_block,
           .from_bf16 = from_bf16,
           .rope = rope,
           .store_kv = store_kv,

@@ -70,7 +70,7 @@ void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) 
 void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
   const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
   const MatmulTask task = {.x = packed.data(),
-                           .x_stride = packed_size(op.k),
+                           .x_stride_bytes = packed_size(op.k) * int64_t{sizeof(float)},
                            .tokens = op.tokens,
                            .k = op.k,
                            .weights = op.w,
@@ -85,9 +85,19 @@ void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatm
 }
 
 void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {
-  const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(),
-                           .x_stride = packed_size(op.k),
+  const int64_t stride_bytes =
+      op.int8_activations ? q8_row_bytes(op.k) : packed_size(op.k) * int64_t{sizeof(float)};
+  std::vector<uint8_t> rows(static_cast<size_t>(op.tokens * stride_bytes));
+  pool.run(op.tokens, [&](int64_t t) {
+    uint8_t* const row = rows.data() + t * stride_bytes;
+    if (op.int8_activations) {
+      kernels.quantize_q8(op.x + t * op.k, op.k, row);
+    } else {
+      kernels.pack(op.x + t * op.k, op.k, reinterpret_cast<float*>(row));
+    }
+  });
+  const MatmulTask task = {.x = rows.data(),
+                           .x_stride_bytes = stride_bytes,
                            .tokens = op.tokens,
                            .k = op.k,
                            .weights = op.blocks,
@@ -98,7 +108,8 @@ void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matm
                            .accumulate = false,
                            .row_begin = 0,
                            .row_end = op.n};
-  matmul_panels(kernels.matmul_mxfp4, pool, {&task, 1});
+  matmul_panels(op.int8_activations ? kernels.matmul_mxfp4_q8 : kernels.matmul_mxfp4, pool,
+                {&task, 1});
 }
 
 void rope(const Kernels& kernels, ThreadPool& pool, const ops::Rope& op) {

@@ -14,6 +14,7 @@ namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 inline constexpr int kTileRows = 2;
 inline constexpr int kTileTokens = 2;
 inline constexpr int kTileRowsOneToken = 4;
+inline constexpr int kTileTokensQ8 = 1;
 inline constexpr int kTileQueries = 1;
 
 struct F32x16 {
@@ -123,6 +124,86 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   even.hi = e2m1_lanes8(_mm_srli_si128(low, 8), half_scale);
   odd.lo = e2m1_lanes8(high, half_scale);
   odd.hi = e2m1_lanes8(_mm_srli_si128(high, 8), half_scale);
+}
+
+// ---- int8 products of MXFP4 weights -----------------------------------------------------------
+// A group is 4 blocks, 128 elements. The doubled weights are whole numbers in [-12, 12].
+
+struct I32x16 {
+  __m256i lo, hi;
+};
+// A group of one row: doubled weights + 12, so that they are unsigned.
+struct Codes128 {
+  __m256i even[2], odd[2];
+};
+
+inline Codes128 load_mxfp4_codes(const uint8_t* blocks, int n_blocks) {
+  const __m256i table = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m256i low_nibbles = _mm256_set1_epi8(15);
+  uint8_t padded[64] = {};
+  if (n_blocks < 4) {
+    std::memcpy(padded, blocks, static_cast<size_t>(kMxfp4BlockBytes * n_blocks));
+    blocks = padded;
+  }
+  Codes128 codes;
+  for (int i = 0; i < 2; ++i) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * i));
+    codes.even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, low_nibbles));
+    codes.odd[i] =
+        _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low_nibbles));
+  }
+  return codes;
+}
+inline I32x16 dot(const Codes128& w, const int8_t* x) {
+  // |pair of products| <= 2 * 24 * 127 and twice that fit into 16 bits.
+  const auto half = [&](int i) {
+    const auto* const p = reinterpret_cast<const __m256i*>(x + 32 * i);
+    const __m256i even = _mm256_maddubs_epi16(w.even[i], _mm256_loadu_si256(p));
+    const __m256i odd = _mm256_maddubs_epi16(w.odd[i], _mm256_loadu_si256(p + 2));
+    return _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
+  };
+  return {half(0), half(1)};
+}
+// Lane 4b + r: p[b].
+inline F32x16 spread4(const float* p) {
+  const __m256 four = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+  return {_mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
+          _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))};
+}
+inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3, const int32_t* corrections) {
+  const auto pairs = [](__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  };
+  const auto quads = [&](__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i ab = pairs(a, b);
+    const __m256i cd = pairs(c, d);
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  };
+  const __m256i four =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(corrections)));
+  const __m256i first =
+      _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+  const __m256i last = _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3));
+  return {_mm256_add_epi32(quads(r0.lo, r1.lo, r2.lo, r3.lo), first),
+          _mm256_add_epi32(quads(r0.hi, r1.hi, r2.hi, r3.hi), last)};
+}
+inline F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t* r2,
+                             const uint8_t* r3, int n_blocks) {
+  int rows[4] = {};
+  const auto count = static_cast<size_t>(n_blocks);
+  std::memcpy(&rows[0], r0, count);
+  std::memcpy(&rows[1], r1, count);
+  std::memcpy(&rows[2], r2, count);
+  std::memcpy(&rows[3], r3, count);
+  const __m128i by_row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows));
+  const __m128i by_block =
+      _mm_shuffle_epi8(by_row, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const auto powers = [](__m128i bytes) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes), 23));
+  };
+  return {powers(by_block), powers(_mm_srli_si128(by_block, 8))};
 }
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

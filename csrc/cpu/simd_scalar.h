@@ -19,6 +19,7 @@ namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 inline constexpr int kTileRows = 2;
 inline constexpr int kTileTokens = 2;
 inline constexpr int kTileRowsOneToken = 4;
+inline constexpr int kTileTokensQ8 = 1;
 inline constexpr int kTileQueries = 1;
 
 struct F32x16 {
@@ -124,5 +125,64 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   }
 }
 #undef GPTOSS_LANES
+
+// ---- int8 products of MXFP4 weights -----------------------------------------------------------
+// A group is 4 blocks, 128 elements. The doubled weights are whole numbers in [-12, 12].
+
+struct I32x16 {
+  int32_t v[16];
+};
+// A group of one row: doubled weights.
+struct Codes128 {
+  int8_t even[64], odd[64];
+};
+
+// Blocks from n_blocks on are not read and count as zero.
+inline Codes128 load_mxfp4_codes(const uint8_t* blocks, int n_blocks) {
+  Codes128 codes = {};
+  for (int i = 0; i < kMxfp4BlockBytes * n_blocks; ++i) {
+    codes.even[i] = static_cast<int8_t>(kE2m1Values[blocks[i] & 15] * 2);
+    codes.odd[i] = static_cast<int8_t>(kE2m1Values[blocks[i] >> 4] * 2);
+  }
+  return codes;
+}
+// Lane 4b + j: a part of block b's sum of products with a group of a Q8 row.
+inline I32x16 dot(const Codes128& w, const int8_t* x) {
+  I32x16 sums = {};
+  for (int i = 0; i < 64; ++i) sums.v[i / 4] += w.even[i] * x[i] + w.odd[i] * x[64 + i];
+  return sums;
+}
+// Lane 4b + r: the whole sum of block b in row r, from the dots of rows 0 to 3. `corrections` (4)
+// are for weights that carry an offset.
+inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3,
+                         const int32_t* /*corrections*/) {
+  const I32x16* const rows[4] = {&r0, &r1, &r2, &r3};
+  I32x16 sums = {};
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 4; ++j) sums.v[i] += rows[i % 4]->v[i / 4 * 4 + j];
+  }
+  return sums;
+}
+inline F32x16 to_float(const I32x16& a) {
+  F32x16 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(a.v[i]);
+  return r;
+}
+// Lane 4b + r: 2^(scale byte b of row r - 127); 0 for byte 0 and from n_blocks on.
+inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t* r2,
+                             const uint8_t* r3, int n_blocks) {
+  const uint8_t* const rows[4] = {r0, r1, r2, r3};
+  F32x16 scales = {};
+  for (int i = 0; i < 4 * n_blocks; ++i) {
+    scales.v[i] = std::bit_cast<float>(static_cast<uint32_t>(rows[i % 4][i / 4]) << 23);
+  }
+  return scales;
+}
+// Lane 4b + r: p[b].
+inline F32x16 spread4(const float* p) {
+  F32x16 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = p[i / 4];
+  return r;
+}
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

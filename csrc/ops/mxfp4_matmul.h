@@ -5,6 +5,8 @@
 //   bias   (N)            f32  nullable
 //   y      (T, N)         f32  overwritten; must not alias x
 // Requires T, N >= 1, K % kMxfp4BlockSize == 0.  Accumulates in f32: 16 lanes over K, then a tree.
+// With int8_activations, x is first rounded to int8, 32 elements to a scale (largest magnitude /
+// 127); products within a block are then exact integers, and only the sum over blocks is f32.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +23,7 @@ struct Mxfp4Matmul {
   const float* bias;
   float* y;
   int tokens, n, k;
+  bool int8_activations;
 };
 
 inline void validate(const Mxfp4Matmul& op) {
