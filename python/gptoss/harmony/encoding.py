@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Union
+from typing import Any, Literal, Protocol
 
 from .messages import Conversation, HarmonyError, Message, Role
+from .parser import StreamableParser
 from .render import has_function_tools, message_tokens, without_old_analysis
 
 SPECIALS = (
@@ -190,8 +192,6 @@ class HarmonyEncoding:
         HarmonyError
             If `strict` and the tokens are malformed or end within a header.
         """
-        from .parser import StreamableParser
-
         parser = StreamableParser(self, role, strict=strict)
         for token in tokens:
             parser.process(token)
@@ -270,10 +270,8 @@ class HarmonyEncoding:
 
     def piece(self, token: int) -> bytes | None:
         """The bytes of one id, None if it is unknown; remembered, as parsers ask for each."""
-        try:
+        if token in self._pieces:
             return self._pieces[token]
-        except KeyError:
-            pass
         piece: bytes | None
         try:
             piece = self.tokenizer.decode_bytes([token])
@@ -281,10 +279,8 @@ class HarmonyEncoding:
             piece = None
         self._pieces[token] = piece
         if piece is not None:
-            try:
+            with contextlib.suppress(UnicodeDecodeError):
                 self.texts[token] = piece.decode()
-            except UnicodeDecodeError:
-                pass
         return piece
 
     # -- stop tokens ---------------------------------------------------------------------
@@ -311,7 +307,7 @@ def _well_formed(text: str) -> str:
 
 
 def load_harmony_encoding(
-    model_or_path: Union[str, os.PathLike[str], Tokenizer, Any],
+    model_or_path: str | os.PathLike[str] | Tokenizer | Any,
 ) -> HarmonyEncoding:
     """The Harmony encoding of a model.
 

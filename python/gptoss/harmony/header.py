@@ -106,12 +106,12 @@ def strict_header(text: str, role: Role | None) -> Header:
 # to be content can be given back byte for byte; these stand for the two special tokens.
 CHANNEL_MARK = "\u0100"
 CONSTRAIN_MARK = "\u0101"
-_GAP = re.compile(r"[ \t\n\f\r]*")
-_WORD = re.compile(rf"[^ \t\n\f\r{CHANNEL_MARK}{CONSTRAIN_MARK}]+")
+_GAP = " \t\n\f\r"
+_WORD = re.compile(rf"[^{_GAP}{CHANNEL_MARK}{CONSTRAIN_MARK}]+")
 _KNOWN_CHANNEL = re.compile("|".join(CHANNELS), re.IGNORECASE)
-_RECIPIENT = re.compile(rf"to=([ \t]*)([^ \t\n\f\r{{{CHANNEL_MARK}{CONSTRAIN_MARK}]+)")
+_RECIPIENT = re.compile(rf"to=([ \t]*)([^{_GAP}{{{CHANNEL_MARK}{CONSTRAIN_MARK}]+)")
 _CONSTRAINT = re.compile(rf"{CONSTRAIN_MARK}[ \t]*([\w/+.-]*)", re.ASCII)
-_TYPE_BEFORE_JSON = re.compile(r"(json|code)(?=[ \t\n\f\r]*\{)")
+_TYPE_BEFORE_JSON = re.compile(rf"(json|code)(?=[{_GAP}]*\{{)")
 _TYPE = re.compile(r"[\w/+.-]+", re.ASCII)
 _TOOL = re.compile(r"functions\.[\w.-]+|browser\.[\w.-]+|python", re.ASCII)
 _HEADER_WORDS = (*_ROLES, *CHANNELS, "to=", *(f"assistant{name}" for name in CHANNELS))
@@ -161,8 +161,7 @@ def lenient_header(text: str, role: Role | None, default: Role, ended: bool) -> 
     read = _Reading(role)
     at = 0
     while True:
-        gap = _GAP.match(text, at)
-        start = gap.end() if gap else at
+        start = _after_gap(text, at)
         if start == len(text):
             at = start
             break
@@ -200,8 +199,7 @@ def _read_channel(read: _Reading, text: str, at: int, ended: bool) -> int:
     """Read the name after <|channel|> and return where it ends."""
     if read.channel is not None:
         read.notes.append(("duplicate_channel", read.channel))
-    gap = _GAP.match(text, at)
-    start = gap.end() if gap else at
+    start = _after_gap(text, at)
     match = _WORD.match(text, start)
     word = match.group() if match else ""
     end = start + len(word)
@@ -217,7 +215,7 @@ def _read_channel(read: _Reading, text: str, at: int, ended: bool) -> int:
         return end
     if word and not ended and not word.startswith("to="):
         read.channel = _shown(word)
-        if start != at:
+        if start != at or not _TYPE.fullmatch(word):
             read.notes.append(("bad_channel", _shown(text[at:end])))
         return end
     read.channel = None
@@ -234,7 +232,7 @@ def _read_word(read: _Reading, text: str, start: int, ended: bool, first: bool) 
     word, end = match.group(), match.end()
     if first and read.role is None:
         return _read_role(read, word, text, end, ended)
-    follows = text[end:].lstrip(" \t\n\f\r")
+    follows = text[end:].lstrip(_GAP)
     if first and read.role is not None and word.startswith(read.role.value):
         tail = word[len(read.role.value) :]
         if not tail and (not ended or not follows or follows.startswith((CHANNEL_MARK, "to="))):
@@ -274,10 +272,10 @@ def _read_role(read: _Reading, word: str, text: str, end: int, ended: bool) -> i
             read.role, read.channel = Role(glued), tail
             read.notes.append(("missing_channel", tail))
             return end
-        if ended:
+        if ended and not tail[:1].islower():  # content; else a longer word
             read.role = Role(glued)
             return end - len(tail)
-    speaks_to = text[end:].lstrip(" \t\n\f\r").startswith("to=")
+    speaks_to = text[end:].lstrip(_GAP).startswith("to=")
     if ended and not speaks_to and not _TOOL.match(word):
         return None
     read.name = _shown(word)  # a tool, if what follows says so
@@ -299,10 +297,10 @@ def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
         kind = read.words[0]
     elif read.words:
         read.notes.append(("header_text", _shown(" ".join(read.words))))
-    if read.channel is None and kind is not None and kind.startswith("<|constrain|>"):
-        if kind[len("<|constrain|>") :] in CHANNELS:  # the wrong special token
-            read.channel, kind = kind[len("<|constrain|>") :], None
-            read.notes.append(("bad_channel", f"<|constrain|>{read.channel}"))
+    constraint = (kind or "").removeprefix("<|constrain|>")
+    if read.channel is None and constraint != kind and constraint in CHANNELS:
+        read.notes.append(("bad_channel", f"<|constrain|>{constraint}"))
+        read.channel, kind = constraint, None
     for mark, special in ((CHANNEL_MARK, "<|channel|>"), (CONSTRAIN_MARK, "<|constrain|>")):
         if mark in rest:
             read.notes += [("stray_special", special)] * rest.count(mark)
@@ -310,6 +308,10 @@ def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
     recipient = None if read.recipient is None else _shown(read.recipient)
     header = Header(Author(role, name), recipient, read.channel, kind)
     return LenientHeader(header, rest, read.notes)
+
+
+def _after_gap(text: str, at: int) -> int:
+    return len(text) - len(text[at:].lstrip(_GAP))
 
 
 def may_be_header(text: str) -> bool:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 
 class HarmonyError(RuntimeError, ValueError):
@@ -329,7 +329,7 @@ _CONTENT_KINDS: dict[str, type[TextContent] | type[SystemContent] | type[Develop
 }
 
 
-def _content(content: Union[str, Content]) -> Content:
+def _content(content: str | Content) -> Content:
     return TextContent(text=content) if isinstance(content, str) else content
 
 
@@ -352,18 +352,18 @@ class Message:
         _check_text(self, "channel", "recipient", "content_type", optional=True)
 
     @classmethod
-    def from_author_and_content(cls, author: Author, content: Union[str, Content]) -> Message:
+    def from_author_and_content(cls, author: Author, content: str | Content) -> Message:
         return cls(author=author, content=[_content(content)])
 
     @classmethod
-    def from_role_and_content(cls, role: Role, content: Union[str, Content]) -> Message:
+    def from_role_and_content(cls, role: Role, content: str | Content) -> Message:
         return cls.from_author_and_content(Author(role=role), content)
 
     @classmethod
     def from_role_and_contents(cls, role: Role, contents: Sequence[Content]) -> Message:
         return cls(author=Author(role=role), content=list(contents))
 
-    def adding_content(self, content: Union[str, Content]) -> Message:
+    def adding_content(self, content: str | Content) -> Message:
         self.content.append(_content(content))
         return self
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .encoding import HarmonyEncoding
 from .header import (
     CHANNEL_MARK,
     CHANNELS,
@@ -20,6 +19,9 @@ from .header import (
     strict_header,
 )
 from .messages import HarmonyError, Message, Role, TextContent
+
+if TYPE_CHECKING:
+    from .encoding import HarmonyEncoding
 
 # A header without <|message|> is taken for content after so many tokens: a role, a channel,
 # a content type and the longest function name that the API allows (64 characters) are fewer.
@@ -452,9 +454,15 @@ class StreamableParser:
     def _abandon_header(self, truncated: bool = False) -> None:
         """End a header that has no <|message|>; what is in it is a message, or nothing."""
         read = self._read_header(ended=True)
-        # A cut-off name may be another one's beginning: never a call to a wrong tool.
-        is_named = read.header.channel is not None or read.header.recipient is not None
-        if read.rest or (is_named and not truncated):
+        if truncated:
+            # What was cut off may be the beginning of another name: never call a wrong tool,
+            # nor show a piece of a header.
+            is_type = read.header.recipient is not None and read.rest.strip().isalpha()
+            is_message = not is_type and not may_be_header(read.rest)
+        else:
+            header = read.header
+            is_message = bool(read.rest) or (header.channel or header.recipient) is not None
+        if is_message:
             self._begin_lenient(ended=True)
             self._close()
             return

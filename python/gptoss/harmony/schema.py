@@ -69,9 +69,10 @@ def _property(head: str, schema: Any, indent: str) -> list[str]:
     description = _text(schema, "description")
     about = [] if description is None else [f"// {description}"]
     examples = schema.get("examples")
-    shown = ["// Examples:"] if isinstance(examples, list) and examples else []
-    if shown:
-        shown += [f'// - "{example}"' for example in examples if isinstance(example, str)]
+    shown = []
+    if isinstance(examples, list) and examples:
+        strings = [example for example in examples if isinstance(example, str)]
+        shown = ["// Examples:", *(f'// - "{example}"' for example in strings)]
     default = _default(schema)
 
     variants = schema.get("oneOf")
