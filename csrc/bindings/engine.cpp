@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <unordered_map>
 
 #include "bindings/register.h"
@@ -118,12 +119,6 @@ SamplingParams to_params(const py::handle& p) {
   return params;
 }
 
-// Lets Python's signal handlers run between layers; a KeyboardInterrupt abandons the step.
-void run_signal_handlers() {
-  const py::gil_scoped_acquire acquire;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 py::object finish_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::stop:
@@ -141,14 +136,20 @@ std::vector<int32_t> to_vector(const Array<int32_t>& array) {
   return {array.data(), array.data() + array.size()};
 }
 
-Array<float> engine_logits(Engine& engine, const Array<int32_t>& tokens,
-                           const Array<int32_t>& positions, int chunk_tokens) {
+// None if it was cancelled.
+std::optional<Array<float>> engine_logits(Engine& engine, int64_t request,
+                                          const Array<int32_t>& tokens,
+                                          const Array<int32_t>& positions, int chunk_tokens) {
   Array<float> out({positions.size(), py::ssize_t{engine.config().vocab_size}});
   const std::vector<int32_t> token_ids = to_vector(tokens);
   const std::vector<int32_t> rows = to_vector(positions);
   float* const data = out.mutable_data();
-  const py::gil_scoped_release release;
-  engine.logits(token_ids, rows, chunk_tokens, data, run_signal_handlers);
+  bool finished = false;
+  {
+    const py::gil_scoped_release release;
+    finished = engine.logits(request, token_ids, rows, chunk_tokens, data);
+  }
+  if (!finished) return std::nullopt;
   return out;
 }
 
@@ -157,7 +158,7 @@ py::list engine_step(Engine& engine) {
   std::vector<Event> events;
   {
     const py::gil_scoped_release release;
-    events = engine.step(run_signal_handlers);
+    events = engine.step();
   }
   py::list list;
   for (const Event& event : events) {
@@ -226,14 +227,15 @@ void register_engine(py::module_& m) {
                              [](const Engine& engine) { return engine.backend().description(); })
       .def(
           "submit",
-          [](Engine& engine, const Array<int32_t>& prompt, const py::object& params) {
-            return engine.submit(to_vector(prompt), to_params(params));
+          [](Engine& engine, int64_t request, const Array<int32_t>& prompt,
+             const py::object& params) {
+            engine.submit(request, to_vector(prompt), to_params(params));
           },
-          "prompt"_a.noconvert(), "params"_a)
+          "request"_a, "prompt"_a.noconvert(), "params"_a)
       .def("cancel", &Engine::cancel, "request"_a)
       .def("step", &engine_step)
       .def("idle", &Engine::idle)
-      .def("logits", &engine_logits, "tokens"_a.noconvert(), "positions"_a.noconvert(),
+      .def("logits", &engine_logits, "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
            "chunk_tokens"_a)
       .def("stats", &engine_stats);
   m.def("sample", &sample_once, "logits"_a.noconvert(), "params"_a, "prompt"_a, "output"_a,

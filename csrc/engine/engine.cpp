@@ -59,6 +59,9 @@ struct StepArrays {
   }
 };
 
+// Thrown between two layers to abandon a pass that nobody waits for any more.
+struct Abandoned {};
+
 int64_t gib_tenths(int64_t bytes) { return bytes * 10 / (int64_t{1} << 30); }
 
 std::string gib(int64_t bytes) {
@@ -118,6 +121,19 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   const int n_window = ring * options_.max_sequences;
   backend_->allocate_kv(n_full, n_window);
   kv_ = std::make_unique<KvCache>(config_, options_.max_step_tokens, n_full, n_window);
+  publish();
+}
+
+// Only the thread in step() may look at what it changes; others see this copy.
+void Engine::publish() {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  published_ = counters_;
+  published_.running = static_cast<int>(running_.size());
+  published_.waiting = static_cast<int>(waiting_.size());
+  published_.full_pages = kv_->n_full_pages();
+  published_.free_full_pages = kv_->free_full_pages();
+  published_.window_pages = kv_->n_window_pages();
+  published_.free_window_pages = kv_->free_window_pages();
 }
 
 void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
@@ -128,21 +144,20 @@ void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
   }
 }
 
-int64_t Engine::submit(std::vector<int32_t> prompt, SamplingParams params) {
+void Engine::submit(int64_t id, std::vector<int32_t> prompt, SamplingParams params) {
   check_prompt(prompt);
   check(prompt.size() < static_cast<size_t>(options_.context_length), "the prompt has ",
         prompt.size(), " tokens, and the context of ", options_.context_length,
         " must hold it and at least one more");
   check_params(params, config_.vocab_size);
   auto request = std::make_unique<Request>();
+  request->id = id;
   request->prompt_length = static_cast<int>(prompt.size());
   for (const int32_t token : prompt) request->counts.add_prompt(token);
   request->tokens = std::move(prompt);
   request->params = std::move(params);
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  request->id = next_id_++;
   submitted_.push_back(std::move(request));
-  return submitted_.back()->id;
 }
 
 void Engine::cancel(int64_t request) {
@@ -224,10 +239,20 @@ std::vector<Engine::Slice> Engine::schedule() {
   return slices;
 }
 
-void Engine::run(const std::vector<Slice>& slices, const Interrupt& interrupt) {
+void Engine::stop_if_cancelled(std::span<const int64_t> requests) {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  const bool all = std::all_of(requests.begin(), requests.end(), [&](int64_t request) {
+    return std::find(cancelled_.begin(), cancelled_.end(), request) != cancelled_.end();
+  });
+  if (all) throw Abandoned{};
+}
+
+void Engine::run(const std::vector<Slice>& slices) {
   StepArrays arrays;
+  std::vector<int64_t> requests;
   for (const Slice& slice : slices) {
     const Request& request = *slice.request;
+    requests.push_back(request.id);
     arrays.append({request.tokens.data() + request.computed, static_cast<size_t>(slice.tokens)},
                   request.computed, request.pages);
     if (slice.tokens == request.pending()) {
@@ -235,7 +260,7 @@ void Engine::run(const std::vector<Slice>& slices, const Interrupt& interrupt) {
     }
   }
   logits_.resize(arrays.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
-  forward(*backend_, config_, arrays.view(), logits_.data(), interrupt);
+  forward(*backend_, config_, arrays.view(), logits_.data(), [&] { stop_if_cancelled(requests); });
 }
 
 FinishReason Engine::finish_of(const Request& request) const {
@@ -255,12 +280,16 @@ FinishReason Engine::finish_of(const Request& request) const {
   return FinishReason::none;
 }
 
-std::vector<Event> Engine::step(const Interrupt& interrupt) {
+std::vector<Event> Engine::step() {
   take_inbox();
   const std::vector<Slice> slices = schedule();
   std::vector<Event> events;
   if (!slices.empty()) {
-    run(slices, interrupt);
+    try {
+      run(slices);
+    } catch (const Abandoned&) {
+      return {};  // nothing has been counted as computed; the next step drops the requests
+    }
     size_t row = 0;
     for (const Slice& slice : slices) {
       Request& request = *slice.request;
@@ -286,10 +315,7 @@ std::vector<Event> Engine::step(const Interrupt& interrupt) {
       return finished;
     });
   }
-  const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  published_ = counters_;
-  published_.running = static_cast<int>(running_.size());
-  published_.waiting = static_cast<int>(waiting_.size());
+  publish();
   return events;
 }
 
@@ -302,15 +328,11 @@ EngineStats Engine::stats() {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
   EngineStats stats = published_;
   stats.waiting += static_cast<int>(submitted_.size());
-  stats.full_pages = kv_->n_full_pages();
-  stats.free_full_pages = kv_->free_full_pages();
-  stats.window_pages = kv_->n_window_pages();
-  stats.free_window_pages = kv_->free_window_pages();
   return stats;
 }
 
-void Engine::logits(std::span<const int32_t> tokens, std::span<const int32_t> positions,
-                    int chunk_tokens, float* logits, const Interrupt& interrupt) {
+bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
+                    std::span<const int32_t> positions, int chunk_tokens, float* logits) {
   check_prompt({tokens.begin(), tokens.end()});
   check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
         tokens.size(), " tokens, more than the context of ", options_.context_length);
@@ -343,8 +365,13 @@ void Engine::logits(std::span<const int32_t> tokens, std::span<const int32_t> po
     for (; next < positions.size() && positions[next] < begin + count; ++next) {
       arrays.logit_rows.push_back(positions[next] - begin);
     }
-    forward(*backend_, config_, arrays.view(), rows, interrupt);
+    try {
+      forward(*backend_, config_, arrays.view(), rows, [&] { stop_if_cancelled({&request, 1}); });
+    } catch (const Abandoned&) {
+      return false;
+    }
   }
+  return true;
 }
 
 }  // namespace gptoss

@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -46,9 +45,6 @@ struct EngineStats {
 
 class Engine {
  public:
-  // Called between layers; may throw to abandon the step, which can then be repeated.
-  using Interrupt = std::function<void()>;
-
   // Throws OutOfMemory if the KV cache for one sequence of context_length cannot fit.
   Engine(std::unique_ptr<Backend> backend, ModelConfig config, std::vector<int32_t> eos_token_ids,
          const EngineOptions& options);
@@ -57,20 +53,23 @@ class Engine {
   const Backend& backend() const { return *backend_; }
   int context_length() const { return options_.context_length; }
 
-  // Throws std::invalid_argument for an empty or too long prompt, ids outside the vocabulary and
-  // parameters out of range. May be called while another thread is in step().
-  int64_t submit(std::vector<int32_t> prompt, SamplingParams params);
-  // Unknown and finished ids are ignored. Takes effect before the next step computes anything.
+  // `request` is the caller's name for it, never used before. Throws std::invalid_argument for an
+  // empty or too long prompt, ids outside the vocabulary and parameters out of range. May be called
+  // while another thread is in step().
+  void submit(int64_t request, std::vector<int32_t> prompt, SamplingParams params);
+  // Unknown and finished requests are ignored. Takes effect before the next step computes anything;
+  // a step under way goes on for the sake of others, or is abandoned between two layers if all of
+  // its requests are cancelled. May be called while another thread is in step() or logits().
   void cancel(int64_t request);
 
   // One scheduling iteration; an event for every token made. One thread at a time.
-  std::vector<Event> step(const Interrupt& interrupt);
+  std::vector<Event> step();
   bool idle();
 
   // logits (n_positions, V) f32 of one sequence, computed alone; positions ascending. Not during
-  // step().
-  void logits(std::span<const int32_t> tokens, std::span<const int32_t> positions, int chunk_tokens,
-              float* logits, const Interrupt& interrupt);
+  // step(). False if cancel(request) came in between.
+  bool logits(int64_t request, std::span<const int32_t> tokens, std::span<const int32_t> positions,
+              int chunk_tokens, float* logits);
 
   EngineStats stats();
 
@@ -96,7 +95,9 @@ class Engine {
   std::vector<Slice> schedule();
   bool make_room(Request& request, int length);
   void preempt(size_t index);
-  void run(const std::vector<Slice>& slices, const Interrupt& interrupt);
+  void run(const std::vector<Slice>& slices);
+  void publish();
+  void stop_if_cancelled(std::span<const int64_t> requests);
   FinishReason finish_of(const Request& request) const;
 
   std::unique_ptr<Backend> backend_;
@@ -113,7 +114,6 @@ class Engine {
   std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach
   std::vector<std::unique_ptr<Request>> submitted_;
   std::vector<int64_t> cancelled_;
-  int64_t next_id_ = 1;
   EngineStats published_{};
 };
 
