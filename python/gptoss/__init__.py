@@ -1,0 +1,79 @@
+"""Run OpenAI's open-weight models gpt-oss-20b and gpt-oss-120b on this machine.
+
+>>> import gptoss
+>>> with gptoss.load("openai/gpt-oss-20b") as llm:
+...     print(llm.generate("The capital of France is", max_tokens=20).text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gptoss.checkpoint import MemoryEstimate, estimate_memory
+from gptoss.config import ModelConfig, RopeConfig
+from gptoss.errors import BackendError, CheckpointError
+from gptoss.llm import LLM, Stream, generate, load
+from gptoss.outputs import (
+    GenerationChunk,
+    GenerationResult,
+    Timings,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from gptoss.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from gptoss import harmony as harmony
+    from gptoss import ops as ops
+    from gptoss.tokenizer import Tokenizer as Tokenizer
+
+    __version__: str
+
+__all__ = [
+    "LLM",
+    "BackendError",
+    "CheckpointError",
+    "GenerationChunk",
+    "GenerationResult",
+    "MemoryEstimate",
+    "ModelConfig",
+    "RopeConfig",
+    "SamplingParams",
+    "Stream",
+    "Timings",
+    "TokenLogprob",
+    "Tokenizer",
+    "TopLogprob",
+    "Usage",
+    "__version__",
+    "estimate_memory",
+    "generate",
+    "harmony",
+    "load",
+    "ops",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is not needed for every use when it is asked for."""
+    if name in ("harmony", "ops"):
+        import importlib
+
+        return importlib.import_module(f"gptoss.{name}")
+    if name == "Tokenizer":
+        from gptoss.tokenizer import Tokenizer
+
+        return Tokenizer
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("gptoss-native")
+        except metadata.PackageNotFoundError:
+            return "unknown"  # a source tree that was not installed
+    raise AttributeError(f"module 'gptoss' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,68 @@
+"""The command `gptoss`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gptoss.cli import doctor, generate, info
+from gptoss.errors import BackendError
+
+# One module per command; each has add_arguments(parser) and run(options) -> exit code.
+_COMMANDS: dict[str, Any] = {"generate": generate, "info": info, "doctor": doctor}
+
+_FAILED = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+# What a user can cause. Anything else is a mistake in gptoss and shows its traceback.
+_USER_ERRORS = (BackendError, MemoryError, OSError, TypeError, ValueError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; None takes those of the process.
+
+    Returns
+    -------
+    int
+        0, or 2 for an error (one line on stderr), or 130 for Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        prog="gptoss", description="Run OpenAI's gpt-oss models on this machine."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, command in _COMMANDS.items():
+        summary = (command.__doc__ or "").strip()
+        command.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    options = parser.parse_args(argv)
+    if options.version:
+        import gptoss
+
+        print(f"gptoss {gptoss.__version__}")
+        return 0
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return _FAILED
+    try:
+        code: int = _COMMANDS[options.command].run(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough. Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except _USER_ERRORS as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"gptoss: error: {text}", file=sys.stderr)
+        return _FAILED

@@ -1,0 +1,105 @@
+"""Show a model's architecture, its sizes and the memory it takes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from gptoss.checkpoint import MemoryEstimate, estimate_memory
+from gptoss.checkpoint.open import local_folder, locate, parse_config
+from gptoss.checkpoint.tensors import Layout
+from gptoss.config import ModelConfig
+
+_CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a folder or a Hub id")
+    parser.add_argument("--precision", default="auto", help="auto or reference")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print two tables; weights are not read, and of a Hub id only config.json is fetched."""
+    from rich.console import Console
+
+    hub = {"revision": options.revision, "local_files_only": options.local_files_only}
+    layout, config = _read_config(options.model, **hub)
+    longest = config.max_position_embeddings
+    lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
+    estimates = [
+        estimate_memory(options.model, length, precision=options.precision, **hub)
+        for length in lengths
+    ]
+    console = Console()
+    console.print(_architecture(layout, config, estimates[0]))
+    console.print(_memory(estimates))
+    return 0
+
+
+def _read_config(
+    model: str, *, revision: str | None, local_files_only: bool
+) -> tuple[Layout, ModelConfig]:
+    folder = local_folder(model)
+    if folder is not None:
+        located = locate(folder)
+        return located.layout, located.config
+    from gptoss.checkpoint import hub
+
+    path = hub.fetch_config(os.fspath(model), revision=revision, local_files_only=local_files_only)
+    return parse_config(path)
+
+
+def _architecture(layout: Layout, config: ModelConfig, estimate: MemoryEstimate) -> object:
+    from rich.table import Table
+    from rich.text import Text
+
+    windows = config.layer_types.count("sliding_attention")
+    rope = config.rope
+    rows = {
+        "layout": "Hugging Face" if layout == "hf" else "original",
+        "layers": f"{config.num_hidden_layers}, {windows} of them with a window of "
+        f"{config.sliding_window} tokens",
+        "hidden size": f"{config.hidden_size:,}",
+        "attention": f"{config.num_attention_heads} query heads, {config.num_key_value_heads} "
+        f"key/value heads of {config.head_dim}",
+        "experts": f"{config.num_local_experts}, {config.num_experts_per_tok} per token, "
+        f"intermediate size {config.intermediate_size:,}",
+        "vocabulary": f"{config.vocab_size:,}",
+        "context": f"{config.max_position_embeddings:,} tokens",
+        "RoPE": f"theta {rope.theta:,.0f}"
+        + (
+            f", YaRN factor {rope.factor:g} from {rope.original_context_length:,}"
+            if rope.factor > 1
+            else ""
+        ),
+        **{f"weights, {name}": _gigabytes(size) for name, size in estimate.weights.items()},
+        "weights, all": _gigabytes(estimate.weight_bytes),
+    }
+    table = Table(title=Text(estimate.name), title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _memory(estimates: list[MemoryEstimate]) -> object:
+    from rich.table import Table
+
+    table = Table(title=f"Memory, precision {estimates[0].precision}", title_justify="left")
+    for heading in ("context", "weights", "KV cache", "workspace", "total"):
+        table.add_column(heading, justify="right")
+    for estimate in estimates:
+        table.add_row(
+            f"{estimate.context_length:,}",
+            _gigabytes(estimate.weight_bytes),
+            _gigabytes(estimate.kv_bytes),
+            _gigabytes(estimate.workspace_bytes),
+            _gigabytes(estimate.total_bytes),
+        )
+    return table
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3f} GB"

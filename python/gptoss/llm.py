@@ -1,0 +1,666 @@
+"""Loading a model, and text and tokens in and out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from gptoss import _core
+from gptoss.checkpoint import check_scales, open_checkpoint
+from gptoss.checkpoint.memory import Precision
+from gptoss.checkpoint.open import Experts
+from gptoss.config import ModelConfig
+from gptoss.loop import EngineLoop, Event, Mailbox, new_request
+from gptoss.outputs import (
+    FinishReason,
+    GenerationChunk,
+    GenerationResult,
+    Timings,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from gptoss.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from gptoss.tokenizer import Tokenizer
+
+Prompt: TypeAlias = str | Sequence[int] | npt.NDArray[np.integer[Any]]
+
+# New tokens in a step: long prompts are computed in pieces of this size. Bounds the workspace, and
+# how long a running request waits for a new one's prompt.
+_STEP_TOKENS = 512
+_MAX_SEQUENCES = 16
+_MAX_INT = 2**31 - 1
+
+
+def load(
+    path_or_repo: str | os.PathLike[str],
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "auto",
+    context_length: int | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    experts: Experts = "as_stored",
+    kv_cache_memory: int | None = None,
+) -> LLM:
+    """Load a model.
+
+    Parameters
+    ----------
+    path_or_repo : str or path
+        A checkpoint's folder in the Hugging Face or the original layout, or a Hub id such as
+        "openai/gpt-oss-20b", which is downloaded unless the Hub's local cache has it.
+    device : str
+        "auto", or the name of a backend: "cpu". `gptoss doctor` lists them.
+    threads : int, optional
+        CPU threads; None takes GPTOSS_NUM_THREADS, else all CPUs that the process may use.
+    precision : {"auto", "reference"}
+        "auto" is fast; "reference" computes in float32 throughout and keeps a float32 KV cache.
+    context_length : int, optional
+        Most tokens of a request, prompt and output together. None takes the model's limit, or
+        what fits into memory.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    local_files_only : bool
+        Do not ask the Hub.
+    experts : {"as_stored", "mxfp4"}
+        "mxfp4" quantises experts that are stored in bfloat16, which are refused otherwise.
+    kv_cache_memory : int, optional
+        Bytes of KV cache for all requests together; None takes what is free, up to what can be
+        used.
+
+    Returns
+    -------
+    LLM
+
+    Raises
+    ------
+    CheckpointError
+        There is no such checkpoint, or it is damaged, incomplete or of another model.
+    BackendError
+        The device is not available.
+    MemoryError
+        The KV cache for one request of `context_length` does not fit.
+    ValueError, TypeError
+        An argument is out of range or of the wrong type.
+
+    Notes
+    -----
+    Weights are mapped from their files, not read: pages come into memory when they are first
+    used. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
+    second if the system has them cached).
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
+    limits = {
+        "threads": _positive("threads", threads, _MAX_INT),
+        "context_length": _positive("context_length", context_length, _MAX_INT),
+        "kv_memory_bytes": _positive("kv_cache_memory", kv_cache_memory, 2**63 - 1),
+    }
+    checkpoint = open_checkpoint(
+        path_or_repo,
+        revision=revision,
+        local_files_only=local_files_only,
+        experts=experts,
+    )
+    engine = _core.Engine(
+        checkpoint.config,
+        checkpoint.tensors,
+        checkpoint.config.eos_token_ids,
+        device=device,
+        precision=precision,
+        max_step_tokens=_STEP_TOKENS,
+        max_sequences=_MAX_SEQUENCES,
+        **limits,
+    )
+    check_scales(checkpoint)
+    tokenizer = None
+    if checkpoint.tokenizer_path is not None:
+        from gptoss.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.from_file(checkpoint.tokenizer_path)
+    return LLM(engine, checkpoint.config, tokenizer, checkpoint.name)
+
+
+@overload
+def generate(prompts: str | Sequence[int], *, model: str, **params: Any) -> GenerationResult: ...
+@overload
+def generate(prompts: Sequence[Prompt], *, model: str, **params: Any) -> list[GenerationResult]: ...
+def generate(
+    prompts: Any, *, model: str | os.PathLike[str], **params: Any
+) -> GenerationResult | list[GenerationResult]:
+    """Load a model, generate, and let the model go.
+
+    Every call loads anew: for more than one, keep what `load` returns.
+
+    Parameters
+    ----------
+    prompts
+        As for `LLM.generate`.
+    model : str or path
+        As for `load`.
+    **params
+        Fields of `SamplingParams`.
+
+    Returns
+    -------
+    GenerationResult, or a list of them for a list
+    """
+    SamplingParams(**params)  # a mistake is found before the model is loaded
+    with load(model) as llm:
+        return cast("GenerationResult | list[GenerationResult]", llm.generate(prompts, **params))
+
+
+class LLM:
+    """A loaded model; made by `load`.
+
+    It may be used from several threads at the same time: their requests are computed together,
+    and each is the same as alone. It cannot be used in a forked process. As a context manager it
+    is closed at the end.
+    """
+
+    def __init__(
+        self, engine: _core.Engine, config: ModelConfig, tokenizer: Tokenizer | None, name: str
+    ) -> None:
+        self._loop = EngineLoop(engine)
+        self._config = config
+        self._tokenizer = tokenizer
+        self._name = name
+        self._context_length = engine.context_length
+        self._description = engine.description
+        # Also at the end of the process, before the thread is stopped in the middle of a step.
+        self._finalizer = weakref.finalize(self, self._loop.close)
+
+    def __repr__(self) -> str:
+        return f"LLM({self._name!r}, {self._description}, context_length={self._context_length})"
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all requests and give the memory back; the model cannot be used any more."""
+        self._finalizer()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer; ValueError if it has none."""
+        if self._tokenizer is None:
+            raise ValueError(
+                f"{self._name} has no tokenizer.json, so text cannot be used: pass token ids, or "
+                "put the file into the checkpoint's folder"
+            )
+        return self._tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's dimensions and constants."""
+        return self._config
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a request, prompt and output together."""
+        return self._context_length
+
+    def stats(self) -> dict[str, int]:
+        """Return counters: requests running and waiting, KV pages, tokens computed so far."""
+        return self._loop.stats()
+
+    @overload
+    def generate(
+        self,
+        prompts: str | Sequence[int] | npt.NDArray[np.integer[Any]],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult: ...
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> list[GenerationResult]: ...
+    def generate(
+        self,
+        prompts: Any,
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult | list[GenerationResult]:
+        """Continue one prompt, or several together.
+
+        Parameters
+        ----------
+        prompts : str, token ids, or a list of either
+            Token ids are a sequence or a flat numpy array of integers. In a string, names of
+            special tokens are plain text; `tokenizer.encode(text, allowed_special="all")` makes
+            them special. A list of integers is one prompt, any other list is several.
+        params : SamplingParams, optional
+            None means the defaults.
+        progress : bool
+            Show a progress bar.
+        **overrides
+            Fields of `SamplingParams`, which replace those of `params`.
+
+        Returns
+        -------
+        GenerationResult, or a list of them for a list
+            In the order of the prompts.
+
+        Raises
+        ------
+        ValueError
+            A prompt is empty, holds an id outside the vocabulary, or leaves no room in the
+            context; a parameter is out of range; a string came and there is no tokenizer.
+        TypeError
+            A prompt or parameter is of the wrong type, or the name of one is unknown.
+
+        Notes
+        -----
+        KeyboardInterrupt cancels the requests of this call and leaves the model usable.
+        """
+        params = _merged(params, overrides)
+        if _is_one_prompt(prompts):
+            return self._generate_all([prompts], params, progress)[0]
+        return self._generate_all(list(prompts), params, progress)
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
+    ) -> Stream:
+        """Continue a prompt, token by token.
+
+        Parameters
+        ----------
+        prompt, params, **overrides
+            As for `generate`.
+
+        Returns
+        -------
+        Stream
+            An iterator of `GenerationChunk`. Closing it, or dropping it, cancels the request.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `generate`; at once, not at the first chunk.
+        """
+        return Stream(self._loop, self._begin(prompt, _merged(params, overrides)))
+
+    def logits(
+        self,
+        token_ids: Sequence[int] | npt.NDArray[np.integer[Any]],
+        positions: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        chunk_tokens: int | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Compute the model's logits for a text that is given.
+
+        Parameters
+        ----------
+        token_ids : sequence of int
+            The text, T tokens.
+        positions : sequence of int, optional
+            Where logits are wanted; position p gives those of the token after token p. Negative
+            ones count from the end. None means all, 0.8 MB each with the published vocabulary.
+        chunk_tokens : int, optional
+            Most tokens to compute at once, up to 512, the default.
+
+        Returns
+        -------
+        numpy.ndarray
+            (len(positions), V) float32, unnormalised.
+
+        Raises
+        ------
+        ValueError
+            `token_ids` is empty or longer than the context, or a value is out of range.
+        MemoryError
+            Running requests leave too little of the KV cache.
+        """
+        ids = self._token_ids(token_ids)
+        count = len(ids)
+        wanted = np.arange(count) if positions is None else _integers("positions", positions)
+        for position in wanted:
+            if not -count <= position < count:
+                raise ValueError(
+                    f"positions must be in [{-count}, {count}) for {count} tokens, got {position}"
+                )
+        ascending, where = np.unique(wanted % max(count, 1), return_inverse=True)
+        limit = _STEP_TOKENS if chunk_tokens is None else chunk_tokens
+        logits = self._loop.logits(
+            ids, ascending.astype(np.int32), _positive("chunk_tokens", limit, _STEP_TOKENS)
+        )
+        in_order = len(where) == len(ascending) and bool(np.all(where[:-1] < where[1:]))
+        return logits if in_order else logits[where]
+
+    def _generate_all(
+        self, prompts: list[Prompt], params: SamplingParams, progress: bool
+    ) -> list[GenerationResult]:
+        completions = [self._begin(prompt, params) for prompt in prompts]
+        unfinished = {completion.request: completion for completion in completions}
+        mailbox: Mailbox = SimpleQueue()
+        try:
+            for completion in completions:
+                completion.submit(self._loop, mailbox)
+            with _ProgressBar(len(completions), shown=progress) as bar:
+                while unfinished:
+                    request, event = mailbox.get()
+                    if isinstance(event, BaseException):
+                        raise event
+                    if request not in unfinished:
+                        continue  # made before the engine learnt of the stop string
+                    if unfinished[request].push(event).finish_reason is not None:
+                        del unfinished[request]
+                        self._loop.cancel(request)
+                    bar.advance(finished=len(completions) - len(unfinished))
+        finally:
+            self._loop.cancel(*unfinished)
+        return [completion.result() for completion in completions]
+
+    def _begin(self, prompt: Prompt, params: SamplingParams) -> _Completion:
+        self._loop.check_usable()
+        if isinstance(prompt, str):
+            ids = np.asarray(self.tokenizer.encode(prompt), dtype=np.int32)
+        else:
+            ids = self._token_ids(prompt)
+        if params.stop:
+            self.tokenizer  # noqa: B018  raises if there is none
+        if params.seed is None:
+            params = dataclasses.replace(params, seed=secrets.randbits(64))
+        return _Completion(ids, params, self._tokenizer)
+
+    def _token_ids(self, values: Any) -> npt.NDArray[np.int32]:
+        ids = _integers("token ids", values)
+        outside = np.flatnonzero((ids < 0) | (ids >= self._config.vocab_size))
+        if len(outside):
+            raise ValueError(
+                f"token id {ids[outside[0]]} at position {outside[0]} lies outside the vocabulary "
+                f"of {self._config.vocab_size}"
+            )
+        return ids.astype(np.int32)
+
+
+class Stream(Iterator[GenerationChunk]):
+    """The tokens of one request, as they come; made by `LLM.stream`.
+
+    Attributes
+    ----------
+    result : GenerationResult or None
+        All of it, once the last chunk has come.
+    """
+
+    def __init__(self, loop: EngineLoop, completion: _Completion) -> None:
+        self._loop = loop
+        self._completion = completion
+        self._mailbox: Mailbox = SimpleQueue()
+        self._ended = False
+        self.result: GenerationResult | None = None
+        completion.submit(loop, self._mailbox)
+
+    def __next__(self) -> GenerationChunk:
+        if self._ended:
+            raise StopIteration
+        try:
+            _, event = self._mailbox.get()
+            if isinstance(event, BaseException):
+                raise event
+            chunk = self._completion.push(event)
+        except BaseException:
+            self.close()
+            raise
+        if chunk.finish_reason is not None:
+            self.close()
+            self.result = self._completion.result()
+        return chunk
+
+    def close(self) -> None:
+        """Cancel the request if it is not finished; there will be no more chunks."""
+        if not self._ended:
+            self._ended = True
+            self._loop.cancel(self._completion.request)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_mailbox"):
+            self.close()
+
+
+class _Completion:
+    """What a request has generated so far."""
+
+    def __init__(
+        self, prompt: npt.NDArray[np.int32], params: SamplingParams, tokenizer: Tokenizer | None
+    ) -> None:
+        self.request = new_request()
+        self._prompt = prompt
+        self._params = params
+        self._text = None if tokenizer is None else _TextOutput(tokenizer, params.stop)
+        self._pieces: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._finish_reason: FinishReason | None = None
+        self._stop_reason: str | int | None = None
+        self._start_s = self._first_s = self._last_s = time.perf_counter()
+
+    def submit(self, loop: EngineLoop, mailbox: Mailbox) -> None:
+        loop.submit(self.request, self._prompt, self._params, mailbox)
+
+    def push(self, event: Event) -> GenerationChunk:
+        """Take the next token."""
+        if not self._token_ids:
+            self._first_s = event.time_s
+        self._last_s = event.time_s
+        self._token_ids.append(event.token_id)
+        self._finish_reason = event.finish_reason
+        if event.finish_reason == "stop":
+            self._stop_reason = event.token_id
+        text = ""
+        if self._text is not None:
+            # The stop token is not part of the text, whatever it is.
+            if event.finish_reason != "stop":
+                text = self._text.push(event.token_id)
+            if event.finish_reason is not None:
+                text += self._text.flush()
+            if self._text.found is not None:
+                self._finish_reason, self._stop_reason = "stop", self._text.found
+        self._pieces.append(text)
+        logprobs = None
+        if self._params.logprobs is not None:
+            top = tuple(TopLogprob(*entry) for entry in event.top_logprobs)
+            logprobs = [TokenLogprob(event.token_id, event.logprob, top)]
+            self._logprobs += logprobs
+        return GenerationChunk(
+            text, [event.token_id], logprobs, self._finish_reason, self._stop_reason
+        )
+
+    def result(self) -> GenerationResult:
+        assert self._finish_reason is not None
+        count = len(self._token_ids)
+        to_first_s = self._first_s - self._start_s
+        after_first_s = self._last_s - self._first_s
+        return GenerationResult(
+            text="".join(self._pieces),
+            token_ids=self._token_ids,
+            finish_reason=self._finish_reason,
+            stop_reason=self._stop_reason,
+            logprobs=None if self._params.logprobs is None else self._logprobs,
+            usage=Usage(prompt_tokens=len(self._prompt), completion_tokens=count),
+            timings=Timings(
+                time_to_first_token_s=to_first_s,
+                prompt_tps=len(self._prompt) / to_first_s,
+                generation_tps=(count - 1) / after_first_s if after_first_s > 0 else 0.0,
+            ),
+            prompt_token_ids=self._prompt.tolist(),
+        )
+
+
+class _TextOutput:
+    """Turns tokens into text up to the first stop string.
+
+    Attributes
+    ----------
+    found : str or None
+        The stop string that ended the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._decoder = tokenizer.incremental_decoder()
+        self._special_ids = frozenset(tokenizer.special_tokens.values())
+        self._stop = stop
+        self._held = ""  # decoded, but may be the beginning of a stop string
+        self.found: str | None = None
+
+    def push(self, token_id: int) -> str:
+        """Take a token; return the text that is now certain."""
+        if token_id in self._special_ids:
+            # Told apart by id: text that spells a special token's name is text.
+            return self._cut(self._decoder.flush())
+        return self._cut(self._decoder.push(token_id))
+
+    def flush(self) -> str:
+        """Return what is left when no token follows."""
+        text = self._cut(self._decoder.flush())
+        if self.found is None:
+            text, self._held = text + self._held, ""
+        return text
+
+    def _cut(self, text: str) -> str:
+        if self.found is not None:
+            return ""
+        text = self._held + text
+        # The one that is complete first, and of those the longest: neither depends on how the
+        # text is cut into tokens.
+        matches = [(begin + len(s), begin, s) for s in self._stop if (begin := text.find(s)) >= 0]
+        if matches:
+            _, begin, self.found = min(matches)
+            self._held = ""
+            return text[:begin]
+        self._held = text[_certain(text, self._stop) :]
+        return text[: len(text) - len(self._held)]
+
+
+def _certain(text: str, stop: Sequence[str]) -> int:
+    """Return how many characters of `text` cannot become part of a stop string."""
+    longest = max((len(s) - 1 for s in stop), default=0)
+    for begin in range(max(0, len(text) - longest), len(text)):
+        if any(s.startswith(text[begin:]) for s in stop):
+            return begin
+    return len(text)
+
+
+class _ProgressBar:
+    """Prompts done and tokens per second, if shown at all."""
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        self._bar: Any = None
+        if shown:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("Generating"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[tps]:.1f} tok/s"),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total, tps=0.0)
+        self._tokens = 0
+        self._start_s = time.perf_counter()
+
+    def advance(self, *, finished: int) -> None:
+        """Count one token."""
+        self._tokens += 1
+        if self._bar is not None:
+            seconds = time.perf_counter() - self._start_s
+            self._bar.update(self._task, completed=finished, tps=self._tokens / seconds)
+
+    def __enter__(self) -> _ProgressBar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _merged(params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:
+    if params is None:
+        return SamplingParams(**overrides)
+    if not isinstance(params, SamplingParams):
+        raise TypeError(f"params must be a SamplingParams, got {type(params).__name__}")
+    return dataclasses.replace(params, **overrides)
+
+
+def _is_one_prompt(prompts: Any) -> bool:
+    """Whether this is one prompt, not a list of them."""
+    if isinstance(prompts, str) or hasattr(prompts, "__array__"):
+        return True
+    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
+        raise TypeError(
+            f"prompts must be a string, token ids or a list of either, got {type(prompts).__name__}"
+        )
+    # Anything but a prompt begins a list of integers, be it one that cannot be a token.
+    return bool(prompts) and not (
+        isinstance(prompts[0], (str, Sequence)) or np.ndim(prompts[0]) > 0
+    )
+
+
+def _integers(name: str, values: Any) -> npt.NDArray[np.int64]:
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"{name} must be a sequence of integers, got {values!r}")
+    try:
+        array = np.asarray(values if hasattr(values, "__array__") else list(values))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a flat sequence of integers: {error}") from error
+    if array.ndim != 1:
+        raise TypeError(f"{name} must be a flat sequence of integers, got shape {array.shape}")
+    if array.size == 0:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max:
+        raise TypeError(f"{name} must be integers of 64 bits, got {array.dtype}")
+    return array.astype(np.int64)
+
+
+def _positive(name: str, value: int | None, limit: int) -> int:
+    """Check an optional argument; the core's word for None is 0."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not 1 <= value <= limit:
+        raise ValueError(f"{name} must be from 1 to {limit}, got {value}")
+    return int(value)

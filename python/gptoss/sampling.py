@@ -1,0 +1,186 @@
+"""How a request's tokens are chosen, and when it ends."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+_MAX_INT = 2**31 - 1  # the core's integers
+_MAX_SEED = 2**64 - 1
+_MAX_FLOAT = 3.4e38  # the core's floats
+
+# What other libraries call them.
+_OTHER_NAMES = {
+    "eos_token_id": "stop_token_ids",
+    "max_completion_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "random_seed": "seed",
+    "repeat_penalty": "repetition_penalty",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "temp": "temperature",
+    "top_logprobs": "logprobs",
+}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a request's tokens are chosen, and when it ends.
+
+    In order: `logit_bias`, penalties, temperature, `min_p`, `top_k`, `top_p`. A token's random
+    number depends on `seed` and its index in the output alone, so that neither other requests nor
+    the number of threads changes the outcome.
+
+    Parameters
+    ----------
+    max_tokens : int, optional
+        Most tokens to generate; None goes on until the context is full.
+    temperature : float
+        Divides the logits; 0 is greedy: the likeliest token, the lowest id of equals.
+    top_p : float
+        In (0, 1]: keep the likeliest tokens that together have this probability.
+    top_k : int
+        Keep this many tokens; 0 keeps all.
+    min_p : float
+        In [0, 1]: keep tokens at least this likely, relative to the likeliest.
+    stop : str or sequence of str
+        The text ends before the first of these; they are found across token borders.
+    stop_token_ids : sequence of int
+        Generation ends with any of these tokens, besides the model's own.
+    seed : int, optional
+        In [0, 2^64); None draws one from the operating system.
+    logprobs : int, optional
+        0 reports the log-probability of each chosen token; n adds those of the n likeliest. They
+        are those of the model itself, before any of the changes above.
+    repetition_penalty : float
+        Positive; above 1 makes tokens of prompt and output less likely.
+    presence_penalty, frequency_penalty : float
+        In [-2, 2]: subtracted from the logits of the output's tokens, once, and once per
+        occurrence.
+    logit_bias : mapping of int to float
+        Added to the logits of these token ids.
+    ignore_eos : bool
+        Go on past the model's own stop tokens.
+
+    Raises
+    ------
+    TypeError
+        A value is of the wrong type, or a name is unknown.
+    ValueError
+        A value is out of its range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    seed: int | None = None
+    logprobs: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    ignore_eos: bool = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
+        """Refuse unknown names with a hint, before the generated __init__ does without one."""
+        known = [parameter.name for parameter in fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = _OTHER_NAMES.get(name, close[0] if close else None)
+                hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}"
+                raise TypeError(f"unknown sampling parameter {name}: {hint}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Check every value, and bring each to its one type."""
+        stop = self.stop
+        normal = {
+            "max_tokens": _optional(_integer, "max_tokens", self.max_tokens, 1),
+            "temperature": _number("temperature", self.temperature, 0, _MAX_FLOAT),
+            "top_p": _number("top_p", self.top_p, 0, 1, above=True),
+            "top_k": _integer("top_k", self.top_k, 0),
+            "min_p": _number("min_p", self.min_p, 0, 1),
+            "stop": (stop,) if isinstance(stop, str) else _sequence("stop", stop, "strings"),
+            "stop_token_ids": tuple(
+                _integer("stop_token_ids", token_id, 0)
+                for token_id in _sequence("stop_token_ids", self.stop_token_ids, "token ids")
+            ),
+            "seed": _optional(_integer, "seed", self.seed, 0, _MAX_SEED),
+            "logprobs": _optional(_integer, "logprobs", self.logprobs, 0),
+            "repetition_penalty": _number(
+                "repetition_penalty", self.repetition_penalty, 0, _MAX_FLOAT, above=True
+            ),
+            "presence_penalty": _number("presence_penalty", self.presence_penalty, -2, 2),
+            "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -2, 2),
+            "logit_bias": _logit_bias(self.logit_bias),
+        }
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+        for text in self.stop:
+            if not isinstance(text, str):
+                raise TypeError(f"stop must be a string or a sequence of them, got {text!r} in it")
+            if not text:
+                raise ValueError("stop must not hold an empty string")
+        if not isinstance(self.ignore_eos, bool):
+            raise TypeError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+
+
+def _optional(check: Any, name: str, value: Any, *limits: int) -> Any:
+    return None if value is None else check(name, value, *limits)
+
+
+def _integer(name: str, value: Any, low: int, high: int = _MAX_INT) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = operator.index(value)
+    if not low <= number <= high:
+        expected = f"at least {low}" if number < low else f"at most {high}"
+        raise ValueError(f"{name} must be {expected}, got {number}")
+    return number
+
+
+def _number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not low <= number <= high or (above and number == low):
+        bracket = "(" if above else "["
+        allowed = f"in {bracket}{low:g}, {high:g}]"
+        if high == _MAX_FLOAT:
+            allowed = f"{'above' if above else 'at least'} {low:g} and finite"
+        raise ValueError(f"{name} must be {allowed}, got {number:g}")
+    return number
+
+
+def _sequence(name: str, value: Iterable[_T], of: str) -> tuple[_T, ...]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence of {of}, got {value!r}")
+    return tuple(value)
+
+
+def _logit_bias(value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"logit_bias must map token ids to numbers, got {value!r}")
+    result = {}
+    for token_id, bias in value.items():
+        key = _integer("a token id in logit_bias", token_id, 0)
+        if isinstance(bias, bool) or not isinstance(bias, Real):
+            raise TypeError(f"logit_bias of {key} must be a number, got {bias!r}")
+        result[key] = float(bias)
+        if not abs(result[key]) <= _MAX_FLOAT:
+            raise ValueError(f"logit_bias of {key} must be finite, got {bias}")
+    return result
