@@ -1,0 +1,107 @@
+"""Loading, prefill and decode speed of a whole model, and what memory it takes.
+
+    python bench/make_checkpoint.py --preset 20b /path/to/20b
+    python bench/bench_generate.py /path/to/20b --prompt 32 512 2048 --new 32
+
+Speeds are medians over rounds; bytes are those that a decoded token must read (weights of the
+active experts, dense weights, keys and values), and their share is of the memory read speed
+measured here first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+import gptoss
+from gptoss.config import ModelConfig
+from hw_limits import hw_limits
+from timing import peak_memory_gb, print_results
+
+
+def bytes_per_token(config: ModelConfig, depth: int, kv_bytes: int) -> float:
+    """Bytes read to decode one token after `depth` others."""
+    c = config
+    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    dense = 2 * c.hidden_size * (2 * q + 2 * kv + c.num_local_experts)
+    expert = 3 * c.hidden_size * c.intermediate_size * 17 / 32
+    cached = sum(
+        2 * kv * kv_bytes * (min(depth, c.sliding_window) if kind == "sliding_attention" else depth)
+        for kind in c.layer_types
+    )
+    layers = c.num_hidden_layers * (dense + c.num_experts_per_tok * expert)
+    return layers + 2 * c.vocab_size * c.hidden_size + cached
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--prompt", type=int, nargs="+", default=[32, 512], metavar="TOKENS")
+    parser.add_argument("--new", type=int, default=32, metavar="TOKENS")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--precision", choices=["auto", "reference"], default="auto")
+    parser.add_argument("--context-length", type=int, default=8192)
+    args = parser.parse_args()
+
+    limits = hw_limits(args.threads)
+    read_gb_s = max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+
+    start = time.perf_counter()
+    llm = gptoss.load(
+        args.model,
+        threads=args.threads,
+        precision=args.precision,
+        context_length=args.context_length,
+    )
+    load_s = time.perf_counter() - start
+    next(iter(llm.stream([1, 2, 3], max_tokens=1)))
+    first_token_s = time.perf_counter() - start
+
+    rng = np.random.default_rng(0)
+    rows = []
+    with llm:
+        for n in args.prompt:
+            prefill, decode = [], []
+            for _ in range(args.rounds):
+                prompt = rng.integers(0, llm.config.vocab_size, n).tolist()
+                times = [time.perf_counter()]
+                for _chunk in llm.stream(
+                    prompt, max_tokens=args.new, temperature=0, ignore_eos=True
+                ):
+                    times.append(time.perf_counter())
+                prefill.append(n / (times[1] - times[0]))
+                decode.append(statistics.median(1 / np.diff(times[1:])))
+            tps = statistics.median(decode)
+            kv_bytes = 4 if args.precision == "reference" else 2
+            read = bytes_per_token(llm.config, n + args.new // 2, kv_bytes)
+            rows.append(
+                {
+                    "prompt tokens": n,
+                    "prefill tok/s": statistics.median(prefill),
+                    "decode tok/s": tps,
+                    "GB/token": read / 1e9,
+                    "GB/s": tps * read / 1e9,
+                    "% of memory speed": 100 * tps * read / 1e9 / read_gb_s,
+                }
+            )
+        description = llm.stats()
+    print_results(
+        f"{args.model}: loaded in {load_s:.2f} s, first token after {first_token_s:.2f} s, "
+        f"peak memory {peak_memory_gb():.2f} GB",
+        rows,
+        model=args.model,
+        precision=args.precision,
+        load_s=load_s,
+        first_token_s=first_token_s,
+        peak_memory_gb=peak_memory_gb(),
+        limits=limits,
+        stats=str(description),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What this machine can do at most: memory reads, FMA, bf16 and int8 products.
+
+    python bench/hw_limits.py
+
+Every other benchmark states its figures as a share of these. x86-64 with a C++ compiler only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+UNITS = {
+    "read_gb_s_4k_pages": "memory read, 4 kB pages, GB/s",
+    "read_gb_s_huge_pages": "memory read, huge pages, GB/s",
+    "fma_gflop_s": "f32 FMA, GFLOP/s",
+    "bf16_gflop_s": "bf16 products, GFLOP/s",
+    "int8_gop_s": "int8 products, Gop/s",
+}
+
+
+@cache
+def hw_limits(threads: int | None = None) -> dict[str, list[float]]:
+    """Measure; each list has an entry for 1, 2, ... `threads` threads (default: all CPUs)."""
+    n = threads or len(os.sched_getaffinity(0))
+    source = Path(__file__).with_suffix(".cpp")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "hw_limits"
+        compiler = os.environ.get("CXX", "c++")
+        build = [
+            compiler,
+            "-O3",
+            "-march=native",
+            "-std=c++20",
+            "-pthread",
+            "-Wno-ignored-attributes",
+        ]
+        subprocess.run([*build, "-o", str(program), str(source)], check=True)
+        output = subprocess.run([program, str(n)], check=True, capture_output=True, text=True)
+    return json.loads(output.stdout)
+
+
+def main() -> None:
+    limits = hw_limits()
+    table = Table("limit", *(f"{t + 1} threads" for t in range(len(limits["read_gb_s_4k_pages"]))))
+    for name, values in limits.items():
+        table.add_row(UNITS[name], *(f"{value:,.1f}" for value in values))
+    Console().print(table)
+    print(json.dumps(limits))
+
+
+if __name__ == "__main__":
+    main()
