@@ -29,6 +29,10 @@ FP32_MAX_RELATIVE_L2 = 4e-4
 FP32_MEAN_KL = 1e-8
 GREEDY_GAP = 0.01
 
+# A log-probability is computed in float64 and rounded to float32: half a unit in the last place of
+# numbers up to 16 is 2^-21 = 4.8e-7.
+LOGPROB = 1e-6
+
 # A frequency in float32 is a power, a quotient and a weighted sum: some ten roundings of 2^-24, of
 # which the power's exponent, up to ln(150000) = 12, scales one.
 FP32_ROPE = 2e-6
@@ -71,3 +75,13 @@ def assert_fp32_tier(found: npt.NDArray[np.floating], expected: npt.NDArray[np.f
     second, first = np.sort(expected, axis=-1)[:, -2:].T
     clear = first - second > GREEDY_GAP
     assert (found.argmax(axis=-1) == expected.argmax(axis=-1))[clear].all()
+
+
+def chi_square_bound(degrees: int) -> float:
+    """Bound a chi-square statistic.
+
+    It exceeds k + 2 sqrt(k t) + 2 t with a probability of at most exp(-t) (Laurent and Massart
+    2000, lemma 1); t = 20 makes that 2e-9.
+    """
+    t = 20.0
+    return degrees + 2.0 * (degrees * t) ** 0.5 + 2.0 * t

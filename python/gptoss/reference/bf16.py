@@ -30,7 +30,7 @@ def from_bits(bits: npt.NDArray[np.uint16]) -> FloatArray:
 
 
 def to_bits(values: FloatArray) -> npt.NDArray[np.uint16]:
-    """Round float64 to bfloat16, once: to nearest, ties to even, infinity from 2^128 on.
+    """Round float64 to bfloat16, once: to nearest, ties to even, overflow to infinity.
 
     Parameters
     ----------
