@@ -350,9 +350,7 @@ def rendered(module: Any, encoding: Any, messages: list[Json]) -> dict[str, list
     return results
 
 
-def parsed(
-    module: Any, encoding: Any, role: str | None, tokens: list[int], content_tokens: bool = False
-) -> Json:
+def parsed(module: Any, encoding: Any, role: str | None, tokens: list[int]) -> Json:
     """What a strict parser of a Harmony package shows after each token and the end."""
     parser = module.StreamableParser(encoding, None if role is None else module.Role(role))
     steps: list[Json] = []
@@ -365,13 +363,10 @@ def parsed(
                 parser.process(token)
         except module.HarmonyError:
             failed = True
-        state = parser.state_data
-        if not content_tokens:
-            state.pop("content_tokens", None)
         steps.append(
             {
                 "failed": failed,
-                "state": state,
+                "state": parser.state_data,
                 "tokens": len(parser.tokens),
                 "role": parser.current_role and parser.current_role.value,
                 "channel": parser.current_channel,

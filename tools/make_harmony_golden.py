@@ -3,9 +3,9 @@
     python tools/make_harmony_golden.py [DATA]
 
 DATA is the folder with o200k_base.tiktoken (default: what the tests use). Needs the package
-openai-harmony 0.0.8 and an installed gptoss, whose renderer says which texts it encodes:
-their ids, by the official vocabulary, are frozen with the results, so that the golden tests
-need neither that package nor the vocabulary. Writes tests/golden/harmony/*.json.gz.
+openai-harmony 0.0.8 and an installed gptoss, which says what texts it encodes and what ids
+it decodes: what the official vocabulary answers is frozen with the results, so that the
+golden tests need neither that package nor the vocabulary. Writes tests/golden/harmony/*.json.gz.
 """
 
 from __future__ import annotations
@@ -22,25 +22,31 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "tests"))
 
 import harmony_cases as cases  # noqa: E402
-
 from gptoss import harmony  # noqa: E402
 
 
 class _Recorder:
     """A tokenizer that asks the official encoding and remembers the answers."""
 
+    vocab_size = 201_088
+
     def __init__(self, official: Any, special: dict[str, int]) -> None:
         self._official = official
         self.special_tokens = special
-        self.vocab_size = 201_088
         self.encodings: dict[str, list[int]] = {}
+        self.pieces: dict[int, str] = {}
 
     def encode(self, text: str, allowed_special: Any = (), disallowed_special: Any = ()) -> Any:
         self.encodings[text] = self._official.encode(text, disallowed_special=())
         return self.encodings[text]
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        raise NotImplementedError  # rendering does not decode
+        for token in ids:
+            if token >= self.vocab_size:
+                raise ValueError(f"unknown id {token}")
+            piece = bytes(self._official._inner.decode_bytes([token]))
+            self.pieces[token] = piece.decode("latin-1")
+        return b"".join(self.pieces[token].encode("latin-1") for token in ids)
 
 
 def _write(name: str, content: dict[str, Any]) -> None:
@@ -79,19 +85,23 @@ def main() -> None:
         {"special": special, "encodings": recorder.encodings, "conversations": conversations},
     )
 
-    def encode(text: str) -> list[int]:
-        return list(official.encode(text, disallowed_special=()))
-
+    recorder = _Recorder(official, special)
+    encoding = harmony.HarmonyEncoding(recorder)
     sequences = {}
-    pieces = {}
     for name, (role, parts) in cases.SEQUENCES.items():
-        tokens = cases.to_tokens(parts, encode, special)
-        for token in tokens:
-            if token != cases.UNKNOWN_ID:
-                pieces[token] = bytes(official._inner.decode_bytes([token])).decode("latin-1")
+        tokens = cases.to_tokens(parts, recorder.encode, special)
+        cases.parsed(harmony, encoding, role, tokens)
         parsed = cases.parsed(openai_harmony, official, role, tokens)
         sequences[name] = {"role": role, "tokens": tokens, **parsed}
-    _write("parse", {"special": special, "pieces": pieces, "sequences": sequences})
+    _write(
+        "parse",
+        {
+            "special": special,
+            "encodings": recorder.encodings,
+            "pieces": recorder.pieces,
+            "sequences": sequences,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import harmony_cases as cases
 import pytest
 
+import harmony_cases as cases
 from gptoss import harmony
 
 _FOLDER = Path(__file__).parent / "harmony"
@@ -26,11 +26,12 @@ PARSE = _read("parse")
 class FrozenTokenizer:
     """Knows the texts and ids of the golden cases, and nothing else."""
 
-    def __init__(self, special: dict[str, int], encodings: Any = (), pieces: Any = ()) -> None:
-        self.special_tokens = special
+    def __init__(self, golden: Any) -> None:
+        self.special_tokens = golden["special"]
         self.vocab_size = 201_088
-        self._encodings = dict(encodings)
-        self._pieces = {int(token): piece.encode("latin-1") for token, piece in dict(pieces).items()}
+        self._encodings = golden["encodings"]
+        pieces = golden.get("pieces", {})
+        self._pieces = {int(token): piece.encode("latin-1") for token, piece in pieces.items()}
 
     def encode(self, text: str, allowed_special: Any = (), disallowed_special: Any = ()) -> Any:
         return self._encodings[text]
@@ -55,13 +56,13 @@ def test_the_golden_files_hold_the_cases_of_today():
 @pytest.mark.parametrize("name", RENDER["conversations"])
 def test_rendering(name):
     case = RENDER["conversations"][name]
-    encoding = harmony.HarmonyEncoding(FrozenTokenizer(RENDER["special"], RENDER["encodings"]))
+    encoding = harmony.HarmonyEncoding(FrozenTokenizer(RENDER))
     assert cases.rendered(harmony, encoding, case["messages"]) == case["rendered"]
 
 
 @pytest.mark.parametrize("name", PARSE["sequences"])
 def test_strict_parsing(name):
     case = PARSE["sequences"][name]
-    encoding = harmony.HarmonyEncoding(FrozenTokenizer(PARSE["special"], pieces=PARSE["pieces"]))
+    encoding = harmony.HarmonyEncoding(FrozenTokenizer(PARSE))
     got = cases.parsed(harmony, encoding, case["role"], case["tokens"])
     assert json.loads(json.dumps(got)) == {"steps": case["steps"], "messages": case["messages"]}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import harmony_cases as cases
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from paths import real_data
 
+import harmony_cases as cases
 from gptoss import harmony
 from gptoss.tokenizer import Tokenizer
+from paths import real_data
 
 pytestmark = pytest.mark.oracle
 official = pytest.importorskip("openai_harmony", reason="openai-harmony is not installed")
@@ -46,10 +46,15 @@ def both():
 
 # -- what both take ----------------------------------------------------------------------
 
-words = st.sampled_from(
-    ["a", "hello world", "x\ny", "x\r\ny\r", "\n", "", "é😀", "<|end|>", _TEXT, "  sp ", "all"]
-    + ["<|constrain|>json", "json", "functions.f", 'q"q', "\x00", "a\n\n", "\x85x\u2028y", "null"]
-) | st.text(max_size=12)
+words = (
+    st.sampled_from(
+        ["a", "hello world", "x\ny", "x\r\ny\r", "\n", "", "é😀", "<|end|>", _TEXT, "  sp ", "all"]
+    )
+    | st.sampled_from(
+        ["<|constrain|>json", "json", "functions.f", 'q"q', "\x00", "a\n\n", "\x85x\u2028y", "null"]
+    )
+    | st.text(max_size=12)
+)
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.just(2**64)
 values = st.recursive(
     st.none() | st.booleans() | numbers | words,
@@ -57,9 +62,8 @@ values = st.recursive(
     max_leaves=4,
 )
 types = st.sampled_from(
-    ["object", "object", "array", "string", "string", "number", "integer", "boolean", "null", "odd"]
-    + [["string", "null"], ["integer"], [], [3], 3]
-)
+    ["object", "object", "array", "string", "string", "number", "integer", "boolean", "null"]
+) | st.sampled_from(["object", ["string", "null"], ["integer"], [], [3], 3, "odd"])
 
 
 def _schema(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -208,8 +212,8 @@ def test_hand_made_sequences_parse_alike(both, name):
 
 
 def _check_parse(theirs: Any, ours: Any, role: str | None, tokens: list[int]) -> None:
-    expected = cases.parsed(official, theirs, role, tokens, content_tokens=True)
-    assert cases.parsed(harmony, ours, role, tokens, content_tokens=True) == expected
+    expected = cases.parsed(official, theirs, role, tokens)
+    assert cases.parsed(harmony, ours, role, tokens) == expected
     results = []
     for module, encoding in ((official, theirs), (harmony, ours)):
         try:
@@ -226,7 +230,8 @@ roles = st.sampled_from([None, None, "assistant", "assistant", "tool", "user"])
 specials = st.sampled_from(harmony.encoding.SPECIALS)
 header_words = st.sampled_from(
     ["assistant", " to=functions.x", "final", "analysis", "commentary", " x", " json", "json"]
-    + ["user", "tool", " ", "\n", "to=", "é", "\u2003", "\u00a0", "\x0b", "\x1c", "<", "<|chan"]
+) | st.sampled_from(
+    ["user", "tool", " ", "\n", "to=", "é", "\u2003", "\u00a0", "\x0b", "\x1c", "<", "<|chan"]
 )
 content_parts = (
     st.sampled_from(["hello", " wörld", " 😀", "你好", '{"a": 1}', "\n", _TEXT])
@@ -238,8 +243,15 @@ openings = st.sampled_from(
     [
         ["<|channel|>", "analysis", "<|message|>"],
         ["<|start|>", "assistant", "<|channel|>", "final", "<|message|>"],
-        ["<|start|>", "assistant to=f", "<|channel|>", "commentary ", "<|constrain|>", "json"]
-        + ["<|message|>"],
+        [
+            "<|start|>",
+            "assistant to=f",
+            "<|channel|>",
+            "c ",
+            "<|constrain|>",
+            "json",
+            "<|message|>",
+        ],
         ["<|start|>", "functions.f to=assistant", "<|channel|>", "commentary", "<|message|>"],
         ["<|start|>", "user", "<|message|>"],
     ]

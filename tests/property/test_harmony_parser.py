@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-import harmony_cases as cases
 import pytest
-from harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harmony_cases as cases
 from gptoss.harmony import (
     Conversation,
     HarmonyEncoding,
@@ -21,6 +20,7 @@ from gptoss.harmony import (
     StreamableParser,
     StreamState,
 )
+from harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
 
 # Words that no header has, so that each can be found again wherever it went.
 PLAIN_WORDS = [f"~{letter}{i}" for letter in "ab" for i in range(4)]
@@ -78,11 +78,16 @@ def check_lenient(tokens: list[int], role: Role | None) -> None:
                 at_channel = len(content)
             elif 0 <= token < SPECIAL_IDS[0]:
                 content += TOKENIZER.decode_bytes([token])
-        elif before is StreamState.CONTENT and parser.state is StreamState.HEADER:
-            if token != SPECIAL["<|start|>"]:  # what was held back is the next header
-                content = content[:at_channel]
+        elif (
+            before is StreamState.CONTENT
+            and parser.state is StreamState.HEADER
+            and token != SPECIAL["<|start|>"]
+        ):  # what was held back is the next header
+            content = content[:at_channel]
         if len(parser.messages) > count:
             assert len(parser.messages) == count + 1
+            if token == SPECIAL["<|message|>"]:  # it ends the header that was held back
+                content = content[:at_channel]
             texts.append(current + delta)
             contents.append(content)
             current, content, delta, at_channel = "", b"", "", 0

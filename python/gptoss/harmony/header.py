@@ -17,7 +17,7 @@ RepairKind = Literal[
     "bad_recipient",  # the recipient is not written as " to=...", or stands too late
     "duplicate_channel",  # the last one counts
     "duplicate_recipient",  # the first one counts
-    "header_text",  # words in a header that mean nothing, left out
+    "header_text",  # words in a header that mean nothing, left out; or it is no UTF-8
     "missing_channel",  # the name of a channel without <|channel|>
     "missing_end",  # the message was ended by the next one's header, or by <|endoftext|>
     "missing_message",  # no <|message|>: what followed the header is the content
@@ -159,6 +159,9 @@ def lenient_header(text: str, role: Role | None, default: Role, ended: bool) -> 
         no header begins the content. False if all of it is header.
     """
     read = _Reading(role)
+    plain = text.replace(CHANNEL_MARK, "").replace(CONSTRAIN_MARK, "")
+    if not ended and "\ufffd" in _shown(plain):
+        read.notes.append(("header_text", _shown(plain)))
     at = 0
     while True:
         start = _after_gap(text, at)
