@@ -423,7 +423,8 @@ struct QueryRow {
   int key_begin, key_end;  // keys of this page that the row sees
 };
 
-// kRows query rows against the 64 keys of one page: online softmax, then o += p V.
+// kRows query rows that see the same keys, against the 64 keys of one page: online softmax, then
+// o += p V.
 template <int kRows, class Cache>
 void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
                  const typename Cache::Element* values, const QueryRow* rows) {
@@ -446,12 +447,8 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
   const F32x16 scale = set1(task.scale);
   float p[kRows][kPageTokens];
   F32x16 decay[kRows];
-  int key_begin = kPageTokens;
-  int key_end = 0;
   for (int r = 0; r < kRows; ++r) {
     const QueryRow& row = rows[r];
-    key_begin = row.key_begin < key_begin ? row.key_begin : key_begin;
-    key_end = row.key_end > key_end ? row.key_end : key_end;
     // Slots outside the row's band may hold anything: they are replaced, not multiplied.
     F32x16 top = set1(kNoScore);
     for (int v = 0; v < kPageVectors; ++v) {
@@ -482,7 +479,7 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
         sums[r][v] = mul(load(rows[r].state + 16 + d + 16 * v), decay[r]);
       }
     }
-    for (int key = key_begin; key < key_end; ++key) {
+    for (int key = rows[0].key_begin; key < rows[0].key_end; ++key) {
       F32x16 value[kVectors];
       for (int v = 0; v < kVectors; ++v) {
         value[v] = Cache::load(values + static_cast<int64_t>(key) * head_dim + d + 16 * v);
@@ -515,6 +512,10 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
     const auto* const values = values_of<Cache>(task.kv, page, task.kv_head);
     QueryRow tile[kTileQueries];
     int filled = 0;
+    const auto attend_singly = [&] {
+      for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, keys, values, tile + i);
+      filled = 0;
+    };
     for (int r = 0; r < n_rows; ++r) {
       const int token = r / task.heads;
       const int position = task.first_position + token;
@@ -523,6 +524,8 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
       begin = begin < 0 ? 0 : begin;
       end = end > kPageTokens ? kPageTokens : end;
       if (begin >= end) continue;
+      // Values that a row does not see must not reach it, not even as 0 * NaN.
+      if (filled > 0 && (begin != tile[0].key_begin || end != tile[0].key_end)) attend_singly();
       tile[filled++] = {
           task.q + token * task.q_stride + static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
           state + r * stride, begin, end};
@@ -531,7 +534,7 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
         filled = 0;
       }
     }
-    for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, keys, values, tile + i);
+    attend_singly();
   }
 }
 
