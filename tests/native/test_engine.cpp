@@ -1,0 +1,498 @@
+// The engine over a small random model in memory: however a request is cut, batched, preempted or
+// interrupted, its tokens are those that it gets alone.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "core/check.h"
+#include "engine/engine.h"
+#include "harness.h"
+
+namespace gptoss::test {
+namespace {
+
+ModelConfig small_config() {
+  return {.hidden_size = 64,
+          .intermediate_size = 96,
+          .n_layers = 3,
+          .n_heads = 4,
+          .n_kv_heads = 2,
+          .head_dim = 16,
+          .vocab_size = 97,
+          .n_experts = 5,
+          .n_active = 2,
+          .sliding_window = 20,
+          .rms_norm_eps = 1e-5f,
+          .swiglu_limit = 7.0f,
+          .max_position_embeddings = 512,
+          .rope = {.theta = 150000,
+                   .factor = 32,
+                   .beta_fast = 32,
+                   .beta_slow = 1,
+                   .original_context_length = 128,
+                   .truncate = false},
+          .is_window_layer = {true, false, true}};
+}
+
+// Adds random tensors at odd addresses, as a file may hold them.
+class RandomTensors {
+ public:
+  void bf16(const std::string& name, std::vector<int64_t> shape, float scale) {
+    uint8_t* const data = add(name, DType::bf16, std::move(shape));
+    const int64_t n = elements(name);
+    for (int64_t i = 0; i < n; ++i) {
+      const float x = random_.uniform() * scale;
+      std::memcpy(data + 2 * i, reinterpret_cast<const char*>(&x) + 2, 2);
+    }
+  }
+  void u8(const std::string& name, std::vector<int64_t> shape, int low, int count) {
+    uint8_t* const data = add(name, DType::u8, std::move(shape));
+    const int64_t n = elements(name);
+    for (int64_t i = 0; i < n; ++i) data[i] = static_cast<uint8_t>(low + random_.below(count));
+  }
+
+  TensorTable table;
+
+ private:
+  int64_t elements(const std::string& name) const {
+    int64_t n = 1;
+    for (const int64_t size : table.tensors.at(name).shape) n *= size;
+    return n;
+  }
+  uint8_t* add(const std::string& name, DType dtype, std::vector<int64_t> shape) {
+    int64_t nbytes = size_of(dtype);
+    for (const int64_t size : shape) nbytes *= size;
+    const auto bytes = std::make_shared<std::vector<uint8_t>>(static_cast<size_t>(nbytes + 1));
+    table.owners.push_back(bytes);
+    table.tensors[name] = {bytes->data() + 1, dtype, std::move(shape)};
+    return bytes->data() + 1;
+  }
+
+  Random random_{31};
+};
+
+Weights small_weights(const ModelConfig& c) {
+  RandomTensors t;
+  t.bf16("model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, 1.0f);
+  t.bf16("model.norm.weight", {c.hidden_size}, 2.0f);
+  t.bf16("lm_head.weight", {c.vocab_size, c.hidden_size}, 0.5f);
+  for (int i = 0; i < c.n_layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    const std::string attention = layer + "self_attn.";
+    const std::string experts = layer + "mlp.experts.";
+    t.bf16(layer + "input_layernorm.weight", {c.hidden_size}, 2.0f);
+    for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
+      const int rows = part[0] == 'q' ? c.q_size() : c.kv_size();
+      t.bf16(attention + part + ".weight", {rows, c.hidden_size}, 0.4f);
+      t.bf16(attention + part + ".bias", {rows}, 0.4f);
+    }
+    t.bf16(attention + "sinks", {c.n_heads}, 2.0f);
+    t.bf16(attention + "o_proj.weight", {c.hidden_size, c.q_size()}, 0.4f);
+    t.bf16(attention + "o_proj.bias", {c.hidden_size}, 0.2f);
+    t.bf16(layer + "post_attention_layernorm.weight", {c.hidden_size}, 2.0f);
+    t.bf16(layer + "mlp.router.weight", {c.n_experts, c.hidden_size}, 0.4f);
+    t.bf16(layer + "mlp.router.bias", {c.n_experts}, 0.2f);
+    const struct {
+      const char* name;
+      int64_t rows, columns;
+    } matrices[] = {{"gate_up_proj", 2 * c.intermediate_size, c.hidden_size},
+                    {"down_proj", c.hidden_size, c.intermediate_size}};
+    for (const auto& m : matrices) {
+      t.u8(experts + m.name + "_blocks", {c.n_experts, m.rows, m.columns / 32, 16}, 0, 256);
+      t.u8(experts + m.name + "_scales", {c.n_experts, m.rows, m.columns / 32}, 121, 3);
+      t.bf16(experts + m.name + "_bias", {c.n_experts, m.rows}, 0.2f);
+    }
+  }
+  return make_weights(c, std::move(t.table));
+}
+
+constexpr int kMaxStepTokens = 24;
+
+struct Setup {
+  int threads = 2;
+  Precision precision = Precision::reference;
+  int context_length = 512;
+  int max_sequences = 4;
+  int64_t kv_pages = 0;  // 0: as many as the sequences can use
+};
+
+// The CPU backend, with a call between the attention and the experts of every layer.
+class HookedBackend final : public Backend {
+ public:
+  HookedBackend(std::unique_ptr<Backend> inner, std::function<void()> hook)
+      : inner_(std::move(inner)), hook_(std::move(hook)) {}
+
+  std::string description() const override { return inner_->description(); }
+  int64_t full_page_bytes() const override { return inner_->full_page_bytes(); }
+  int64_t window_page_bytes() const override { return inner_->window_page_bytes(); }
+  int64_t free_memory_bytes() const override { return inner_->free_memory_bytes(); }
+  void allocate_kv(int n_full_pages, int n_window_pages) override {
+    inner_->allocate_kv(n_full_pages, n_window_pages);
+  }
+  void begin_step(const StepInput& input) override { inner_->begin_step(input); }
+  void embed() override { inner_->embed(); }
+  void attention_in(int layer) override { inner_->attention_in(layer); }
+  void attend(int layer) override { inner_->attend(layer); }
+  void attention_out(int layer) override { inner_->attention_out(layer); }
+  void route(int layer) override {
+    hook_();
+    inner_->route(layer);
+  }
+  void experts_in(int layer) override { inner_->experts_in(layer); }
+  void experts_out(int layer) override { inner_->experts_out(layer); }
+  void unembed(float* logits) override { inner_->unembed(logits); }
+
+ private:
+  std::unique_ptr<Backend> inner_;
+  std::function<void()> hook_;
+};
+
+std::unique_ptr<Engine> make_engine(const Setup& setup = {}, std::function<void()> hook = {}) {
+  const ModelConfig config = small_config();
+  auto backend = make_backend("cpu", small_weights(config),
+                              {.threads = setup.threads, .precision = setup.precision});
+  const int64_t pages = setup.kv_pages > 0 ? setup.kv_pages : 8 * setup.max_sequences;
+  const int64_t kv_bytes = pages * backend->full_page_bytes();
+  if (hook) backend = std::make_unique<HookedBackend>(std::move(backend), std::move(hook));
+  return std::make_unique<Engine>(std::move(backend), config, std::vector<int32_t>{96},
+                                  EngineOptions{.context_length = setup.context_length,
+                                                .max_step_tokens = kMaxStepTokens,
+                                                .max_sequences = setup.max_sequences,
+                                                .kv_memory_bytes = kv_bytes});
+}
+
+std::vector<int32_t> prompt(uint64_t seed, int length) {
+  Random random(seed);
+  std::vector<int32_t> tokens(static_cast<size_t>(length));
+  for (int32_t& token : tokens) token = random.below(97);
+  return tokens;
+}
+
+SamplingParams params_of(int max_tokens, uint64_t seed = 0) {
+  SamplingParams params;
+  params.max_tokens = max_tokens;
+  params.temperature = seed == 0 ? 0.0f : 1.0f;
+  params.ignore_eos = true;
+  params.seed = seed;
+  return params;
+}
+
+using Tokens = std::map<int64_t, std::vector<int32_t>>;
+
+void take(const std::vector<Event>& events, Tokens& tokens) {
+  for (const Event& event : events) tokens[event.request].push_back(event.token);
+}
+
+Tokens run_to_end(Engine& engine) {
+  Tokens tokens;
+  while (!engine.idle()) take(engine.step(), tokens);
+  return tokens;
+}
+
+struct Job {
+  uint64_t seed;
+  int prompt_length, max_tokens;
+};
+constexpr Job kJobs[] = {{1, 40, 70}, {2, 150, 30}, {3, 64, 70},
+                         {4, 1, 3},   {5, 200, 20}, {6, 33, 33}};
+
+// What each job gets with the engine to itself.
+const std::vector<std::vector<int32_t>>& alone() {
+  static const std::vector<std::vector<int32_t>> results = [] {
+    std::vector<std::vector<int32_t>> list;
+    for (const Job& job : kJobs) {
+      const auto engine = make_engine();
+      engine->submit(1, prompt(job.seed, job.prompt_length), params_of(job.max_tokens, job.seed));
+      list.push_back(run_to_end(*engine).begin()->second);
+    }
+    return list;
+  }();
+  return results;
+}
+
+std::vector<int64_t> submit_all(Engine& engine) {
+  std::vector<int64_t> ids;
+  for (const Job& job : kJobs) {
+    ids.push_back(static_cast<int64_t>(ids.size()) + 100);
+    engine.submit(ids.back(), prompt(job.seed, job.prompt_length),
+                  params_of(job.max_tokens, job.seed));
+  }
+  return ids;
+}
+
+void check_as_alone(const std::vector<int64_t>& ids, Tokens& found) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    GPTOSS_CHECK(found[ids[i]] == alone()[i], "job ", i, ": ", found[ids[i]].size(), " tokens of ",
+                 alone()[i].size());
+  }
+}
+
+bool all_pages_free(Engine& engine) {
+  const EngineStats stats = engine.stats();
+  return stats.free_full_pages == stats.full_pages && stats.free_window_pages == stats.window_pages;
+}
+
+std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& tokens, int chunk_tokens) {
+  std::vector<int32_t> positions(tokens.size());
+  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
+  std::vector<float> logits(tokens.size() * 97);
+  GPTOSS_CHECK(engine.logits(1, tokens, positions, chunk_tokens, logits.data()));
+  return logits;
+}
+
+GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
+  const std::vector<int32_t> tokens = prompt(9, 180);
+  for (const Precision precision : {Precision::reference, Precision::automatic}) {
+    std::vector<float> fused;
+    for (const cpu::Kernels* kernels : supported_kernels()) {
+      setenv("GPTOSS_ISA", kernels->name, 1);
+      const auto engine = make_engine({.threads = 1, .precision = precision});
+      const auto threaded = make_engine({.threads = 3, .precision = precision});
+      unsetenv("GPTOSS_ISA");
+      const std::vector<float> whole = logits_of(*engine, tokens, kMaxStepTokens);
+      for (const float logit : whole) GPTOSS_CHECK(std::isfinite(logit), kernels->name);
+      for (const int chunk : {1, 7}) {
+        GPTOSS_CHECK(same_bits(logits_of(*engine, tokens, chunk), whole), kernels->name, " ",
+                     chunk);
+      }
+      GPTOSS_CHECK(same_bits(logits_of(*threaded, tokens, 13), whole), kernels->name);
+      if (kernels == &cpu::kScalarKernels) continue;
+      if (fused.empty()) fused = whole;
+      GPTOSS_CHECK(same_bits(whole, fused), kernels->name);
+    }
+  }
+}
+
+GPTOSS_TEST(requests_in_a_batch_get_the_tokens_that_they_get_alone) {
+  const auto engine = make_engine();
+  const std::vector<int64_t> ids = submit_all(*engine);
+  Tokens found = run_to_end(*engine);
+  check_as_alone(ids, found);
+  GPTOSS_CHECK(engine->stats().preemptions == 0);
+  GPTOSS_CHECK(engine->stats().running == 0 && engine->stats().waiting == 0);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(preempted_requests_lose_nothing) {
+  // 4 pages: the longest job alone needs 4, so that jobs push each other out.
+  const auto engine = make_engine({.context_length = 256, .kv_pages = 4});
+  const std::vector<int64_t> ids = submit_all(*engine);
+  Tokens found = run_to_end(*engine);
+  check_as_alone(ids, found);
+  GPTOSS_CHECK(engine->stats().preemptions > 0);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(a_cancelled_request_ends_and_disturbs_no_other) {
+  const auto engine = make_engine({.max_sequences = 2});
+  const std::vector<int64_t> ids = submit_all(*engine);
+  Tokens found;
+  for (int step = 0; step < 8; ++step) take(engine->step(), found);
+  const size_t before = found[ids[0]].size();
+  GPTOSS_CHECK(before > 0 && before < alone()[0].size());
+  engine->cancel(ids[0]);  // running
+  engine->cancel(ids[5]);  // waiting
+  engine->cancel(12345);   // unknown
+  while (!engine->idle()) take(engine->step(), found);
+  GPTOSS_CHECK(found[ids[0]].size() == before);
+  GPTOSS_CHECK(found[ids[5]].empty());
+  for (const size_t i : {1, 2, 3, 4}) GPTOSS_CHECK(found[ids[i]] == alone()[i], "job ", i);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(a_step_that_failed_can_be_repeated) {
+  int calls = 0;
+  const auto engine = make_engine({}, [&] {
+    if (++calls % 11 == 0) throw BackendError("the device failed");
+  });
+  const std::vector<int64_t> ids = submit_all(*engine);
+  Tokens found;
+  int failures = 0;
+  while (!engine->idle()) {
+    try {
+      take(engine->step(), found);
+    } catch (const BackendError&) {
+      ++failures;
+    }
+  }
+  GPTOSS_CHECK(failures > 10, failures);
+  check_as_alone(ids, found);
+
+  calls = 0;
+  GPTOSS_CHECK_THROWS(BackendError, logits_of(*engine, prompt(1, 100), 10));
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(a_step_is_abandoned_when_all_of_its_requests_are_cancelled) {
+  Engine* target = nullptr;
+  std::vector<int64_t> to_cancel;
+  int calls = 0;
+  const auto engine = make_engine({}, [&] {
+    ++calls;
+    for (const int64_t id : to_cancel) target->cancel(id);
+  });
+  target = engine.get();
+  const std::vector<int64_t> ids = submit_all(*engine);
+  Tokens found;
+  for (int step = 0; step < 10; ++step) take(engine->step(), found);
+  // Without one of its requests the step goes on for the others.
+  to_cancel = {ids[1]};
+  calls = 0;
+  take(engine->step(), found);
+  GPTOSS_CHECK(calls == small_config().n_layers, calls);
+  to_cancel = ids;
+  calls = 0;
+  GPTOSS_CHECK(engine->step().empty());
+  GPTOSS_CHECK(calls == 1, calls);  // not a layer more
+  to_cancel.clear();
+  GPTOSS_CHECK(engine->step().empty());
+  GPTOSS_CHECK(engine->idle() && all_pages_free(*engine));
+
+  engine->submit(7, prompt(kJobs[0].seed, kJobs[0].prompt_length),
+                 params_of(kJobs[0].max_tokens, kJobs[0].seed));
+  found = run_to_end(*engine);
+  GPTOSS_CHECK(found[7] == alone()[0]);
+
+  to_cancel = {8};
+  std::vector<float> logits(97);
+  const std::vector<int32_t> last = {49};
+  GPTOSS_CHECK(!engine->logits(8, prompt(1, 50), last, 10, logits.data()));
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(requests_come_and_go_from_other_threads) {
+  const auto engine = make_engine();
+  std::atomic<bool> done{false};
+  std::vector<int64_t> ids;
+  std::thread other([&] {
+    for (const Job& job : kJobs) {
+      ids.push_back(static_cast<int64_t>(ids.size()));
+      engine->submit(ids.back(), prompt(job.seed, job.prompt_length),
+                     params_of(job.max_tokens, job.seed));
+      engine->submit(1000 + ids.back(), prompt(77, 30), params_of(30));
+      (void)engine->stats();
+      std::this_thread::yield();
+      engine->cancel(1000 + ids.back());
+    }
+    done = true;
+  });
+  Tokens found;
+  while (!done || !engine->idle()) take(engine->step(), found);
+  other.join();
+  check_as_alone(ids, found);
+}
+
+GPTOSS_TEST(several_engines_run_at_once) {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      const auto engine = make_engine();
+      const std::vector<int64_t> ids = submit_all(*engine);
+      const Tokens found = run_to_end(*engine);
+      for (size_t job = 0; job < ids.size(); ++job) wrong += found.at(ids[job]) != alone()[job];
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  GPTOSS_CHECK(wrong == 0);
+}
+
+GPTOSS_TEST(a_request_ends_for_its_reason) {
+  const auto engine = make_engine({.context_length = 70});
+  const auto last_event = [&](const std::vector<int32_t>& tokens, const SamplingParams& params,
+                              size_t& count) {
+    engine->submit(1, tokens, params);
+    std::vector<Event> events;
+    while (!engine->idle()) {
+      for (Event& event : engine->step()) events.push_back(std::move(event));
+    }
+    for (size_t i = 0; i + 1 < events.size(); ++i) {
+      GPTOSS_CHECK(events[i].finish == FinishReason::none);
+    }
+    count = events.size();
+    return events.back();
+  };
+  size_t count = 0;
+  GPTOSS_CHECK(last_event(prompt(1, 5), params_of(7), count).finish == FinishReason::length);
+  GPTOSS_CHECK(count == 7);
+  GPTOSS_CHECK(last_event(prompt(1, 60), params_of(0), count).finish == FinishReason::length);
+  GPTOSS_CHECK(count == 10);  // the context is full
+  SamplingParams stops = params_of(50);
+  stops.logit_bias = {{13, 1000.0f}};
+  stops.stop_token_ids = {13};
+  GPTOSS_CHECK(last_event(prompt(1, 5), stops, count).finish == FinishReason::stop && count == 1);
+  SamplingParams eos = params_of(9);
+  eos.logit_bias = {{96, 1000.0f}};
+  GPTOSS_CHECK(last_event(prompt(1, 5), eos, count).finish == FinishReason::length && count == 9);
+  eos.ignore_eos = false;
+  GPTOSS_CHECK(last_event(prompt(1, 5), eos, count).finish == FinishReason::stop && count == 1);
+}
+
+GPTOSS_TEST(bad_requests_are_refused) {
+  const auto engine = make_engine({.context_length = 70});
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine->submit(1, {}, params_of(1)));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine->submit(1, {97}, params_of(1)));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine->submit(1, {-1}, params_of(1)));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine->submit(1, prompt(1, 70), params_of(1)));
+  const auto refuses = [&](auto change) {
+    SamplingParams params = params_of(1);
+    change(params);
+    GPTOSS_CHECK_THROWS(std::invalid_argument, engine->submit(1, {1}, params));
+  };
+  refuses([](SamplingParams& p) { p.temperature = -1.0f; });
+  refuses([](SamplingParams& p) { p.temperature = std::nanf(""); });
+  refuses([](SamplingParams& p) { p.top_p = 0.0f; });
+  refuses([](SamplingParams& p) { p.top_p = 1.1f; });
+  refuses([](SamplingParams& p) { p.top_k = -1; });
+  refuses([](SamplingParams& p) { p.min_p = 1.1f; });
+  refuses([](SamplingParams& p) { p.repetition_penalty = 0.0f; });
+  refuses([](SamplingParams& p) { p.logit_bias = {{97, 1.0f}}; });
+  refuses([](SamplingParams& p) { p.stop_token_ids = {-1}; });
+  GPTOSS_CHECK(engine->idle());
+
+  std::vector<float> logits(97);
+  const auto refuses_positions = [&](std::vector<int32_t> positions, int chunk_tokens) {
+    GPTOSS_CHECK_THROWS(std::invalid_argument,
+                        engine->logits(1, prompt(1, 5), positions, chunk_tokens, logits.data()));
+  };
+  refuses_positions({5}, 1);
+  refuses_positions({-1}, 1);
+  refuses_positions({2, 1}, 1);
+  refuses_positions({0}, 0);
+  refuses_positions({0}, kMaxStepTokens + 1);
+  GPTOSS_CHECK_THROWS(OutOfMemory, make_engine({.context_length = 512, .kv_pages = 7}));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, make_engine({.context_length = 513}));
+}
+
+GPTOSS_TEST(the_cache_gives_pages_whole_or_not_at_all) {
+  const ModelConfig config = small_config();
+  const int ring = KvCache::ring_pages(config, kMaxStepTokens);
+  GPTOSS_CHECK(ring == 2);  // 19 + 24 tokens touch at most 2 pages
+  KvCache cache(config, kMaxStepTokens, 5, 2 * ring);
+  SequencePages a;
+  SequencePages b;
+  GPTOSS_CHECK(cache.extend(a, 1) && a.full.size() == 1 && a.window.size() == 1);
+  GPTOSS_CHECK(cache.extend(a, 64) && a.full.size() == 1);
+  GPTOSS_CHECK(cache.extend(a, 65) && a.full.size() == 2 && a.window.size() == 2);
+  GPTOSS_CHECK(cache.extend(a, 250) && a.full.size() == 4 && a.window.size() == 2);
+  GPTOSS_CHECK(cache.free_full_pages() == 1 && cache.free_window_pages() == 2);
+  GPTOSS_CHECK(!cache.extend(b, 65));  // one page is left
+  GPTOSS_CHECK(b.full.empty() && b.window.empty() && cache.free_full_pages() == 1);
+  GPTOSS_CHECK(cache.extend(b, 64));
+  std::set<int32_t> pages(a.full.begin(), a.full.end());
+  pages.insert(b.full.begin(), b.full.end());
+  GPTOSS_CHECK(pages == (std::set<int32_t>{0, 1, 2, 3, 4}));
+  cache.release(a);
+  cache.release(b);
+  GPTOSS_CHECK(a.full.empty() && a.window.empty());
+  GPTOSS_CHECK(cache.free_full_pages() == 5 && cache.free_window_pages() == 2 * ring);
+}
+
+}  // namespace
+}  // namespace gptoss::test

@@ -1,0 +1,633 @@
+// Every kernel of every ISA but attention, against plain loops in double.
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "core/check.h"
+#include "core/float16.h"
+#include "core/mxfp4.h"
+#include "cpu/ops.h"
+#include "harness.h"
+
+namespace gptoss::test {
+namespace {
+
+using cpu::Kernels;
+using cpu::MatmulTask;
+using cpu::packed_size;
+using cpu::q8_row_bytes;
+
+constexpr int kSizes[] = {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 257};
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// Bounds of errors count roundings. A scalar fma has two; 16 lanes of a sum over n elements have
+// n/16 fma each, and the tree over the lanes 4 additions.
+double sum_roundings(int n) { return 2.0 * ((n + 31) / 32 * 2) + 4; }
+
+std::vector<uint16_t> bf16_values(Random& random, size_t n) {
+  std::vector<uint16_t> values(n);
+  for (uint16_t& value : values) {
+    const float x = random.uniform();
+    uint32_t bits = 0;
+    std::memcpy(&bits, &x, sizeof bits);
+    value = static_cast<uint16_t>(bits >> 16);
+  }
+  return values;
+}
+
+GPTOSS_TEST(pack_splits_blocks_into_even_and_odd_elements) {
+  Random random(1);
+  for (const Kernels* kernels : supported_kernels()) {
+    for (const int n : kSizes) {
+      const std::vector<float> x = random.floats(static_cast<size_t>(n));
+      const auto packed_n = static_cast<size_t>(packed_size(n));
+      Output<float> packed(packed_n);
+      kernels->pack(Input<float>(x, 4).data(), n, packed.data());
+      const std::vector<float> found = packed.values();
+      for (size_t i = 0; i < packed_n; ++i) {
+        const size_t place = i / 32 * 32 + i % 32 / 2 + (i % 2 == 0 ? 0 : 16);
+        GPTOSS_CHECK(found[place] == (i < x.size() ? x[i] : 0.0f), kernels->name, " n ", n);
+      }
+      GPTOSS_CHECK(packed.intact(), kernels->name, " n ", n);
+    }
+  }
+}
+
+GPTOSS_TEST(from_bf16_is_exact_at_any_address) {
+  std::vector<uint16_t> bits(1 << 16);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i);
+  for (const Kernels* kernels : supported_kernels()) {
+    const Input<uint16_t> input(bits, 3);
+    Output<float> output(bits.size());
+    kernels->from_bf16(input.data(), static_cast<int64_t>(bits.size()), output.data());
+    const std::vector<float> found = output.values();
+    for (size_t i = 0; i < bits.size(); ++i) {
+      uint32_t word = 0;
+      std::memcpy(&word, &found[i], sizeof word);
+      GPTOSS_CHECK(word == static_cast<uint32_t>(i) << 16, kernels->name, " bits ", i);
+    }
+    GPTOSS_CHECK(output.intact(), kernels->name);
+  }
+}
+
+GPTOSS_TEST(rms_norm_agrees_with_double) {
+  for (const Kernels* kernels : supported_kernels()) {
+    Random random(2);
+    for (const int n : kSizes) {
+      const std::vector<float> x = random.floats(static_cast<size_t>(n), 3.0f);
+      const std::vector<float> weight = random.floats(static_cast<size_t>(n));
+      const float eps = 1e-5f;
+      Output<float> y(x.size(), 12);
+      kernels->rms_norm(Input<float>(x, 4).data(), Input<float>(weight, 8).data(), eps, n,
+                        y.data());
+      const std::vector<float> found = y.values();
+      note_bits(*kernels, "rms_norm", found);
+      double squares = 0;
+      for (const float value : x) squares += static_cast<double>(value) * value;
+      const double factor = 1.0 / std::sqrt(squares / n + static_cast<double>(eps));
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double expected = x[i] * factor * weight[i];
+        // Half of the sum's relative error passes the root; 6 more roundings.
+        const double tolerance = (sum_roundings(n) / 2 + 6) * kUnit * std::fabs(expected);
+        GPTOSS_CHECK(is_near(found[i], expected, tolerance), kernels->name, " n ", n, ": ",
+                     found[i], " for ", expected);
+      }
+      GPTOSS_CHECK(y.intact(), kernels->name, " n ", n);
+
+      std::vector<float> in_place = x;
+      kernels->rms_norm(in_place.data(), weight.data(), eps, n, in_place.data());
+      GPTOSS_CHECK(same_bits(in_place, found), kernels->name, " in place, n ", n);
+    }
+  }
+}
+
+GPTOSS_TEST(rope_agrees_with_double) {
+  for (const Kernels* kernels : supported_kernels()) {
+    Random random(3);
+    for (const int head_dim : {2, 6, 16, 64, 80}) {
+      const int heads = 3;
+      const auto half = static_cast<size_t>(head_dim / 2);
+      const std::vector<float> x = random.floats(static_cast<size_t>(heads * head_dim));
+      const std::vector<float> cos = random.floats(half);
+      const std::vector<float> sin = random.floats(half);
+      Output<float> y(x.size());
+      std::memcpy(y.data(), x.data(), x.size() * sizeof(float));
+      kernels->rope(y.data(), heads, head_dim, Input<float>(cos, 4).data(),
+                    Input<float>(sin, 4).data());
+      const std::vector<float> found = y.values();
+      note_bits(*kernels, "rope", found);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const size_t pair = i % static_cast<size_t>(head_dim) % half;
+        const bool second = i % static_cast<size_t>(head_dim) >= half;
+        const double turned = second ? static_cast<double>(x[i - half]) * sin[pair]
+                                     : -static_cast<double>(x[i + half]) * sin[pair];
+        const double kept = static_cast<double>(x[i]) * cos[pair];
+        const double tolerance = 2 * kUnit * (std::fabs(kept) + std::fabs(turned));
+        GPTOSS_CHECK(is_near(found[i], kept + turned, tolerance), kernels->name, " ", head_dim);
+      }
+      GPTOSS_CHECK(y.intact(), kernels->name, " head_dim ", head_dim);
+    }
+  }
+}
+
+double swiglu_in_double(double gate, double up, double limit) {
+  gate = std::min(gate, limit);
+  up = std::clamp(up, -limit, limit);
+  return gate / (1.0 + std::exp(-1.702 * gate)) * (up + 1.0);
+}
+
+GPTOSS_TEST(swiglu_agrees_with_double) {
+  for (const Kernels* kernels : supported_kernels()) {
+    Random random(4);
+    for (const int n : kSizes) {
+      for (const float scale : {1.0f, 10.0f, 100.0f, 1e6f}) {
+        const float limit = 7.0f;
+        const std::vector<float> x = random.floats(2 * static_cast<size_t>(n), scale);
+        Output<float> h(static_cast<size_t>(n), 4);
+        kernels->swiglu(Input<float>(x, 4).data(), n, limit, h.data());
+        const std::vector<float> found = h.values();
+        note_bits(*kernels, "swiglu", found);
+        for (size_t i = 0; i < found.size(); ++i) {
+          const double gate = std::min(x[2 * i], limit);
+          const double expected = swiglu_in_double(gate, x[2 * i + 1], limit);
+          // The exponent has two roundings (1.702 is one), exp 4, what follows 5. Where exp
+          // saturates, at e^88.3, the sigmoid is below 1e-38.
+          const double tolerance = (2 * 1.702 * std::fabs(gate) + 9) * kUnit * std::fabs(expected) +
+                                   1e-38 * std::fabs(gate) * (limit + 1);
+          GPTOSS_CHECK(is_near(found[i], expected, tolerance), kernels->name, " gate ", gate, ": ",
+                       found[i], " for ", expected);
+        }
+        GPTOSS_CHECK(h.intact(), kernels->name, " n ", n);
+      }
+    }
+    const std::vector<float> special = {kNan, 1.0f, 1.0f, kNan, kInf, kInf, 1.0f, -kInf};
+    std::vector<float> h(4);
+    kernels->swiglu(special.data(), 4, 7.0f, h.data());
+    GPTOSS_CHECK(std::isnan(h[0]) && std::isnan(h[1]), kernels->name);
+    GPTOSS_CHECK(is_near(h[2], swiglu_in_double(7, 7, 7), 1e-4), kernels->name);
+    GPTOSS_CHECK(is_near(h[3], swiglu_in_double(1, -7, 7), 1e-5), kernels->name);
+  }
+}
+
+GPTOSS_TEST(add_scaled_agrees_with_double) {
+  for (const Kernels* kernels : supported_kernels()) {
+    Random random(5);
+    for (const int n : kSizes) {
+      const std::vector<float> x = random.floats(static_cast<size_t>(n));
+      const std::vector<float> start = random.floats(static_cast<size_t>(n));
+      const float weight = random.uniform();
+      Output<float> y(x.size());
+      std::memcpy(y.data(), start.data(), start.size() * sizeof(float));
+      kernels->add_scaled(Input<float>(x, 4).data(), weight, n, y.data());
+      const std::vector<float> found = y.values();
+      note_bits(*kernels, "add_scaled", found);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double product = static_cast<double>(weight) * x[i];
+        const double tolerance = 2 * kUnit * (std::fabs(product) + std::fabs(start[i]));
+        GPTOSS_CHECK(is_near(found[i], start[i] + product, tolerance), kernels->name, " n ", n);
+      }
+      GPTOSS_CHECK(y.intact(), kernels->name, " n ", n);
+    }
+  }
+}
+
+// ---- Matmul -----------------------------------------------------------------------------------
+
+struct Weights {
+  std::vector<uint8_t> bytes;   // bf16 (N, K), or blocks
+  std::vector<uint8_t> scales;  // MXFP4 only
+  std::vector<double> values;   // (N, K)
+};
+
+Weights bf16_weights(Random& random, int n, int k) {
+  Weights weights;
+  const std::vector<uint16_t> bits = bf16_values(random, static_cast<size_t>(n) * k);
+  weights.bytes.resize(bits.size() * 2);
+  std::memcpy(weights.bytes.data(), bits.data(), weights.bytes.size());
+  for (const uint16_t value : bits) weights.values.push_back(bf16_to_float(value));
+  return weights;
+}
+
+Weights mxfp4_weights(Random& random, int n, int k) {
+  static constexpr double kMagnitudes[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  Weights weights;
+  for (int block = 0; block < n * (k / 32); ++block) {
+    weights.scales.push_back(static_cast<uint8_t>(120 + random.below(8)));
+    const double scale = std::ldexp(1.0, weights.scales.back() - 127);
+    for (int i = 0; i < 16; ++i) {
+      const auto byte = static_cast<uint8_t>(random.below(256));
+      weights.bytes.push_back(byte);
+      for (const int code : {byte & 15, byte >> 4}) {
+        weights.values.push_back((code & 8 ? -scale : scale) * kMagnitudes[code & 7]);
+      }
+    }
+  }
+  return weights;
+}
+
+enum class Kind : uint8_t { bf16, mxfp4, mxfp4_q8 };
+
+// The rows that a matmul reads, and the values that they stand for.
+struct Activations {
+  std::vector<uint8_t> bytes;
+  int64_t stride_bytes;
+  std::vector<double> values;  // (T, K)
+};
+
+Activations make_activations(const Kernels& kernels, Kind kind, const std::vector<float>& x,
+                             int tokens, int k) {
+  Activations rows;
+  const int64_t row_bytes = kind == Kind::mxfp4_q8 ? q8_row_bytes(k) : 4 * packed_size(k);
+  rows.stride_bytes = row_bytes + 12;  // what lies between rows is NaN
+  rows.bytes.assign(static_cast<size_t>(tokens * rows.stride_bytes), 0xff);
+  for (int t = 0; t < tokens; ++t) {
+    uint8_t* const row = rows.bytes.data() + t * rows.stride_bytes;
+    const float* const values = x.data() + static_cast<int64_t>(t) * k;
+    if (kind != Kind::mxfp4_q8) {
+      kernels.pack(values, k, reinterpret_cast<float*>(row));
+      rows.values.insert(rows.values.end(), values, values + k);
+      continue;
+    }
+    kernels.quantize_q8(values, k, row);
+    for (int i = 0; i < k; ++i) {
+      const int64_t place = i / 128 * 128 + i % 2 * 64 + i % 128 / 2;
+      float scale = 0;
+      std::memcpy(&scale, row + cpu::q8_scales_offset(k) + i / 32 * 4, sizeof scale);
+      rows.values.push_back(2.0 * scale * static_cast<int8_t>(row[place]));
+    }
+  }
+  return rows;
+}
+
+// One case: all rows and tokens at once against double, then each row and each token alone
+// against the bits of the whole.
+void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, bool accumulate) {
+  static constexpr const char* kNames[] = {"matmul_bf16", "matmul_mxfp4", "matmul_mxfp4_q8"};
+  const char* const name = kNames[static_cast<size_t>(kind)];
+  Random random(static_cast<uint64_t>(1000 * tokens + 100 * n + k));
+  const auto where = [&] {
+    std::ostringstream out;
+    out << kernels.name << " " << name << " T " << tokens << " N " << n << " K " << k;
+    return out.str();
+  };
+  const auto size = [](int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); };
+  const Weights weights =
+      kind == Kind::bf16 ? bf16_weights(random, n, k) : mxfp4_weights(random, n, k);
+  const std::vector<float> bias = random.floats(static_cast<size_t>(n));
+  const Activations rows =
+      make_activations(kernels, kind, random.floats(size(tokens, k)), tokens, k);
+
+  const Input<uint8_t> x(rows.bytes, 4);
+  const Input<uint8_t> bytes(weights.bytes, 1);
+  const Input<uint8_t> scales(weights.scales, 3);
+  const Input<float> bias_input(bias, 4);
+  MatmulTask task{};
+  task.x_stride_bytes = rows.stride_bytes;
+  task.k = k;
+  task.weights = bytes.data();
+  task.scales = scales.data();
+  task.bias = n % 2 == 0 ? nullptr : bias_input.data();
+  task.accumulate = accumulate;
+  const auto matmul = kind == Kind::bf16    ? kernels.matmul_bf16
+                      : kind == Kind::mxfp4 ? kernels.matmul_mxfp4
+                                            : kernels.matmul_mxfp4_q8;
+
+  const float start = 0.25f;
+  const auto compute = [&](int token, int token_count, int row_begin, int row_end) {
+    const int stride = row_end - row_begin + 2;  // the 2 between rows must stay as they are
+    Output<float> y(size(token_count, stride));
+    for (int t = 0; t < token_count; ++t) {
+      std::fill_n(y.data() + t * stride, row_end - row_begin, accumulate ? start : kNan);
+    }
+    MatmulTask part = task;
+    part.x = x.data() + token * rows.stride_bytes;
+    part.tokens = token_count;
+    part.y = y.data();
+    part.y_stride = stride;
+    part.row_begin = row_begin;
+    part.row_end = row_end;
+    matmul(part);
+    GPTOSS_CHECK(y.intact(), where());
+    const std::vector<float> all = y.values();
+    std::vector<float> values;
+    for (int t = 0; t < token_count; ++t) {
+      const auto row = all.begin() + t * stride;
+      values.insert(values.end(), row, row + (row_end - row_begin));
+      GPTOSS_CHECK(std::isnan(row[stride - 2]) && std::isnan(row[stride - 1]), where());
+    }
+    return values;
+  };
+
+  const std::vector<float> found = compute(0, tokens, 0, n);
+  note_bits(kernels, name, found);
+  for (int t = 0; t < tokens; ++t) {
+    for (int row = 0; row < n; ++row) {
+      double expected = (task.bias ? bias[row] : 0.0f) + (accumulate ? start : 0.0f);
+      double magnitude = std::fabs(expected) + 1;
+      for (int i = 0; i < k; ++i) {
+        const double product = rows.values[size(t, k) + i] * weights.values[size(row, k) + i];
+        expected += product;
+        magnitude += std::fabs(product);
+      }
+      // Int8 has fewer: one multiplication more per block, and a fma per 128 elements in a chain.
+      const double tolerance = (sum_roundings(k) + 3) * kUnit * magnitude;
+      GPTOSS_CHECK(is_near(found[size(t, n) + row], expected, tolerance), where(), ": ",
+                   found[size(t, n) + row], " for ", expected);
+    }
+    const std::vector<float> alone = compute(t, 1, 0, n);
+    GPTOSS_CHECK(same_bits(alone, {found.data() + size(t, n), alone.size()}), where());
+  }
+  for (int row = 0; row < n; ++row) {
+    const std::vector<float> alone = compute(0, tokens, row, row + 1);
+    for (int t = 0; t < tokens; ++t) GPTOSS_CHECK(alone[t] == found[size(t, n) + row], where());
+  }
+}
+
+GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
+  for (const Kernels* kernels : supported_kernels()) {
+    for (const int tokens : {1, 2, 3, 4, 5, 33}) {
+      for (const int n : {1, 3, 4, 5, 9}) {
+        for (const int k : {1, 31, 32, 33, 100}) {
+          check_matmul(*kernels, Kind::bf16, tokens, n, k, (n + k) % 3 == 0);
+        }
+        for (const int k : {32, 64, 96}) {
+          check_matmul(*kernels, Kind::mxfp4, tokens, n, k, (n + k) % 3 == 0);
+        }
+      }
+    }
+    check_matmul(*kernels, Kind::bf16, 2, 3, 2880, false);
+    check_matmul(*kernels, Kind::mxfp4, 2, 3, 2880, false);
+  }
+}
+
+// Panels of 16 rows serve 8 tokens and more; chunks are of 32 blocks, 1024 elements.
+GPTOSS_TEST(int8_matmul_agrees_with_double_and_rows_are_independent) {
+  for (const Kernels* kernels : supported_kernels()) {
+    for (const int tokens : {1, 3, 4, 7, 8, 9, 13}) {
+      for (const int n : {1, 4, 5, 16, 17, 32}) {
+        for (const int k : {32, 64, 96, 128, 160}) {
+          check_matmul(*kernels, Kind::mxfp4_q8, tokens, n, k, (n + k) % 3 == 0);
+        }
+      }
+    }
+    check_matmul(*kernels, Kind::mxfp4_q8, 67, 16, 32, false);
+    check_matmul(*kernels, Kind::mxfp4_q8, 8, 16, 1024 + 96, false);
+    check_matmul(*kernels, Kind::mxfp4_q8, 2, 3, 2880, false);
+  }
+}
+
+GPTOSS_TEST(q8_rows_hold_what_their_layout_says) {
+  for (const Kernels* kernels : supported_kernels()) {
+    Random random(8);
+    for (const int k : {32, 96, 128, 160}) {
+      std::vector<float> x = random.floats(static_cast<size_t>(k), 5.0f);
+      std::fill_n(x.begin(), 32, 0.0f);
+      const auto row_bytes = static_cast<size_t>(cpu::q8_row_bytes(k));
+      Output<uint8_t> row(row_bytes, 4);
+      kernels->quantize_q8(Input<float>(x, 4).data(), k, row.data());
+      const std::vector<uint8_t> found = row.values();
+      GPTOSS_CHECK(row.intact(), kernels->name, " k ", k);
+      // Block by block gives the same, over zeros.
+      std::vector<uint8_t> by_block(row_bytes, 0);
+      for (int b = 0; b < k / 32; ++b) {
+        kernels->quantize_q8_block(x.data() + 32 * b, k, b, by_block.data());
+      }
+      GPTOSS_CHECK(by_block == found, kernels->name, " k ", k);
+
+      for (int b = 0; b < cpu::q8_padded(k) / 32; ++b) {
+        float scale = 0;
+        int32_t correction = 0;
+        std::memcpy(&scale, &found[static_cast<size_t>(cpu::q8_scales_offset(k) + 4 * b)], 4);
+        std::memcpy(&correction, &found[static_cast<size_t>(cpu::q8_corrections_offset(k) + 4 * b)],
+                    4);
+        double largest = 0;
+        int32_t sum = 0;
+        for (int i = 32 * b; i < 32 * b + 32; ++i) {
+          const double value = i < k ? x[static_cast<size_t>(i)] : 0.0f;
+          largest = std::max(largest, std::fabs(value));
+          const auto place = static_cast<size_t>(i / 128 * 128 + i % 2 * 64 + i % 128 / 2);
+          const int code = static_cast<int8_t>(found[place]);
+          sum += code;
+          // Half a step, and the roundings of the inverse and the product.
+          const double tolerance = scale * (1 + 127 * 8 * kUnit);
+          GPTOSS_CHECK(is_near(2.0 * scale * code, value, tolerance), kernels->name, " k ", k,
+                       " element ", i);
+        }
+        GPTOSS_CHECK(is_near(scale, largest / 254, 2 * kUnit * largest), kernels->name, " k ", k);
+        GPTOSS_CHECK(correction == -12 * sum, kernels->name, " k ", k);
+      }
+    }
+    for (const float bad : {kNan, kInf, -kInf}) {
+      std::vector<float> x(32, 1.0f);
+      x[5] = bad;
+      std::vector<uint8_t> row(static_cast<size_t>(cpu::q8_row_bytes(32)));
+      kernels->quantize_q8(x.data(), 32, row.data());
+      float scale = 0;
+      std::memcpy(&scale, row.data() + cpu::q8_scales_offset(32), sizeof scale);
+      GPTOSS_CHECK(std::isnan(scale), kernels->name, " ", bad);
+    }
+  }
+}
+
+// One row per code and place of a block whose other elements are 0: the product with ones is the
+// element itself.
+GPTOSS_TEST(every_mxfp4_element_is_decoded_exactly) {
+  static constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  constexpr int kRows = 16 * 32;
+  std::vector<uint8_t> blocks(kRows * 16);
+  for (int row = 0; row < kRows; ++row) {
+    const int code = row / 32;
+    const int place = row % 32;
+    blocks[row * 16 + place / 2] = static_cast<uint8_t>(place % 2 == 0 ? code : code << 4);
+  }
+  const std::vector<float> ones(32, 1.0f);
+  for (const Kernels* kernels : supported_kernels()) {
+    for (int scale = 0; scale < 256; ++scale) {
+      const std::vector<uint8_t> scales(kRows, static_cast<uint8_t>(scale));
+      Output<float> y(kRows);
+      MatmulTask task{};
+      task.x = ones.data();
+      task.x_stride_bytes = 32 * sizeof(float);
+      task.tokens = 1;
+      task.k = 32;
+      task.weights = blocks.data();
+      task.scales = scales.data();
+      task.y = y.data();
+      task.y_stride = kRows;
+      task.row_end = kRows;
+      kernels->matmul_mxfp4(task);
+      const std::vector<float> found = y.values();
+      for (int row = 0; row < kRows; ++row) {
+        const int code = row / 32;
+        const double magnitude = std::ldexp(kMagnitudes[code & 7], scale - 127);
+        const auto expected = static_cast<float>(code & 8 ? -magnitude : magnitude);
+        GPTOSS_CHECK(scale == 255 ? std::isnan(found[row]) : found[row] == expected, kernels->name,
+                     " code ", code, " scale ", scale, ": ", found[row]);
+      }
+    }
+  }
+}
+
+GPTOSS_TEST(mxfp4_blocks_survive_decoding_and_encoding) {
+  Random random(6);
+  for (int i = 0; i < 2000; ++i) {
+    uint8_t block[16];
+    for (uint8_t& byte : block) byte = static_cast<uint8_t>(random.below(256));
+    const auto scale = static_cast<uint8_t>(random.below(253));  // no product overflows
+    float values[32];
+    mxfp4_decode_block(block, scale, values);
+    uint8_t again[16];
+    uint8_t new_scale = 0;
+    mxfp4_encode_block(values, again, &new_scale);
+    float decoded[32];
+    mxfp4_decode_block(again, new_scale, decoded);
+    GPTOSS_CHECK(same_bits(values, decoded), "scale ", int{scale});
+  }
+}
+
+GPTOSS_TEST(half_and_float_convert_both_ways) {
+  for (uint32_t bits = 0; bits < (1u << 16); ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = half_to_float(half);
+    const uint32_t exponent = bits >> 10 & 31;
+    const double magnitude =
+        exponent == 0 ? std::ldexp(bits & 1023, -24)
+                      : std::ldexp(1024 + (bits & 1023), static_cast<int>(exponent) - 25);
+    if (exponent == 31) {
+      GPTOSS_CHECK((bits & 1023) ? std::isnan(value) : std::isinf(value), bits);
+      continue;
+    }
+    GPTOSS_CHECK(value == (bits & 0x8000 ? -magnitude : magnitude), bits);
+    GPTOSS_CHECK(float_to_half(value) == half, bits);
+    // Halfway to the next value, and just beside: ties go to the even one.
+    if ((bits & 0x7fff) < 0x7bff) {
+      const float next = half_to_float(static_cast<uint16_t>(half + 1));
+      const float middle = value + (next - value) / 2;
+      GPTOSS_CHECK(float_to_half(middle) == half + (half & 1), bits);
+      GPTOSS_CHECK(float_to_half(std::nextafter(middle, value)) == half, bits);
+      GPTOSS_CHECK(float_to_half(std::nextafter(middle, next)) == half + 1, bits);
+    }
+  }
+  GPTOSS_CHECK(float_to_half(1e9f) == 0x7bff && float_to_half(-kInf) == 0xfbff);
+  GPTOSS_CHECK(std::isnan(half_to_float(float_to_half(kNan))));
+}
+
+// ---- Ops over a thread pool -------------------------------------------------------------------
+
+GPTOSS_TEST(ops_do_not_depend_on_the_number_of_threads) {
+  Random random(7);
+  const int tokens = 5;
+  const int n = 131;  // three panels, the last one short
+  const int k = 96;
+  const Weights dense = bf16_weights(random, n, k);
+  const Weights sparse = mxfp4_weights(random, n, k);
+  const std::vector<float> x = random.floats(static_cast<size_t>(tokens * k));
+  const std::vector<float> bias = random.floats(n);
+  for (const Kernels* kernels : supported_kernels()) {
+    std::vector<std::vector<float>> first;
+    for (const int threads : {1, 2, 5}) {
+      ThreadPool pool(threads);
+      std::vector<std::vector<float>> results(5, std::vector<float>(tokens * n, kNan));
+      cpu::dense_matmul(*kernels, pool,
+                        {.x = x.data(),
+                         .w = reinterpret_cast<const uint16_t*>(dense.bytes.data()),
+                         .bias = bias.data(),
+                         .y = results[0].data(),
+                         .tokens = tokens,
+                         .n = n,
+                         .k = k});
+      cpu::mxfp4_matmul(*kernels, pool,
+                        {.x = x.data(),
+                         .blocks = sparse.bytes.data(),
+                         .scales = sparse.scales.data(),
+                         .bias = nullptr,
+                         .y = results[1].data(),
+                         .tokens = tokens,
+                         .n = n,
+                         .k = k,
+                         .int8_activations = false});
+      cpu::mxfp4_matmul(*kernels, pool,
+                        {.x = x.data(),
+                         .blocks = sparse.bytes.data(),
+                         .scales = sparse.scales.data(),
+                         .bias = bias.data(),
+                         .y = results[4].data(),
+                         .tokens = tokens,
+                         .n = n,
+                         .k = k,
+                         .int8_activations = true});
+      cpu::rms_norm(*kernels, pool,
+                    {.x = x.data(),
+                     .weight = x.data(),
+                     .y = results[2].data(),
+                     .tokens = tokens,
+                     .n = k,
+                     .eps = 1e-5f});
+      cpu::swiglu(*kernels, pool,
+                  {.gate_up = x.data(),
+                   .h = results[3].data(),
+                   .tokens = tokens,
+                   .n = k / 2,
+                   .limit = 7.0f});
+      if (first.empty()) first = results;
+      for (size_t i = 0; i < results.size(); ++i) {
+        GPTOSS_CHECK(same_bits(results[i], first[i]), kernels->name, " op ", i, " threads ",
+                     threads);
+      }
+    }
+  }
+}
+
+GPTOSS_TEST(route_topk_orders_ties_and_nan) {
+  const std::vector<float> logits = {1, 3, 3, 2, kNan, 0, kNan, kNan, kNan, kNan};
+  std::vector<int32_t> experts(6);
+  std::vector<float> weights(6);
+  cpu::route_topk({.logits = logits.data(),
+                   .experts = experts.data(),
+                   .weights = weights.data(),
+                   .tokens = 2,
+                   .n_experts = 5,
+                   .n_active = 3});
+  GPTOSS_CHECK((experts == std::vector<int32_t>{1, 2, 3, 0, 1, 2}));
+  const double total = 2 + std::exp(-1.0);
+  GPTOSS_CHECK(is_near(weights[0], 1 / total, 1e-6) && weights[0] == weights[1]);
+  GPTOSS_CHECK(is_near(weights[2], std::exp(-1.0) / total, 1e-6));
+}
+
+GPTOSS_TEST(expert_gather_sorts_stably) {
+  const std::vector<float> x = {10, 11, 20, 21, 30, 31};
+  const std::vector<int32_t> experts = {3, 0, 0, 3, 1, 0};
+  Output<float> rows(12);
+  Output<int32_t> pairs(6);
+  Output<int32_t> offsets(6);
+  cpu::expert_gather({.x = x.data(),
+                      .experts = experts.data(),
+                      .rows = rows.data(),
+                      .pairs = pairs.data(),
+                      .offsets = offsets.data(),
+                      .tokens = 3,
+                      .n = 2,
+                      .n_experts = 5,
+                      .n_active = 2});
+  GPTOSS_CHECK((pairs.values() == std::vector<int32_t>{1, 2, 5, 4, 0, 3}));
+  GPTOSS_CHECK((offsets.values() == std::vector<int32_t>{0, 3, 4, 4, 6, 6}));
+  GPTOSS_CHECK(
+      (rows.values() == std::vector<float>{10, 11, 20, 21, 30, 31, 30, 31, 10, 11, 20, 21}));
+  GPTOSS_CHECK(rows.intact() && pairs.intact() && offsets.intact());
+}
+
+GPTOSS_TEST(an_isa_is_found_by_name_or_refused) {
+  for (const cpu::Isa& isa : cpu::isas()) {
+    if (isa.supported) {
+      GPTOSS_CHECK(&cpu::kernels_named(isa.kernels->name) == isa.kernels);
+    } else {
+      GPTOSS_CHECK(!isa.missing.empty(), isa.kernels->name);
+      GPTOSS_CHECK_THROWS(BackendError, cpu::kernels_named(isa.kernels->name));
+    }
+  }
+  GPTOSS_CHECK_THROWS(BackendError, cpu::kernels_named("sse9"));
+}
+
+}  // namespace
+}  // namespace gptoss::test

@@ -1,0 +1,134 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "core/check.h"
+#include "core/thread_pool.h"
+#include "harness.h"
+
+namespace gptoss::test {
+namespace {
+
+GPTOSS_TEST(every_unit_runs_once) {
+  for (const int threads : {1, 2, 4, 7}) {
+    ThreadPool pool(threads);
+    GPTOSS_CHECK(pool.size() == threads);
+    for (int job = 0; job < 500; ++job) {
+      // Not atomic: a unit that ran twice or too late would be a race.
+      std::vector<int> runs(static_cast<size_t>(job % 37), 0);
+      pool.run(static_cast<int64_t>(runs.size()),
+               [&](int64_t i) { ++runs[static_cast<size_t>(i)]; });
+      for (const int count : runs) GPTOSS_CHECK(count == 1, "threads ", threads, " job ", job);
+    }
+  }
+}
+
+GPTOSS_TEST(an_exception_ends_the_job_and_not_the_pool) {
+  ThreadPool pool(4);
+  for (int job = 0; job < 100; ++job) {
+    std::atomic<int> ended{0};
+    std::string message;
+    try {
+      pool.run(20, [&](int64_t i) {
+        ++ended;
+        if (i % 7 == 3) throw std::runtime_error("unit failed");
+      });
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    GPTOSS_CHECK(message == "unit failed");
+    GPTOSS_CHECK(ended == 20);
+    std::atomic<int> sum{0};
+    pool.run(10, [&](int64_t i) { sum += static_cast<int>(i); });
+    GPTOSS_CHECK(sum == 45);
+  }
+}
+
+GPTOSS_TEST(callers_share_a_pool) {
+  ThreadPool pool(3);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; ++c) {
+    callers.emplace_back([&, c] {
+      for (int job = 0; job < 100; ++job) {
+        std::vector<int> values(11, -1);
+        pool.run(11, [&](int64_t i) { values[static_cast<size_t>(i)] = static_cast<int>(i) * c; });
+        for (int i = 0; i < 11; ++i) wrong += values[static_cast<size_t>(i)] != i * c;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  GPTOSS_CHECK(wrong == 0);
+}
+
+GPTOSS_TEST(a_unit_may_use_another_pool) {
+  ThreadPool outer(3);
+  ThreadPool inner(2);
+  std::vector<std::unique_ptr<ThreadPool>> own;
+  for (int i = 0; i < 6; ++i) own.push_back(std::make_unique<ThreadPool>(2));
+  std::atomic<int> runs{0};
+  for (int job = 0; job < 20; ++job) {
+    outer.run(6, [&](int64_t unit) {
+      inner.run(5, [&](int64_t) { ++runs; });
+      own[static_cast<size_t>(unit)]->run(5, [&](int64_t) { ++runs; });
+    });
+  }
+  GPTOSS_CHECK(runs == 20 * 6 * 10);
+}
+
+GPTOSS_TEST(pools_come_and_go) {
+  for (int i = 0; i < 50; ++i) {
+    ThreadPool pool(1 + i % 5);
+    std::atomic<int> runs{0};
+    if (i % 2 == 0) pool.run(8, [&](int64_t) { ++runs; });
+    GPTOSS_CHECK(runs == (i % 2 == 0 ? 8 : 0));
+  }
+}
+
+GPTOSS_TEST(bad_sizes_are_refused) {
+  GPTOSS_CHECK_THROWS(std::invalid_argument, ThreadPool(0));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, ThreadPool(kMaxThreads + 1));
+  ThreadPool pool(2);
+  GPTOSS_CHECK_THROWS(std::invalid_argument, pool.run(int64_t{1} << 31, [](int64_t) {}));
+  setenv("GPTOSS_NUM_THREADS", "3", 1);
+  GPTOSS_CHECK(resolve_thread_count(0) == 3 && resolve_thread_count(5) == 5);
+  for (const char* text : {"0", "-1", "two", "2x", "99999"}) {
+    setenv("GPTOSS_NUM_THREADS", text, 1);
+    GPTOSS_CHECK_THROWS(std::invalid_argument, resolve_thread_count(0));
+  }
+  unsetenv("GPTOSS_NUM_THREADS");
+  GPTOSS_CHECK(resolve_thread_count(0) == available_cpus());
+}
+
+// ThreadSanitizer does not support threads that are started after a fork, nor does qemu-user.
+#if !defined(__SANITIZE_THREAD__)
+GPTOSS_TEST(a_forked_process_gets_an_error_or_a_pool_of_its_own) {
+  if (std::getenv("GPTOSS_TEST_EMULATED") != nullptr) return;
+  ThreadPool pool(3);
+  pool.run(10, [](int64_t) {});
+  default_pool().run(10, [](int64_t) {});
+  const pid_t child = fork();
+  if (child == 0) {
+    int code = 1;
+    try {
+      pool.run(10, [](int64_t) {});
+    } catch (const BackendError&) {
+      std::atomic<int> runs{0};
+      default_pool().run(10, [&](int64_t) { ++runs; });
+      code = runs == 10 ? 0 : 2;
+    }
+    _exit(code);
+  }
+  int status = 0;
+  GPTOSS_CHECK(waitpid(child, &status, 0) == child);
+  GPTOSS_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
+}
+#endif
+
+}  // namespace
+}  // namespace gptoss::test

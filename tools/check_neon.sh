@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The native tests built for aarch64 and run under qemu; the NEON kernels must give the bits that
+# this machine's AVX2 and AVX-512 kernels give. Needs g++-aarch64-linux-gnu and qemu-user.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+check() { # build folder, emulator, further arguments for cmake
+  cmake -S . -B "$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -g1" \
+    -DGPTOSS_NATIVE_TESTS=ON "${@:3}" >/dev/null
+  cmake --build "$1" --target gptoss_native_tests -j "$(nproc)" >/dev/null
+  $2 "$1/tests/native/gptoss_native_tests" --checksums "$1/checksums"
+}
+
+GPTOSS_TEST_EMULATED=1 check build-neon qemu-aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static
+if grep -qw avx2 /proc/cpuinfo; then
+  check build-native ""
+  diff build-native/checksums build-neon/checksums
+  echo "NEON and AVX2 give the same bits"
+fi
