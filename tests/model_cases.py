@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from gptoss.checkpoint import Checkpoint
 from gptoss.checkpoint.tensors import Layout
 from gptoss.config import LayerType, ModelConfig, RopeConfig

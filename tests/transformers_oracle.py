@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from make_checkpoint import hf_config
-from model_cases import ModelCase
 from safetensors.torch import load_file
 from transformers import GptOssConfig, GptOssForCausalLM
+
+from make_checkpoint import hf_config
+from model_cases import ModelCase
 
 _FP4 = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 

@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", 
 import numpy as np
 import torch
 import transformers
+
 from gptoss.checkpoint import open_checkpoint
 from model_cases import CASES, ModelCase, describe, golden_path
 from tolerances import GREEDY_GAP

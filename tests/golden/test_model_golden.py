@@ -10,6 +10,7 @@ import json
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.reference.model import ReferenceModel, load_tensors
 from model_cases import CASES, ModelCase, describe, golden_path

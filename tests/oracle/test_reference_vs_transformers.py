@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gptoss.checkpoint import open_checkpoint
 from gptoss.config import RopeConfig
 from gptoss.reference.model import ReferenceModel, load_tensors

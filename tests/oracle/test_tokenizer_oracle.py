@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+
 from gptoss.tokenizer import Tokenizer
 from paths import real_data
 

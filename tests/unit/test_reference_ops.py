@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gptoss.checkpoint import open_checkpoint
 from gptoss.config import RopeConfig
 from gptoss.reference import bf16
@@ -22,8 +25,6 @@ from gptoss.reference.rms_norm import rms_norm
 from gptoss.reference.rope import concentration, inverse_frequencies, rope
 from gptoss.reference.route_topk import route_topk
 from gptoss.reference.swiglu import swiglu
-from hypothesis import given
-from hypothesis import strategies as st
 from model_cases import CASES
 from tolerances import FLOAT64_RELATIVE
 

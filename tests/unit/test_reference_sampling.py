@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gptoss.reference.sampling import penalized, probabilities
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gptoss.reference.sampling import penalized, probabilities
 from tolerances import FLOAT64_RELATIVE
 
 # Probabilities 0.4, 0.3, 0.2, 0.1, not in order of their ids.

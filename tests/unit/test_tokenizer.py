@@ -12,10 +12,11 @@ from subprocess import run
 from typing import Any
 
 import pytest
-from gptoss.errors import CheckpointError
-from gptoss.tokenizer import Tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gptoss.errors import CheckpointError
+from gptoss.tokenizer import Tokenizer
 from make_checkpoint import SPECIAL_TOKENS, byte_tokenizer
 
 FIRST_SPECIAL = 199_998
