@@ -174,6 +174,8 @@ def test_loading(tmp_path: Path):
 
     assert load_harmony_encoding(Model()).tokenizer is TOKENIZER
     assert load_harmony_encoding(TOKENIZER).tokenizer is TOKENIZER
+    with pytest.raises(ValueError, match="checkpoint folder"):
+        load_harmony_encoding("HarmonyGptOss")
     with pytest.raises(TypeError, match="int"):
         load_harmony_encoding(3)
     with pytest.raises((OSError, ValueError)):

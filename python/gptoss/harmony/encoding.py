@@ -325,6 +325,11 @@ def load_harmony_encoding(
     TypeError
         If it is none of these.
     """
+    if model_or_path == HarmonyEncoding.name:
+        raise ValueError(
+            f"[load_harmony_encoding] {model_or_path!r} names no files: pass the checkpoint "
+            "folder, its tokenizer.json, or a loaded model"
+        )
     if isinstance(model_or_path, (str, os.PathLike)):
         from gptoss.tokenizer import Tokenizer as FileTokenizer
 
