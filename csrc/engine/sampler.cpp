@@ -123,8 +123,10 @@ size_t draw(const Range& range, float top, double u, LogitOf logit_of) {
 int32_t choose(std::span<float> logits, const SamplingParams& params, uint64_t token_index) {
   const int32_t best = argmax(logits);
   if (params.temperature == 0.0f) return best;
-  for (float& logit : logits) logit = logit / params.temperature;
-  const float top = logits[static_cast<size_t>(best)];
+  // Relative to the likeliest, so that no temperature is too low to divide by.
+  const float highest = logits[static_cast<size_t>(best)];
+  for (float& logit : logits) logit = (logit - highest) / params.temperature;
+  const float top = 0.0f;
   const double u = uniform(params.seed, token_index);
   const float floor =
       params.min_p > 0.0f ? top + std::log(params.min_p) : std::numeric_limits<float>::lowest();
