@@ -8,7 +8,7 @@ about sqrt(K) of them. The two public implementations (openai's torch code and t
 in float32) have medians of 2e-7 to 6e-6 per prompt; the median's bound is five times the upper
 one, which leaves room for another order of summation. The largest error has a wider bound because
 a token whose attention or routing is nearly tied amplifies roundings. On the checkpoints of
-model_cases.py transformers stays below 2e-6, and what a wrong formula does is far above: of 37
+model_cases.py transformers stays below 2e-6, and what a wrong formula does is far above: of 36
 planted ones, every one broke the bounds on at least one checkpoint.
 
 KL is half the variance of the logits' error: logits with a standard deviation of 3 that are off by
@@ -28,6 +28,13 @@ FP32_MEDIAN_RELATIVE_L2 = 3e-5
 FP32_MAX_RELATIVE_L2 = 4e-4
 FP32_MEAN_KL = 1e-8
 GREEDY_GAP = 0.01
+
+# The default mode rounds the inputs of the experts' two matmuls to int8. The largest of 32 normal
+# values is about 2.1 standard deviations, so a rounding step is 2.1/127 and its error, a uniform
+# one, 0.0048 of the block: 0.7 % of an expert's output for both. Four layers of equal size add up
+# to sqrt(4) of that at most, and f16 keys and values bring less than 0.2 %; the bound is twice the
+# sum. It is the median's: a token that rounding sends to another expert may be wholly different.
+INT8_MEDIAN_RELATIVE_L2 = 0.03
 
 # A log-probability is computed in float64 and rounded to float32: half a unit in the last place of
 # numbers up to 16 is 2^-21 = 4.8e-7.
@@ -85,3 +92,97 @@ def chi_square_bound(degrees: int) -> float:
     """
     t = 20.0
     return degrees + 2.0 * (degrees * t) ** 0.5 + 2.0 * t
+
+# ---- Single ops in float32 against float64 -----------------------------------------------------
+# One rounding to float32 has a relative error of at most U. The bounds are worst cases: they count
+# the roundings on a result's way, each as large as can be, and so hold for every input. Scalar
+# kernels round a product and a sum separately, which is what is counted.
+U = 2.0**-24
+
+
+def sum_roundings(n: int) -> int:
+    """Return the roundings of a sum of n products: n/16 in each of 16 lanes, then a tree.
+
+    Elements come in blocks of 32, two to a lane.
+    """
+    return 2 * 2 * -(-n // 32) + 4
+
+
+def matmul_bound(
+    x: npt.NDArray[np.float64], w: npt.NDArray[np.float64], bias: npt.NDArray[np.float64] | float
+) -> npt.NDArray[np.float64]:
+    """Bound |y - (x @ w^T + bias)|: x (T, K), w (N, K), bias (N) -> (T, N)."""
+    magnitude = np.abs(x) @ np.abs(w).T + np.abs(bias)
+    # Two more: the bias, and the multiplication by a block's scale where activations are int8.
+    return (sum_roundings(x.shape[1]) + 2) * U * magnitude
+
+
+def int8_bound(x: npt.NDArray[np.float64], w: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Bound what rounding activations to int8 changes: x (T, K), w (N, K) -> (T, N).
+
+    An element moves by at most half a step, a 254th of its block's largest; the step itself and
+    the quotient have a few roundings, which 1 % covers.
+    """
+    blocks = np.abs(x).reshape(len(x), -1, 32)
+    steps = np.repeat(blocks.max(axis=-1), 32, axis=-1) / 254
+    return 1.01 * steps @ np.abs(w).T
+
+
+def rms_norm_bound(expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Bound the error of rms_norm: (T, N) -> (T, N).
+
+    The sum's relative error is halved by the root; mean, eps, root, quotient and two products
+    follow.
+    """
+    return (sum_roundings(expected.shape[1]) / 2 + 6) * U * np.abs(expected)
+
+
+def rope_bound(x: npt.NDArray[np.float64], concentration: float) -> npt.NDArray[np.float64]:
+    """Bound the error of rope: (T, H, D) -> (T, H, D).
+
+    Of each of the two terms: cos or sin rounded to float32, the product, the sum.
+    """
+    first, second = np.split(np.abs(x), 2, axis=-1)
+    return 3 * U * concentration * np.concatenate([first + second] * 2, axis=-1)
+
+
+def swiglu_bound(
+    gate: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], limit: float
+) -> npt.NDArray[np.float64]:
+    """Bound the error of swiglu: gate (T, I) before the clamp, h (T, I) -> (T, I).
+
+    The exponent 1.702 g has two roundings (1.702 is one), exp four, and what follows five. exp
+    saturates at e^88.3; there the sigmoid is below 1e-38.
+    """
+    gate = np.abs(np.minimum(gate, limit))
+    return (2 * 1.702 * gate + 9) * U * np.abs(expected) + 1e-38 * gate * (limit + 1)
+
+
+def softmax_bound(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Bound the relative error of a softmax over the chosen logits: (T, A) -> (T, 1).
+
+    Per term: the difference from the highest logit, in float32, goes through exp unreduced; exp
+    two. Then the sum, and the quotient.
+    """
+    spread = logits.max(axis=-1, keepdims=True) - logits.min(axis=-1, keepdims=True)
+    return (2 * (spread + 2) + logits.shape[-1] + 1) * U
+
+
+def attention_bound(
+    q: npt.NDArray[np.float64],
+    k: npt.NDArray[np.float64],
+    v: npt.NDArray[np.float64],
+    scale: float,
+) -> float:
+    """Bound the error of banded_attention's results: q (T, H, D), k and v (S, G, D).
+
+    A score has 2 D + 1 roundings of at most scale * sum |q| |k|, its distance from the maximum one
+    more, exp four; rescaling costs sixteen for every page of 64 keys. If all weights err by at
+    most e relatively, their mean of values errs by at most 2 e max|v|; sums over keys add two
+    roundings per key.
+    """
+    group = q.shape[1] // k.shape[1]
+    products = np.einsum("thd,shd->ths", np.abs(q), np.abs(np.repeat(k, group, axis=1)))
+    keys = len(k)
+    per_weight = (2 * q.shape[-1] + 3) * scale * products.max() + 4 + 16 * (keys // 64 + 2)
+    return float((2 * per_weight + 2 * keys) * U * np.abs(v).max())

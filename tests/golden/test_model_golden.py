@@ -11,10 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import gptoss
+from gptoss import _core
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.reference.model import ReferenceModel, load_tensors
 from model_cases import CASES, ModelCase, describe, golden_path
-from tolerances import assert_fp32_tier
+from tolerances import INT8_MEDIAN_RELATIVE_L2, assert_fp32_tier, relative_l2
+
+
+def supported_isas() -> list[str]:
+    return [name for name, supported, _ in _core.isas() if supported]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
@@ -52,6 +58,39 @@ def test_reference(
         # Causal: the rows of the prompt do not depend on what follows.
         assert_fp32_tier(golden[f"logits_{i}"], logits[golden[f"positions_{i}"]])
         assert logits[len(prompt) - 1 : -1].argmax(axis=-1).tolist() == continuation
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+def test_compiled_reference_mode(
+    isa: str,
+    case: ModelCase,
+    checkpoint: Checkpoint,
+    golden: dict[str, npt.NDArray[np.generic]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GPTOSS_ISA", isa)
+    with gptoss.load(checkpoint.path, precision="reference") as llm:
+        for i, prompt in enumerate(case.prompts()):
+            continuation = golden[f"greedy_{i}"].tolist()
+            rows = golden[f"positions_{i}"]
+            for chunk_tokens in (None, 7):
+                logits = llm.logits(prompt, rows, chunk_tokens=chunk_tokens)
+                assert_fp32_tier(logits, golden[f"logits_{i}"])
+            result = llm.generate(
+                prompt, max_tokens=len(continuation), temperature=0, ignore_eos=True
+            )
+            assert result.token_ids == continuation
+
+
+def test_compiled_default_mode(
+    case: ModelCase, checkpoint: Checkpoint, golden: dict[str, npt.NDArray[np.generic]]
+) -> None:
+    with gptoss.load(checkpoint.path) as llm:
+        errors = [
+            relative_l2(llm.logits(prompt, golden[f"positions_{i}"]), golden[f"logits_{i}"])
+            for i, prompt in enumerate(case.prompts())
+        ]
+    assert np.median(np.concatenate(errors)) <= INT8_MEDIAN_RELATIVE_L2
 
 
 def test_goldens_are_small_and_all_in_use() -> None:
