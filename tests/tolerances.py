@@ -36,6 +36,13 @@ GREEDY_GAP = 0.01
 # sum. It is the median's: a token that rounding sends to another expert may be wholly different.
 INT8_MEDIAN_RELATIVE_L2 = 0.03
 
+# Beside a public bf16 implementation on the same checkpoints: the bf16/int8 tier. Both round at
+# random, so a ratio of errors near 1 is luck; these leave room for it without letting a wrong
+# formula pass, which errs by multiples.
+BF16_MEDIAN_RATIO = 1.5
+BF16_KL_RATIO = 2.5
+BF16_TOP1_LOSS = 0.05
+
 # A log-probability is computed in float64 and rounded to float32: half a unit in the last place of
 # numbers up to 16 is 2^-21 = 4.8e-7.
 LOGPROB = 1e-6
