@@ -6,6 +6,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace gptoss::cpu {
@@ -71,8 +74,21 @@ std::vector<Isa> detect() {
 
 #elif defined(__aarch64__)
 
+bool has_dotprod() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // every Apple processor from the M1 on
+#endif
+}
+
 // Baseline ARMv8-A has all that the NEON kernels use.
-std::vector<Isa> detect() { return {{&kNeonKernels, true, ""}, {&kScalarKernels, true, ""}}; }
+std::vector<Isa> detect() {
+  const bool dotprod = has_dotprod();
+  return {{&kNeonDotprodKernels, dotprod, dotprod ? "" : "dot product (ASIMDDP)"},
+          {&kNeonKernels, true, ""},
+          {&kScalarKernels, true, ""}};
+}
 
 #else
 
