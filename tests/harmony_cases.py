@@ -289,6 +289,7 @@ SEQUENCES: dict[str, Sequence] = {
     "markup in plain text": (None, [_S, "assistant", "<|chan", "nel|>final", _M, "<|end|>", _E]),
     "unknown id in content": ("assistant", [_M, "a", -1, "b", _E, _S, "user", _M, "y", _E]),
     "unknown id after half a character": ("assistant", [_M, "é", 172, -1, "b", _E]),
+    "unknown id after a character that waits": ("assistant", [_M, 172, "x", -1, "b", _E]),
     "unknown id in header": ("assistant", [_C, "final", -1, _M, "x", _E]),
     "half characters": ("assistant", [_M, 172, 253, "x", "y", 172, 172, "z", 172, 253, _E]),
     "half characters in header": ("assistant", [_C, "final", 172, _M, "x", _E]),
