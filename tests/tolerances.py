@@ -100,6 +100,7 @@ def chi_square_bound(degrees: int) -> float:
     t = 20.0
     return degrees + 2.0 * (degrees * t) ** 0.5 + 2.0 * t
 
+
 # ---- Single ops in float32 against float64 -----------------------------------------------------
 # One rounding to float32 has a relative error of at most U. The bounds are worst cases: they count
 # the roundings on a result's way, each as large as can be, and so hold for every input. Scalar

@@ -651,7 +651,7 @@ def _integers(name: str, values: Any) -> npt.NDArray[np.int64]:
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.dtype.kind not in "iu" or array.max() > np.iinfo(np.int64).max:
-        raise TypeError(f"{name} must be integers of 64 bits, got {array.dtype}")
+        raise TypeError(f"{name} must be integers of 64 bits, got {array.dtype.name}")
     return array.astype(np.int64)
 
 

@@ -45,9 +45,7 @@ def random_logits(seed: int, size: int, spread: float = 2.0) -> npt.NDArray[np.f
 
 
 def draw(logits: npt.NDArray[np.float32], params: SamplingParams, count: int) -> Counter[int]:
-    return Counter(
-        _core.sample(logits, params, PROMPT, OUTPUT, index)[0] for index in range(count)
-    )
+    return Counter(_core.sample(logits, params, PROMPT, OUTPUT, index)[0] for index in range(count))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

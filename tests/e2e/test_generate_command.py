@@ -1,0 +1,88 @@
+"""From a folder on disk to text on the terminal, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "gptoss", "generate"]
+
+
+def test_both_layouts_give_the_same_text(tiny_checkpoint: Callable[[str], Path]) -> None:
+    options = ["Hello", "--max-tokens", "40", "--temperature", "0", "--ignore-eos"]
+    texts = []
+    for layout in ("hf", "original"):
+        for threads in ("1", "2"):
+            found = subprocess.run(
+                [*COMMAND, str(tiny_checkpoint(layout)), *options, "--threads", threads],
+                capture_output=True,
+                check=False,
+                timeout=60,
+            )
+            assert found.returncode == 0, found.stderr
+            assert b"40 generated" in found.stderr
+            texts.append(found.stdout)
+    assert len(texts[0]) > 20
+    assert texts == [texts[0]] * 4
+
+
+def test_every_instruction_set_gives_text(tiny_checkpoint: Callable[[str], Path]) -> None:
+    from gptoss import _core
+
+    options = ["Hello", "--max-tokens", "5", "--temperature", "0", "--ignore-eos"]
+    for name, supported, missing in _core.isas():
+        found = subprocess.run(
+            [*COMMAND, str(tiny_checkpoint("hf")), *options],
+            env=os.environ | {"GPTOSS_ISA": name},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if supported:
+            assert found.returncode == 0, found.stderr
+            assert "5 generated" in found.stderr
+        else:
+            assert found.returncode == 2
+            assert missing in found.stderr
+
+
+def test_ctrl_c_ends_it_at_once(tiny_checkpoint: Callable[[str], Path]) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, str(tiny_checkpoint("hf")), "Hello", "--ignore-eos"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(10)  # it is generating
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert time.monotonic() - start < 10
+
+
+def test_a_closed_pipe_is_no_traceback(tiny_checkpoint: Callable[[str], Path]) -> None:
+    if sys.platform == "win32":
+        pytest.skip("no such pipes on Windows")
+    process = subprocess.Popen(
+        [*COMMAND, str(tiny_checkpoint("hf")), "Hello", "--ignore-eos"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(1)
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 2
+    assert err == b""

@@ -1,0 +1,219 @@
+"""The command `gptoss`: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gptoss
+import pytest
+from gptoss.cli import main
+
+TOKENS = ["--max-tokens", "5", "--ignore-eos"]
+
+
+@pytest.fixture
+def model(tiny_checkpoint: Callable[[str], Path]) -> str:
+    return str(tiny_checkpoint("hf"))
+
+
+class TestGenerate:
+    def test_text_on_stdout_and_speed_on_stderr(
+        self, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bias = [f"--logit-bias={ord(letter)}=30" for letter in "abc"]
+        options = ["--seed", "1", "--context-length", "64", "--threads", "1"]
+        assert main(["generate", model, "Hello", *TOKENS, *bias, *options]) == 0
+        out, err = capsys.readouterr()
+        expected = gptoss.generate(
+            "Hello",
+            model=model,
+            max_tokens=5,
+            seed=1,
+            logit_bias={ord(letter): 30 for letter in "abc"},
+        ).text
+        assert out == expected + "\n"
+        assert len(expected) == 5
+        assert err.count("\n") == 1
+        assert "5 prompt tokens" in err
+        assert "5 generated" in err
+        assert "tok/s" in err
+
+    def test_json(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        options = ["--temperature", "0", "--logprobs", "2", "--json", "--precision", "reference"]
+        assert main(["generate", model, "Hello", *TOKENS, *options]) == 0
+        out, err = capsys.readouterr()
+        result = json.loads(out)
+        assert err == ""
+        assert len(result["token_ids"]) == 5
+        assert len(result["logprobs"][0]["top_logprobs"]) == 2
+        assert result["usage"]["prompt_tokens"] == 5
+        assert result["finish_reason"] == "length"
+
+    def test_prompt_from_stdin(
+        self, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hello"))
+        assert main(["generate", model, "-", *TOKENS, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["prompt_token_ids"] == list(b"Hello")
+
+    def test_every_sampling_parameter_is_an_option(
+        self, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = (
+            "--max-tokens 3 --temperature 0.5 --top-p 0.9 --top-k 4 --min-p 0.1 --stop x --stop yy "
+            "--stop-token-ids 5 6 --seed 1 --logprobs 0 --repetition-penalty 1.1 "
+            "--presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 3=1.5 --ignore-eos --json"
+        )
+        assert main(["generate", model, "Hello", *options.split()]) == 0
+        for name in gptoss.SamplingParams.__dataclass_fields__:
+            assert "--" + name.replace("_", "-") in options
+        assert json.loads(capsys.readouterr().out)["usage"]["completion_tokens"] <= 3
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--temperature", "-1"], "temperature must be at least 0 and finite, got -1"),
+            (["--top-p", "2"], "top_p must be in (0, 1], got 2"),
+            (["--device", "cuda"], "device 'cuda' is not available"),
+            (["--context-length", "3"], "the prompt has 5 tokens, and the context of 3"),
+            (["--precision", "low"], "precision must be one of ('auto', 'reference'), got 'low'"),
+            (["--stop-token-ids", "9999"], "stop_token_ids has id 9999, outside the vocabulary"),
+        ],
+    )
+    def test_errors_are_one_line(
+        self, model: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["generate", model, "Hello", *TOKENS, *options]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("gptoss: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+
+    def test_damaged_and_absent_checkpoints(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "config.json").write_text("{")
+        for path in (tmp_path, tmp_path / "nothing"):
+            for command in (["generate", str(path), "x"], ["info", str(path)]):
+                assert main(command) == 2
+                err = capsys.readouterr().err
+                assert err.count("\n") == 1
+                assert str(path) in err
+
+    def test_ctrl_c(
+        self, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(self: gptoss.Stream) -> gptoss.GenerationChunk:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(gptoss.Stream, "__next__", interrupted)
+        assert main(["generate", model, "Hello"]) == 130
+        assert "Traceback" not in capsys.readouterr().err
+
+
+class TestInfo:
+    def test_tables(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["info", model]) == 0
+        out = capsys.readouterr().out
+        for text in ("tiny-hf", "4, 2 of them with a window of 16 tokens", "2,048", "131,072"):
+            assert text in out
+        total = gptoss.estimate_memory(model, 8192).total_bytes
+        assert f"{total / 1e9:.3f} GB" in out
+
+    def test_original_layout(
+        self, tiny_checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["info", str(tiny_checkpoint("original")), "--precision", "reference"]) == 0
+        out = capsys.readouterr().out
+        assert "original" in out
+        assert "precision reference" in out
+
+    def test_errors_are_one_line(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["info", model, "--precision", "low"]) == 2
+        assert "precision must be 'auto' or 'reference', got 'low'" in capsys.readouterr().err
+
+
+class TestDoctor:
+    def test_lists_what_there_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["doctor"]) == 0
+        out = capsys.readouterr().out
+        for name in ("backend cpu", "backend cuda", "backend metal", "scalar", "threads", "memory"):
+            assert name in out
+        assert "gptoss has no cuda backend yet" in out
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "message"),
+        [
+            ("GPTOSS_ISA", "mmx", "unknown ISA 'mmx'"),
+            ("GPTOSS_NUM_THREADS", "many", "must be a whole number, got 'many'"),
+        ],
+    )
+    def test_says_what_is_wrong(
+        self,
+        variable: str,
+        value: str,
+        message: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        assert main(["doctor"]) == 2
+        assert message in capsys.readouterr().out
+
+    def test_says_what_was_forced(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GPTOSS_ISA", "scalar")
+        assert main(["doctor"]) == 0
+        assert "scalar, set by GPTOSS_ISA" in capsys.readouterr().out
+
+    def test_offline_mode(self) -> None:
+        found = subprocess.run(
+            [sys.executable, "-m", "gptoss", "doctor"],
+            env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0, found.stderr
+        assert "offline mode, by HF_HUB_OFFLINE" in found.stdout
+
+
+class TestMain:
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out == f"gptoss {gptoss.__version__}\n"
+
+    def test_without_a_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([]) == 2
+        assert "generate" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("argv", [["nothing"], ["generate"], ["generate", "m", "p", "--x"]])
+    def test_wrong_usage(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as found:
+            main(argv)
+        assert found.value.code == 2
+        assert "usage: gptoss" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("command", ["generate", "info", "doctor"])
+    def test_help(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as found:
+            main([command, "--help"])
+        assert found.value.code == 0
+        assert f"usage: gptoss {command}" in capsys.readouterr().out
+
+    def test_importing_is_light(self) -> None:
+        script = (
+            "import sys, gptoss; "
+            "print([m for m in ('torch', 'huggingface_hub', 'tokenizers') if m in sys.modules])"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        assert found.stdout == "[]\n"

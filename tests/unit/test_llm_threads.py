@@ -1,0 +1,291 @@
+"""A model among threads, signals, forks and other models; and its end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import gptoss
+import numpy as np
+import pytest
+from gptoss import LLM, SamplingParams
+from gptoss.loop import EngineLoop, Mailbox, new_request
+
+# Long enough that whatever is interrupted is still under way: some seconds.
+CONTEXT = 50_000
+PARAMS: dict[str, Any] = {"ignore_eos": True, "max_tokens": 40}
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_checkpoint: Callable[[str], Path]) -> Iterator[LLM]:
+    with gptoss.load(tiny_checkpoint("hf"), threads=2, context_length=CONTEXT) as model:
+        yield model
+
+
+def assert_nothing_runs(llm: LLM) -> None:
+    deadline = time.monotonic() + 10
+    while (stats := llm.stats())["running"] or stats["waiting"]:
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.001)
+
+
+def run_script(script: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
+
+
+class TestInterrupt:
+    def interrupt_when_running(self, llm: LLM) -> threading.Thread:
+        """Press Ctrl-C once some tokens have been made or, of a prompt, computed."""
+        before = llm.stats()
+
+        def press() -> None:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                now = llm.stats()
+                if now["prompt_tokens"] > before["prompt_tokens"] + 20:
+                    break
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=press)
+        thread.start()
+        return thread
+
+    @pytest.mark.parametrize("prompts", ["a", ["a", "b", "c"] * 8], ids=["one", "many"])
+    def test_generate(self, llm: LLM, prompts: Any) -> None:
+        expected = llm.generate("a", seed=1, **PARAMS)
+        thread = self.interrupt_when_running(llm)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(prompts, ignore_eos=True)
+        thread.join()
+        assert_nothing_runs(llm)
+        assert llm.generate("a", seed=1, **PARAMS).token_ids == expected.token_ids
+
+    def test_stream(self, llm: LLM) -> None:
+        thread = self.interrupt_when_running(llm)
+        stream = llm.stream("a", ignore_eos=True)
+        with pytest.raises(KeyboardInterrupt):
+            for _ in stream:
+                pass
+        thread.join()
+        stream.close()
+        assert_nothing_runs(llm)
+
+    def test_logits(self, llm: LLM) -> None:
+        ids = [1] * 30_000
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            for _ in range(100):
+                llm.logits(ids, [0])
+        # The pass that nobody waits for any more is not in the way of the next.
+        llm.logits([1, 2, 3])
+        assert time.monotonic() - start < 5
+
+    def test_another_threads_request_goes_on(self, llm: LLM) -> None:
+        expected = llm.generate("b", seed=2, ignore_eos=True, max_tokens=3000).token_ids
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(llm.generate, "b", seed=2, ignore_eos=True, max_tokens=3000)
+            thread = self.interrupt_when_running(llm)
+            with pytest.raises(KeyboardInterrupt):
+                llm.generate("a", ignore_eos=True)
+            thread.join()
+            assert other.result().token_ids == expected
+
+
+class TestThreads:
+    def test_other_python_threads_run_on(self, llm: LLM) -> None:
+        gaps = []
+        done = threading.Event()
+
+        def tick() -> None:
+            last = time.perf_counter()
+            while not done.is_set():
+                time.sleep(0.001)
+                gaps.append(time.perf_counter() - last)
+                last += gaps[-1]
+
+        thread = threading.Thread(target=tick)
+        thread.start()
+        start = time.perf_counter()
+        llm.logits([1] * 5_000, [0])
+        duration = time.perf_counter() - start
+        done.set()
+        thread.join()
+        assert max(gaps) < duration / 3
+
+    def test_several_threads_share_a_model(self, llm: LLM) -> None:
+        prompts = [f"prompt {i}" for i in range(24)]
+
+        def tokens(i: int) -> list[int]:
+            if i % 3 == 0:
+                stream = llm.stream(prompts[i], seed=i, **PARAMS)
+                return [t for chunk in stream for t in chunk.token_ids]
+            if i % 3 == 1:
+                return llm.generate([prompts[i], "x"], seed=i, **PARAMS)[0].token_ids
+            return llm.logits(llm.tokenizer.encode(prompts[i])).argmax(axis=1).tolist()  # type: ignore[no-any-return]
+
+        alone = [tokens(i) for i in range(len(prompts))]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(tokens, range(len(prompts)))) == alone
+
+    def test_two_models_at_once(self, llm: LLM, tiny_checkpoint: Callable[[str], Path]) -> None:
+        expected = llm.generate("a", seed=1, **PARAMS).token_ids
+        with (
+            gptoss.load(tiny_checkpoint("original"), threads=2, context_length=500) as other,
+            ThreadPoolExecutor() as pool,
+        ):
+            found = [
+                pool.submit(model.generate, "a", seed=1, **PARAMS) for model in (llm, other) * 5
+            ]
+            assert [f.result().token_ids for f in found] == [expected] * 10
+
+
+class TestFork:
+    def test_a_forked_process_is_told(self, tiny_checkpoint: Callable[[str], Path]) -> None:
+        script = f"""
+import os, warnings
+warnings.simplefilter("ignore")  # newer releases of Python warn of every fork beside threads
+import gptoss
+llm = gptoss.load({str(tiny_checkpoint("hf"))!r}, context_length=100)
+llm.generate("a", max_tokens=1)
+stream = llm.stream("a", max_tokens=50, ignore_eos=True)
+child = os.fork()
+if child == 0:
+    for act in (lambda: llm.generate("a"), lambda: llm.stream("a"), lambda: llm.logits([1]),
+                lambda: llm.stats()):
+        try:
+            act()
+        except gptoss.BackendError as error:
+            print(error, flush=True)
+    stream.close()
+    llm.close()
+    raise SystemExit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+assert len(list(stream)) == 50
+print(llm.generate("a", max_tokens=1).finish_reason)
+"""
+        found = run_script(script)
+        assert found.returncode == 0, found.stderr
+        lines = found.stdout.splitlines()
+        assert len(lines) == 5
+        assert lines[-1] == "length"
+        for line in lines[:-1]:
+            assert line.startswith("this process was forked from process ")
+            assert "load the model in the process that uses it" in line
+
+
+class TestEnd:
+    def test_a_closed_model_says_so(self, tiny_checkpoint: Callable[[str], Path]) -> None:
+        llm = gptoss.load(tiny_checkpoint("hf"), context_length=CONTEXT)
+        stream = llm.stream("a", ignore_eos=True)
+        next(stream)
+        with ThreadPoolExecutor() as pool:
+            scoring = pool.submit(llm.logits, [1] * 40_000, [0])
+            running = pool.submit(llm.generate, "a", ignore_eos=True)
+            time.sleep(0.02)
+            llm.close()
+            for future in (scoring, running):
+                with pytest.raises(RuntimeError, match="the model is closed"):
+                    future.result()
+        with pytest.raises(RuntimeError, match="the model is closed"):
+            for _ in stream:
+                pass
+        for act in (
+            lambda: llm.generate("a"),
+            lambda: llm.stream("a"),
+            lambda: llm.logits([1]),
+            lambda: llm.stats(),
+        ):
+            with pytest.raises(RuntimeError, match="the model is closed"):
+                act()
+        llm.close()
+        assert llm.config.vocab_size == 512
+
+    def test_a_dropped_model_ends_its_thread(self, tiny_checkpoint: Callable[[str], Path]) -> None:
+        before = threading.active_count()
+        llm = gptoss.load(tiny_checkpoint("hf"), context_length=100)
+        llm.generate("a", max_tokens=1)
+        assert threading.active_count() == before + 1
+        gone = weakref.ref(llm)
+        del llm
+        gc.collect()
+        assert gone() is None
+        assert threading.active_count() == before
+
+    def test_the_process_ends_in_the_middle(self, tiny_checkpoint: Callable[[str], Path]) -> None:
+        script = f"""
+import gptoss
+llm = gptoss.load({str(tiny_checkpoint("hf"))!r}, context_length={CONTEXT})
+stream = llm.stream("a", ignore_eos=True)
+next(stream)
+"""
+        start = time.monotonic()
+        found = run_script(script)
+        assert (found.returncode, found.stderr) == (0, "")
+        assert time.monotonic() - start < 30
+
+
+class Flaky:
+    """An engine whose next step or pass fails when told to."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any) -> Any:
+            if name in ("step", "logits") and self.error is not None:
+                error, self.error = self.error, None
+                raise error
+            return getattr(self._engine, name)(*args)
+
+        return call
+
+
+class TestFailure:
+    @pytest.fixture
+    def flaky(self, tiny_checkpoint: Callable[[str], Path]) -> Iterator[SimpleNamespace]:
+        llm = gptoss.load(tiny_checkpoint("hf"), context_length=100)
+        engine = Flaky(llm._loop._engine)
+        loop = EngineLoop(engine)  # type: ignore[arg-type]
+        yield SimpleNamespace(engine=engine, loop=loop)
+        loop.close()
+        llm.close()
+
+    def submit(self, loop: EngineLoop, mailbox: Mailbox) -> int:
+        request = new_request()
+        params = SamplingParams(max_tokens=3, seed=0, ignore_eos=True)
+        loop.submit(request, np.array([1], np.int32), params, mailbox)
+        return request
+
+    def test_a_failed_step_reaches_all_and_ends_nothing_else(self, flaky: SimpleNamespace) -> None:
+        mailbox: Mailbox = SimpleQueue()
+        flaky.engine.error = MemoryError("full")
+        requests = {self.submit(flaky.loop, mailbox)}
+        request, outcome = mailbox.get(timeout=10)
+        assert request in requests
+        assert isinstance(outcome, MemoryError)
+        self.submit(flaky.loop, mailbox)
+        events = [mailbox.get(timeout=10)[1] for _ in range(3)]
+        assert [event.finish_reason for event in events] == [None, None, "length"]  # type: ignore[union-attr]
+
+    def test_a_failed_pass_concerns_its_caller_only(self, flaky: SimpleNamespace) -> None:
+        tokens = np.array([1, 2], np.int32)
+        with pytest.raises(ValueError, match="chunk_tokens must be between 1 and 512, got 513"):
+            flaky.loop.logits(tokens, tokens[:0], 513)
+        assert flaky.loop.logits(tokens, tokens[:1], 512).shape == (1, 512)
