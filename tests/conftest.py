@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from checkpoints import PRESETS, make_checkpoint
 
 

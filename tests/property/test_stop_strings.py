@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
-from gptoss.llm import _TextOutput
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gptoss.llm import _TextOutput
 
 # Few letters, so that stop strings occur, overlap and begin again.
 texts = st.text("abc", max_size=12)
@@ -15,7 +17,7 @@ texts = st.text("abc", max_size=12)
 class PieceTokenizer:
     """Token i is the i-th piece; tokens from 1000 on are special."""
 
-    special_tokens = {"<|special|>": 1000}
+    special_tokens = MappingProxyType({"<|special|>": 1000})
 
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces

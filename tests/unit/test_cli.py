@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import gptoss
 import pytest
+
+import gptoss
 from gptoss.cli import main
 
 TOKENS = ["--max-tokens", "5", "--ignore-eos"]

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gptoss
 import numpy as np
 import pytest
+
+import gptoss
 from checkpoints import MICRO, make_checkpoint
 from gptoss import LLM, CheckpointError, SamplingParams
 from gptoss.errors import BackendError
@@ -21,7 +22,7 @@ from tolerances import LOGPROB
 VOCAB = 512
 CONTEXT = 300
 RETURN = 258  # <|return|> in the tiny vocabulary
-LETTERS = {token_id: 30.0 for token_id in b"abcdefgh"}  # so that the output is text
+LETTERS = dict.fromkeys(b"abcdefgh", 30.0)  # so that the output is text
 PROMPTS = ["Hello", [1, 2, 3], "a longer prompt, " * 5, np.arange(40), [7]]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from gptoss import SamplingParams, _core
 from gptoss.reference.sampling import probabilities
 from tolerances import LOGPROB, chi_square_bound
