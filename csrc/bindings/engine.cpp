@@ -184,11 +184,19 @@ py::dict engine_stats(Engine& engine) {
 py::tuple sample_once(const Array<float>& logits, const py::object& params,
                       const std::vector<int32_t>& prompt, const std::vector<int32_t>& output,
                       uint64_t token_index) {
+  // The engine checks a request's ids when it is submitted.
+  const auto checked = [&](int32_t token) {
+    check(token >= 0 && token < logits.size(), "[sample] token ids must lie in [0, ", logits.size(),
+          "), got ", token);
+    return token;
+  };
+  const SamplingParams sampling = to_params(params);
+  for (const auto& [token, bias] : sampling.logit_bias) checked(token);
   TokenCounts counts;
-  for (const int32_t token : prompt) counts.add_prompt(token);
-  for (const int32_t token : output) counts.add_output(token);
+  for (const int32_t token : prompt) counts.add_prompt(checked(token));
+  for (const int32_t token : output) counts.add_output(checked(token));
   std::vector<float> scratch(logits.data(), logits.data() + logits.size());
-  const Sample chosen = sample(scratch, to_params(params), counts, token_index);
+  const Sample chosen = sample(scratch, sampling, counts, token_index);
   py::list top;
   for (const TokenLogprob& entry : chosen.top) {
     top.append(py::make_tuple(entry.token, entry.logprob));

@@ -241,8 +241,8 @@ void register_ops(py::module_& m) {
   m.def("mxfp4_quantize", &mxfp4_quantize, "x"_a.noconvert());
   m.def("rope", &rope, "x"_a.noconvert(), "positions"_a.noconvert(), "config"_a, "isa"_a = "");
   m.def("banded_attention", &banded_attention, "q"_a.noconvert(), "k"_a.noconvert(),
-        "v"_a.noconvert(), py::arg("sinks").noconvert() = py::none(), "first_position"_a,
-        "window"_a, "scale"_a, "isa"_a = "");
+        "v"_a.noconvert(), "sinks"_a.noconvert(), "first_position"_a, "window"_a, "scale"_a,
+        "isa"_a = "");
   m.def("route_topk", &route_topk, "logits"_a.noconvert(), "top_k"_a);
   m.def("expert_gather", &expert_gather, "x"_a.noconvert(), "experts"_a.noconvert(), "n_experts"_a);
   m.def("swiglu", &swiglu, "gate_up"_a.noconvert(), "limit"_a, "isa"_a = "");

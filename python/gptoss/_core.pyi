@@ -42,6 +42,7 @@ def mxfp4_matmul(
     blocks: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.uint8],
     bias: npt.NDArray[np.float32] | None = None,
+    int8_activations: bool = False,
     isa: str = "",
 ) -> npt.NDArray[np.float32]: ...
 def mxfp4_dequantize(

@@ -127,6 +127,7 @@ def mxfp4_matmul(
     scales: U8Array,
     bias: F32Array | None = None,
     *,
+    int8_activations: bool = False,
     isa: str | None = None,
 ) -> F32Array:
     """Multiply by MXFP4 weights: y = x @ dequantize(blocks, scales)^T + bias.
@@ -141,6 +142,9 @@ def mxfp4_matmul(
         (N, K/32) uint8.
     bias : numpy.ndarray, optional
         (N) float32.
+    int8_activations : bool
+        Round x to int8 first, 32 elements to a scale of (largest magnitude) / 127: faster, with
+        an error of up to half a step per element. Scale byte 0, 2^-127, then counts as zero.
     isa : str, optional
         Instruction set to use; see the module.
 
@@ -154,14 +158,15 @@ def mxfp4_matmul(
     TypeError
         An array has another dtype.
     ValueError
-        A shape or order is not as above.
+        A shape or order is not as above, or a scale is NaN and int8_activations is set.
     gptoss.errors.BackendError
         `isa` is unknown or cannot run here.
 
     Notes
     -----
-    Weights are decoded exactly and sums are float32: 16 lanes over K, then a tree. Source: OCP
-    Microscaling Formats (MX) v1.0.
+    Weights are decoded exactly and sums are float32: 16 lanes over K, then a tree. With
+    int8_activations, products within a block are exact integers, and only the sum over blocks is
+    float32. Source: OCP Microscaling Formats (MX) v1.0.
     """
     check = _Arguments("mxfp4_matmul")
     check.array("x", x, np.float32, "T K")
@@ -170,7 +175,11 @@ def mxfp4_matmul(
     check.array("scales", scales, np.uint8, f"N K/{_BLOCK_SIZE}")
     if bias is not None:
         check.array("bias", bias, np.float32, "N")
-    return _core.mxfp4_matmul(x, blocks, scales, bias, isa or "")
+    if int8_activations and (scales == 255).any():
+        raise ValueError(
+            "[mxfp4_matmul] expected scales below 255 with int8_activations, got NaN (255)"
+        )
+    return _core.mxfp4_matmul(x, blocks, scales, bias, bool(int8_activations), isa or "")
 
 
 def dense_matmul(
@@ -565,16 +574,18 @@ class _Arguments:
             found_sizes[:n_leading] = [found[:n_leading]]
         if len(found_sizes) != len(expected):
             return False
+        known = dict(self.sizes)
         for sizes, size_name in zip(found_sizes, expected, strict=True):
             letter, _, divisor = size_name.partition("/")
             if letter.isdigit():
                 wanted: tuple[int, ...] = (int(letter),)
             elif divisor:
-                wanted = (self.sizes[letter][0] // int(divisor),)
+                wanted = (known[letter][0] // int(divisor),)
             else:
-                wanted = self.sizes.setdefault(letter, sizes)
+                wanted = known.setdefault(letter, sizes)
             if sizes != wanted:
                 return False
+        self.sizes = known
         return True
 
     def multiple_of(self, letter: str, divisor: int) -> None:

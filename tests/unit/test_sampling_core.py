@@ -104,7 +104,7 @@ def test_greedy_with_penalties(seed: int) -> None:
 
 
 def test_ties_go_to_the_lower_id() -> None:
-    logits = np.zeros(9, np.float32)
+    logits = np.zeros(12, np.float32)  # holds OUTPUT
     logits[[2, 4, 6]] = 1.0
     assert _core.sample(logits, SamplingParams(seed=0, temperature=0), [], [], 0)[0] == 2
     kept = draw(logits, SamplingParams(seed=0, top_k=2), 500)

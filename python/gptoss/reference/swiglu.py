@@ -28,6 +28,6 @@ def swiglu(gate_up: FloatArray, limit: float) -> FloatArray:
     """
     gate = np.minimum(gate_up[..., 0::2], limit)
     up = np.clip(gate_up[..., 1::2], -limit, limit)
-    # A sigmoid as a hyperbolic tangent, which cannot overflow.
-    sigmoid = 0.5 * (1.0 + np.tanh(0.5 * ALPHA * gate))
+    # 1 / (1 + e^-x) = e^-ln(e^0 + e^-x), which neither overflows nor cancels.
+    sigmoid = np.exp(-np.logaddexp(0.0, -ALPHA * gate))
     return gate * sigmoid * (up + 1.0)

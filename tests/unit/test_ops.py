@@ -1,0 +1,434 @@
+"""The compiled kernels, on every instruction set of this machine, against float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import tolerances
+from gptoss import _core, ops
+from gptoss.config import RopeConfig
+from gptoss.errors import BackendError
+from gptoss.reference import attention, bf16, dense, experts, mxfp4
+from gptoss.reference import rms_norm as rms_norm_reference
+from gptoss.reference import rope as rope_reference
+from gptoss.reference import route_topk as route_reference
+from gptoss.reference import swiglu as swiglu_reference
+
+ISAS = [name for name, supported, _ in _core.isas() if supported]
+HIDDEN = 2880
+YARN = RopeConfig(theta=150000.0, factor=32.0, truncate=False)
+
+Array = npt.NDArray[Any]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return fresh numbers on every run; the seed is shown when the test fails."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+def floats(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
+    return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+
+def mxfp4_weights(rng: np.random.Generator, n: int, k: int) -> tuple[Array, Array]:
+    blocks = rng.integers(0, 256, (n, k // 32, 16), dtype=np.uint8)
+    return blocks, rng.integers(115, 130, (n, k // 32), dtype=np.uint8)
+
+
+def assert_within(found: Array, expected: Array, bound: Array | float) -> None:
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    excess = np.abs(found.astype(np.float64) - expected) - bound
+    assert (excess <= 0).all(), f"worst error is {excess.max()} above its bound"
+
+
+def test_the_expected_isas_are_here() -> None:
+    assert ISAS[-1] == "scalar"
+    expected = os.environ.get("GPTOSS_EXPECT_ISAS")
+    if expected is not None:
+        assert set(expected.split(",")) == set(ISAS)
+
+
+def test_an_impossible_isa_is_refused() -> None:
+    x = np.ones((1, 16), np.float32)
+    with pytest.raises(BackendError, match="unknown ISA 'sse9'"):
+        ops.rms_norm(x, x[0], isa="sse9")
+    for name, supported, missing in _core.isas():
+        if not supported:
+            with pytest.raises(BackendError, match=missing.split(",")[0]):
+                ops.rms_norm(x, x[0], isa=name)
+
+
+# ---- Against float64 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 33])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (63, 31), (64, 32), (65, 33), (3, HIDDEN), (131, 95)])
+def test_dense_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+    x, bias = floats(rng, tokens, k), floats(rng, n)
+    w = bf16.to_bits(rng.standard_normal((n, k)))
+    exact = bf16.from_bits(w)
+    expected = dense.dense(x.astype(np.float64), exact, bias.astype(np.float64))
+    found = ops.dense_matmul(x, w, bias, isa=isa)
+    assert_within(found, expected, tolerances.matmul_bound(x, exact, bias))
+    plain = ops.dense_matmul(x, w, isa=isa)
+    assert_within(plain, expected - bias, tolerances.matmul_bound(x, exact, 0.0))
+    # The other spelling of bfloat16, and an odd address: the same bits.
+    np.testing.assert_array_equal(
+        ops.dense_matmul(x, w.view(ml_dtypes.bfloat16), bias, isa=isa), found
+    )
+    buffer = np.zeros(w.nbytes + 1, np.uint8)
+    shifted = buffer[1:].view(np.uint16).reshape(w.shape)
+    shifted[...] = w
+    np.testing.assert_array_equal(ops.dense_matmul(x, shifted, bias, isa=isa), found)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 33])
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (63, 64), (64, 96), (65, 32), (3, HIDDEN)])
+def test_mxfp4_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+    x, bias = floats(rng, tokens, k), floats(rng, n)
+    blocks, scales = mxfp4_weights(rng, n, k)
+    w = mxfp4.dequantize(blocks, scales)
+    expected = dense.dense(x.astype(np.float64), w, bias.astype(np.float64))
+    found = ops.mxfp4_matmul(x, blocks, scales, bias, isa=isa)
+    assert_within(found, expected, tolerances.matmul_bound(x, w, bias))
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 7, 8, 9, 33])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 32), (16, 96), (63, 64), (64, 160), (65, 128), (16, HIDDEN)]
+)
+def test_mxfp4_matmul_of_int8_activations(
+    isa: str, rng: np.random.Generator, tokens: int, n: int, k: int
+) -> None:
+    x, bias = floats(rng, tokens, k), floats(rng, n)
+    blocks, scales = mxfp4_weights(rng, n, k)
+    w = mxfp4.dequantize(blocks, scales)
+    expected = dense.dense(x.astype(np.float64), w, bias.astype(np.float64))
+    found = ops.mxfp4_matmul(x, blocks, scales, bias, int8_activations=True, isa=isa)
+    bound = tolerances.int8_bound(x, w) + tolerances.matmul_bound(x, w, bias)
+    assert_within(found, expected, bound)
+    # Whole numbers up to 127 with 127 in every block are int8 already.
+    x = rng.integers(-127, 128, (tokens, k)).astype(np.float32)
+    x[:, ::32] = 127
+    expected = dense.dense(x.astype(np.float64), w)
+    found = ops.mxfp4_matmul(x, blocks, scales, int8_activations=True, isa=isa)
+    assert_within(found, expected, tolerances.matmul_bound(x, w, 0.0))
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 33, HIDDEN])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_rms_norm(isa: str, rng: np.random.Generator, n: int, scale: float) -> None:
+    x, weight = floats(rng, 3, n, scale=scale), floats(rng, n)
+    expected = rms_norm_reference.rms_norm(x.astype(np.float64), weight.astype(np.float64), 1e-5)
+    assert_within(ops.rms_norm(x, weight, isa=isa), expected, tolerances.rms_norm_bound(expected))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("head_dim", [2, 16, 34, 64])
+@pytest.mark.parametrize(
+    "config",
+    [RopeConfig(theta=10000.0), YARN, RopeConfig(theta=150000.0, factor=32.0, truncate=True)],
+)
+def test_rope(
+    isa: str, rng: np.random.Generator, heads: int, head_dim: int, config: RopeConfig
+) -> None:
+    positions = np.array([0, 1, 127, 4095, 4096, 131071, 2**31 - 1], np.int32)
+    x = floats(rng, len(positions), heads, head_dim)
+    before = x.copy()
+    expected = rope_reference.rope(x.astype(np.float64), positions.astype(np.int64), config)
+    concentration = rope_reference.concentration(config)
+    # Angles are float64 in both; they differ by some roundings of themselves.
+    angle_error = 16 * 2.0**-53 * positions[:, None, None]
+    bound = tolerances.rope_bound(x, concentration) + angle_error * concentration * np.abs(x).max()
+    assert_within(ops.rope(x, positions, config, isa=isa), expected, bound)
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 33, HIDDEN])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 1e3])
+def test_swiglu(isa: str, rng: np.random.Generator, n: int, scale: float) -> None:
+    x = floats(rng, 3, 2 * n, scale=scale)
+    for limit in (7.0, 0.5):
+        expected = swiglu_reference.swiglu(x.astype(np.float64), limit)
+        bound = tolerances.swiglu_bound(x[:, 0::2].astype(np.float64), expected, limit)
+        assert_within(ops.swiglu(x, limit, isa=isa), expected, bound)
+
+
+@pytest.mark.parametrize(("n_experts", "top_k"), [(1, 1), (4, 4), (32, 4), (128, 4), (33, 7)])
+def test_route_topk(rng: np.random.Generator, n_experts: int, top_k: int) -> None:
+    logits = floats(rng, 50, n_experts, scale=3.0)
+    logits[::3] = np.round(logits[::3])  # ties
+    chosen, weights = ops.route_topk(logits, top_k)
+    expected, expected_weights = route_reference.route_topk(logits.astype(np.float64), top_k)
+    np.testing.assert_array_equal(chosen, expected)
+    assert chosen.dtype == np.int32
+    taken = np.take_along_axis(logits, chosen, axis=-1).astype(np.float64)
+    assert_within(weights, expected_weights, tolerances.softmax_bound(taken) * expected_weights)
+
+
+@pytest.mark.parametrize(("tokens", "active", "n_experts"), [(1, 1, 1), (1, 4, 32), (50, 4, 32)])
+def test_expert_gather(rng: np.random.Generator, tokens: int, active: int, n_experts: int) -> None:
+    x = floats(rng, tokens, 7)
+    chosen = rng.integers(0, n_experts, (tokens, active), dtype=np.int32)
+    expected = experts.expert_gather(x.astype(np.float64), chosen.astype(np.int64), n_experts)
+    for found, wanted in zip(ops.expert_gather(x, chosen, n_experts), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+# ---- Attention ----------------------------------------------------------------------------------
+
+
+def attend(
+    q: Array, k: Array, v: Array, sinks: Array | None, window: int | None, first: int
+) -> tuple[Array, float]:
+    """Return the reference's result and the bound of the kernel's error."""
+    wide = [array.astype(np.float64) for array in (q, k, v)]
+    scale = q.shape[2] ** -0.5
+    positions = first + np.arange(len(q))
+    sinks = None if sinks is None else sinks.astype(np.float64)
+    expected = attention.banded_attention(*wide, sinks, window, positions, scale)
+    return expected, tolerances.attention_bound(*wide, scale)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("window", [None, 1, 63, 64, 65, 128])
+@pytest.mark.parametrize(
+    ("tokens", "keys", "heads", "kv_heads", "head_dim"),
+    [
+        (1, 1, 1, 1, 16),
+        (1, 129, 8, 1, 64),
+        (63, 63, 2, 2, 32),
+        (64, 65, 6, 2, 80),
+        (150, 200, 3, 1, 48),
+    ],
+)
+def test_banded_attention(
+    isa: str,
+    rng: np.random.Generator,
+    tokens: int,
+    keys: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int | None,
+    dtype: type,
+) -> None:
+    q = floats(rng, tokens, heads, head_dim)
+    k = floats(rng, keys, kv_heads, head_dim).astype(dtype)
+    v = floats(rng, keys, kv_heads, head_dim).astype(dtype)
+    for sinks in (None, floats(rng, heads, scale=3.0)):
+        expected, bound = attend(q, k, v, sinks, window, keys - tokens)
+        found = ops.banded_attention(q, k, v, sinks, window=window, isa=isa)
+        assert_within(found, expected, bound)
+    if keys > tokens:
+        expected, bound = attend(q, k, v, None, window, 0)
+        found = ops.banded_attention(q, k, v, window=window, first_position=0, isa=isa)
+        assert_within(found, expected, bound)
+
+
+def test_banded_attention_over_a_long_context(isa: str, rng: np.random.Generator) -> None:
+    """One token of the real shape; the softmax is carried in splits of 512 keys."""
+    q = floats(rng, 1, 64, 64)
+    k, v = floats(rng, 1300, 8, 64), floats(rng, 1300, 8, 64)
+    sinks = floats(rng, 64)
+    expected, bound = attend(q, k, v, sinks, None, 1299)
+    assert_within(ops.banded_attention(q, k, v, sinks, isa=isa), expected, bound)
+
+
+def test_a_window_of_all_keys_is_causal(isa: str, rng: np.random.Generator) -> None:
+    q, k, v = (floats(rng, 100, 2, 16) for _ in range(3))
+    causal = ops.banded_attention(q, k, v, isa=isa)
+    for window in (100, 101, 2**31 - 1):
+        np.testing.assert_array_equal(ops.banded_attention(q, k, v, window=window, isa=isa), causal)
+    assert (ops.banded_attention(q, k, v, window=99, isa=isa)[99] != causal[99]).any()
+
+
+def test_a_sink_of_minus_infinity_is_a_plain_softmax(isa: str, rng: np.random.Generator) -> None:
+    q, k, v = (floats(rng, 600, 2, 16) for _ in range(3))
+    sinks = np.full(2, -np.inf, np.float32)
+    plain = ops.banded_attention(q, k, v, isa=isa)
+    np.testing.assert_array_equal(ops.banded_attention(q, k, v, sinks, isa=isa), plain)
+
+
+def test_equal_keys_and_values_of_one_give_the_mass_beside_the_sink(isa: str) -> None:
+    tokens = 200
+    q = np.zeros((tokens, 2, 16), np.float32)
+    ones = np.ones((tokens, 1, 16), np.float32)
+    sinks = np.array([0.0, np.log(5.0)], np.float32)
+    for window in (None, 128):
+        found = ops.banded_attention(q, ones, ones, sinks, window=window, isa=isa)
+        seen = np.minimum(np.arange(1, tokens + 1), window or tokens)[:, None, None]
+        expected = seen / (seen + np.array([1.0, 5.0])[:, None])
+        # Weights are exactly 1; the sink's own exp and the quotient round.
+        np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-6)
+
+
+def test_a_nan_reaches_those_who_see_it(isa: str, rng: np.random.Generator) -> None:
+    for name in ("k", "v"):
+        arrays = {key: floats(rng, 100, 1, 16) for key in "qkv"}
+        arrays[name][37] = np.nan
+        found = ops.banded_attention(**arrays, window=20, isa=isa)
+        bad = np.isnan(found).all(axis=(1, 2))
+        np.testing.assert_array_equal(np.flatnonzero(bad), np.arange(37, 57))
+        assert np.isfinite(found[~bad]).all()
+
+
+# ---- Properties ---------------------------------------------------------------------------------
+
+
+def test_every_fp4_code_with_every_scale() -> None:
+    codes = np.arange(16, dtype=np.uint8)
+    block = (codes | codes[::-1] << 4).astype(np.uint8)  # each code in both nibbles
+    blocks = np.broadcast_to(block, (256, 1, 16)).copy()
+    scales = np.arange(256, dtype=np.uint8)[:, None]
+    with np.errstate(over="ignore"):
+        expected = mxfp4.dequantize(blocks, scales).astype(np.float32)
+    found = ops.mxfp4_dequantize(blocks, scales)
+    assert np.isnan(found[255]).all()
+    assert np.isinf(found[254]).any()
+    # As bits, so that -0 is not 0.
+    np.testing.assert_array_equal(found[:255].view(np.uint32), expected[:255].view(np.uint32))
+
+
+def test_a_scale_byte_more_doubles(isa: str, rng: np.random.Generator) -> None:
+    x = floats(rng, 3, 96)
+    blocks, scales = mxfp4_weights(rng, 5, 96)
+    for int8 in (False, True):
+        once = ops.mxfp4_matmul(x, blocks, scales, int8_activations=int8, isa=isa)
+        twice = ops.mxfp4_matmul(x, blocks, scales + 1, int8_activations=int8, isa=isa)
+        np.testing.assert_array_equal(twice, 2 * once)
+
+
+@pytest.mark.parametrize("shape", [(32,), (5, 64), (2, 3, 96)])
+def test_quantize_agrees_with_the_reference(
+    rng: np.random.Generator, shape: tuple[int, ...]
+) -> None:
+    for scale in (0.0, 1e-42, 1e-20, 1.0, 1e30, 1e38):
+        x = np.clip(floats(rng, *shape), -3, 3) * np.float32(scale)
+        for found, expected in zip(ops.mxfp4_quantize(x), mxfp4.quantize(x), strict=True):
+            assert found.dtype == np.uint8
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_quantize_brings_mxfp4_back(rng: np.random.Generator) -> None:
+    blocks = rng.integers(0, 256, (4, 50, 16), dtype=np.uint8)
+    scales = rng.integers(0, 253, (4, 50), dtype=np.uint8)
+    values = ops.mxfp4_dequantize(blocks, scales)
+    again = ops.mxfp4_dequantize(*ops.mxfp4_quantize(values))
+    np.testing.assert_array_equal(again.view(np.uint32), values.view(np.uint32))
+
+
+def test_experts_can_be_renamed(isa: str, rng: np.random.Generator) -> None:
+    """Permuting the experts permutes groups of rows, and no token's result."""
+    tokens, n_experts, active, n, k = 20, 6, 2, 8, 64
+    x = floats(rng, tokens, k)
+    blocks, scales = mxfp4_weights(rng, n_experts * n, k)
+    blocks = blocks.reshape(n_experts, n, k // 32, 16)
+    scales = scales.reshape(n_experts, n, k // 32)
+    chosen, _ = ops.route_topk(floats(rng, tokens, n_experts), active)
+    order = rng.permutation(n_experts)
+    new_name = np.argsort(order).astype(np.int32)
+
+    def outputs(chosen: Array, blocks: Array, scales: Array) -> Array:
+        rows, pairs, offsets = ops.expert_gather(x, chosen, n_experts)
+        result = np.empty((tokens * active, n), np.float32)
+        for e in range(n_experts):
+            group = slice(offsets[e], offsets[e + 1])
+            if group.start < group.stop:
+                result[pairs[group]] = ops.mxfp4_matmul(rows[group], blocks[e], scales[e], isa=isa)
+        return result
+
+    np.testing.assert_array_equal(
+        outputs(new_name[chosen], blocks[order], scales[order]), outputs(chosen, blocks, scales)
+    )
+
+
+def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice, str], Array]]:
+    """Return ops over `tokens` rows as functions of which rows, and of the ISA."""
+    x, bias = floats(rng, tokens, 320), floats(rng, 144)
+    w = bf16.to_bits(rng.standard_normal((144, 320)))
+    blocks, scales = mxfp4_weights(rng, 144, 320)
+    q, k, v = floats(rng, tokens, 4, 16), floats(rng, tokens, 2, 16), floats(rng, tokens, 2, 16)
+    positions = rng.integers(0, 131072, tokens, dtype=np.int32)
+
+    def attended(rows: slice, isa: str) -> Array:
+        return ops.banded_attention(
+            q[rows], k, v, bias[:4], window=50, first_position=rows.start, isa=isa
+        )
+
+    return {
+        "dense_matmul": lambda rows, isa: ops.dense_matmul(x[rows], w, bias, isa=isa),
+        "mxfp4_matmul": lambda rows, isa: ops.mxfp4_matmul(x[rows], blocks, scales, isa=isa),
+        "mxfp4_matmul int8": lambda rows, isa: ops.mxfp4_matmul(
+            x[rows], blocks, scales, int8_activations=True, isa=isa
+        ),
+        "rms_norm": lambda rows, isa: ops.rms_norm(x[rows], w[0].astype(np.float32), isa=isa),
+        "rope": lambda rows, isa: ops.rope(q[rows], positions[rows], YARN, isa=isa),
+        "swiglu": lambda rows, isa: ops.swiglu(x[rows], isa=isa),
+        "banded_attention": attended,
+    }
+
+
+def test_a_row_does_not_depend_on_the_others(isa: str, rng: np.random.Generator) -> None:
+    tokens = 75
+    for name, op in every_op(rng, tokens).items():
+        whole = op(slice(0, tokens), isa)
+        for size in (1, 7, 64):
+            parts = [op(slice(i, min(i + size, tokens)), isa) for i in range(0, tokens, size)]
+            np.testing.assert_array_equal(np.concatenate(parts), whole, err_msg=name)
+
+
+def test_isas_with_fused_multiply_add_give_the_same_bits(rng: np.random.Generator) -> None:
+    fused = [name for name in ISAS if name != "scalar"]
+    if len(fused) < 2:
+        pytest.skip(f"this machine has {', '.join(ISAS)}: nothing to compare")
+    for name, op in every_op(rng, 37).items():
+        results = [op(slice(0, 37), isa) for isa in fused]
+        for found in results[1:]:
+            np.testing.assert_array_equal(found, results[0], err_msg=name)
+
+
+def digests() -> str:
+    """Return the bits of every op on fixed inputs; runs in processes of their own."""
+    import hashlib
+
+    results = every_op(np.random.default_rng(5), 40)
+    return "\n".join(
+        f"{name} {isa} {hashlib.sha256(op(slice(0, 40), isa).tobytes()).hexdigest()}"
+        for isa in ISAS
+        for name, op in results.items()
+    )
+
+
+def test_threads_do_not_change_bits() -> None:
+    found = set()
+    for threads in ("1", "2", "7"):
+        environment = os.environ | {"GPTOSS_NUM_THREADS": threads}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        command = [sys.executable, __file__]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found.add(run.stdout)
+    assert len(found) == 1
+    assert len(found.pop().splitlines()) == 7 * len(ISAS)
+
+
+if __name__ == "__main__":
+    print(digests())
