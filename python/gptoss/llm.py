@@ -31,6 +31,7 @@ from gptoss.outputs import (
     Usage,
 )
 from gptoss.sampling import SamplingParams
+from gptoss.stop_strings import StopStrings
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer
@@ -528,57 +529,28 @@ class _Completion:
 
 
 class _TextOutput:
-    """Turns tokens into text up to the first stop string.
-
-    Attributes
-    ----------
-    found : str or None
-        The stop string that ended the text.
-    """
+    """Turns tokens into text up to the first stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._decoder = tokenizer.incremental_decoder()
         self._special_ids = frozenset(tokenizer.special_tokens.values())
-        self._stop = stop
-        self._held = ""  # decoded, but may be the beginning of a stop string
-        self.found: str | None = None
+        self._stop = StopStrings(stop)
+
+    @property
+    def found(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stop.found
 
     def push(self, token_id: int) -> str:
         """Take a token; return the text that is now certain."""
         if token_id in self._special_ids:
             # Told apart by id: text that spells a special token's name is text.
-            return self._cut(self._decoder.flush())
-        return self._cut(self._decoder.push(token_id))
+            return self._stop.push(self._decoder.flush())
+        return self._stop.push(self._decoder.push(token_id))
 
     def flush(self) -> str:
         """Return what is left when no token follows."""
-        text = self._cut(self._decoder.flush())
-        if self.found is None:
-            text, self._held = text + self._held, ""
-        return text
-
-    def _cut(self, text: str) -> str:
-        if self.found is not None:
-            return ""
-        text = self._held + text
-        # The one that is complete first, and of those the longest: neither depends on how the
-        # text is cut into tokens.
-        matches = [(begin + len(s), begin, s) for s in self._stop if (begin := text.find(s)) >= 0]
-        if matches:
-            _, begin, self.found = min(matches)
-            self._held = ""
-            return text[:begin]
-        self._held = text[_certain(text, self._stop) :]
-        return text[: len(text) - len(self._held)]
-
-
-def _certain(text: str, stop: Sequence[str]) -> int:
-    """Return how many characters of `text` cannot become part of a stop string."""
-    longest = max((len(s) - 1 for s in stop), default=0)
-    for begin in range(max(0, len(text) - longest), len(text)):
-        if any(s.startswith(text[begin:]) for s in stop):
-            return begin
-    return len(text)
+        return self._stop.push(self._decoder.flush()) + self._stop.flush()
 
 
 class _ProgressBar:
