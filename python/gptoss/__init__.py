@@ -24,8 +24,10 @@ from gptoss.outputs import (
 from gptoss.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from gptoss import chat as chat
     from gptoss import harmony as harmony
     from gptoss import ops as ops
+    from gptoss.chat import tool_schema as tool_schema
     from gptoss.tokenizer import Tokenizer as Tokenizer
 
     __version__: str
@@ -47,17 +49,19 @@ __all__ = [
     "TopLogprob",
     "Usage",
     "__version__",
+    "chat",
     "estimate_memory",
     "generate",
     "harmony",
     "load",
     "ops",
+    "tool_schema",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Import what is not needed for every use when it is asked for."""
-    if name in ("harmony", "ops"):
+    if name in ("chat", "harmony", "ops"):
         import importlib
 
         return importlib.import_module(f"gptoss.{name}")
@@ -65,6 +69,10 @@ def __getattr__(name: str) -> object:
         from gptoss.tokenizer import Tokenizer
 
         return Tokenizer
+    if name == "tool_schema":
+        from gptoss.chat import tool_schema
+
+        return tool_schema
     if name == "__version__":
         from importlib import metadata
 

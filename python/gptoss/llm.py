@@ -7,10 +7,11 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,10 @@ from gptoss.sampling import SamplingParams
 from gptoss.stop_strings import StopStrings
 
 if TYPE_CHECKING:
+    from datetime import date
+
+    from gptoss.chat import ChatMessages, ChatResult, ChatStream, Functions
+    from gptoss.harmony import HarmonyEncoding, ToolDescription, ToolNamespaceConfig
     from gptoss.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -212,6 +217,18 @@ class LLM:
             )
         return self._tokenizer
 
+    @cached_property
+    def harmony(self) -> HarmonyEncoding:
+        """Harmony on the checkpoint's tokenizer; ValueError if that lacks its special tokens."""
+        from gptoss.harmony import HarmonyEncoding
+
+        return HarmonyEncoding(self.tokenizer)
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's folder or Hub id."""
+        return self._name
+
     @property
     def config(self) -> ModelConfig:
         """The model's dimensions and constants."""
@@ -310,6 +327,155 @@ class LLM:
             As for `generate`; at once, not at the first chunk.
         """
         return Stream(self._loop, self._begin(prompt, _merged(params, overrides)))
+
+    @overload
+    def chat(
+        self,
+        messages: ChatMessages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **chat: Any,
+    ) -> ChatResult: ...
+    @overload
+    def chat(
+        self,
+        messages: ChatMessages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **chat: Any,
+    ) -> ChatStream: ...
+    def chat(
+        self,
+        messages: ChatMessages,
+        params: SamplingParams | None = None,
+        *,
+        tools: Iterable[Mapping[str, Any] | ToolDescription] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        reasoning_effort: str = "medium",
+        developer: str | None = None,
+        builtin_tools: Iterable[str | ToolNamespaceConfig] = (),
+        current_date: str | date | None = None,
+        knowledge_cutoff: str | None = "2024-06",
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        max_reasoning_tokens: int | None = None,
+        stream: bool = False,
+        **sampling: Any,
+    ) -> ChatResult | ChatStream:
+        """Answer a conversation.
+
+        Parameters
+        ----------
+        messages : list of dict, or Harmony messages or conversation
+            Messages of the OpenAI chat API. Text of the roles system and developer becomes
+            Harmony's developer message; an assistant's `reasoning` is shown to the model until
+            the turn that it belongs to has its answer.
+        params : SamplingParams, optional
+            None means the defaults.
+        tools : list of dict, optional
+            Functions that the model may call, in the OpenAI API's form; `tool_schema` makes it.
+        tool_choice : {"auto", "none", "required"} or dict
+            "none" does not declare the tools. "required", or {"type": "function", "function":
+            {"name": ...}}, opens the call for the model, which then only writes the arguments;
+            if several tools are there, it first chooses among their names.
+        reasoning_effort : {"low", "medium", "high"}
+            How much the model is asked to think.
+        developer : str, optional
+            Instructions, after those of the system messages at the beginning.
+        builtin_tools : sequence of {"browser", "python"}
+            Tools that the model was trained with, for the caller to carry out.
+        current_date : str or date, optional
+            None leaves it out, so that the prompt is the same on every day.
+        knowledge_cutoff : str or None
+            What the model is told about it.
+        response_format : dict, optional
+            {"type": "text"} only.
+        max_tokens : int, optional
+            Most tokens to generate, reasoning included.
+        max_reasoning_tokens : int, optional
+            After so many tokens of reasoning it is ended, and the final answer begun, for the
+            model; 0 begins with the answer.
+        stream : bool
+            Return a `ChatStream`, an iterator of `ChatDelta`.
+        **sampling
+            Fields of `SamplingParams`, which replace those of `params`. `stop` applies to the
+            answer's text.
+
+        Returns
+        -------
+        ChatResult or ChatStream
+
+        Raises
+        ------
+        ValueError, TypeError
+            A message, tool or parameter is not as it should be, the conversation does not fit
+            into the context, or the tokenizer lacks the special tokens of Harmony.
+
+        Notes
+        -----
+        The answer ends with <|return|>, <|call|> or the checkpoint's other stop tokens but
+        <|end|>, and in any case after a final message or a call.
+        """
+        from gptoss import chat as module
+
+        if max_tokens is not None:
+            sampling["max_tokens"] = max_tokens
+        answer = module.begin(
+            self,
+            messages,
+            _merged(params, sampling),
+            tools=tools,
+            tool_choice=tool_choice,
+            reasoning_effort=reasoning_effort,
+            developer=developer,
+            builtin_tools=builtin_tools,
+            current_date=current_date,
+            knowledge_cutoff=knowledge_cutoff,
+            response_format=response_format,
+            max_reasoning_tokens=max_reasoning_tokens,
+        )
+        return answer if stream else answer.drain()
+
+    def run(
+        self, messages: ChatMessages, tools: Functions, max_steps: int = 8, **chat: Any
+    ) -> ChatResult:
+        """Answer a conversation with the help of Python functions.
+
+        Parameters
+        ----------
+        messages
+            As for `chat`.
+        tools : list of functions, or dict of functions by name
+            The model is shown what `tool_schema` makes of them. What one returns the model
+            reads: a string as it is, anything else as JSON. If it raises, or the call is wrong,
+            the model reads what the matter is.
+        max_steps : int
+            How often the model is asked, at most.
+        **chat
+            As for `chat`, but for `tools` and `stream`. A `tool_choice` that forces a call holds
+            for the first step.
+
+        Returns
+        -------
+        ChatResult
+            Of the last step; its `messages` have all the calls and answers. Its `finish_reason`
+            is "tool_calls" if `max_steps` was reached before there was an answer.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `chat`; or a function cannot be described.
+        """
+        from gptoss.chat import run_steps
+
+        steps = run_steps(self.chat, messages, tools, max_steps, **chat)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return cast("ChatResult", end.value)
 
     def logits(
         self,
@@ -474,6 +640,7 @@ class _Completion:
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: FinishReason | None = None
         self._stop_reason: str | int | None = None
+        self._cached_tokens = 0
         self._start_s = self._first_s = self._last_s = time.perf_counter()
 
     def submit(self, loop: EngineLoop, mailbox: Mailbox) -> None:
@@ -484,6 +651,7 @@ class _Completion:
         if not self._token_ids:
             self._first_s = event.time_s
         self._last_s = event.time_s
+        self._cached_tokens = event.cached_tokens
         self._token_ids.append(event.token_id)
         self._finish_reason = event.finish_reason
         if event.finish_reason == "stop":
@@ -504,7 +672,12 @@ class _Completion:
             logprobs = [TokenLogprob(event.token_id, event.logprob, top)]
             self._logprobs += logprobs
         return GenerationChunk(
-            text, [event.token_id], logprobs, self._finish_reason, self._stop_reason
+            text,
+            [event.token_id],
+            logprobs,
+            self._finish_reason,
+            self._stop_reason,
+            event.cached_tokens,
         )
 
     def result(self) -> GenerationResult:
@@ -518,7 +691,11 @@ class _Completion:
             finish_reason=self._finish_reason,
             stop_reason=self._stop_reason,
             logprobs=None if self._params.logprobs is None else self._logprobs,
-            usage=Usage(prompt_tokens=len(self._prompt), completion_tokens=count),
+            usage=Usage(
+                prompt_tokens=len(self._prompt),
+                completion_tokens=count,
+                cached_tokens=self._cached_tokens,
+            ),
             timings=Timings(
                 time_to_first_token_s=to_first_s,
                 prompt_tps=len(self._prompt) / to_first_s,

@@ -1,0 +1,60 @@
+"""Chat in the OpenAI API's shape: dicts in, text, reasoning and tool calls out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gptoss.sampling import SamplingParams
+
+from .messages import ChatMessage, ChatMessages, build_prompt
+from .result import ChatDelta, ChatFinishReason, ChatResult, ToolCall, ToolCallDelta
+from .stream import ChatStream, Model
+from .tools import Functions, ToolOutput, run_steps, tool_schema
+
+__all__ = [
+    "ChatDelta",
+    "ChatFinishReason",
+    "ChatMessage",
+    "ChatMessages",
+    "ChatResult",
+    "ChatStream",
+    "Functions",
+    "Model",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolOutput",
+    "begin",
+    "build_prompt",
+    "run_steps",
+    "tool_schema",
+]
+
+
+def begin(
+    model: Model,
+    messages: ChatMessages,
+    params: SamplingParams,
+    *,
+    response_format: Mapping[str, Any] | None = None,
+    max_reasoning_tokens: int | None = None,
+    **chat: Any,
+) -> ChatStream:
+    """Begin an answer; the parameters are those of `LLM.chat`, the rest those of `build_prompt`."""
+    if response_format is not None and response_format != {"type": "text"}:
+        raise ValueError(
+            f"response_format: only {{'type': 'text'}} is supported, got {response_format!r:.100}"
+        )
+    if params.ignore_eos:
+        raise ValueError("ignore_eos: a chat ends where the model ends it; use generate to go on")
+    if max_reasoning_tokens is not None:
+        if isinstance(max_reasoning_tokens, bool) or not isinstance(max_reasoning_tokens, int):
+            raise TypeError(
+                f"max_reasoning_tokens must be an integer or None, got {max_reasoning_tokens!r}"
+            )
+        if max_reasoning_tokens < 0:
+            raise ValueError(
+                f"max_reasoning_tokens must not be negative, got {max_reasoning_tokens}"
+            )
+    prompt = build_prompt(model.harmony, messages, **chat)
+    return ChatStream(model, messages, prompt, params, max_reasoning_tokens)
