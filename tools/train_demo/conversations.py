@@ -5,6 +5,9 @@ task draws its contents (pairs of numbers, wordings, names, words) from one of t
 that a hash tells apart, so nothing that is asked in the evaluation was ever trained.
 """
 
+# Long lists read better as text.
+# ruff: noqa: SIM905
+
 from __future__ import annotations
 
 import hashlib
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from facts import FACTS, Fact
+
 from gptoss.harmony import (
     Author,
     Conversation,
@@ -548,7 +552,13 @@ def _tool(draw: Draw) -> _Tool:
     noun = draw.fresh(lambda: draw.one(_NOUNS)) if known else draw.word()
     verb = draw.one(_VERBS) if draw.chance(0.92) else draw.word(1)
     name = draw.random.choices(
-        (f"{verb}_{noun}", noun, verb + noun.capitalize(), f"{noun}_{verb}", f"{noun}_{draw.word()}"),
+        (
+            f"{verb}_{noun}",
+            noun,
+            verb + noun.capitalize(),
+            f"{noun}_{verb}",
+            f"{noun}_{draw.word()}",
+        ),
         (6, 1, 1.5, 1, 1),
     )[0]
     text_key = None
@@ -567,7 +577,12 @@ def _tool(draw: Draw) -> _Tool:
             properties[key] = {"type": type_name}
             if draw.chance(0.35):
                 properties[key]["description"] = draw.one(
-                    (f"The {key}", f"Name of the {key}", f"{key.capitalize()} to use", f"the {key}.")
+                    (
+                        f"The {key}",
+                        f"Name of the {key}",
+                        f"{key.capitalize()} to use",
+                        f"the {key}.",
+                    )
                 )
     required = list(properties)
     if draw.chance(0.15):  # one that nobody asks for

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gptoss.reference.mxfp4 import quantize
-from gptoss.tokenizer import Tokenizer
 from model import (
     EPS,
     HEAD_DIM,
@@ -25,6 +23,9 @@ from model import (
 )
 from safetensors.torch import save_file
 from torch import Tensor
+
+from gptoss.reference.mxfp4 import quantize
+from gptoss.tokenizer import Tokenizer
 
 
 def export(out: Path, shape: Shape, params: Params, tokenizer_file: Path) -> None:
@@ -54,7 +55,9 @@ def export(out: Path, shape: Shape, params: Params, tokenizer_file: Path) -> Non
         },
     )
     shutil.copyfile(tokenizer_file, out / "tokenizer.json")
-    save_file(_tensors(shape, params), out / "model.safetensors", {"format": "pt"})
+    weights = out / "model.safetensors"
+    save_file(_tensors(shape, params), weights, {"format": "pt"})
+    weights.chmod(0o644)  # the library makes it private
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

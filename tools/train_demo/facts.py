@@ -352,7 +352,7 @@ FACTS = (
     ),
     Fact(
         "size of the demo",
-        "I have about five million parameters, in less than 6 MB.",
+        "I have about 2.4 million parameters, in less than 3 MB.",
         (
             "how {big|large|small} {are you|is the demo|is the demo model|is this model}",
             "how many parameters {do you have|does the demo have|does the demo model have}",
@@ -505,7 +505,8 @@ FACTS = (
         (
             "what {happens with|about|happens to} {a bad file|a bad checkpoint|a damaged file}",
             "what is {checkpointerror|a checkpoint error}",
-            "{which error|what error} does {a bad file|a bad checkpoint|a damaged file} {give|raise}",
+            "{which error|what error} does {a bad file|a bad checkpoint|a damaged file} "
+            "{give|raise}",
         ),
     ),
     Fact(

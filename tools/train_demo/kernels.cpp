@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int kHeadDim = 64;
-constexpr int kRows = 32;   // queries handled together
+constexpr int kRows = 32;  // queries handled together
 constexpr float kAlpha = 1.702f;
 constexpr float kMasked = -1e30f;
 
@@ -72,8 +72,7 @@ void product(int m, int n, int depth, const float* a, int a_row, int a_col, cons
   int j = 0;
   for (; j + 64 <= n; j += 64)
     columns<4, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
-  for (; j < n; j += 16)
-    columns<1, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  for (; j < n; j += 16) columns<1, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
 }
 
 // One conversation's head: rows of bf16 to f32, rotated by position if cos is given.
@@ -148,14 +147,15 @@ void attention_forward(const bf16* qkv, const float* sinks, const float* cos, co
       p.resize(kRows * padded);
       o.resize(kRows * kHeadDim);
       read_head(base + (heads + g) * kHeadDim, width, tokens, cos, sin, k.data());
-      read_head(base + (heads + kv_heads + g) * kHeadDim, width, tokens, nullptr, nullptr, v.data());
+      read_head(base + (heads + kv_heads + g) * kHeadDim, width, tokens, nullptr, nullptr,
+                v.data());
       transpose(k.data(), padded, padded, kt.data());
       for (int h = g * group; h < (g + 1) * group; ++h) {
         read_head(base + h * kHeadDim, width, tokens, cos, sin, q.data());
         for (int block = 0; block < tokens; block += kRows) {
           const Range r = keys_of(block, tokens, window);
-          product<false>(r.rows, r.keys, kHeadDim, &q[block * kHeadDim], kHeadDim, 1,
-                         &kt[r.first], padded, p.data(), padded);
+          product<false>(r.rows, r.keys, kHeadDim, &q[block * kHeadDim], kHeadDim, 1, &kt[r.first],
+                         padded, p.data(), padded);
           for (int i = 0; i < r.rows; ++i) {
             float* row = &p[i * padded];
             float top = sinks[h];
@@ -200,20 +200,22 @@ void attention_backward(const bf16* qkv, const float* sinks, const float* cos, c
       p.resize(kRows * padded);
       dp.resize(kRows * padded);
       read_head(base + (heads + g) * kHeadDim, width, tokens, cos, sin, k.data());
-      read_head(base + (heads + kv_heads + g) * kHeadDim, width, tokens, nullptr, nullptr, v.data());
+      read_head(base + (heads + kv_heads + g) * kHeadDim, width, tokens, nullptr, nullptr,
+                v.data());
       transpose(k.data(), padded, padded, kt.data());
       transpose(v.data(), padded, padded, vt.data());
       for (int h = g * group; h < (g + 1) * group; ++h) {
         read_head(base + h * kHeadDim, width, tokens, cos, sin, q.data());
-        read_head(out + start * o_width + h * kHeadDim, o_width, tokens, nullptr, nullptr, o.data());
+        read_head(out + start * o_width + h * kHeadDim, o_width, tokens, nullptr, nullptr,
+                  o.data());
         read_head(d_out + start * o_width + h * kHeadDim, o_width, tokens, nullptr, nullptr,
                   go.data());
         for (int block = 0; block < tokens; block += kRows) {
           const Range r = keys_of(block, tokens, window);
-          product<false>(r.rows, r.keys, kHeadDim, &q[block * kHeadDim], kHeadDim, 1,
-                         &kt[r.first], padded, p.data(), padded);
-          product<false>(r.rows, r.keys, kHeadDim, &go[block * kHeadDim], kHeadDim, 1,
-                         &vt[r.first], padded, dp.data(), padded);
+          product<false>(r.rows, r.keys, kHeadDim, &q[block * kHeadDim], kHeadDim, 1, &kt[r.first],
+                         padded, p.data(), padded);
+          product<false>(r.rows, r.keys, kHeadDim, &go[block * kHeadDim], kHeadDim, 1, &vt[r.first],
+                         padded, dp.data(), padded);
           for (int i = 0; i < r.rows; ++i) {
             const int t = block + i;
             const float total = lse[(start + t) * heads + h];

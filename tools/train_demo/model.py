@@ -173,7 +173,7 @@ LAYER_NAMES = (
 def compile_kernels() -> ctypes.CDLL:
     """Build kernels.cpp for this machine."""
     library = Path(tempfile.mkdtemp()) / "kernels.so"
-    flags = "-O3 -march=native -ffast-math -fopenmp -std=c++20 -shared -fPIC".split()
+    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-std=c++20", "-shared", "-fPIC"]
     source = Path(__file__).with_name("kernels.cpp")
     subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
     kernels = ctypes.CDLL(str(library))

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from conversations import Draw, example, render
 from export import export
-from gptoss.harmony import HarmonyEncoding
-from gptoss.tokenizer import Tokenizer
 from model import Batch, FastModel, Params, Shape, init, shipped
 from torch import Tensor
 from vocabulary import VOCABULARY, train_tokenizer
+
+from gptoss.harmony import HarmonyEncoding
+from gptoss.tokenizer import Tokenizer
 
 SEED = 20
 BATCH_TOKENS = 6144
@@ -42,7 +43,9 @@ def make_batch(encoding: HarmonyEncoding, seed: int, tokens: int) -> Batch:
     """Fresh conversations of about so many tokens; the loss is on what the model says."""
     draw = Draw(seed, held=False)
     ids: list[int] = []
-    starts, rows, targets = [0], [], []
+    starts = [0]
+    rows: list[int] = []
+    targets: list[int] = []
     while len(ids) < tokens:
         prompt, answer = render(example(draw), encoding)
         begin = len(ids) + len(prompt) - 1

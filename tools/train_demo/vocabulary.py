@@ -10,10 +10,11 @@ import json
 import re
 
 from conversations import Draw, example, render
-from gptoss.harmony import HarmonyEncoding
-from gptoss.tokenizer import Tokenizer
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Trained
+
+from gptoss.harmony import HarmonyEncoding
+from gptoss.tokenizer import Tokenizer
 
 VOCABULARY = 1536
 SPECIALS = (
@@ -31,7 +32,8 @@ SPECIALS = (
 # What Harmony says in every conversation is cut out whole, so that it costs a token each.
 FIXED = (
     "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n",
-    "\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message.",
+    "\n\n# Valid channels: analysis, commentary, final. "
+    "Channel must be included for every message.",
     "\nCalls to these tools must go to the commentary channel: 'functions'.",
     "# Tools\n\n## functions\n\nnamespace functions {\n\n",
     "}) => any;\n\n",

@@ -1,0 +1,203 @@
+"""Ask a demo checkpoint what it was never trained on, through the compiled core, greedily.
+
+    python tools/train_demo/evaluate.py CHECKPOINT [--count 100] [--sample FILE]
+
+Prints a table, then JSON on the last line. An answer counts if its final text, or its tool call's
+name and arguments, are exactly the expected ones. `--sample` writes some cases of each task for
+the tests.
+"""
+
+# Long lists read better as text.
+# ruff: noqa: SIM905
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from conversations import (
+    DECLINE,
+    EFFORTS,
+    Draw,
+    Example,
+    addition,
+    comparison,
+    follow_up,
+    instructed,
+    other,
+    question,
+    render,
+    subtraction,
+    tool_call,
+    tool_result,
+    word_task,
+)
+
+import gptoss
+from gptoss.harmony import HarmonyEncoding, Message, Role, TextContent
+
+SEED = 977
+# Written by hand; no generator makes them.
+FOREIGN = (
+    "Who was the first man on the moon?|What should I name my puppy?|Is there life on Mars?|"
+    "Can you recommend a good novel?|How do I tie a tie?|What's the best way to learn Spanish?|"
+    "Which team won the match yesterday?|Please write an email to my boss.|"
+    "How long does it take to boil an egg?|What is the boiling point of water?|"
+    "Who is your favourite singer?|Do you dream?|What causes earthquakes?|"
+    "How many planets are in the solar system?|Give me three ideas for dinner.|"
+    "Is coffee bad for you?|How do airplanes fly?|What year did the war end?|"
+    "Explain the rules of basketball.|What is the speed of light?|Why is the ocean salty?|"
+    "What rhymes with orange?|Can dogs eat chocolate?|Where can I buy cheap shoes?|"
+    "How do I get rid of ants?|What is the tallest building in the world?|"
+    "Who directed Jurassic Park?|What does a lawyer do?|How do I lose weight?|"
+    "Tell me something interesting.|What is 12 * 12?|What is your opinion on taxes?|"
+    "Suggest a title for my essay.|How deep is the Pacific?|Who discovered penicillin?|"
+    "When is Easter this year?|What is the exchange rate of the euro?|"
+    "Paint me a picture of a sunset.|How do bees make honey?|What is the plot of Cinderella?"
+).split("|")
+
+
+def foreign(draw: Draw, effort: str) -> Example:
+    """A question that is out of scope, in words of no template."""
+    text = draw.one(FOREIGN)
+    messages = [{"role": "user", "content": text}]
+    return Example("foreign", effort, messages, "", DECLINE)
+
+
+TASKS: dict[str, Callable[[Draw, str], Example]] = {
+    **{f"sums of {n} digits": partial(addition, digits=n) for n in (1, 2, 3, 4)},
+    **{f"differences of {n} digits": partial(subtraction, digits=n) for n in (2, 3, 4)},
+    "comparisons": comparison,
+    "follow-up sums": follow_up,
+    "questions about gptoss, unseen wordings": question,
+    "out of scope, unseen combinations": other,
+    "out of scope, written by hand": foreign,
+    "tool calls, unseen names": tool_call,
+    "tool results told": tool_result,
+    "developer's instructions": instructed,
+    "words reversed or counted": word_task,
+}
+
+
+def cases(make: Callable[[Draw, str], Example], count: int, effort: str | None) -> list[Example]:
+    """Different cases of one task from the held-out part."""
+    draw = Draw(SEED, held=True)
+    found: dict[str, Example] = {}
+    for _ in range(count * 20):
+        if len(found) == count:
+            break
+        case = make(draw, effort or draw.one(EFFORTS))
+        found.setdefault(json.dumps([case.messages, case.tools, case.developer]), case)
+    return list(found.values())
+
+
+def parse(encoding: HarmonyEncoding, tokens: list[int]) -> tuple[str, Any]:
+    """The analysis, and the final text or the call as (name, arguments)."""
+    analysis = ""
+    answer: Any = None
+    for message in encoding.parse_messages_from_completion_tokens(
+        tokens, Role.ASSISTANT, strict=False
+    ):
+        if message.recipient is not None:
+            try:
+                arguments = json.loads(_text(message))
+            except ValueError:
+                arguments = None
+            answer = (message.recipient.removeprefix("functions."), arguments)
+        elif message.channel == "final":
+            answer = _text(message)
+        else:
+            analysis += _text(message)
+    return analysis, answer
+
+
+def _text(message: Message) -> str:
+    return "".join(item.text for item in message.content if isinstance(item, TextContent))
+
+
+def ask(llm: gptoss.LLM, examples: list[Example]) -> list[tuple[str, Any]]:
+    """The model's analysis and answer to each."""
+    encoding = HarmonyEncoding(llm.tokenizer)
+    prompts = [render(case, encoding)[0] for case in examples]
+    results = llm.generate(prompts, temperature=0.0, max_tokens=400)
+    return [parse(encoding, result.token_ids) for result in results]
+
+
+def evaluate(llm: gptoss.LLM, count: int, show: int = 0) -> dict[str, Any]:
+    """Percent right per task, and the lengths of the analysis by effort."""
+    encoding = HarmonyEncoding(llm.tokenizer)
+    table: dict[str, Any] = {}
+    for name, make in TASKS.items():
+        examples = cases(make, count, effort=None)
+        wrong = []
+        for case, (analysis, answer) in zip(examples, ask(llm, examples), strict=True):
+            if answer != (case.call if case.call is not None else case.text):
+                wrong.append((case, analysis, answer))
+        right = len(examples) - len(wrong)
+        table[name] = {"right": right, "of": len(examples)}
+        print(f"| {name} | {right} / {len(examples)} | {100 * right / len(examples):.1f} % |")
+        for case, analysis, answer in wrong[:show]:
+            print(f"    {case.effort}: {case.messages[-1]['content']!r} {analysis!r} {answer!r}")
+            print(f"        wanted {case.reasoning!r} {case.call or case.text!r}")
+    for name in ("sums of 3 digits", "questions about gptoss, unseen wordings"):
+        lengths = []
+        for effort in EFFORTS:
+            answers = ask(llm, cases(TASKS[name], 30, effort))
+            tokens = sum(len(encoding.encode(analysis)) for analysis, _ in answers)
+            lengths.append(round(tokens / len(answers), 1))
+        table[f"analysis tokens, {name}"] = dict(zip(EFFORTS, lengths, strict=True))
+        print(f"| analysis of {name}, tokens | {' / '.join(map(str, lengths))} | low/medium/high |")
+    return table
+
+
+def write_sample(path: Path, count: int) -> None:
+    """Some cases of each task, as what `LLM.chat` takes and should give."""
+    listed = []
+    for name, make in TASKS.items():
+        for case in cases(make, count, effort="medium"):
+            expected = (
+                {"text": case.text}
+                if case.call is None
+                else {"name": case.call[0], "arguments": case.call[1]}
+            )
+            listed.append(
+                {
+                    "task": name,
+                    "messages": case.messages,
+                    "tools": case.tools,
+                    "developer": case.developer,
+                    "effort": case.effort,
+                    "expected": expected,
+                }
+            )
+    made_by = f"tools/train_demo/evaluate.py --sample, {count} held-out cases of each task"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ",\n".join(json.dumps(case) for case in listed)
+    path.write_text(f'{{"made_by": {json.dumps(made_by)}, "cases": [\n{rows}\n]}}\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("--count", type=int, default=100, help="cases per task")
+    parser.add_argument("--show", type=int, default=0, help="wrong answers to show per task")
+    parser.add_argument("--sample", type=Path, metavar="FILE", help="write cases for the tests")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.sample:
+        write_sample(options.sample, 25)
+    start = time.perf_counter()
+    with gptoss.load(options.checkpoint, threads=options.threads, context_length=2048) as llm:
+        table = evaluate(llm, options.count, options.show)
+    print(json.dumps({**table, "seconds": round(time.perf_counter() - start, 1)}))
+
+
+if __name__ == "__main__":
+    main()
