@@ -67,7 +67,8 @@ def load(
     ----------
     path_or_repo : str or path
         A checkpoint's folder in the Hugging Face or the original layout, or a Hub id such as
-        "openai/gpt-oss-20b", which is downloaded unless the Hub's local cache has it.
+        "openai/gpt-oss-20b", which is downloaded unless the Hub's local cache has it; or
+        "demo", a small model that comes with gptoss.
     device : str
         "auto", or the name of a backend: "cpu". `gptoss doctor` lists them.
     threads : int, optional

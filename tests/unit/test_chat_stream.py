@@ -282,7 +282,7 @@ def test_an_error_of_the_model_ends_the_answer() -> None:
     ],
 )
 def test_malformed(script: str, text: str, reasoning: str) -> None:
-    deltas, result = both_ways(script)
+    _, result = both_ways(script)
     assert (result.text, result.reasoning) == (text, reasoning)
     assert result.tool_calls == []
     clean = "<|constrain|>json" in script or script.startswith(("<|message|>", "<|channel|>comm"))

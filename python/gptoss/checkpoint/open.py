@@ -31,6 +31,9 @@ Experts = Literal["as_stored", "mxfp4"]
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+# The name of the model that comes with the package; a folder that has it too is "./demo".
+_DEMO = "demo"
+
 # The tokens that end a turn, with their ids in the published vocabulary. Early generation
 # configs leave out the last.
 _STOP_TOKENS = {"<|return|>": 200002, "<|endoftext|>": 199999, "<|call|>": 200012}
@@ -60,8 +63,8 @@ def open_checkpoint(
     Parameters
     ----------
     path_or_repo : str or path
-        A folder in the Hugging Face or the original layout, a folder that holds `original/`, or
-        a Hub id such as "openai/gpt-oss-20b". An existing folder wins over a Hub id, and a
+        A folder in the Hugging Face or the original layout, a folder that holds `original/`, a
+        Hub id such as "openai/gpt-oss-20b", or "demo". An existing folder wins over a Hub id, and a
         complete copy in the Hub's local cache is used without asking the Hub.
     revision : str, optional
         Branch, tag or commit on the Hub.
@@ -114,6 +117,8 @@ def open_checkpoint(
 
 def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     """Return the existing folder that is meant, or None if it must be a Hub id."""
+    if path_or_repo == _DEMO:
+        return Path(__file__).parents[1] / _DEMO
     text = os.fspath(path_or_repo)
     try:
         path = Path(text).expanduser()

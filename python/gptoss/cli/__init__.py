@@ -8,11 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gptoss.cli import doctor, generate, info
+from gptoss.cli import chat, doctor, generate, info
 from gptoss.errors import BackendError
 
 # One module per command; each has add_arguments(parser) and run(options) -> exit code.
-_COMMANDS: dict[str, Any] = {"generate": generate, "info": info, "doctor": doctor}
+_COMMANDS: dict[str, Any] = {
+    "chat": chat,
+    "generate": generate,
+    "info": info,
+    "doctor": doctor,
+}
 
 _FAILED = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
