@@ -11,10 +11,7 @@ from gptoss.llm import LLM
 from gptoss.outputs import (
     FinishReason,
     GenerationChunk,
-    GenerationResult,
-    Timings,
     TokenLogprob,
-    Usage,
 )
 from gptoss.sampling import SamplingParams
 from harmony_tokenizer import ByteTokenizer
@@ -65,6 +62,12 @@ class ScriptedModel:
             self.tokens(script) if isinstance(script, str) else list(script) for script in scripts
         ]
 
+    def __enter__(self) -> ScriptedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def tokens(self, markup: str) -> list[int]:
         """The ids of a text in which the specials' names are special."""
         return self.harmony.encode(markup, allowed_special="all")
@@ -80,21 +83,17 @@ class ScriptedModel:
         params = dataclasses.replace(params or SamplingParams(), **overrides)
         self.requests.append((list(prompt), params))
         script = self._scripts[len(self.requests) - 1]
-        self.streams.append(ScriptedStream(self, list(prompt), params, script))
+        self.streams.append(ScriptedStream(self, params, script))
         return self.streams[-1]
 
 
 class ScriptedStream:
     """One request's tokens."""
 
-    def __init__(
-        self, model: ScriptedModel, prompt: list[int], params: SamplingParams, script: list[int]
-    ) -> None:
+    def __init__(self, model: ScriptedModel, params: SamplingParams, script: list[int]) -> None:
         self.closed = False
         self.given: list[int] = []
-        self.result: GenerationResult | None = None
         self._model = model
-        self._prompt = prompt
         self._params = params
         self._script = iter(script)
 
@@ -112,16 +111,11 @@ class ScriptedStream:
             reason = "length"
         if reason is not None:
             self.closed = True
-            cached = self._model.cached_tokens
-            usage = Usage(len(self._prompt), len(self.given), cached_tokens=cached)
-            timings = Timings(0.1, 1.0, 1.0)
-            self.result = GenerationResult(
-                "", self.given, reason, None, None, usage, timings, self._prompt
-            )
         logprobs = None
         if self._params.logprobs is not None:
             logprobs = [TokenLogprob(token, -1.0)]
-        return GenerationChunk("", [token], logprobs, reason)
+        cached = self._model.cached_tokens
+        return GenerationChunk("", [token], logprobs, reason, cached_tokens=cached)
 
     def close(self) -> None:
         self.closed = True

@@ -195,7 +195,7 @@ class TestMain:
         assert main([]) == 2
         assert "generate" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("argv", [["nothing"], ["generate"], ["generate", "m", "p", "--x"]])
+    @pytest.mark.parametrize("argv", [["nothing"], ["info"], ["generate", "m", "p", "--x"]])
     def test_wrong_usage(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as found:
             main(argv)

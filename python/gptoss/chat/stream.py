@@ -40,7 +40,6 @@ from gptoss.harmony import (
 from gptoss.outputs import (
     FinishReason,
     GenerationChunk,
-    GenerationResult,
     Timings,
     TokenLogprob,
     Usage,
@@ -49,16 +48,13 @@ from gptoss.sampling import SamplingParams
 from gptoss.stop_strings import StopStrings
 
 # Added to the logits of the only tokens that are allowed: far more than logits differ by, and
-# little enough for their differences to survive in float32.
+# little enough for their differences to survive in float32. A higher temperature would overcome it.
 _ALLOW = 1000.0
+_ALLOW_TEMPERATURE = 10.0
 
 
 class TokenStream(Protocol):
     """One request's tokens, as `LLM.stream` gives them."""
-
-    @property
-    def result(self) -> GenerationResult | None:
-        """All of it, once the last chunk has come."""
 
     def __next__(self) -> GenerationChunk: ...
 
@@ -206,6 +202,7 @@ class ChatStream(Iterator[ChatDelta]):
         self._last_s = time.perf_counter()
         if not self._generated:
             self._first_s = self._last_s
+            self._cached_tokens = chunk.cached_tokens
         self._logprobs += chunk.logprobs or ()
         for token in chunk.token_ids:
             self._generated += 1
@@ -234,7 +231,7 @@ class ChatStream(Iterator[ChatDelta]):
     def _force_final(self) -> None:
         """End the reasoning, and have the model continue with its answer."""
         encoding = self._encoding
-        self._end_request()
+        self._tokens.close()
         end = encoding.special_id("<|end|>")
         forced = [*assistant_start(encoding), *header(encoding, "final")]
         self._token_ids += [end, *forced]
@@ -263,11 +260,6 @@ class ChatStream(Iterator[ChatDelta]):
             # Random numbers depend on the seed and the index in the output, which begins anew.
             changed["seed"] = (params.seed + self._generated) % 2**64
         self._tokens = self._model.stream(prompt, dataclasses.replace(params, **changed))
-
-    def _end_request(self) -> None:
-        if self._tokens.result is not None:
-            self._cached_tokens = max(self._cached_tokens, self._tokens.result.usage.cached_tokens)
-        self._tokens.close()
 
     # -- messages ------------------------------------------------------------------------
 
@@ -378,7 +370,7 @@ class ChatStream(Iterator[ChatDelta]):
         self._finish(reason)
 
     def _finish(self, reason: ChatFinishReason) -> None:
-        self._end_request()
+        self._tokens.close()
         self._ended_by = reason
         usage = Usage(
             prompt_tokens=len(self._prompt),
@@ -449,7 +441,7 @@ def _choose(model: Model, prompt: Prompt, params: SamplingParams) -> list[int]:
     # Penalties and stop tokens would compete with the bias.
     choosing = SamplingParams(
         max_tokens=1,
-        temperature=params.temperature,
+        temperature=min(params.temperature, _ALLOW_TEMPERATURE),
         top_p=params.top_p,
         top_k=params.top_k,
         min_p=params.min_p,

@@ -245,8 +245,11 @@ class _View:
         self._kind = kind
         console = self._aside if aside else self._out
         if console.is_terminal:
-            text = text.translate(_CONTROLS)
-        console.print(Text(text, style="dim" if aside else ""), end="", soft_wrap=True)
+            shown = Text(text.translate(_CONTROLS), style="dim" if aside else "")
+            console.print(shown, end="", soft_wrap=True)
+        else:  # as it is: rich would replace tabs
+            console.file.write(text)
+            console.file.flush()
 
     def _end_line(self) -> None:
         if self._kind:
