@@ -126,27 +126,31 @@ def test_no_reasoning(llm: gptoss.LLM) -> None:
     assert result.prompt_token_ids[-len(opened) :] == opened
 
 
-def test_forced_calls(llm: gptoss.LLM) -> None:
-    other = {"type": "function", "function": {"name": "get_time"}}
-    bias = plain(llm, call=5.0)
+def test_required_calls(llm: gptoss.LLM) -> None:
+    tools = [TOOL, {"type": "function", "function": {"name": "get_time"}}]
+    args: dict[str, Any] = {"tools": tools, "tool_choice": "required"}
     names = set()
     for seed in range(12):
-        result = llm.chat(
-            USER,
-            tools=[TOOL, other],
-            tool_choice="required",
-            seed=seed,
-            temperature=1000.0,
-            max_tokens=200,
-            logit_bias=bias,
-        )
-        (call,) = result.tool_calls
-        names.add(call.name)
-        assert result.finish_reason == "tool_calls"
-        assert llm.tokenizer.decode(result.token_ids) == f"{call.arguments}<|call|>"
-    assert names == {"get_weather", "get_time"}  # the model chooses, even this one
+        result = llm.chat(USER, seed=seed, temperature=1000.0, max_tokens=1, **args)
+        names.update(call.name for call in result.tool_calls)
+    assert names == {"get_weather", "get_time"}  # the model chooses, and nothing else
+    bias = plain(llm, call=5.0)
+    result = llm.chat(USER, max_tokens=500, logit_bias=bias, seed=1, **args)
+    (call,) = result.tool_calls
+    assert result.finish_reason == "tool_calls"
+    assert llm.tokenizer.decode(result.token_ids) == f"{call.arguments}<|call|>"
+
+
+def test_tool_loop(llm: gptoss.LLM) -> None:
+    bias = plain(llm, call=5.0)
     result = llm.run(
-        USER, [get_weather], max_steps=2, tool_choice="required", max_tokens=200, logit_bias=bias
+        USER,
+        [get_weather],
+        max_steps=2,
+        tool_choice="required",
+        max_tokens=500,
+        logit_bias=bias,
+        seed=1,
     )
     assert [message["role"] for message in result.messages] == [
         *("user", "assistant", "tool", "assistant")
