@@ -123,14 +123,16 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
     return;
   }
   const std::lock_guard<std::mutex> lock(callers_);
-  // All units of the previous job are done, so no thread reads these any more: a thread uses them
-  // only after it has taken a unit (see work()).
+  // All units of the previous job are taken and done, so its ticket has no units left: what a
+  // thread reads from here on, it does not use before it has taken a unit of the new job (see
+  // work()).
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
   n_units_.store(static_cast<uint32_t>(n_units), std::memory_order_relaxed);
   units_done_.store(0, std::memory_order_relaxed);
   const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
-  ticket_.store(static_cast<uint64_t>(epoch) << kUnitBits, std::memory_order_release);
+  ticket_.store(static_cast<uint64_t>(epoch) << kUnitBits | static_cast<uint64_t>(n_units),
+                std::memory_order_release);
   epoch_.store(epoch, std::memory_order_release);
   epoch_.notify_all();
 
@@ -160,15 +162,15 @@ void ThreadPool::work(uint32_t epoch) {
   uint32_t done = 0;
   for (;;) {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    const auto unit = static_cast<uint32_t>(ticket);
-    if (static_cast<uint32_t>(ticket >> kUnitBits) != epoch) break;
+    const auto units_left = static_cast<uint32_t>(ticket);
+    if (static_cast<uint32_t>(ticket >> kUnitBits) != epoch || units_left == 0) break;
     const uint32_t n_units = n_units_.load(std::memory_order_relaxed);
     const UnitFunction function = function_.load(std::memory_order_relaxed);
     void* const context = context_.load(std::memory_order_relaxed);
-    if (unit >= n_units) break;
-    // Success means that the ticket has not moved since it was read: the job was open all the
-    // time and the three values above are its own.
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+    // Success means that the ticket has not moved since it was read, with units left: the job was
+    // open all the time and the three values above are its own.
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+    const uint32_t unit = n_units - units_left;
     try {
       function(context, unit);
     } catch (...) {

@@ -55,8 +55,8 @@ class ThreadPool {
   void worker();
   void work(uint32_t epoch);
 
-  // The job's number (epoch) and the next unit lie in one word, so that a thread which wakes late
-  // can never take a unit of a later job for one of its own.
+  // The job's number (epoch) and how many units are left lie in one word, so that a thread which
+  // wakes late can neither take a unit of a later job for one of its own nor reopen a finished one.
   static constexpr int kUnitBits = 32;
 
   const int n_threads_;
@@ -64,7 +64,7 @@ class ThreadPool {
   std::vector<std::thread> threads_;
   std::mutex callers_;
 
-  alignas(64) std::atomic<uint64_t> ticket_{0};  // epoch << 32 | next unit
+  alignas(64) std::atomic<uint64_t> ticket_{0};  // epoch << 32 | units left
   alignas(64) std::atomic<uint32_t> units_done_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};  // what idle threads watch
   std::atomic<uint32_t> n_units_{0};
