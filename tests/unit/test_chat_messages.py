@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gptoss.chat import build_prompt
+from gptoss.chat.messages import call_header
 from gptoss.harmony import (
     Conversation,
     DeveloperContent,
@@ -17,7 +18,9 @@ from gptoss.harmony import (
     Role,
     SystemContent,
     ToolDescription,
+    load_harmony_encoding,
 )
+from paths import real_data
 from scripted_model import ScriptedModel
 
 MODEL = ScriptedModel()
@@ -196,6 +199,21 @@ def test_arguments_may_be_an_object() -> None:
     message = call()
     message["tool_calls"][0]["function"]["arguments"] = {"city": "Øslo"}
     assert f'{CALL}{{"city": "Øslo"}}<|call|>' in body_of([USER, message])
+
+
+def test_call_headers_are_the_tokens_that_the_model_writes() -> None:
+    """The published vocabulary makes the same of the whole header and of its pieces."""
+    encoding = load_harmony_encoding(real_data() / "gpt-oss-20b")
+    for recipient, kind in (
+        ("functions.get_weather", "<|constrain|>json"),
+        ("functions.a.b-c_9", "<|constrain|>json"),
+        ("functions.GetWeather", "json"),
+        ("browser.search", "code"),
+        ("python", "code"),
+    ):
+        text = f"<|channel|>commentary to={recipient} {kind}<|message|>"
+        whole = encoding.encode(text, allowed_special="all")
+        assert call_header(encoding, "commentary", recipient, kind) == whole
 
 
 # -- reasoning ---------------------------------------------------------------------------
