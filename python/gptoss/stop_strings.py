@@ -26,6 +26,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """Take more text; return what is now certain."""
+        if not self._stop:
+            return text
         if self.found is not None:
             return ""
         text = self._held + text

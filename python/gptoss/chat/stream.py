@@ -327,39 +327,31 @@ class ChatStream(Iterator[ChatDelta]):
 
     def _show(self, part: _Part, text: str) -> None:
         """Emit a delta; `text` is empty for the beginning of a call."""
-        kind = part.kind
-        parts = [other for other in self._parts if other.kind == kind]
-        if kind == "tool_call":
-            assert part.call is not None
-            is_first = not text
-            piece = ToolCallDelta(
-                index=len(parts) - 1,
-                id=part.call.id if is_first else None,
-                name=part.call.name if is_first else None,
+        is_first = not part.pieces
+        part.pieces.append(text)
+        # OpenAI's content is preamble and text together.
+        field = "reasoning" if part.kind == "reasoning" else "content"
+        openai: dict[str, Any] = {} if self._has_delta else {"role": "assistant"}
+        self._has_delta = True
+        delta: dict[str, Any] = {}
+        if part.call is not None:
+            index = sum(other.call is not None for other in self._parts) - 1
+            call = part.call if is_first else None
+            delta["tool_call"] = ToolCallDelta(
+                index=index,
+                id=None if call is None else call.id,
+                name=None if call is None else call.name,
                 arguments=text,
             )
-            function = {"arguments": text}
-            openai: dict[str, Any] = {"index": piece.index, "function": function}
-            if is_first:
-                openai |= part.call.to_openai()
-            self._emit(ChatDelta(kind, tool_call=piece), {"tool_calls": [openai]})
+            piece = {"function": {"arguments": text}} if call is None else call.to_openai()
+            openai["tool_calls"] = [{"index": index, **piece}]
+        elif is_first:
+            for shown, name in ((delta, part.kind), (openai, field)):
+                shown[name] = SEPARATOR + text if name in self._shown else text
+            self._shown |= {part.kind, field}
         else:
-            # OpenAI's content is preamble and text together.
-            field = "reasoning" if kind == "reasoning" else "content"
-            shown = {}
-            for name in (kind, field):
-                gap = SEPARATOR if name in self._shown and not part.pieces else ""
-                shown[name] = gap + text
-            self._shown |= shown.keys()
-            piece_of: dict[str, Any] = {kind: shown[kind]}
-            self._emit(ChatDelta(kind, **piece_of), {field: shown[field]})
-        part.pieces.append(text)
-
-    def _emit(self, delta: ChatDelta, openai: dict[str, Any]) -> None:
-        if not self._has_delta:
-            self._has_delta = True
-            openai = {"role": "assistant", **openai}
-        self._deltas.append(dataclasses.replace(delta, _head=self._head, _openai=openai))
+            delta[part.kind] = openai[field] = text
+        self._deltas.append(ChatDelta(part.kind, **delta, _head=self._head, _openai=openai))
 
     # -- the end -------------------------------------------------------------------------
 
@@ -412,7 +404,9 @@ class ChatStream(Iterator[ChatDelta]):
             _content=self._joined("preamble", "text"),
         )
         self.result = dataclasses.replace(result, messages=[*self._messages, result.message])
-        self._emit(ChatDelta("end", finish_reason=reason, usage=usage), {})
+        openai = {} if self._has_delta else {"role": "assistant"}
+        end = ChatDelta("end", finish_reason=reason, usage=usage, _head=self._head, _openai=openai)
+        self._deltas.append(end)
 
     def _joined(self, *kinds: DeltaKind) -> str:
         texts = (part.text for part in self._parts if part.kind in kinds)
