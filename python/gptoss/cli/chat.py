@@ -144,7 +144,7 @@ class _Session:
             import readline  # noqa: F401  gives input() its history and line editing
         from rich.console import Console
 
-        console = Console(highlight=False)
+        console = Console(highlight=False, soft_wrap=True)
         console.print(f"{self._llm.name}. /help lists the commands.", style="dim", markup=False)
         while True:
             try:
