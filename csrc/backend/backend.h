@@ -52,6 +52,9 @@ class Backend {
   // Makes room for this many pages; what was cached is lost. Throws OutOfMemory.
   virtual void allocate_kv(int n_full_pages, int n_window_pages) = 0;
 
+  // Copies a page of the window layers, or of the full ones.
+  virtual void copy_kv_page(bool window, int32_t from, int32_t to) = 0;
+
   virtual void begin_step(const StepInput& input) = 0;
   virtual void embed() = 0;
   virtual void attention_in(int layer) = 0;   // norm, QKV, bias, RoPE, KV write

@@ -153,7 +153,8 @@ std::optional<Array<float>> engine_logits(Engine& engine, int64_t request,
   return out;
 }
 
-// The tokens of one step as (request, token, finish reason or None, logprob, [(id, logprob)...]).
+// The tokens of one step as (request, token, finish reason or None, logprob, [(id, logprob)...],
+// cached tokens).
 py::list engine_step(Engine& engine) {
   std::vector<Event> events;
   {
@@ -166,8 +167,8 @@ py::list engine_step(Engine& engine) {
     for (const TokenLogprob& entry : event.top) {
       top.append(py::make_tuple(entry.token, entry.logprob));
     }
-    list.append(
-        py::make_tuple(event.request, event.token, finish_name(event.finish), event.logprob, top));
+    list.append(py::make_tuple(event.request, event.token, finish_name(event.finish), event.logprob,
+                               top, event.cached_tokens));
   }
   return list;
 }
@@ -177,7 +178,8 @@ py::dict engine_stats(Engine& engine) {
   return py::dict("running"_a = s.running, "waiting"_a = s.waiting, "full_pages"_a = s.full_pages,
                   "free_full_pages"_a = s.free_full_pages, "window_pages"_a = s.window_pages,
                   "free_window_pages"_a = s.free_window_pages, "preemptions"_a = s.preemptions,
-                  "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens);
+                  "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
+                  "cached_tokens"_a = s.cached_tokens);
 }
 
 // sample() on numpy logits, for tests of the sampler alone.
@@ -211,7 +213,8 @@ void register_engine(py::module_& m) {
       .def(py::init([](const py::object& config, const py::dict& tensors,
                        const std::vector<int32_t>& eos_token_ids, const std::string& device,
                        int threads, const std::string& precision, int context_length,
-                       int max_step_tokens, int max_sequences, int64_t kv_memory_bytes) {
+                       int max_step_tokens, int max_sequences, int64_t kv_memory_bytes,
+                       bool prefix_cache) {
              check(precision == "auto" || precision == "reference",
                    "precision must be 'auto' or 'reference', got '", precision, "'");
              const ModelConfig model = to_config(config);
@@ -225,11 +228,12 @@ void register_engine(py::module_& m) {
                                              EngineOptions{.context_length = context_length,
                                                            .max_step_tokens = max_step_tokens,
                                                            .max_sequences = max_sequences,
+                                                           .prefix_cache = prefix_cache,
                                                            .kv_memory_bytes = kv_memory_bytes});
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
            "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
-           "kv_memory_bytes"_a)
+           "kv_memory_bytes"_a, "prefix_cache"_a = true)
       .def_property_readonly("context_length", &Engine::context_length)
       .def_property_readonly("description",
                              [](const Engine& engine) { return engine.backend().description(); })

@@ -72,6 +72,13 @@ class CpuBackend final : public Backend {
     window_.memory = LazyMemory(n_window_pages * window_.page_bytes());
   }
 
+  void copy_kv_page(bool window, int32_t from, int32_t to) override {
+    const KvPool& pool = window ? window_ : full_;
+    std::memcpy(pool.memory.data() + to * pool.page_bytes(),
+                pool.memory.data() + from * pool.page_bytes(),
+                static_cast<size_t>(pool.page_bytes()));
+  }
+
   void begin_step(const StepInput& input) override {
     input_ = input;
     tokens_ = static_cast<int>(input.tokens.size());

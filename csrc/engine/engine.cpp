@@ -92,9 +92,7 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   const int64_t budget = options_.kv_memory_bytes > 0
                              ? options_.kv_memory_bytes
                              : std::max<int64_t>(0, free_bytes - kReservedBytes) - ring_bytes;
-  const auto pages_of = [](int tokens) {
-    return static_cast<int64_t>(KvCache::full_pages_for(tokens));
-  };
+  const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::pages_for(tokens)); };
   const int64_t budget_pages = std::max<int64_t>(0, budget / page_bytes);
   if (options_.context_length == 0) {
     const int64_t wanted = pages_of(config_.max_position_embeddings);
@@ -118,9 +116,11 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   }
   const int64_t most = pages_of(options_.context_length) * options_.max_sequences;
   const auto n_full = static_cast<int>(std::min(budget_pages, most));
-  const int n_window = ring * options_.max_sequences;
+  const int n_window = ring * (options_.max_sequences + 1);  // one for logits()
   backend_->allocate_kv(n_full, n_window);
-  kv_ = std::make_unique<KvCache>(config_, options_.max_step_tokens, n_full, n_window);
+  kv_ = std::make_unique<KvCache>(
+      config_, options_.max_step_tokens, n_full, n_window,
+      [this](bool window, int32_t from, int32_t to) { backend_->copy_kv_page(window, from, to); });
   publish();
 }
 
@@ -131,9 +131,9 @@ void Engine::publish() {
   published_.running = static_cast<int>(running_.size());
   published_.waiting = static_cast<int>(waiting_.size());
   published_.full_pages = kv_->n_full_pages();
-  published_.free_full_pages = kv_->free_full_pages();
+  published_.free_full_pages = kv_->available_full_pages();
   published_.window_pages = kv_->n_window_pages();
-  published_.free_window_pages = kv_->free_window_pages();
+  published_.free_window_pages = kv_->available_window_pages();
 }
 
 void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
@@ -173,7 +173,7 @@ void Engine::take_inbox() {
     std::erase_if(requests, [&](const auto& request) {
       const bool gone =
           std::find(cancelled_.begin(), cancelled_.end(), request->id) != cancelled_.end();
-      if (gone) kv_->release(request->pages);
+      if (gone) end(*request);
       return gone;
     });
   };
@@ -181,6 +181,15 @@ void Engine::take_inbox() {
     drop(running_);
     drop(waiting_);
     cancelled_.clear();
+  }
+}
+
+// Gives the pages of a request that is over back; what it has computed stays cached.
+void Engine::end(Request& request) {
+  if (options_.prefix_cache) {
+    kv_->finish(request.pages, request.tokens, request.computed);
+  } else {
+    kv_->release(request.pages);
   }
 }
 
@@ -226,11 +235,23 @@ std::vector<Engine::Slice> Engine::schedule() {
   while (budget > 0 && !waiting_.empty() &&
          running_.size() < static_cast<size_t>(options_.max_sequences)) {
     Request& request = *waiting_.front();
+    if (options_.prefix_cache) request.computed = kv_->reuse(request.pages, request.tokens);
+    request.pages.border = request.prompt_length;
     const int tokens = std::min(request.pending(), budget);
     // Only into free pages: an older request is never disturbed by a newer one. All pages of the
     // prompt must be there, lest two half-read prompts wait for each other's.
-    const int pages = KvCache::full_pages_for(static_cast<int>(request.tokens.size()) + 1);
-    if (pages > kv_->free_full_pages() || !kv_->extend(request.pages, tokens)) break;
+    const int pages = KvCache::pages_for(static_cast<int>(request.tokens.size()) + 1) -
+                      static_cast<int>(request.pages.full.size());
+    if (pages > kv_->available_full_pages() ||
+        !kv_->extend(request.pages, request.computed + tokens)) {
+      kv_->release(request.pages);
+      request.computed = 0;
+      break;
+    }
+    if (request.cached_tokens < 0) {
+      request.cached_tokens = request.computed;
+      counters_.cached_tokens += request.computed;
+    }
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
     budget -= tokens;
@@ -295,6 +316,7 @@ std::vector<Event> Engine::step() {
       Request& request = *slice.request;
       request.computed += slice.tokens;
       counters_.prompt_tokens += slice.tokens;
+      if (options_.prefix_cache) kv_->commit(request.pages, request.tokens, request.computed);
       if (request.pending() != 0) continue;
       const auto vocab = static_cast<size_t>(config_.vocab_size);
       Sample chosen =
@@ -304,14 +326,14 @@ std::vector<Event> Engine::step() {
       request.tokens.push_back(chosen.token);
       request.counts.add_output(chosen.token);
       ++counters_.generated_tokens;
-      events.push_back(
-          {request.id, chosen.token, finish_of(request), chosen.logprob, std::move(chosen.top)});
+      events.push_back({request.id, chosen.token, finish_of(request), chosen.logprob,
+                        std::move(chosen.top), request.cached_tokens});
     }
     std::erase_if(running_, [&](const auto& request) {
       const bool finished = std::any_of(events.begin(), events.end(), [&](const Event& event) {
         return event.request == request->id && event.finish != FinishReason::none;
       });
-      if (finished) kv_->release(request->pages);
+      if (finished) end(*request);
       return finished;
     });
   }
@@ -355,7 +377,7 @@ bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
     const int count = std::min(chunk_tokens, static_cast<int>(tokens.size()) - begin);
     if (!kv_->extend(pages, begin + count)) {
       throw OutOfMemory(concat("the KV cache has no room for ", begin + count,
-                               " tokens beside the running requests: ", kv_->free_full_pages(),
+                               " tokens beside the running requests: ", kv_->available_full_pages(),
                                " of ", kv_->n_full_pages(), " pages are free"));
     }
     StepArrays arrays;

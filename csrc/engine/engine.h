@@ -22,6 +22,7 @@ struct EngineOptions {
   int context_length = 0;       // tokens of a sequence, prompt and output; 0: as many as fit
   int max_step_tokens = 512;    // new tokens in a step, over all sequences
   int max_sequences = 16;       // running at a time
+  bool prefix_cache = true;     // take over what earlier requests computed of the same beginning
   int64_t kv_memory_bytes = 0;  // for the full layers' pages; 0: from free memory
 };
 
@@ -33,6 +34,7 @@ struct Event {
   FinishReason finish;
   float logprob;
   std::vector<TokenLogprob> top;
+  int cached_tokens;  // of the prompt, that did not have to be computed
 };
 
 struct EngineStats {
@@ -41,6 +43,7 @@ struct EngineStats {
   int window_pages, free_window_pages;
   int64_t preemptions;
   int64_t prompt_tokens, generated_tokens;  // computed so far
+  int64_t cached_tokens;                    // not computed, because an earlier request had been
 };
 
 class Engine {
@@ -78,7 +81,8 @@ class Engine {
     int64_t id;
     std::vector<int32_t> tokens;  // prompt, then output
     int prompt_length;
-    int computed = 0;  // tokens whose keys and values are cached
+    int computed = 0;        // tokens whose keys and values are in its pages
+    int cached_tokens = -1;  // of them, those that came from other requests; -1: not begun
     SamplingParams params;
     TokenCounts counts;
     SequencePages pages;
@@ -94,6 +98,7 @@ class Engine {
   void take_inbox();
   std::vector<Slice> schedule();
   bool make_room(Request& request, int length);
+  void end(Request& request);
   void preempt(size_t index);
   void run(const std::vector<Slice>& slices);
   void publish();

@@ -1,57 +1,323 @@
 #include "model/kv_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gptoss {
+
+struct PrefixNode {
+  PrefixNode* parent = nullptr;
+  std::vector<int32_t> tokens;  // of the page; fewer than 64 only where a sequence ended
+  int32_t full_page = -1;
+  int32_t window_page = -1;   // -1: not kept
+  bool spare_window = false;  // nobody is likely to go on from here: its window page goes first
+  uint64_t last_use = 0;
+  std::vector<PrefixNode*> children;
+};
+
 namespace {
 
-// The lowest page is handed out first, so that little memory is touched.
-std::vector<int32_t> all_pages(int n) {
-  std::vector<int32_t> pages;
-  for (int32_t page = n - 1; page >= 0; --page) pages.push_back(page);
-  return pages;
+// Beside the ends of prompts and sequences, the last window pages of each run of eight are kept
+// longer.
+constexpr int kSnapshotPages = 8;
+
+// Pages back from a border that hold the window before it, wherever in a page the border lies.
+int border_pages(int window_tokens) { return KvCache::pages_for(window_tokens) + 1; }
+
+size_t common_length(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const auto [end, other] = std::mismatch(
+      a.begin(), a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
+  return static_cast<size_t>(end - a.begin());
 }
 
-void take(std::vector<int32_t>& free_pages, std::vector<int32_t>& table, size_t count) {
-  for (; count > 0; --count) {
-    table.push_back(free_pages.back());
-    free_pages.pop_back();
+// The tokens of page `page`, as far as the sequence goes.
+std::span<const int32_t> page_tokens(std::span<const int32_t> tokens, size_t page) {
+  const size_t begin = std::min(tokens.size(), page * kPageTokens);
+  return tokens.subspan(begin, std::min<size_t>(kPageTokens, tokens.size() - begin));
+}
+
+// The child that agrees with `tokens` longest, and how long.
+std::pair<PrefixNode*, size_t> closest_child(const PrefixNode& node,
+                                             std::span<const int32_t> tokens) {
+  std::pair<PrefixNode*, size_t> best = {nullptr, 0};
+  for (PrefixNode* const child : node.children) {
+    const size_t length = common_length(child->tokens, tokens);
+    if (length > best.second) best = {child, length};
   }
+  return best;
 }
 
-void give_back(std::vector<int32_t>& free_pages, std::vector<int32_t>& table) {
-  free_pages.insert(free_pages.end(), table.rbegin(), table.rend());
-  table.clear();
+bool has_window_layer(const ModelConfig& config) {
+  return std::find(config.is_window_layer.begin(), config.is_window_layer.end(), true) !=
+         config.is_window_layer.end();
 }
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& config, int max_step_tokens, int n_full_pages,
-                 int n_window_pages)
-    : n_full_pages_(n_full_pages),
-      n_window_pages_(n_window_pages),
-      ring_pages_(ring_pages(config, max_step_tokens)),
-      free_full_(all_pages(n_full_pages)),
-      free_window_(all_pages(n_window_pages)) {}
-
-int KvCache::ring_pages(const ModelConfig& config, int max_step_tokens) {
-  return full_pages_for(config.sliding_window - 1 + max_step_tokens) + 1;
+KvCache::Pool::Pool(int n_pages) : users(static_cast<size_t>(n_pages)) {
+  // The lowest page is handed out first, so that little memory is touched.
+  for (int32_t page = n_pages - 1; page >= 0; --page) free_pages.push_back(page);
 }
 
-bool KvCache::extend(SequencePages& pages, int length) {
-  const auto full = static_cast<size_t>(full_pages_for(length));
-  const auto window = static_cast<size_t>(std::min(full_pages_for(length), ring_pages_));
-  const size_t new_full = full - std::min(full, pages.full.size());
-  const size_t new_window = window - std::min(window, pages.window.size());
-  if (new_full > free_full_.size() || new_window > free_window_.size()) return false;
-  take(free_full_, pages.full, new_full);
-  take(free_window_, pages.window, new_window);
+int32_t KvCache::Pool::take() {
+  const int32_t page = free_pages.back();
+  free_pages.pop_back();
+  add_user(page);
+  return page;
+}
+
+void KvCache::Pool::drop_user(int32_t page) {
+  if (--users[static_cast<size_t>(page)] == 0) free_pages.push_back(page);
+}
+
+KvCache::KvCache(const ModelConfig& config, int max_step_tokens, int n_full_pages,
+                 int n_window_pages, CopyPage copy_page)
+    : window_tokens_(has_window_layer(config) ? config.sliding_window : 0),
+      ring_pages_(ring_pages(config, max_step_tokens)),
+      copy_page_(std::move(copy_page)),
+      full_(n_full_pages),
+      window_(n_window_pages),
+      root_(std::make_unique<PrefixNode>()) {}
+
+KvCache::~KvCache() = default;
+
+int KvCache::ring_pages(const ModelConfig& config, int max_step_tokens) {
+  return pages_for(config.sliding_window - 1 + max_step_tokens) + 1;
+}
+
+int KvCache::available_full_pages() const {
+  return static_cast<int>(full_.free_pages.size()) +
+         static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [&](const auto& node) {
+           return full_.only_cached(node->full_page);
+         }));
+}
+
+int KvCache::available_window_pages() const {
+  return static_cast<int>(window_.free_pages.size()) +
+         static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [&](const auto& node) {
+           return node->window_page >= 0 && window_.only_cached(node->window_page);
+         }));
+}
+
+PrefixNode* KvCache::add_node(PrefixNode* parent, std::span<const int32_t> tokens,
+                              int32_t full_page) {
+  auto node = std::make_unique<PrefixNode>();
+  node->parent = parent;
+  node->tokens.assign(tokens.begin(), tokens.end());
+  node->full_page = full_page;
+  node->last_use = ++clock_;
+  full_.add_user(full_page);
+  parent->children.push_back(node.get());
+  nodes_.push_back(std::move(node));
+  return nodes_.back().get();
+}
+
+void KvCache::remove_node(PrefixNode* node) {
+  full_.drop_user(node->full_page);
+  if (node->window_page >= 0) window_.drop_user(node->window_page);
+  std::erase(node->parent->children, node);
+  std::erase_if(nodes_, [&](const auto& owned) { return owned.get() == node; });
+}
+
+// A free page, or that of the least recently used leaf; -1 if all are in use.
+int32_t KvCache::take_full() {
+  if (full_.free_pages.empty()) {
+    PrefixNode* oldest = nullptr;
+    for (const auto& node : nodes_) {
+      const bool evictable = node->children.empty() && full_.only_cached(node->full_page) &&
+                             (node->window_page < 0 || window_.only_cached(node->window_page));
+      if (evictable && (oldest == nullptr || node->last_use < oldest->last_use)) {
+        oldest = node.get();
+      }
+    }
+    if (oldest == nullptr) return -1;
+    remove_node(oldest);
+  }
+  return full_.take();
+}
+
+int32_t KvCache::take_window() {
+  if (window_.free_pages.empty()) {
+    const auto later = [](const PrefixNode& node) {
+      return std::pair(!node.spare_window, node.last_use);
+    };
+    PrefixNode* first = nullptr;
+    for (const auto& node : nodes_) {
+      if (node->window_page >= 0 && window_.only_cached(node->window_page) &&
+          (first == nullptr || later(*node) < later(*first))) {
+        first = node.get();
+      }
+    }
+    if (first == nullptr) return -1;
+    window_.drop_user(std::exchange(first->window_page, -1));
+  }
+  return window_.take();
+}
+
+// Whether the window before `position` lies in the nodes' window pages.
+bool KvCache::window_is_cached(const std::vector<PrefixNode*>& path, int position) const {
+  if (window_tokens_ == 0) return true;
+  for (int page = std::max(0, position - window_tokens_ + 1) / kPageTokens;
+       page < pages_for(position); ++page) {
+    if (path[static_cast<size_t>(page)]->window_page < 0) return false;
+  }
   return true;
 }
 
+int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens) {
+  const auto known = tokens.first(tokens.size() - 1);
+  std::vector<PrefixNode*> path;
+  PrefixNode* node = root_.get();
+  int length = 0;
+  for (;;) {
+    const auto [child, common] = closest_child(*node, page_tokens(known, path.size()));
+    if (child == nullptr) break;
+    path.push_back(child);
+    length += static_cast<int>(common);
+    if (common < kPageTokens) break;
+    node = child;
+  }
+  // Back to where the window is cached too: to the last border of pages, then page by page.
+  while (length > 0 && !window_is_cached(path, length))
+    length = (length - 1) / kPageTokens * kPageTokens;
+  path.resize(static_cast<size_t>(pages_for(length)));
+  if (path.empty()) return 0;
+
+  // From now on eviction must leave them alone.
+  for (PrefixNode* const used : path) {
+    used->last_use = ++clock_;
+    full_.add_user(used->full_page);
+    pages.full.push_back(used->full_page);
+  }
+  pages.window_end = pages_for(length);
+  if (window_tokens_ > 0) {
+    pages.window.assign(static_cast<size_t>(ring_pages_), -1);
+    for (int page = std::max(0, length - window_tokens_ + 1) / kPageTokens; page < pages.window_end;
+         ++page) {
+      const int32_t window_page = path[static_cast<size_t>(page)]->window_page;
+      window_.add_user(window_page);
+      pages.window[static_cast<size_t>(page % ring_pages_)] = window_page;
+    }
+  }
+  pages.path = std::move(path);
+  if (length % kPageTokens == 0) return length;
+
+  // The last page goes on differently: the sequence needs one of its own.
+  pages.path.pop_back();
+  const auto own = [&](Pool& pool, bool window, int32_t copy, int32_t& page) {
+    if (copy < 0) return false;
+    copy_page_(window, page, copy);
+    pool.drop_user(std::exchange(page, copy));
+    return true;
+  };
+  int32_t* const slot =
+      window_tokens_ > 0 ? &pages.window[static_cast<size_t>((pages.window_end - 1) % ring_pages_)]
+                         : nullptr;
+  if (own(full_, false, take_full(), pages.full.back()) &&
+      (slot == nullptr || own(window_, true, take_window(), *slot))) {
+    return length;
+  }
+  release(pages);
+  return 0;
+}
+
+bool KvCache::worth_keeping(const SequencePages& pages, int page) const {
+  const int border = pages.border / kPageTokens;
+  return (page <= border && page > border - border_pages(window_tokens_)) ||
+         page % kSnapshotPages >= kSnapshotPages - (border_pages(window_tokens_) - 1);
+}
+
+// Takes page `page` of the sequence out of its slot in the ring.
+void KvCache::drop_slot(SequencePages& pages, int page, bool spare) {
+  int32_t& slot = pages.window[static_cast<size_t>(page % ring_pages_)];
+  if (slot < 0) return;
+  if (static_cast<size_t>(page) < pages.path.size()) {
+    pages.path[static_cast<size_t>(page)]->spare_window = spare;
+  }
+  window_.drop_user(std::exchange(slot, -1));
+}
+
+bool KvCache::extend(SequencePages& pages, int length) {
+  const int n_pages = pages_for(length);
+  const size_t had = pages.full.size();
+  while (pages.full.size() < static_cast<size_t>(n_pages)) {
+    const int32_t page = take_full();
+    if (page < 0) {
+      for (; pages.full.size() > had; pages.full.pop_back()) full_.drop_user(pages.full.back());
+      return false;
+    }
+    pages.full.push_back(page);
+  }
+  if (window_tokens_ == 0) return true;
+  pages.window.resize(static_cast<size_t>(ring_pages_), -1);
+  // A slot that comes round holds a page that no token from here on sees.
+  for (; pages.window_end < n_pages; ++pages.window_end) {
+    const int old = pages.window_end - ring_pages_;
+    if (old >= 0) drop_slot(pages, old, !worth_keeping(pages, old));
+    const int32_t page = take_window();
+    if (page < 0) return false;
+    pages.window[static_cast<size_t>(pages.window_end % ring_pages_)] = page;
+  }
+  return true;
+}
+
+void KvCache::commit(SequencePages& pages, std::span<const int32_t> tokens, int length) {
+  const auto complete = static_cast<size_t>(length / kPageTokens);
+  while (pages.path.size() < complete) {
+    const size_t page = pages.path.size();
+    PrefixNode* const parent = page == 0 ? root_.get() : pages.path[page - 1];
+    const auto content = page_tokens(tokens, page);
+    const auto [child, common] = closest_child(*parent, content);
+    if (common < kPageTokens) {
+      pages.path.push_back(add_node(parent, content, pages.full[page]));
+    } else {
+      // Another sequence was first. Its page holds the same bits; taking it over frees one, and
+      // keeps the node in the tree.
+      full_.add_user(child->full_page);
+      full_.drop_user(std::exchange(pages.full[page], child->full_page));
+      child->last_use = ++clock_;
+      pages.path.push_back(child);
+    }
+    if (window_tokens_ > 0) cache_window_page(pages, page, *pages.path.back());
+  }
+}
+
+// Lets the node keep the window page in the sequence's slot, unless it has one.
+void KvCache::cache_window_page(const SequencePages& pages, size_t page, PrefixNode& node) {
+  const int32_t slot = pages.window[page % static_cast<size_t>(ring_pages_)];
+  if (slot < 0 || node.window_page >= 0) return;
+  node.window_page = slot;
+  window_.add_user(slot);
+}
+
+void KvCache::finish(SequencePages& pages, std::span<const int32_t> tokens, int length) {
+  commit(pages, tokens, length);
+  const size_t last = pages.path.size();
+  const auto rest = page_tokens(tokens.first(static_cast<size_t>(length)), last);
+  if (!rest.empty()) {
+    PrefixNode* const parent = last == 0 ? root_.get() : pages.path[last - 1];
+    if (closest_child(*parent, rest).second < rest.size()) {
+      PrefixNode* const node = add_node(parent, rest, pages.full[last]);
+      if (window_tokens_ > 0) cache_window_page(pages, last, *node);
+    }
+  }
+  if (window_tokens_ > 0) {
+    const int end = pages_for(length);
+    for (int page = std::max(0, pages.window_end - ring_pages_); page < pages.window_end; ++page) {
+      const bool at_end = page > end - 1 - border_pages(window_tokens_);
+      drop_slot(pages, page, !at_end && !worth_keeping(pages, page));
+    }
+  }
+  release(pages);
+}
+
 void KvCache::release(SequencePages& pages) {
-  give_back(free_full_, pages.full);
-  give_back(free_window_, pages.window);
+  // The last page first: the lowest are handed out first again.
+  for (; !pages.full.empty(); pages.full.pop_back()) full_.drop_user(pages.full.back());
+  for (const int32_t page : pages.window) {
+    if (page >= 0) window_.drop_user(page);
+  }
+  pages = {};
 }
 
 }  // namespace gptoss

@@ -89,6 +89,7 @@ class Engine:
         max_step_tokens: int,
         max_sequences: int,
         kv_memory_bytes: int,
+        prefix_cache: bool = True,
     ) -> None: ...
     @property
     def context_length(self) -> int: ...

@@ -6,8 +6,6 @@ import itertools
 import os
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
@@ -37,6 +35,7 @@ class Event(NamedTuple):
     finish_reason: FinishReason | None
     logprob: float
     top_logprobs: list[tuple[int, float]]
+    cached_tokens: int  # of the prompt, that did not have to be computed
     time_s: float  # on the clock of time.perf_counter()
 
 
@@ -48,7 +47,7 @@ class _Scoring(NamedTuple):
     """A sequence whose logits are wanted."""
 
     request: int
-    future: Future[npt.NDArray[np.float32]]
+    answer: SimpleQueue[npt.NDArray[np.float32] | BaseException]
     tokens: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     chunk_tokens: int
@@ -65,11 +64,19 @@ class EngineLoop:
     def __init__(self, engine: _core.Engine) -> None:
         self._engine: _core.Engine | None = engine
         self._pid = os.getpid()
-        self._changed = threading.Condition()  # guards all that follows
-        self._thread: threading.Thread | None = None
+        # Guards what follows. The main thread may be interrupted wherever it runs Python code, so
+        # it must not use what is written in Python, like Condition and Future: it could stop with
+        # a lock in hand. Reentrant, because the garbage collector may call cancel() anywhere.
+        self._lock = threading.RLock()
         self._closed = False
         self._mailboxes: dict[int, Mailbox] = {}  # of the requests that are not finished
-        self._scoring: deque[_Scoring] = deque()  # the first one may be under way
+        self._scoring: dict[int, _Scoring] = {}  # in order; the first one may be under way
+        self._bell: SimpleQueue[None] = SimpleQueue()  # wakes the thread
+        # A daemon, lest a forgotten request keeps the process from ending.
+        self._thread = threading.Thread(
+            target=self._run, args=(engine,), name="gptoss engine", daemon=True
+        )
+        self._thread.start()
 
     def submit(
         self, request: int, prompt: npt.NDArray[np.int32], params: Any, mailbox: Mailbox
@@ -82,37 +89,40 @@ class EngineLoop:
             The engine refuses the prompt or the parameters.
         """
         self.check_usable()
-        with self._changed:
-            self._start().submit(request, prompt, params)
+        with self._lock:
+            self.check_usable().submit(request, prompt, params)
             self._mailboxes[request] = mailbox
-            self._changed.notify_all()
+        self._bell.put(None)
 
     def logits(
         self, tokens: npt.NDArray[np.int32], positions: npt.NDArray[np.int32], chunk_tokens: int
     ) -> npt.NDArray[np.float32]:
         """Compute the logits of one sequence, between two steps; positions are ascending."""
         self.check_usable()
-        scoring = _Scoring(new_request(), Future(), tokens, positions, chunk_tokens)
+        scoring = _Scoring(new_request(), SimpleQueue(), tokens, positions, chunk_tokens)
         try:
-            with self._changed:
-                self._start()
-                self._scoring.append(scoring)
-                self._changed.notify_all()
-            return scoring.future.result()
+            with self._lock:
+                self.check_usable()
+                self._scoring[scoring.request] = scoring
+            self._bell.put(None)
+            answer = scoring.answer.get()
         finally:
-            scoring.future.cancel()
             self.cancel(scoring.request)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def cancel(self, *requests: int) -> None:
         """End requests; finished ones and unknown ones are ignored."""
         if os.getpid() != self._pid:
             return
-        with self._changed:
+        with self._lock:
             for request in requests:
                 self._mailboxes.pop(request, None)
+                self._scoring.pop(request, None)
                 if self._engine is not None:
                     self._engine.cancel(request)
-            self._changed.notify_all()  # for a step that lets go of their memory
+        self._bell.put(None)  # for a step that lets go of their memory
 
     def stats(self) -> dict[str, int]:
         """Return the engine's counters."""
@@ -122,17 +132,18 @@ class EngineLoop:
         """End all requests and the thread, and let go of the engine."""
         if os.getpid() != self._pid:
             return  # the thread does not exist here, and the locks may be held for ever
-        with self._changed:
+        with self._lock:
             self._closed = True
             if self._engine is not None:
                 self._fail(self._engine, _closed_error())
-                for scoring in self._scoring:
+                for scoring in list(self._scoring.values()):
                     self._engine.cancel(scoring.request)
-            self._changed.notify_all()
-            thread = self._thread
+                    scoring.answer.put(_closed_error())
+                self._scoring.clear()
+        self._bell.put(None)
         # The garbage collector may run this in any thread, in ours too.
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         self._engine = None
 
     def check_usable(self) -> _core.Engine:
@@ -146,67 +157,52 @@ class EngineLoop:
             raise _closed_error()
         return self._engine
 
-    def _start(self) -> _core.Engine:
-        engine = self.check_usable()
-        if self._thread is None:
-            # A daemon, lest a forgotten request keeps the process from ending.
-            self._thread = threading.Thread(
-                target=self._run, args=(engine,), name="gptoss engine", daemon=True
-            )
-            self._thread.start()
-        return engine
-
     def _run(self, engine: _core.Engine) -> None:
-        while True:
-            with self._changed:
-                while not (self._closed or self._scoring) and engine.idle():
-                    self._changed.wait()
-                if self._closed:
-                    for scoring in self._scoring:
-                        if scoring.future.set_running_or_notify_cancel():
-                            scoring.future.set_exception(_closed_error())
-                    return
+        while not self._closed:
+            if engine.idle() and not self._scoring:
+                self._bell.get()  # whoever changes that, or closes, rings afterwards
+                continue
+            while not self._bell.empty():
+                self._bell.get()
             try:
                 self._step(engine)
             except BaseException as error:  # whatever it is, nobody must wait for ever
-                with self._changed:
+                with self._lock:
                     self._fail(engine, error)
             self._score(engine)
 
     def _step(self, engine: _core.Engine) -> None:
         events = engine.step()
         now = time.perf_counter()
-        with self._changed:
-            for request, token_id, finish_reason, logprob, top in events:
+        with self._lock:
+            for request, *token in events:
                 mailbox = self._mailboxes.get(request)
                 if mailbox is None:
                     continue
-                if finish_reason is not None:
+                event = Event(*token, time_s=now)
+                if event.finish_reason is not None:
                     del self._mailboxes[request]
-                mailbox.put((request, Event(token_id, finish_reason, logprob, top, now)))
+                mailbox.put((request, event))
 
     def _score(self, engine: _core.Engine) -> None:
-        with self._changed:
-            if not self._scoring or self._closed:
-                return
-            _, future, *_ = scoring = self._scoring[0]
-            wanted = future.set_running_or_notify_cancel()
-        if wanted:
-            try:
-                request, _, tokens, positions, chunk_tokens = scoring
-                logits = engine.logits(request, tokens, positions, chunk_tokens)
-                if logits is None:  # cancelled: by close(), or nobody waits for it any more
-                    future.set_exception(_closed_error())
-                else:
-                    future.set_result(logits)
-            except BaseException as error:
-                future.set_exception(error)
-        with self._changed:
-            self._scoring.popleft()
+        with self._lock:
+            scoring = next(iter(self._scoring.values()), None)
+        if scoring is None:
+            return
+        request, _, tokens, positions, chunk_tokens = scoring
+        answer: npt.NDArray[np.float32] | BaseException | None
+        try:
+            answer = engine.logits(request, tokens, positions, chunk_tokens)
+        except BaseException as error:
+            answer = error
+        with self._lock:
+            # Unless it was cancelled, by the caller or by close().
+            if self._scoring.pop(request, None) is not None and answer is not None:
+                scoring.answer.put(answer)
 
     def _fail(self, engine: _core.Engine, error: BaseException) -> None:
         """End all requests: a step that failed may have lost tokens of any of them."""
-        for request, mailbox in self._mailboxes.items():
+        for request, mailbox in list(self._mailboxes.items()):
             engine.cancel(request)
             mailbox.put((request, error))
         self._mailboxes.clear()

@@ -125,6 +125,8 @@ class GenerationChunk:
         Set on the last chunk.
     stop_reason : str or int or None
         Set on the last chunk, as in `GenerationResult`.
+    cached_tokens : int
+        Tokens of the prompt that did not have to be computed.
     """
 
     text: str
@@ -132,3 +134,4 @@ class GenerationChunk:
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    cached_tokens: int = 0

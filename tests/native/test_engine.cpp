@@ -6,6 +6,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <set>
 #include <thread>
 #include <vector>
@@ -134,6 +136,9 @@ class HookedBackend final : public Backend {
   int64_t free_memory_bytes() const override { return inner_->free_memory_bytes(); }
   void allocate_kv(int n_full_pages, int n_window_pages) override {
     inner_->allocate_kv(n_full_pages, n_window_pages);
+  }
+  void copy_kv_page(bool window, int32_t from, int32_t to) override {
+    inner_->copy_kv_page(window, from, to);
   }
   void begin_step(const StepInput& input) override { inner_->begin_step(input); }
   void embed() override { inner_->embed(); }
@@ -470,20 +475,47 @@ GPTOSS_TEST(bad_requests_are_refused) {
   GPTOSS_CHECK_THROWS(std::invalid_argument, make_engine({.context_length = 513}));
 }
 
+KvCache make_cache(
+    const ModelConfig& config, int n_full, int n_window,
+    KvCache::CopyPage copy = [](bool, int32_t, int32_t) {}) {
+  return KvCache(config, kMaxStepTokens, n_full, n_window, std::move(copy));
+}
+
+std::vector<int32_t> count_up(int length, int first = 0) {
+  std::vector<int32_t> tokens(static_cast<size_t>(length));
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+// Runs a sequence of these tokens through the cache as the engine does; returns what was reused.
+int run_sequence(KvCache& cache, const std::vector<int32_t>& tokens, int step = kMaxStepTokens) {
+  SequencePages pages;
+  const int reused = cache.reuse(pages, tokens);
+  const int length = static_cast<int>(tokens.size());
+  pages.border = length;
+  for (int done = reused; done < length;) {
+    done = std::min(length, done + step);
+    GPTOSS_CHECK(cache.extend(pages, done));
+    cache.commit(pages, tokens, done);
+  }
+  cache.finish(pages, tokens, length);
+  return reused;
+}
+
 GPTOSS_TEST(the_cache_gives_pages_whole_or_not_at_all) {
   const ModelConfig config = small_config();
   const int ring = KvCache::ring_pages(config, kMaxStepTokens);
   GPTOSS_CHECK(ring == 2);  // 19 + 24 tokens touch at most 2 pages
-  KvCache cache(config, kMaxStepTokens, 5, 2 * ring);
+  KvCache cache = make_cache(config, 5, 2 * ring);
   SequencePages a;
   SequencePages b;
-  GPTOSS_CHECK(cache.extend(a, 1) && a.full.size() == 1 && a.window.size() == 1);
+  GPTOSS_CHECK(cache.extend(a, 1) && a.full.size() == 1 && cache.available_window_pages() == 3);
   GPTOSS_CHECK(cache.extend(a, 64) && a.full.size() == 1);
-  GPTOSS_CHECK(cache.extend(a, 65) && a.full.size() == 2 && a.window.size() == 2);
+  GPTOSS_CHECK(cache.extend(a, 65) && a.full.size() == 2 && cache.available_window_pages() == 2);
   GPTOSS_CHECK(cache.extend(a, 250) && a.full.size() == 4 && a.window.size() == 2);
-  GPTOSS_CHECK(cache.free_full_pages() == 1 && cache.free_window_pages() == 2);
+  GPTOSS_CHECK(cache.available_full_pages() == 1 && cache.available_window_pages() == 2);
   GPTOSS_CHECK(!cache.extend(b, 65));  // one page is left
-  GPTOSS_CHECK(b.full.empty() && b.window.empty() && cache.free_full_pages() == 1);
+  GPTOSS_CHECK(b.full.empty() && cache.available_full_pages() == 1);
   GPTOSS_CHECK(cache.extend(b, 64));
   std::set<int32_t> pages(a.full.begin(), a.full.end());
   pages.insert(b.full.begin(), b.full.end());
@@ -491,7 +523,146 @@ GPTOSS_TEST(the_cache_gives_pages_whole_or_not_at_all) {
   cache.release(a);
   cache.release(b);
   GPTOSS_CHECK(a.full.empty() && a.window.empty());
-  GPTOSS_CHECK(cache.free_full_pages() == 5 && cache.free_window_pages() == 2 * ring);
+  GPTOSS_CHECK(cache.available_full_pages() == 5 && cache.available_window_pages() == 2 * ring);
+}
+
+GPTOSS_TEST(the_cache_finds_the_longest_known_beginning) {
+  const ModelConfig config = small_config();
+  int copies = 0;
+  KvCache cache = make_cache(config, 40, 20, [&](bool, int32_t from, int32_t to) {
+    GPTOSS_CHECK(from != to);
+    ++copies;
+  });
+  const std::vector<int32_t> first = count_up(150);
+  GPTOSS_CHECK(run_sequence(cache, first) == 0);
+  GPTOSS_CHECK(run_sequence(cache, first) == 149);  // one token is always left to compute
+  GPTOSS_CHECK(copies == 2);                        // the last page, of both kinds
+
+  std::vector<int32_t> longer = first;
+  longer.insert(longer.end(), {7, 8, 9});
+  GPTOSS_CHECK(run_sequence(cache, longer) == 150);
+  std::vector<int32_t> branch = first;
+  branch[140] = 3;
+  GPTOSS_CHECK(run_sequence(cache, branch) == 140);
+  GPTOSS_CHECK(run_sequence(cache, count_up(150, 1)) == 0);
+  GPTOSS_CHECK(cache.available_full_pages() == 40 && cache.available_window_pages() == 20);
+}
+
+GPTOSS_TEST(the_cache_goes_back_to_where_the_window_is_known) {
+  const ModelConfig config = small_config();
+  KvCache cache = make_cache(config, 60, 6);
+  const std::vector<int32_t> tokens = count_up(1000);
+  GPTOSS_CHECK(run_sequence(cache, tokens) == 0);
+  // Six window pages for sixteen: that of page 10 is gone, and page 7's, at 512 tokens, is kept.
+  std::vector<int32_t> branch(tokens.begin(), tokens.begin() + 700);
+  branch.push_back(-1);
+  GPTOSS_CHECK(run_sequence(cache, branch) == 512);
+  std::vector<int32_t> early(tokens.begin(), tokens.begin() + 300);
+  early.push_back(-1);
+  GPTOSS_CHECK(run_sequence(cache, early) == 0);
+  // Now this is the end of a prompt.
+  early.push_back(-2);
+  GPTOSS_CHECK(run_sequence(cache, early) == 301);
+}
+
+GPTOSS_TEST(the_cache_forgets_the_least_recently_used) {
+  const ModelConfig config = small_config();
+  KvCache cache = make_cache(config, 6, 8);
+  GPTOSS_CHECK(run_sequence(cache, count_up(128)) == 0);
+  GPTOSS_CHECK(run_sequence(cache, count_up(128, 1000)) == 0);
+  GPTOSS_CHECK(run_sequence(cache, count_up(128)) == 127);
+  GPTOSS_CHECK(run_sequence(cache, count_up(192, 2000)) == 0);  // needs a page of another
+  GPTOSS_CHECK(run_sequence(cache, count_up(128)) == 127);
+  GPTOSS_CHECK(run_sequence(cache, count_up(128, 1000)) < 127);
+}
+
+// Random sequences over few distinct beginnings, several at a time, in a cache that is too small
+// for them: every page a sequence has must belong to it, or hold the very same tokens.
+GPTOSS_TEST(the_cache_survives_random_traffic) {
+  const ModelConfig config = small_config();
+  const int ring = KvCache::ring_pages(config, kMaxStepTokens);
+  constexpr int kSequences = 3;
+  std::vector<std::vector<int32_t>> full_content(24);
+  std::vector<std::vector<int32_t>> window_content(static_cast<size_t>(ring * kSequences + 2));
+  KvCache cache = make_cache(
+      config, static_cast<int>(full_content.size()), static_cast<int>(window_content.size()),
+      [&](bool window, int32_t from, int32_t to) {
+        auto& content = window ? window_content : full_content;
+        content[static_cast<size_t>(to)] = content[static_cast<size_t>(from)];
+      });
+  struct Live {
+    std::vector<int32_t> tokens;
+    SequencePages pages;
+    int done = 0;
+  };
+  std::vector<Live> live;
+  std::mt19937 random(7);
+  const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  // What the page must hold is all tokens up to its end, as far as they are computed.
+  const auto verify = [&](const Live& sequence) {
+    for (int position = 0; position < sequence.done; ++position) {
+      const auto page = static_cast<size_t>(position / kPageTokens);
+      const std::vector<int32_t> expected(sequence.tokens.begin(),
+                                          sequence.tokens.begin() + position + 1);
+      const auto holds = [&](const std::vector<int32_t>& content) {
+        return content.size() >= expected.size() &&
+               std::equal(expected.begin(), expected.end(), content.begin());
+      };
+      GPTOSS_CHECK(holds(full_content[static_cast<size_t>(sequence.pages.full[page])]));
+      if (position > sequence.done - config.sliding_window) {
+        const int32_t window_page = sequence.pages.window[page % sequence.pages.window.size()];
+        GPTOSS_CHECK(window_page >= 0 && holds(window_content[static_cast<size_t>(window_page)]));
+      }
+    }
+  };
+  int reused = 0;
+  for (int round = 0; round < 3000; ++round) {
+    if (live.size() < kSequences && below(3) == 0) {
+      Live sequence;
+      const int length = 1 + below(300);
+      const int kind = below(3);
+      const int branch = below(300);
+      for (int i = 0; i < length; ++i) {
+        sequence.tokens.push_back(i < branch ? 1000 * kind + i : below(50000));
+      }
+      sequence.done = cache.reuse(sequence.pages, sequence.tokens);
+      sequence.pages.border = length;
+      GPTOSS_CHECK(sequence.done < length);
+      reused += sequence.done;
+      verify(sequence);
+      live.push_back(std::move(sequence));
+    }
+    if (live.empty()) continue;
+    const auto index = static_cast<size_t>(below(static_cast<int>(live.size())));
+    Live& sequence = live[index];
+    const int length = static_cast<int>(sequence.tokens.size());
+    if (sequence.done == length) {
+      cache.finish(sequence.pages, sequence.tokens, sequence.done);
+      live.erase(live.begin() + static_cast<std::ptrdiff_t>(index));
+      continue;
+    }
+    const int step = std::min(length - sequence.done, 1 + below(kMaxStepTokens));
+    if (!cache.extend(sequence.pages, sequence.done + step)) {
+      cache.release(sequence.pages);  // preempted
+      live.erase(live.begin() + static_cast<std::ptrdiff_t>(index));
+      continue;
+    }
+    for (int position = sequence.done; position < sequence.done + step; ++position) {
+      const auto page = static_cast<size_t>(position / kPageTokens);
+      const std::vector<int32_t> content(sequence.tokens.begin(),
+                                         sequence.tokens.begin() + position + 1);
+      full_content[static_cast<size_t>(sequence.pages.full[page])] = content;
+      const size_t slot = page % sequence.pages.window.size();
+      window_content[static_cast<size_t>(sequence.pages.window[slot])] = content;
+    }
+    sequence.done += step;
+    cache.commit(sequence.pages, sequence.tokens, sequence.done);
+    for (const Live& other : live) verify(other);
+  }
+  GPTOSS_CHECK(reused > 5000);
+  for (Live& sequence : live) cache.release(sequence.pages);
+  GPTOSS_CHECK(cache.available_full_pages() == cache.n_full_pages());
+  GPTOSS_CHECK(cache.available_window_pages() == cache.n_window_pages());
 }
 
 }  // namespace
