@@ -27,10 +27,6 @@ from typing import Any, BinaryIO, get_args
 
 import numpy as np
 import numpy.typing as npt
-from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Part, Stored, stored_tensors
-from gptoss.checkpoint.tensors import Layout
-from gptoss.config import LayerType, ModelConfig, RopeConfig
-from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -38,6 +34,11 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Part, Stored, stored_tensors
+from gptoss.checkpoint.tensors import Layout
+from gptoss.config import LayerType, ModelConfig, RopeConfig
+from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 
 # The published shards of 20b are just below this.
 SHARD_BYTES = 4_800_000_000

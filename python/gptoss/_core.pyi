@@ -100,7 +100,7 @@ class Engine:
     def step(
         self,
     ) -> list[
-        tuple[int, int, Literal["stop", "length"] | None, float, list[tuple[int, float]]]
+        tuple[int, int, Literal["stop", "length"] | None, float, list[tuple[int, float]], int]
     ]: ...
     def idle(self) -> bool: ...
     def logits(

@@ -111,11 +111,9 @@ def load(
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}")
-    limits = {
-        "threads": _positive("threads", threads, _MAX_INT),
-        "context_length": _positive("context_length", context_length, _MAX_INT),
-        "kv_memory_bytes": _positive("kv_cache_memory", kv_cache_memory, 2**63 - 1),
-    }
+    n_threads = _positive("threads", threads, _MAX_INT)
+    n_context = _positive("context_length", context_length, _MAX_INT)
+    kv_bytes = _positive("kv_cache_memory", kv_cache_memory, 2**63 - 1)
     checkpoint = open_checkpoint(
         path_or_repo,
         revision=revision,
@@ -127,10 +125,12 @@ def load(
         checkpoint.tensors,
         checkpoint.config.eos_token_ids,
         device=device,
+        threads=n_threads,
         precision=precision,
+        context_length=n_context,
         max_step_tokens=_STEP_TOKENS,
         max_sequences=_MAX_SEQUENCES,
-        **limits,
+        kv_memory_bytes=kv_bytes,
     )
     check_scales(checkpoint)
     tokenizer = None

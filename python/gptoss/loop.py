@@ -175,13 +175,13 @@ class EngineLoop:
         events = engine.step()
         now = time.perf_counter()
         with self._lock:
-            for request, *token in events:
+            for request, token_id, finish_reason, logprob, top, cached in events:
                 mailbox = self._mailboxes.get(request)
                 if mailbox is None:
                     continue
-                event = Event(*token, time_s=now)
-                if event.finish_reason is not None:
+                if finish_reason is not None:
                     del self._mailboxes[request]
+                event = Event(token_id, finish_reason, logprob, top, cached, now)
                 mailbox.put((request, event))
 
     def _score(self, engine: _core.Engine) -> None:

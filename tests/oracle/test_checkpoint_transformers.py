@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from checkpoints import MICRO
 from gptoss.checkpoint import open_checkpoint
 from gptoss.errors import CheckpointError

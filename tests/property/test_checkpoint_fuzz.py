@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from checkpoints import MICRO, make_checkpoint
 from gptoss.checkpoint import estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 JSON_FILES = ["config.json", "generation_config.json", "model.safetensors.index.json"]
 SHARD = "model-00000-of-00002.safetensors"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
 from checkpoints import MICRO, edit_header, edit_json, make_checkpoint, write_header
 from gptoss.checkpoint import check_scales, estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError

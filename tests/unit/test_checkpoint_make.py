@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from checkpoints import MICRO, PRESETS, make_checkpoint, script
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.config import ModelConfig

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from checkpoints import MICRO, make_checkpoint
 from gptoss.checkpoint import check_scales, estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError

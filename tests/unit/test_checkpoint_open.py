@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from checkpoints import MICRO, PRESETS, edit_json, make_checkpoint, script, write_header
 from gptoss.checkpoint import Checkpoint, check_scales, estimate_memory, open_checkpoint
 from gptoss.checkpoint.files import read_header
