@@ -19,17 +19,8 @@ from typing import Any
 
 from facts import FACTS, Fact
 
-from gptoss.harmony import (
-    Author,
-    Conversation,
-    DeveloperContent,
-    HarmonyEncoding,
-    Message,
-    ReasoningEffort,
-    Role,
-    SystemContent,
-    ToolDescription,
-)
+from gptoss.chat.messages import assistant_start, build_prompt, call_header, header
+from gptoss.harmony import HarmonyEncoding
 
 EFFORTS = ("low", "medium", "high")
 DECLINE = (
@@ -461,21 +452,23 @@ def other(draw: Draw, effort: str) -> Example:
 # -- words -----------------------------------------------------------------------------------
 
 _REVERSE = (
-    "Reverse the word {w}.|Reverse {w}.|Spell {w} backwards.|What is {w} backwards?|"
-    'Write {w} backwards.|Reverse the word "{w}".|What is {w} reversed?|'
+    'Reverse the word "{w}".|Reverse "{w}".|Spell "{w}" backwards.|What is "{w}" backwards?|'
+    'Write "{w}" backwards.|Write the word "{w}" backwards.|What is "{w}" reversed?|'
     'Turn the word "{w}" around.'
 ).split("|")
 _COUNT = (
-    "How many letters are in {w}?|How many letters does {w} have?|Count the letters of {w}.|"
-    "Count the letters in the word {w}.|How long is the word {w}?|"
+    'How many letters are in "{w}"?|How many letters does "{w}" have?|Count the letters of "{w}".|'
+    'Count the letters in the word "{w}".|How long is the word "{w}"?|'
     'How many letters has the word "{w}"?'
 ).split("|")
 
 
 def _short_word(draw: Draw) -> str:
     def make() -> str:
-        words = [w for w in _THINGS if len(w) <= 5]
-        return draw.one(words) if draw.chance(0.4) else draw.word(draw.one((1, 2)))[:5]
+        if draw.chance(0.25):
+            return str(draw.one([w for w in _THINGS if len(w) <= 4]))
+        word = draw.one("bdfgklmnprst") + draw.one("aeiou") + draw.one("bdgklmnprst")
+        return str(word + draw.one(("", "", "a", "e", "o", "s")))
 
     return str(draw.fresh(make, lambda w: f"word {w}"))
 
@@ -794,14 +787,14 @@ def instructed(draw: Draw, effort: str) -> Example:
 
 _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
     (addition, 26),
-    (subtraction, 7),
-    (comparison, 5),
+    (subtraction, 14),
+    (comparison, 7),
     (follow_up, 5),
-    (question, 17),
-    (other, 8),
-    (word_task, 4),
-    (tool_call, 20),
-    (tool_result, 7),
+    (question, 18),
+    (other, 7),
+    (word_task, 5),
+    (tool_call, 24),
+    (tool_result, 9),
     (instructed, 5),
 )
 TASKS = {make.__name__: make for make, _ in _MIX}
@@ -830,65 +823,29 @@ def example(draw: Draw) -> Example:
 # -- rendering -------------------------------------------------------------------------------
 
 
-def _context(example: Example) -> list[Message]:
-    """The conversation as `LLM.chat` builds it."""
-    system = SystemContent.new().with_reasoning_effort(ReasoningEffort(example.effort.capitalize()))
-    if example.date is not None:
-        system = system.with_conversation_start_date(example.date)
-    messages = [Message.from_role_and_content(Role.SYSTEM, system)]
-    if example.developer is not None or example.tools:
-        developer = DeveloperContent.new()
-        if example.developer is not None:
-            developer = developer.with_instructions(example.developer)
-        if example.tools:
-            developer = developer.with_function_tools(
-                [ToolDescription.new(**tool["function"]) for tool in example.tools]
-            )
-        messages.append(Message.from_role_and_content(Role.DEVELOPER, developer))
-    called = ""
-    for message in example.messages:
-        content = message["content"]
-        if message["role"] == "user":
-            messages.append(Message.from_role_and_content(Role.USER, content))
-        elif message["role"] == "tool":
-            author = Author.new(Role.TOOL, f"functions.{called}")
-            result = Message.from_author_and_content(author, content)
-            messages.append(result.with_recipient("assistant").with_channel("commentary"))
-        elif content is not None:
-            messages.append(_spoken_on("final", content))
-        else:
-            function = message["tool_calls"][0]["function"]
-            called = function["name"]
-            if "reasoning" in message:
-                messages.append(_spoken_on("analysis", message["reasoning"]))
-            messages.append(_call(called, function["arguments"]))
-    return messages
-
-
-def _spoken_on(channel: str, text: str) -> Message:
-    return Message.from_role_and_content(Role.ASSISTANT, text).with_channel(channel)
-
-
-def _call(name: str, arguments: str) -> Message:
-    message = _spoken_on("commentary", arguments).with_recipient(f"functions.{name}")
-    return message.with_content_type("<|constrain|>json")
-
-
 def render(example: Example, encoding: HarmonyEncoding) -> tuple[list[int], list[int]]:
-    """The tokens of the prompt, and those that the model should add."""
-    context = _context(example)
-    reply = [_spoken_on("analysis", example.reasoning)]
+    """The tokens of the prompt, as `LLM.chat` sends it, and those that the model should add."""
+    prompt = build_prompt(
+        encoding,
+        example.messages,
+        tools=example.tools,
+        reasoning_effort=example.effort,
+        developer=example.developer,
+        current_date=example.date,
+    ).token_ids
+
+    def encode(text: str) -> list[int]:
+        return encoding.encode(text, disallowed_special=())
+
+    answer = [*header(encoding, "analysis"), *encode(example.reasoning)]
+    answer += [encoding.special_id("<|end|>"), *assistant_start(encoding)]
     if example.call is not None:
         name, arguments = example.call
-        reply.append(_call(name, json.dumps(arguments, separators=(",", ":"))))
+        answer += call_header(encoding, "commentary", f"functions.{name}", "<|constrain|>json")
+        answer += encode(json.dumps(arguments, separators=(",", ":")))
+        answer.append(encoding.special_id("<|call|>"))
     else:
         assert example.text is not None
-        reply.append(_spoken_on("final", example.text))
-    prompt = encoding.render_conversation_for_completion(
-        Conversation.from_messages(context), Role.ASSISTANT
-    )
-    answer = [token for message in reply for token in encoding.render(message)]
-    if example.call is None:
-        answer[-1] = encoding.special_id("<|return|>")
-    opened = encoding.tokenizer.encode("assistant")  # the prompt ends so
-    return prompt, answer[1 + len(opened) :]
+        answer += [*header(encoding, "final"), *encode(example.text)]
+        answer.append(encoding.special_id("<|return|>"))
+    return prompt, answer

@@ -285,12 +285,13 @@ void rms_norm_backward(const float* x, const float* w, const float* scale, const
   }
 }
 
-// rows[s] = x[token[s]] for slots of n values.
-void gather(const bf16* x, const std::int64_t* slots, std::int64_t count, int active, int n,
-            bf16* rows) {
+// rows[where] = x[t] for each of a token's active experts.
+void scatter(const bf16* x, const std::int64_t* where, std::int64_t tokens, int active, int n,
+             bf16* rows) {
 #pragma omp parallel for
-  for (std::int64_t s = 0; s < count; ++s)
-    std::memcpy(rows + s * n, x + slots[s] / active * n, n * sizeof(bf16));
+  for (std::int64_t t = 0; t < tokens; ++t)
+    for (int a = 0; a < active; ++a)
+      std::memcpy(rows + where[t * active + a] * n, x + t * n, n * sizeof(bf16));
 }
 
 // x[t] += sum over its active experts of weight * y[where].

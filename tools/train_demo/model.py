@@ -20,6 +20,9 @@ from torch import Tensor
 
 HEAD_DIM = 64
 BLOCK = 32
+# Rows of a matrix product come in multiples of this: the library under PyTorch compiles a kernel
+# for each new size, which takes longer than the product.
+ROUND = 64
 EPS = 1e-5
 LIMIT = 7.0
 ALPHA = 1.702
@@ -232,7 +235,8 @@ class FastModel:
         x = params["embed"][batch.ids]
         saved = []
 
-        ones = torch.ones(1, tokens * shape.active, dtype=torch.bfloat16)
+        most = tokens * shape.active + shape.experts * ROUND
+        ones = torch.ones(1, most, dtype=torch.bfloat16)
 
         def column_sums(x: Tensor) -> Tensor:
             return (ones[:, : len(x)] @ x)[0]
@@ -267,27 +271,23 @@ class FastModel:
             )
             top, chosen = logits.topk(shape.active)
             weight = top.softmax(-1)
-            flat = chosen.flatten()
-            slots = flat.argsort(stable=True)
-            where = torch.empty_like(slots)
-            where[slots] = torch.arange(len(slots))
-            counts = flat.bincount(minlength=shape.experts)
-            pieces = counts.tolist()
-            rows = torch.empty(len(slots), hidden, dtype=torch.bfloat16)
-            kernels.gather(*_arguments(h2, slots, len(slots), shape.active, hidden, rows))
-            gate_up = torch.empty(len(slots), 2 * inner, dtype=torch.bfloat16)
+            where, counts, pieces = self._slots(chosen)
+            slots = sum(pieces)
+            rows = torch.zeros(slots, hidden, dtype=torch.bfloat16)
+            kernels.scatter(*_arguments(h2, where, tokens, shape.active, hidden, rows))
+            gate_up = torch.empty(slots, 2 * inner, dtype=torch.bfloat16)
             for e, (a, b) in enumerate(zip(rows.split(pieces), gate_up.split(pieces), strict=True)):
                 torch.addmm(p["b1"][e], a, p["w1"][e].T, out=b)
-            act = torch.empty(len(slots), inner, dtype=torch.bfloat16)
-            kernels.swiglu_forward(*_arguments(gate_up, len(slots), inner, LIMIT, act))
-            y = torch.empty(len(slots), hidden, dtype=torch.bfloat16)
+            act = torch.empty(slots, inner, dtype=torch.bfloat16)
+            kernels.swiglu_forward(*_arguments(gate_up, slots, inner, LIMIT, act))
+            y = torch.empty(slots, hidden, dtype=torch.bfloat16)
             for e, (a, b) in enumerate(zip(act.split(pieces), y.split(pieces), strict=True)):
                 torch.addmm(p["b2"][e], a, p["w2"][e].T, out=b)
             x2 = x1.clone()
             kernels.combine(*_arguments(y, weight, where, tokens, shape.active, hidden, x2))
             saved.append(
-                (x, h1, scale1, attention, x1, h2, scale2, logits, chosen, weight, slots, where,
-                 counts, rows, gate_up, act, y)
+                (x, h1, scale1, attention, x1, h2, scale2, logits, chosen, weight, where, counts,
+                 pieces, rows, gate_up, act, y)
             )  # fmt: skip
             x = x2
 
@@ -306,10 +306,9 @@ class FastModel:
         for layer in reversed(range(shape.layers)):
             p = {name: half[f"{layer}.{name}"] for name in LAYER_NAMES}
             g = {name: grads[f"{layer}.{name}"] for name in LAYER_NAMES}
-            (x, h1, scale1, attention, x1, h2, scale2, logits, chosen, weight, slots, where,
-             counts, rows, gate_up, act, y) = saved.pop()  # fmt: skip
-            pieces = counts.tolist()
-            dy = torch.empty_like(y)
+            (x, h1, scale1, attention, x1, h2, scale2, logits, chosen, weight, where, counts,
+             pieces, rows, gate_up, act, y) = saved.pop()  # fmt: skip
+            dy = torch.zeros_like(y)
             d_weight = torch.empty_like(weight)
             kernels.combine_backward(
                 *_arguments(dx, y, weight, where, tokens, shape.active, hidden, dy, d_weight)
@@ -323,7 +322,7 @@ class FastModel:
                 g["b2"][e] = column_sums(a)
             d_gate_up = torch.empty_like(gate_up)
             kernels.swiglu_backward(
-                *_arguments(gate_up, d_act, len(slots), inner, LIMIT, d_gate_up)
+                *_arguments(gate_up, d_act, len(gate_up), inner, LIMIT, d_gate_up)
             )
             d_rows = torch.empty_like(rows)
             for e, (a, b, d) in enumerate(
@@ -353,6 +352,21 @@ class FastModel:
             norm_backward(x, f"{layer}.norm1", scale1, (d_qkv @ p["qkv"]).float(), dx)
         grads["embed"].index_add_(0, batch.ids, dx)
         return loss, grads
+
+    def _slots(self, chosen: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Where the rows of each token's experts lie when sorted by expert.
+
+        Returns their indices (N, active), how many each expert has, and how many places each has,
+        the same rounded up.
+        """
+        flat = chosen.flatten()
+        order = flat.argsort(stable=True)
+        counts = flat.bincount(minlength=self.shape.experts)
+        places = (counts + ROUND - 1) // ROUND * ROUND
+        skipped = (places.cumsum(0) - places) - (counts.cumsum(0) - counts)
+        where = torch.empty_like(flat)
+        where[order] = torch.arange(len(flat)) + skipped[flat[order]]
+        return where, counts, places.tolist()
 
     def _balance_gradient(self, logits: Tensor, counts: Tensor) -> Tensor:
         """Of balance * E * sum over experts of (share of slots) * (mean probability)."""

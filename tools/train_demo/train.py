@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from conversations import Draw, example, render
 from export import export
-from model import Batch, FastModel, Params, Shape, init, shipped
+from model import ROUND, Batch, FastModel, Params, Shape, init, shipped
 from torch import Tensor
 from vocabulary import VOCABULARY, train_tokenizer
 
@@ -27,9 +27,9 @@ from gptoss.tokenizer import Tokenizer
 
 SEED = 20
 BATCH_TOKENS = 6144
-STEPS = 4000
+STEPS = 2700
 QUANTISED_FROM = 1000  # the step from which the forward pass has the experts in MXFP4
-DECAY = 0.4  # the part of the run, its end, in which the learning rate goes down
+DECAY = 0.6  # the part of the run, its end, in which the learning rate goes down
 MUON_RATE, ADAM_RATE = 6e-3, 4e-3
 WARM_UP = 80
 LAST_RATE = 0.01
@@ -53,12 +53,17 @@ def make_batch(encoding: HarmonyEncoding, seed: int, tokens: int) -> Batch:
         targets += answer
         ids += prompt + answer[:-1]
         starts.append(len(ids))
+    count = len(rows)
+    # Filled up with a conversation of nothing, and with rows of no weight.
+    ids += [0] * (-len(ids) % ROUND)
+    starts.append(len(ids))
+    fill = -count % ROUND
     return Batch(
         torch.tensor(ids),
         torch.tensor(starts),
-        torch.tensor(rows),
-        torch.tensor(targets),
-        torch.full((len(rows),), 1 / len(rows)),
+        torch.tensor(rows + [0] * fill),
+        torch.tensor(targets + [0] * fill),
+        torch.tensor([1 / count] * count + [0.0] * fill),
     )
 
 
