@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -48,20 +49,17 @@ def run_script(script: str, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 class TestInterrupt:
-    def interrupt_when_running(self, llm: LLM) -> threading.Thread:
-        """Press Ctrl-C once some tokens have been made or, of a prompt, computed."""
-        before = llm.stats()
+    def interrupt_when_running(self, llm: LLM, requests: int = 1) -> threading.Thread:
+        """Press Ctrl-C once so many requests run: the last must be the main thread's."""
 
         def press() -> None:
             deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                now = llm.stats()
-                if now["prompt_tokens"] > before["prompt_tokens"] + 20:
-                    break
+            while llm.stats()["running"] < requests and time.monotonic() < deadline:
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGINT)
 
-        thread = threading.Thread(target=press)
+        assert_nothing_runs(llm)
+        thread = threading.Thread(target=press, daemon=True)
         thread.start()
         return thread
 
@@ -77,16 +75,13 @@ class TestInterrupt:
 
     def test_stream(self, llm: LLM) -> None:
         thread = self.interrupt_when_running(llm)
-        stream = llm.stream("a", ignore_eos=True)
         with pytest.raises(KeyboardInterrupt):
-            for _ in stream:
-                pass
+            list(llm.stream("a", ignore_eos=True))
         thread.join()
-        stream.close()
         assert_nothing_runs(llm)
 
     def test_logits(self, llm: LLM) -> None:
-        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         start = time.monotonic()
         timer.start()
         with pytest.raises(KeyboardInterrupt):
@@ -95,11 +90,27 @@ class TestInterrupt:
         llm.logits([1, 2, 3])
         assert time.monotonic() - start < 5
 
+    @pytest.mark.parametrize("seed", range(40))
+    def test_at_any_moment(self, llm: LLM, seed: int) -> None:
+        delay_s = random.Random(seed).uniform(0, 0.02)
+        timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT))
+
+        # No streams: Python drops what is raised in a __del__.
+        def generate_and_score() -> None:
+            timer.start()
+            while True:
+                llm.generate(["a", [1, 2], "b"], max_tokens=2)
+                llm.logits([1, 2, 3])
+
+        with pytest.raises(KeyboardInterrupt):
+            generate_and_score()
+        assert len(llm.generate("a", max_tokens=3, ignore_eos=True).token_ids) == 3
+
     def test_another_threads_request_goes_on(self, llm: LLM) -> None:
-        expected = llm.generate("b", seed=2, ignore_eos=True, max_tokens=3000).token_ids
+        expected = llm.generate("b", seed=2, ignore_eos=True, max_tokens=8000).token_ids
         with ThreadPoolExecutor() as pool:
-            other = pool.submit(llm.generate, "b", seed=2, ignore_eos=True, max_tokens=3000)
-            thread = self.interrupt_when_running(llm)
+            thread = self.interrupt_when_running(llm, requests=2)
+            other = pool.submit(llm.generate, "b", seed=2, ignore_eos=True, max_tokens=8000)
             with pytest.raises(KeyboardInterrupt):
                 llm.generate("a", ignore_eos=True)
             thread.join()
@@ -118,7 +129,7 @@ class TestThreads:
                 gaps.append(time.perf_counter() - last)
                 last += gaps[-1]
 
-        thread = threading.Thread(target=tick)
+        thread = threading.Thread(target=tick, daemon=True)
         thread.start()
         start = time.perf_counter()
         llm.logits([1] * 5_000, [0])
