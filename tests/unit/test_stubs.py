@@ -31,10 +31,11 @@ def parameters_in_stub() -> dict[str, list[str]]:
         prefix = f"{parent.name}." if isinstance(parent, ast.ClassDef) else ""
         for node in ast.iter_child_nodes(parent):
             if isinstance(node, ast.FunctionDef) and not node.decorator_list:
-                args = node.args.args
-                n_required = len(args) - len(node.args.defaults)
-                names = [a.arg + ("=" if i >= n_required else "") for i, a in enumerate(args)]
-                names += [a.arg for a in node.args.kwonlyargs]
+                args, defaults = node.args.args, node.args.defaults
+                required = [None] * (len(args) - len(defaults))
+                pairs = [*zip(args, [*required, *defaults], strict=True)]
+                pairs += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                names = [arg.arg + ("" if default is None else "=") for arg, default in pairs]
                 found[prefix + node.name] = names
     return found
 
