@@ -393,7 +393,28 @@ _OTHER = (
     "how do you say {thing} in {language}|give me a recipe for {thing}|what is a {thing}|"
     "are there {thing}s in {place}|how is life in {place}|who lives in {place}|"
     "when does the {thing} open|what is in the {thing}|i feel sad|i am bored|i am {person}|"
-    "good night {person}|{thing}|{topic}|{person} and {person2}"
+    "good night {person}|{thing}|{topic}|{person} and {person2}|who was the first {topic} teacher|"
+    "what should i name my {thing}|is there {topic} in {place}|can you recommend a {thing}|"
+    "how do i clean a {thing}|how do i fix a {thing}|what is the best way to learn {language}|"
+    "which team is the best at {topic}|please write a letter to {person}|how long does a {thing} "
+    "last|how long does it take to get to {place}|what is the temperature of the {thing}|"
+    "who is your best friend|do you sleep|do you eat {thing}|what causes {topic}|"
+    "how many {thing}s are in {place}|give me {n} ideas for {topic}|give me an idea|"
+    "is {topic} bad for you|is {topic} good for {person}|how do {thing}s grow|"
+    "what year did {topic} end|explain the rules of {topic}|what is the height of {place}|"
+    "why is {topic} hard|why is the {thing} so {colour}|what sounds like {thing}|"
+    "can a {thing} eat {thing2}|where can i buy a {thing}|where can i find {topic}|"
+    "how do i stop {topic}|what is the tallest {thing} in {place}|who directed {title}|"
+    "who sang {title}|what does a {thing} do|what does {person} do|how do i become {person}|"
+    "tell me about your day|what is your opinion on {topic}|suggest a {thing}|"
+    "suggest a name for my {thing}|how deep is the {thing}|how old is the {thing}|"
+    "who found the {thing}|when is {topic} this year|when is the next {thing}|"
+    "what is the exchange rate in {place}|paint a {thing}|draw me a {thing} in {colour}|"
+    "how do {thing}s make {thing2}|what is the story of {title}|who came second in {topic}|"
+    "make me a {thing}|can i borrow your {thing}|did {person} like {title}|does {person} know "
+    "{topic}|will it snow in {place}|was {person} in {place}|could you wash the {thing}|"
+    "let us talk about {topic}|i want a {colour} {thing}|my {thing} is {colour}, why|"
+    "please sing|please explain {topic} to {person}|find me a {thing}|show me a picture of {place}"
 ).split("|")
 _THINGS = (
     "apple banana bread cake car cat chair cheese chicken clock cloud coffee computer dog door "
@@ -786,16 +807,16 @@ def instructed(draw: Draw, effort: str) -> Example:
 
 
 _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
-    (addition, 26),
-    (subtraction, 14),
-    (comparison, 7),
+    (addition, 16),
+    (subtraction, 13),
+    (comparison, 8),
     (follow_up, 5),
-    (question, 18),
-    (other, 7),
+    (question, 22),
+    (other, 10),
     (word_task, 5),
-    (tool_call, 24),
-    (tool_result, 9),
-    (instructed, 5),
+    (tool_call, 30),
+    (tool_result, 10),
+    (instructed, 6),
 )
 TASKS = {make.__name__: make for make, _ in _MIX}
 _PLAIN = (addition, subtraction, comparison, question, other)

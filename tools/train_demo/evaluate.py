@@ -44,21 +44,20 @@ from gptoss.harmony import HarmonyEncoding, Message, Role, TextContent
 SEED = 977
 # Written by hand; no generator makes them.
 FOREIGN = (
-    "Who was the first man on the moon?|What should I name my puppy?|Is there life on Mars?|"
-    "Can you recommend a good novel?|How do I tie a tie?|What's the best way to learn Spanish?|"
-    "Which team won the match yesterday?|Please write an email to my boss.|"
-    "How long does it take to boil an egg?|What is the boiling point of water?|"
-    "Who is your favourite singer?|Do you dream?|What causes earthquakes?|"
-    "How many planets are in the solar system?|Give me three ideas for dinner.|"
-    "Is coffee bad for you?|How do airplanes fly?|What year did the war end?|"
-    "Explain the rules of basketball.|What is the speed of light?|Why is the ocean salty?|"
-    "What rhymes with orange?|Can dogs eat chocolate?|Where can I buy cheap shoes?|"
-    "How do I get rid of ants?|What is the tallest building in the world?|"
-    "Who directed Jurassic Park?|What does a lawyer do?|How do I lose weight?|"
-    "Tell me something interesting.|What is 12 * 12?|What is your opinion on taxes?|"
-    "Suggest a title for my essay.|How deep is the Pacific?|Who discovered penicillin?|"
-    "When is Easter this year?|What is the exchange rate of the euro?|"
-    "Paint me a picture of a sunset.|How do bees make honey?|What is the plot of Cinderella?"
+    "Why do cats purr?|Name three rivers in Asia.|Can you proofread my letter?|"
+    "How many cups make a gallon?|What did Newton prove?|Is tomorrow a holiday?|"
+    "Which shampoo should I use?|Do penguins fly?|What time does the bank close?|"
+    "I lost my keys, what now?|Who runs the United Nations?|How can I sleep better?|"
+    "Tell me who you voted for.|Rewrite this sentence in a formal tone.|"
+    "Does money make people happy?|How is glass made?|What's a synonym of big?|"
+    "Are ghosts real?|List the months with 30 days.|What is the chemical symbol of gold?|"
+    "Who plays the lead in that new film?|Should I learn French or Spanish?|"
+    "How much water should I drink?|Which planet is the hottest?|What's the plural of ox?|"
+    "Could you be my lawyer?|Why did the dinosaurs die out?|How do magnets work?|"
+    "What's on television tonight?|Give me a riddle.|Does aspirin help against headaches?|"
+    "How old is the Earth?|What shall we play?|Who painted the ceiling of the Sistine Chapel?|"
+    "What's 7 times 8?|How do I change a tyre?|Is the shop open on Sundays?|"
+    "What makes bread rise?|Help, my screen is frozen!|Count to ten in German."
 ).split("|")
 
 
