@@ -133,7 +133,8 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
   const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
   ticket_.store(static_cast<uint64_t>(epoch) << kUnitBits | static_cast<uint64_t>(n_units),
                 std::memory_order_release);
-  epoch_.store(epoch, std::memory_order_release);
+  // Sequentially consistent: it must be seen before notify_all() looks whether anybody sleeps.
+  epoch_.store(epoch);
   epoch_.notify_all();
 
   work(epoch);

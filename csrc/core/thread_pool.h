@@ -38,8 +38,9 @@ class ThreadPool {
 
   // Calls f(unit) for every unit in [0, n_units) and returns when all have ended. The calling
   // thread works too. One caller at a time (callers queue on a mutex). The first exception of a
-  // unit is thrown again here after all units have ended. Throws BackendError in a process that
-  // was forked after the pool was made: the threads did not come along.
+  // unit is thrown again here once no unit runs any more; units not begun may have been left out.
+  // Throws BackendError in a process that was forked after the pool was made: the threads did not
+  // come along.
   template <class F>
   void run(int64_t n_units, F&& f) {
     using Function = std::remove_reference_t<F>;

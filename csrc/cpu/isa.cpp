@@ -112,7 +112,7 @@ const Kernels& kernels_named(const std::string& name) {
     }
     known += (known.empty() ? "" : ", ") + std::string(isa.kernels->name);
   }
-  throw BackendError(concat("unknown ISA '", name, "' in GPTOSS_ISA; this build has ", known));
+  throw BackendError(concat("unknown ISA '", name, "'; this build has ", known));
 }
 
 const Kernels& select_kernels() {

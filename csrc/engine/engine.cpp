@@ -315,7 +315,8 @@ std::vector<Event> Engine::step() {
     for (const Slice& slice : slices) {
       Request& request = *slice.request;
       request.computed += slice.tokens;
-      counters_.prompt_tokens += slice.tokens;
+      counters_.prompt_tokens += std::max(
+          0, std::min(slice.tokens, request.prompt_length - request.computed + slice.tokens));
       if (options_.prefix_cache) kv_->commit(request.pages, request.tokens, request.computed);
       if (request.pending() != 0) continue;
       const auto vocab = static_cast<size_t>(config_.vocab_size);

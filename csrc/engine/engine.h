@@ -42,7 +42,7 @@ struct EngineStats {
   int full_pages, free_full_pages;
   int window_pages, free_window_pages;
   int64_t preemptions;
-  int64_t prompt_tokens, generated_tokens;  // computed so far
+  int64_t prompt_tokens, generated_tokens;  // computed so far, recomputed ones again
   int64_t cached_tokens;                    // not computed, because an earlier request had been
 };
 
@@ -67,6 +67,7 @@ class Engine {
 
   // One scheduling iteration; an event for every token made. One thread at a time.
   std::vector<Event> step();
+  // Nothing to do. For the thread that calls step().
   bool idle();
 
   // logits (n_positions, V) f32 of one sequence, computed alone; positions ascending. Not during
