@@ -12,6 +12,9 @@ namespace {
 // Memory left to the rest of the process and the system when the KV cache is sized.
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
 
+// Requests of full length that the KV cache has room for, unless its size was asked for.
+constexpr int kDefaultFullContexts = 2;
+
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
 
@@ -114,8 +117,11 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
                              " are free for it: pass a shorter context_length, or at most ",
                              budget_pages * kPageTokens));
   }
-  const int64_t most = pages_of(options_.context_length) * options_.max_sequences;
-  const auto n_full = static_cast<int>(std::min(budget_pages, most));
+  // Pages stay cached until they are needed, so a cache soon fills all that it may.
+  const int64_t wanted = options_.kv_memory_bytes > 0
+                             ? needed * options_.max_sequences
+                             : needed * kDefaultFullContexts;
+  const auto n_full = static_cast<int>(std::min(budget_pages, wanted));
   const int n_window = ring * (options_.max_sequences + 1);  // one for logits()
   backend_->allocate_kv(n_full, n_window);
   kv_ = std::make_unique<KvCache>(

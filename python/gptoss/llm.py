@@ -85,8 +85,9 @@ def load(
     experts : {"as_stored", "mxfp4"}
         "mxfp4" quantises experts that are stored in bfloat16, which are refused otherwise.
     kv_cache_memory : int, optional
-        Bytes of KV cache for all requests together; None takes what is free, up to what can be
-        used.
+        Bytes of KV cache for all requests together, earlier ones included: what they computed is
+        used again by requests that begin alike. None takes room for two requests of
+        `context_length`, or what is free.
 
     Returns
     -------

@@ -151,7 +151,7 @@ def estimate_memory(
         precision=precision,
         weights=weights,
         kv_bytes=_kv_bytes(config, context_length, chunk_tokens, element_bytes),
-        workspace_bytes=_workspace_bytes(config, context_length, chunk_tokens),
+        workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
     )
 
 
@@ -165,14 +165,21 @@ def _kv_bytes(
     return 2 * tokens * config.num_key_value_heads * config.head_dim * element_bytes
 
 
-def _workspace_bytes(config: ModelConfig, context_length: int, chunk_tokens: int) -> int:
-    heads = config.num_attention_heads + config.num_key_value_heads
-    expert_row = 2 * config.hidden_size + 3 * config.intermediate_size  # in, gate+up, h, out
+def _workspace_bytes(config: ModelConfig, chunk_tokens: int, precision: Precision) -> int:
+    """Bytes of a step's activations, and of small weights that are widened to float32."""
+
+    def expert_row(size: int) -> int:  # an expert's input: float32, or int8 and scales
+        return 4 * size if precision == "reference" else math.ceil(size / 128) * 160
+
+    c = config
+    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     per_token = (
-        2 * config.hidden_size  # residual stream and its norm
-        + 2 * heads * config.head_dim  # q, k, v and the attention's output
-        + config.num_local_experts
-        + config.num_experts_per_tok * expert_row
+        4 * (2 * c.hidden_size + 3 * q + 2 * kv + c.head_dim + c.num_local_experts)
+        + expert_row(c.hidden_size)
+        + c.num_experts_per_tok
+        * (expert_row(c.hidden_size) + expert_row(c.intermediate_size) + 4 * c.hidden_size)
     )
-    rope_tables = context_length * config.head_dim  # cos and sin of half the dimensions each
-    return 4 * (chunk_tokens * per_token + rope_tables + config.vocab_size)
+    expert_biases = c.num_local_experts * (2 * c.intermediate_size + c.hidden_size)
+    other_small = 3 * c.hidden_size + q + 2 * kv + c.num_attention_heads + c.num_local_experts
+    widened = 4 * c.num_hidden_layers * (expert_biases + other_small)
+    return chunk_tokens * per_token + 4 * c.vocab_size + widened
