@@ -55,11 +55,14 @@ def test_every_instruction_set_gives_text(tiny_checkpoint: Callable[[str], Path]
 
 
 def test_ctrl_c_ends_it_at_once(tiny_checkpoint: Callable[[str], Path]) -> None:
+    # In the background of a shell the tests ignore Ctrl-C, and so would their children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, str(tiny_checkpoint("hf")), "Hello", "--ignore-eos"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.read(10)  # it is generating
     process.send_signal(signal.SIGINT)

@@ -49,6 +49,13 @@ def run_script(script: str, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 class TestInterrupt:
+    @pytest.fixture(autouse=True)
+    def _ctrl_c_interrupts(self) -> Iterator[None]:
+        """Undo what a shell does to processes in the background: they ignore Ctrl-C."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     def interrupt_when_running(self, llm: LLM, requests: int = 1) -> threading.Thread:
         """Press Ctrl-C once so many requests run: the last must be the main thread's."""
 
