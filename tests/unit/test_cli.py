@@ -125,7 +125,7 @@ class TestInfo:
         for text in ("tiny-hf", "4, 2 of them with a window of 16 tokens", "2,048", "131,072"):
             assert text in out
         total = gptoss.estimate_memory(model, 8192).total_bytes
-        assert f"{total / 1e9:.3f} GB" in out
+        assert f"{total / 1e6:.2f} MB" in out
 
     def test_original_layout(
         self, tiny_checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]

@@ -75,8 +75,8 @@ def _architecture(layout: Layout, config: ModelConfig, estimate: MemoryEstimate)
             if rope.factor > 1
             else ""
         ),
-        **{f"weights, {name}": _gigabytes(size) for name, size in estimate.weights.items()},
-        "weights, all": _gigabytes(estimate.weight_bytes),
+        **{f"weights, {name}": _size(size) for name, size in estimate.weights.items()},
+        "weights, all": _size(estimate.weight_bytes),
     }
     table = Table(title=Text(estimate.name), title_justify="left", show_header=False)
     for name, value in rows.items():
@@ -93,13 +93,13 @@ def _memory(estimates: list[MemoryEstimate]) -> object:
     for estimate in estimates:
         table.add_row(
             f"{estimate.context_length:,}",
-            _gigabytes(estimate.weight_bytes),
-            _gigabytes(estimate.kv_bytes),
-            _gigabytes(estimate.workspace_bytes),
-            _gigabytes(estimate.total_bytes),
+            _size(estimate.weight_bytes),
+            _size(estimate.kv_bytes),
+            _size(estimate.workspace_bytes),
+            _size(estimate.total_bytes),
         )
     return table
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3f} GB"
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
