@@ -1,6 +1,7 @@
 #include "model/kv_cache.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace gptoss {
@@ -36,11 +37,13 @@ std::span<const int32_t> page_tokens(std::span<const int32_t> tokens, size_t pag
   return tokens.subspan(begin, std::min<size_t>(kPageTokens, tokens.size() - begin));
 }
 
-// The child that agrees with `tokens` longest, and how long.
+// The child that agrees with `tokens` longest, and how long; with its window page if need be.
 std::pair<PrefixNode*, size_t> closest_child(const PrefixNode& node,
-                                             std::span<const int32_t> tokens) {
+                                             std::span<const int32_t> tokens,
+                                             bool with_window = false) {
   std::pair<PrefixNode*, size_t> best = {nullptr, 0};
   for (PrefixNode* const child : node.children) {
+    if (with_window && child->window_page < 0) continue;
     const size_t length = common_length(child->tokens, tokens);
     if (length > best.second) best = {child, length};
   }
@@ -170,7 +173,12 @@ int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens) {
   PrefixNode* node = root_.get();
   int length = 0;
   for (;;) {
-    const auto [child, common] = closest_child(*node, page_tokens(known, path.size()));
+    const auto wanted = page_tokens(known, path.size());
+    auto [child, common] = closest_child(*node, wanted);
+    if (common < kPageTokens) {
+      // The end: of those that agree, one from which the window layers can go on.
+      std::tie(child, common) = closest_child(*node, wanted, window_tokens_ > 0);
+    }
     if (child == nullptr) break;
     path.push_back(child);
     length += static_cast<int>(common);
