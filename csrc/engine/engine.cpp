@@ -118,9 +118,8 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
                              budget_pages * kPageTokens));
   }
   // Pages stay cached until they are needed, so a cache soon fills all that it may.
-  const int64_t wanted = options_.kv_memory_bytes > 0
-                             ? needed * options_.max_sequences
-                             : needed * kDefaultFullContexts;
+  const int64_t wanted = options_.kv_memory_bytes > 0 ? needed * options_.max_sequences
+                                                      : needed * kDefaultFullContexts;
   const auto n_full = static_cast<int>(std::min(budget_pages, wanted));
   const int n_window = ring * (options_.max_sequences + 1);  // one for logits()
   backend_->allocate_kv(n_full, n_window);
