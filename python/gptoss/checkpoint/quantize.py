@@ -10,7 +10,7 @@ from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE
 from gptoss.checkpoint.tensors import TensorSource
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
-from gptoss.reference.mxfp4 import quantize
+from gptoss.ops import mxfp4_quantize
 
 _PROJECTIONS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 
@@ -67,7 +67,8 @@ def quantize_experts(
             scales = np.empty((experts, rows, groups), np.uint8)
             for expert, bits in enumerate(source.read()):
                 try:
-                    blocks[expert], scales[expert] = quantize(_bf16_to_f32(bits).T)
+                    weights = np.ascontiguousarray(_bf16_to_f32(bits).T)
+                    blocks[expert], scales[expert] = mxfp4_quantize(weights)
                 except ValueError as error:
                     raise CheckpointError(
                         f"{source.path}: tensor {name}: expected finite weights, found NaN or "
