@@ -33,19 +33,14 @@ inline void mxfp4_decode_block(const uint8_t* block, uint8_t scale, float* y) {
   }
 }
 
-// The E2M1 code nearest to |x| <= 6 after scaling, ties to the even code; larger values saturate.
+// The E2M1 code nearest to x, ties to the even code; beyond 6 it saturates.
 inline uint8_t e2m1_encode(float x) {
-  const uint8_t sign = std::signbit(x) ? 8 : 0;
   const float a = std::fabs(x);
-  // Midpoints between neighbours; at a midpoint the code with mantissa bit 0 wins.
-  if (a <= 0.25f) return sign | 0;
-  if (a < 0.75f) return sign | 1;
-  if (a <= 1.25f) return sign | 2;
-  if (a < 1.75f) return sign | 3;
-  if (a <= 2.5f) return sign | 4;
-  if (a < 3.5f) return sign | 5;
-  if (a <= 5.0f) return sign | 6;
-  return sign | 7;
+  // One step for each midpoint between neighbours that is passed; at a midpoint the code with
+  // mantissa bit 0 wins.
+  const int code = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) +
+                   (a >= 3.5f) + (a > 5.0f);
+  return static_cast<uint8_t>(code | (std::signbit(x) ? 8 : 0));
 }
 
 // Quantises 32 finite values. The scale is 2^(floor(log2(max|x|)) - 2), as the OCP specification
@@ -54,18 +49,15 @@ inline uint8_t e2m1_encode(float x) {
 inline void mxfp4_encode_block(const float* x, uint8_t* block, uint8_t* scale) {
   float amax = 0.0f;
   for (int i = 0; i < kMxfp4BlockSize; ++i) amax = std::fmax(amax, std::fabs(x[i]));
-  int exponent = -127;
-  if (amax > 0.0f) {
-    int e = 0;
-    std::frexp(amax, &e);  // amax = m * 2^e, m in [0.5, 1)
-    exponent = e - 1 - 2;  // floor(log2(amax)) - emax(E2M1)
-    if (exponent < -127) exponent = -127;
-    if (exponent > 127) exponent = 127;
-  }
-  *scale = static_cast<uint8_t>(exponent + 127);
+  // The biased exponent is floor(log2(amax)) + 127, and 0 for subnormal numbers and zero.
+  const int biased = static_cast<int>(std::bit_cast<uint32_t>(amax) >> 23);
+  const int byte = biased > 2 ? biased - 2 : 0;  // 2 is the exponent of E2M1's largest value
+  *scale = static_cast<uint8_t>(byte);
+  // A finite amax makes byte at most 252, so the inverse scale is a normal number.
+  const float inverse = std::bit_cast<float>((254u - static_cast<uint32_t>(byte)) << 23);
   for (int i = 0; i < kMxfp4BlockBytes; ++i) {
-    const uint8_t low = e2m1_encode(std::ldexp(x[2 * i], -exponent));
-    const uint8_t high = e2m1_encode(std::ldexp(x[2 * i + 1], -exponent));
+    const uint8_t low = e2m1_encode(x[2 * i] * inverse);
+    const uint8_t high = e2m1_encode(x[2 * i + 1] * inverse);
     block[i] = static_cast<uint8_t>(low | (high << 4));
   }
 }
