@@ -85,9 +85,9 @@ class Draw:
         return str(self.fresh(make))
 
     def name(self) -> str:
-        """A capitalised name: mostly invented, at times a known one."""
-        if self.chance(0.25):
-            return str(self.fresh(lambda: self.one(_PLACES + _PEOPLE)))
+        """A capitalised name: mostly invented, in training at times a known one."""
+        if not self.held and self.chance(0.25):
+            return str(self.one(_PLACES + _PEOPLE))
         return self.word().capitalize()
 
     def number(self, digits: int) -> int:
@@ -562,8 +562,8 @@ class _Tool:
 
 
 def _tool(draw: Draw) -> _Tool:
-    known = draw.chance(0.4)
-    noun = draw.fresh(lambda: draw.one(_NOUNS)) if known else draw.word()
+    # What is asked in the evaluation has an invented name, so that it cannot have been seen.
+    noun = draw.one(_NOUNS) if not draw.held and draw.chance(0.4) else draw.word()
     verb = draw.one(_VERBS) if draw.chance(0.92) else draw.word(1)
     name = draw.random.choices(
         (
@@ -807,14 +807,14 @@ def instructed(draw: Draw, effort: str) -> Example:
 
 
 _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
-    (addition, 16),
+    (addition, 15),
     (subtraction, 13),
     (comparison, 8),
     (follow_up, 5),
     (question, 22),
-    (other, 10),
+    (other, 8),
     (word_task, 5),
-    (tool_call, 30),
+    (tool_call, 38),
     (tool_result, 10),
     (instructed, 6),
 )
