@@ -1,7 +1,6 @@
 #include "model/kv_cache.h"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 namespace gptoss {
@@ -167,28 +166,35 @@ bool KvCache::window_is_cached(const std::vector<PrefixNode*>& path, int positio
   return true;
 }
 
-int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens) {
-  const auto known = tokens.first(tokens.size() - 1);
+// The longest known beginning of `tokens` from which a sequence can go on: its nodes, the last of
+// them perhaps only in part, and its length.
+std::pair<std::vector<PrefixNode*>, int> KvCache::known_beginning(
+    std::span<const int32_t> tokens) const {
   std::vector<PrefixNode*> path;
-  PrefixNode* node = root_.get();
-  int length = 0;
-  for (;;) {
-    const auto wanted = page_tokens(known, path.size());
-    auto [child, common] = closest_child(*node, wanted);
-    if (common < kPageTokens) {
-      // The end: of those that agree, one from which the window layers can go on.
-      std::tie(child, common) = closest_child(*node, wanted, window_tokens_ > 0);
-    }
-    if (child == nullptr) break;
-    path.push_back(child);
-    length += static_cast<int>(common);
+  for (PrefixNode* node = root_.get();;) {
+    const auto [child, common] = closest_child(*node, page_tokens(tokens, path.size()));
     if (common < kPageTokens) break;
+    path.push_back(child);
     node = child;
   }
-  // Back to where the window is cached too: to the last border of pages, then page by page.
-  while (length > 0 && !window_is_cached(path, length))
-    length = (length - 1) / kPageTokens * kPageTokens;
-  path.resize(static_cast<size_t>(pages_for(length)));
+  // Where the window is not cached any more, a shorter beginning has to do.
+  for (;; path.pop_back()) {
+    const int length = static_cast<int>(path.size()) * kPageTokens;
+    const PrefixNode& last = path.empty() ? *root_ : *path.back();
+    const auto [child, common] =
+        closest_child(last, page_tokens(tokens, path.size()), window_tokens_ > 0);
+    if (child != nullptr) {
+      path.push_back(child);
+      const int longer = length + static_cast<int>(common);
+      if (window_is_cached(path, longer)) return {path, longer};
+      path.pop_back();
+    }
+    if (length == 0 || window_is_cached(path, length)) return {path, length};
+  }
+}
+
+int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens) {
+  auto [path, length] = known_beginning(tokens.first(tokens.size() - 1));
   if (path.empty()) return 0;
 
   // From now on eviction must leave them alone.

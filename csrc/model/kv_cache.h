@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/config.h"
@@ -91,6 +92,7 @@ class KvCache {
   void cache_window_page(const SequencePages& pages, size_t page, PrefixNode& node);
   void drop_slot(SequencePages& pages, int page, bool spare);
   bool worth_keeping(const SequencePages& pages, int page) const;
+  std::pair<std::vector<PrefixNode*>, int> known_beginning(std::span<const int32_t> tokens) const;
   bool window_is_cached(const std::vector<PrefixNode*>& path, int position) const;
   PrefixNode* add_node(PrefixNode* parent, std::span<const int32_t> tokens, int32_t full_page);
   void remove_node(PrefixNode* node);
