@@ -298,6 +298,10 @@ struct Q8Row {
   }
 };
 
+// Rows between a load and the prefetch beside it: the next tile's. Farther ahead was no faster for
+// rows of 2880 on Zen 4, and without it the kernel got 14 instead of 23 GB/s from memory.
+inline constexpr int kPrefetchRows = 4;
+
 // 4 rows x kTokens outputs, a group of 4 blocks at a time. Lane 4c + r holds chain c of row r.
 template <int kTokens>
 void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
@@ -310,11 +314,15 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
     blocks[r] = static_cast<const uint8_t*>(task.weights) + index * kMxfp4BlockBytes;
     scales[r] = task.scales + index;
   }
+  // Rows are too short for the hardware to follow them: what comes kPrefetchRows later is asked
+  // for.
+  const int64_t prefetch_bytes = kPrefetchRows * blocks_per_row * kMxfp4BlockBytes;
   F32x16 sums[kTokens];
   for (int t = 0; t < kTokens; ++t) sums[t] = set1(0.0f);
   const auto add_group = [&](int64_t group, int n_blocks) {
     Codes128 codes[4];
     for (int r = 0; r < 4; ++r) {
+      __builtin_prefetch(blocks[r] + group * 4 * kMxfp4BlockBytes + prefetch_bytes);
       codes[r] = load_mxfp4_codes(blocks[r] + group * 4 * kMxfp4BlockBytes, n_blocks);
     }
     const F32x16 row_scales =
