@@ -232,7 +232,7 @@ def addition(draw: Draw, effort: str, digits: int | None = None) -> Example:
 
 def subtraction(draw: Draw, effort: str, digits: int | None = None) -> Example:
     a, b = _pair(draw, "-", digits)
-    if a < b and (draw.chance(0.7) and held_out(f"- {b} {a}") == draw.held):
+    if a < b and draw.chance(0.5) and held_out(f"- {b} {a}") == draw.held:
         a, b = b, a
     return Example(
         "difference",
@@ -563,7 +563,7 @@ class _Tool:
 
 def _tool(draw: Draw) -> _Tool:
     # What is asked in the evaluation has an invented name, so that it cannot have been seen.
-    noun = draw.one(_NOUNS) if not draw.held and draw.chance(0.4) else draw.word()
+    noun = draw.one(_NOUNS) if not draw.held and draw.chance(0.3) else draw.word()
     verb = draw.one(_VERBS) if draw.chance(0.92) else draw.word(1)
     name = draw.random.choices(
         (
@@ -623,7 +623,7 @@ def _tool(draw: Draw) -> _Tool:
 def _toolbox(draw: Draw) -> tuple[_Tool, list[dict[str, Any]]]:
     tool = _tool(draw)
     tools = [tool]
-    while len(tools) < draw.random.choices((1, 2, 3), (5, 3.5, 1.5))[0]:
+    while len(tools) < draw.random.choices((1, 2, 3), (4, 4, 2))[0]:
         another = _tool(draw)
         if another.name not in [t.name for t in tools] and another.noun != tool.noun:
             tools.append(another)
@@ -807,14 +807,14 @@ def instructed(draw: Draw, effort: str) -> Example:
 
 
 _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
-    (addition, 15),
-    (subtraction, 13),
+    (addition, 11),
+    (subtraction, 17),
     (comparison, 8),
     (follow_up, 5),
     (question, 22),
-    (other, 8),
+    (other, 7),
     (word_task, 5),
-    (tool_call, 38),
+    (tool_call, 48),
     (tool_result, 10),
     (instructed, 6),
 )

@@ -17,17 +17,19 @@ from pathlib import Path
 
 import torch
 from conversations import Draw, example, render
+from evaluate import evaluate
 from export import export
 from model import ROUND, Batch, FastModel, Params, Shape, init, shipped
 from torch import Tensor
 from vocabulary import VOCABULARY, train_tokenizer
 
+import gptoss
 from gptoss.harmony import HarmonyEncoding
 from gptoss.tokenizer import Tokenizer
 
 SEED = 20
 BATCH_TOKENS = 6144
-STEPS = 2700
+STEPS = 4450
 QUANTISED_FROM = 1000  # the step from which the forward pass has the experts in MXFP4
 DECAY = 0.6  # the part of the run, its end, in which the learning rate goes down
 MUON_RATE, ADAM_RATE = 6e-3, 4e-3
@@ -249,6 +251,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     train(options.out, options.steps, options.threads)
+    with gptoss.load(options.out, context_length=2048) as llm:
+        print(json.dumps(evaluate(llm, count=200)))
 
 
 if __name__ == "__main__":
