@@ -22,8 +22,8 @@ import gptoss
 CASES = json.loads((Path(__file__).parent / "data" / "demo_sample.json").read_text())["cases"]
 TASKS = sorted({case["task"] for case in CASES})
 
-# The shares that the demo was accepted with; what is not listed has the last one. Of tool calls 97 %
-# of 200 are right (tools/train_demo/README.md), and 23 of these 25: too few to hold 95 % against.
+# The shares that the demo was accepted with; what is not listed has the last one. Of tool calls
+# 97 % of 200 are right (tools/train_demo/README.md), and 23 of these 25: too few to hold 95 % to.
 SHARES = {
     "sums of 1 digits": 0.98,
     "sums of 2 digits": 0.98,
@@ -72,9 +72,7 @@ def test_held_out_cases(llm: gptoss.LLM, task: str) -> None:
 def test_effort_sets_the_length_of_the_analysis(llm: gptoss.LLM) -> None:
     sums = [case for case in CASES if case["task"] == "sums of 3 digits"]
     tokens = {
-        effort: sum(
-            ask(llm, case, reasoning_effort=effort).usage.reasoning_tokens for case in sums
-        )
+        effort: sum(ask(llm, case, reasoning_effort=effort).usage.reasoning_tokens for case in sums)
         for effort in ("low", "medium", "high")
     }
     assert tokens["low"] < tokens["medium"] < tokens["high"]
