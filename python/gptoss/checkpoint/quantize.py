@@ -10,7 +10,6 @@ from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE
 from gptoss.checkpoint.tensors import TensorSource
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
-from gptoss.ops import mxfp4_quantize
 
 _PROJECTIONS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 
@@ -43,6 +42,9 @@ def quantize_experts(
     CheckpointError
         Not allowed, with the memory it would take; or a weight is NaN or infinite.
     """
+    # Here, because the float64 reference reads checkpoints without the compiled core.
+    from gptoss.ops import mxfp4_quantize
+
     wide = {name: source for name, source in tensors.items() if name.endswith(_PROJECTIONS)}
     wide_bytes = sum(source.nbytes for source in wide.values())
     # 16 bits become 4, and 8 more for each block of 32.
