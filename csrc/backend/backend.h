@@ -35,7 +35,7 @@ struct StepInput {
 
 enum class Precision : uint8_t {
   reference,  // f32 activations and KV cache
-  automatic,  // what is fast and meets the f16 tier: f32 activations, f16 KV cache
+  automatic,  // what is fast and errs no more than bf16: f16 KV cache, int8 inputs of the experts
 };
 
 class Backend {

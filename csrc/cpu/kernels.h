@@ -77,7 +77,6 @@ inline constexpr int64_t state_stride(int head_dim) { return head_dim + 16; }
 
 struct Kernels {
   const char* name;
-  int tile_tokens;
 
   // y (n) = x / sqrt(mean(x^2) + eps) * weight; y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);

@@ -581,7 +581,6 @@ void attention_finish(int rows, int head_dim, const float* state, float* out, in
 
 constexpr Kernels make_kernels(const char* name) {
   return {.name = name,
-          .tile_tokens = kTileTokens,
           .rms_norm = rms_norm,
           .pack = pack,
           .matmul_bf16 = matmul<Bf16Rows>,
