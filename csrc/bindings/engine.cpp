@@ -179,8 +179,26 @@ py::dict engine_stats(Engine& engine) {
                   "free_full_pages"_a = s.free_full_pages, "window_pages"_a = s.window_pages,
                   "free_window_pages"_a = s.free_window_pages, "preemptions"_a = s.preemptions,
                   "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
-                  "cached_tokens"_a = s.cached_tokens);
+                  "cached_tokens"_a = s.cached_tokens, "drafted_tokens"_a = s.drafted_tokens,
+                  "accepted_tokens"_a = s.accepted_tokens);
 }
+
+// A Drafter with the text that it guesses from, for tests and to replay texts.
+struct DraftedText {
+  std::vector<int32_t> tokens;
+  Drafter drafter;
+
+  explicit DraftedText(const Array<int32_t>& prompt) : tokens(to_vector(prompt)), drafter(tokens) {}
+  void push(int32_t token) {
+    tokens.push_back(token);
+    drafter.push(tokens);
+  }
+  // For a step of one request.
+  std::vector<int32_t> draft(int limit) const {
+    StepYield step(1);
+    return drafter.draft(tokens, limit, step);
+  }
+};
 
 // sample() on numpy logits, for tests of the sampler alone.
 py::tuple sample_once(const Array<float>& logits, const py::object& params,
@@ -214,7 +232,7 @@ void register_engine(py::module_& m) {
                        const std::vector<int32_t>& eos_token_ids, const std::string& device,
                        int threads, const std::string& precision, int context_length,
                        int max_step_tokens, int max_sequences, int64_t kv_memory_bytes,
-                       bool prefix_cache) {
+                       bool prefix_cache, bool speculative) {
              check(precision == "auto" || precision == "reference",
                    "precision must be 'auto' or 'reference', got '", precision, "'");
              const ModelConfig model = to_config(config);
@@ -229,11 +247,12 @@ void register_engine(py::module_& m) {
                                                            .max_step_tokens = max_step_tokens,
                                                            .max_sequences = max_sequences,
                                                            .prefix_cache = prefix_cache,
-                                                           .kv_memory_bytes = kv_memory_bytes});
+                                                           .kv_memory_bytes = kv_memory_bytes,
+                                                           .speculative = speculative});
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
            "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
-           "kv_memory_bytes"_a, "prefix_cache"_a = true)
+           "kv_memory_bytes"_a, "prefix_cache"_a = true, "speculative"_a = false)
       .def_property_readonly("context_length", &Engine::context_length)
       .def_property_readonly("description",
                              [](const Engine& engine) { return engine.backend().description(); })
@@ -250,6 +269,12 @@ void register_engine(py::module_& m) {
       .def("logits", &engine_logits, "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
            "chunk_tokens"_a)
       .def("stats", &engine_stats);
+  py::class_<DraftedText>(m, "Drafter")
+      .def(py::init<const Array<int32_t>&>(), "prompt"_a.noconvert())
+      .def("push", &DraftedText::push, "token"_a)
+      .def("draft", &DraftedText::draft, "limit"_a);
+  m.attr("DRAFT_TOKENS") = Drafter::kMaxTokens;
+  m.attr("TOKEN_COST") = StepYield::kTokenCost;
   m.def("sample", &sample_once, "logits"_a.noconvert(), "params"_a, "prompt"_a, "output"_a,
         "token_index"_a);
 }

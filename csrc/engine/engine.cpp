@@ -15,6 +15,10 @@ constexpr int64_t kReservedBytes = int64_t{1} << 30;
 // Requests of full length that the KV cache has room for, unless its size was asked for.
 constexpr int kDefaultFullContexts = 2;
 
+// Guesses in a step, over all requests. Bounds their logits: 0.8 MB each with the published
+// vocabulary.
+constexpr int kMaxStepGuesses = 48;
+
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
 
@@ -49,8 +53,10 @@ struct StepArrays {
   std::vector<int32_t> tokens, sequence_offsets{0}, first_positions, logit_rows;
   Tables full, window;
 
-  void append(std::span<const int32_t> new_tokens, int first_position, const SequencePages& pages) {
+  void append(std::span<const int32_t> new_tokens, int first_position, const SequencePages& pages,
+              std::span<const int32_t> draft = {}) {
     tokens.insert(tokens.end(), new_tokens.begin(), new_tokens.end());
+    tokens.insert(tokens.end(), draft.begin(), draft.end());
     sequence_offsets.push_back(static_cast<int32_t>(tokens.size()));
     first_positions.push_back(first_position);
     full.append(pages.full);
@@ -159,6 +165,7 @@ void Engine::submit(int64_t id, std::vector<int32_t> prompt, SamplingParams para
   request->id = id;
   request->prompt_length = static_cast<int>(prompt.size());
   for (const int32_t token : prompt) request->counts.add_prompt(token);
+  if (options_.speculative) request->drafter.emplace(prompt);
   request->tokens = std::move(prompt);
   request->params = std::move(params);
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
@@ -262,7 +269,29 @@ std::vector<Engine::Slice> Engine::schedule() {
     budget -= tokens;
     slices.push_back({running_.back().get(), tokens});
   }
+  add_drafts(slices, budget);
   return slices;
+}
+
+// Guesses take nothing from anybody: no token of the step's budget that a prompt could have, and no
+// page. They end with the page of the token before them, so that a wrong guess leaves nothing but
+// values that are overwritten, and no window has moved on too far.
+void Engine::add_drafts(std::vector<Slice>& slices, int budget) const {
+  if (!options_.speculative) return;
+  StepYield step(options_.max_step_tokens - budget);
+  budget = std::min(budget, kMaxStepGuesses);
+  for (Slice& slice : slices) {
+    const Request& request = *slice.request;
+    if (request.pending() != 1) continue;
+    const int length = static_cast<int>(request.tokens.size());
+    int limit = std::min({budget, kPageTokens - 1 - request.computed % kPageTokens,
+                          options_.context_length - length - 1});
+    if (request.params.max_tokens > 0) {
+      limit = std::min(limit, request.prompt_length + request.params.max_tokens - length - 1);
+    }
+    slice.draft = request.drafter->draft(request.tokens, limit, step);
+    budget -= static_cast<int>(slice.draft.size());
+  }
 }
 
 void Engine::stop_if_cancelled(std::span<const int64_t> requests) {
@@ -280,9 +309,12 @@ void Engine::run(const std::vector<Slice>& slices) {
     const Request& request = *slice.request;
     requests.push_back(request.id);
     arrays.append({request.tokens.data() + request.computed, static_cast<size_t>(slice.tokens)},
-                  request.computed, request.pages);
+                  request.computed, request.pages, slice.draft);
     if (slice.tokens == request.pending()) {
-      arrays.logit_rows.push_back(arrays.sequence_offsets.back() - 1);
+      const int32_t end = arrays.sequence_offsets.back();
+      for (auto row = end - 1 - static_cast<int32_t>(slice.draft.size()); row < end; ++row) {
+        arrays.logit_rows.push_back(row);
+      }
     }
   }
   logits_.resize(arrays.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
@@ -306,6 +338,31 @@ FinishReason Engine::finish_of(const Request& request) const {
   return FinishReason::none;
 }
 
+// Chooses the token after a request's last, and those after each guess, as long as the guesses are
+// what is chosen. logits (1 + guesses, V).
+void Engine::sample_next(const Slice& slice, float* logits, std::vector<Event>& events) {
+  Request& request = *slice.request;
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  counters_.drafted_tokens += static_cast<int64_t>(slice.draft.size());
+  for (size_t i = 0;; ++i) {
+    const auto index = request.tokens.size() - static_cast<size_t>(request.prompt_length);
+    Sample chosen =
+        sample({logits + i * vocab, vocab}, request.params, request.counts, uint64_t{index});
+    // All but the last of the tokens are in the cache.
+    request.computed = static_cast<int>(request.tokens.size());
+    request.tokens.push_back(chosen.token);
+    request.counts.add_output(chosen.token);
+    if (request.drafter) request.drafter->push(request.tokens);
+    ++counters_.generated_tokens;
+    const FinishReason finish = finish_of(request);
+    events.push_back({request.id, chosen.token, finish, chosen.logprob, std::move(chosen.top),
+                      request.cached_tokens});
+    if (i == slice.draft.size() || chosen.token != slice.draft[i]) break;
+    ++counters_.accepted_tokens;
+    if (finish != FinishReason::none) break;
+  }
+}
+
 std::vector<Event> Engine::step() {
   take_inbox();
   const std::vector<Slice> slices = schedule();
@@ -322,18 +379,11 @@ std::vector<Event> Engine::step() {
       request.computed += slice.tokens;
       counters_.prompt_tokens += std::max(
           0, std::min(slice.tokens, request.prompt_length - request.computed + slice.tokens));
+      if (request.pending() == 0) {
+        sample_next(slice, logits_.data() + row * static_cast<size_t>(config_.vocab_size), events);
+        row += 1 + slice.draft.size();
+      }
       if (options_.prefix_cache) kv_->commit(request.pages, request.tokens, request.computed);
-      if (request.pending() != 0) continue;
-      const auto vocab = static_cast<size_t>(config_.vocab_size);
-      Sample chosen =
-          sample({logits_.data() + row++ * vocab, vocab}, request.params, request.counts,
-                 static_cast<uint64_t>(request.tokens.size()) -
-                     static_cast<uint64_t>(request.prompt_length));
-      request.tokens.push_back(chosen.token);
-      request.counts.add_output(chosen.token);
-      ++counters_.generated_tokens;
-      events.push_back({request.id, chosen.token, finish_of(request), chosen.logprob,
-                        std::move(chosen.top), request.cached_tokens});
     }
     std::erase_if(running_, [&](const auto& request) {
       const bool finished = std::any_of(events.begin(), events.end(), [&](const Event& event) {

@@ -3,16 +3,20 @@
 // Each step gives every running request its next token and spends what is left of the step's token
 // budget on prompts, in the order in which they came. A request is its tokens and how many of them
 // the KV cache has seen; prefilling, decoding and recomputing after preemption are the same thing.
+// With speculation a step may also verify guesses of a request's next tokens (engine/drafter.h), if
+// it has room for them when all else is served.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "backend/backend.h"
+#include "engine/drafter.h"
 #include "engine/sampler.h"
 #include "model/kv_cache.h"
 
@@ -24,6 +28,7 @@ struct EngineOptions {
   int max_sequences = 16;       // running at a time
   bool prefix_cache = true;     // take over what earlier requests computed of the same beginning
   int64_t kv_memory_bytes = 0;  // for the full layers' pages; 0: from free memory
+  bool speculative = false;     // guess tokens from the text, and verify several in a step
 };
 
 enum class FinishReason : uint8_t { none, stop, length };
@@ -44,6 +49,7 @@ struct EngineStats {
   int64_t preemptions;
   int64_t prompt_tokens, generated_tokens;  // computed so far, recomputed ones again
   int64_t cached_tokens;                    // not computed, because an earlier request had been
+  int64_t drafted_tokens, accepted_tokens;  // guessed, and of them those that stood
 };
 
 class Engine {
@@ -87,12 +93,14 @@ class Engine {
     SamplingParams params;
     TokenCounts counts;
     SequencePages pages;
+    std::optional<Drafter> drafter;  // with speculation
 
     int pending() const { return static_cast<int>(tokens.size()) - computed; }
   };
   struct Slice {  // a request's part of a step
     Request* request;
     int tokens;
+    std::vector<int32_t> draft = {};  // guesses of the tokens that follow these
   };
 
   void check_prompt(const std::vector<int32_t>& tokens) const;
@@ -101,7 +109,9 @@ class Engine {
   bool make_room(Request& request, int length);
   void end(Request& request);
   void preempt(size_t index);
+  void add_drafts(std::vector<Slice>& slices, int budget) const;
   void run(const std::vector<Slice>& slices);
+  void sample_next(const Slice& slice, float* logits, std::vector<Event>& events);
   void publish();
   void stop_if_cancelled(std::span<const int64_t> requests);
   FinishReason finish_of(const Request& request) const;

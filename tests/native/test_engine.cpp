@@ -122,6 +122,7 @@ struct Setup {
   int context_length = 512;
   int max_sequences = 4;
   int64_t kv_pages = 0;  // 0: as many as the sequences can use
+  bool speculative = false;
 };
 
 // The CPU backend, with a call between the attention and the experts of every layer.
@@ -169,7 +170,8 @@ std::unique_ptr<Engine> make_engine(const Setup& setup = {}, std::function<void(
                                   EngineOptions{.context_length = setup.context_length,
                                                 .max_step_tokens = kMaxStepTokens,
                                                 .max_sequences = setup.max_sequences,
-                                                .kv_memory_bytes = kv_bytes});
+                                                .kv_memory_bytes = kv_bytes,
+                                                .speculative = setup.speculative});
 }
 
 std::vector<int32_t> prompt(uint64_t seed, int length) {
@@ -473,6 +475,260 @@ GPTOSS_TEST(bad_requests_are_refused) {
   refuses_positions({0}, kMaxStepTokens + 1);
   GPTOSS_CHECK_THROWS(OutOfMemory, make_engine({.context_length = 512, .kv_pages = 7}));
   GPTOSS_CHECK_THROWS(std::invalid_argument, make_engine({.context_length = 513}));
+}
+
+// Requests whose output repeats itself: some of few tokens, so that guesses are often right and
+// often wrong, with all that can change or end an output.
+struct Repetitive {
+  std::vector<int32_t> prompt;
+  SamplingParams params;
+};
+
+std::vector<Repetitive> repetitive_requests() {
+  std::vector<Repetitive> requests;
+  for (uint64_t i = 0; i < 12; ++i) {
+    Repetitive request{prompt(50 + i, 1 + static_cast<int>(i * 17)), params_of(60, i / 2)};
+    request.params.logprobs = 0;
+    for (int32_t token = 0; token < 2 + static_cast<int32_t>(i % 3); ++token) {
+      if (i % 4 != 3) request.params.logit_bias.emplace_back(10 * token, 100.0f);
+    }
+    switch (i) {
+      case 2:
+        request.params.repetition_penalty = 1.3f;
+        request.params.frequency_penalty = 0.05f;
+        break;
+      case 4:
+        request.params.presence_penalty = -0.5f;
+        request.params.top_p = 0.8f;
+        break;
+      case 5:
+        request.params.max_tokens = 0;  // to the context's end
+        break;
+      case 6:
+        request.params.logit_bias.emplace_back(7, 97.0f);
+        request.params.stop_token_ids = {7};
+        break;
+      case 8:
+        request.params.logprobs = 3;
+        request.params.top_k = 2;
+        break;
+      case 9:
+        request.params.logprobs = -1;
+        request.params.max_tokens = 1;
+        break;
+      default:
+        break;
+    }
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+void check_same_events(const std::vector<Event>& found, const std::vector<Event>& expected,
+                       size_t request) {
+  GPTOSS_CHECK(found.size() == expected.size(), "request ", request, ": ", found.size(), " of ",
+               expected.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    const Event& a = found[i];
+    const Event& b = expected[i];
+    GPTOSS_CHECK(a.token == b.token && a.finish == b.finish, "request ", request, " token ", i);
+    GPTOSS_CHECK(same_bits({&a.logprob, 1}, {&b.logprob, 1}) && a.top.size() == b.top.size());
+    for (size_t n = 0; n < a.top.size(); ++n) {
+      GPTOSS_CHECK(a.top[n].token == b.top[n].token);
+      GPTOSS_CHECK(same_bits({&a.top[n].logprob, 1}, {&b.top[n].logprob, 1}));
+    }
+  }
+}
+
+// The events of each request.
+using Events = std::vector<std::vector<Event>>;
+
+Events run_repetitive(Engine& engine, int& steps, bool one_by_one,
+                      const std::function<void()>& between_steps = {}) {
+  const std::vector<Repetitive> requests = repetitive_requests();
+  Events events(requests.size());
+  const auto run = [&] {
+    for (; !engine.idle(); ++steps) {
+      for (Event& event : engine.step()) {
+        events[static_cast<size_t>(event.request)].push_back(std::move(event));
+      }
+      if (between_steps) between_steps();
+    }
+  };
+  steps = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    engine.submit(static_cast<int64_t>(i), requests[i].prompt, requests[i].params);
+    if (one_by_one) run();
+  }
+  run();
+  return events;
+}
+
+constexpr int kShortContext = 250;
+
+const Events& plain_events() {
+  static const Events events = [] {
+    int steps = 0;
+    return run_repetitive(*make_engine({.context_length = kShortContext}), steps, true);
+  }();
+  return events;
+}
+
+GPTOSS_TEST(speculation_changes_no_event_and_saves_steps) {
+  const auto plain = make_engine({.context_length = kShortContext});
+  int plain_steps = 0;
+  run_repetitive(*plain, plain_steps, true);
+  const int64_t generated = plain->stats().generated_tokens;
+  for (const bool one_by_one : {true, false}) {
+    const auto engine = make_engine({.context_length = kShortContext, .speculative = true});
+    int steps = 0;
+    const Events found = run_repetitive(*engine, steps, one_by_one);
+    for (size_t i = 0; i < found.size(); ++i) check_same_events(found[i], plain_events()[i], i);
+    const EngineStats stats = engine->stats();
+    const int64_t wrong = stats.drafted_tokens - stats.accepted_tokens;
+    GPTOSS_CHECK(stats.accepted_tokens > 50 && wrong > 20, stats.accepted_tokens, " ", wrong);
+    GPTOSS_CHECK(all_pages_free(*engine));
+    GPTOSS_CHECK(stats.generated_tokens == generated);
+    GPTOSS_CHECK(stats.preemptions == 0);
+    if (one_by_one) {
+      GPTOSS_CHECK(steps == plain_steps - stats.accepted_tokens, steps, " ", plain_steps);
+      // Nothing wrong stays in the cache, and nothing right is missing.
+      for (Engine* const cached : {engine.get(), plain.get()}) {
+        for (size_t i = 0; i < found.size(); ++i) {
+          std::vector<int32_t> longer = repetitive_requests()[i].prompt;
+          for (const Event& event : found[i]) longer.push_back(event.token);
+          longer.resize(std::min<size_t>(longer.size(), 200));
+          cached->submit(static_cast<int64_t>(100 + i), longer, params_of(8));
+        }
+      }
+      Tokens again = run_to_end(*engine);
+      GPTOSS_CHECK(again == run_to_end(*plain));
+      GPTOSS_CHECK(engine->stats().cached_tokens == plain->stats().cached_tokens);
+    }
+  }
+}
+
+GPTOSS_TEST(speculation_survives_preemption_and_failures) {
+  int calls = 0;
+  const auto engine =
+      make_engine({.context_length = kShortContext, .kv_pages = 5, .speculative = true}, [&] {
+        if (++calls % 17 == 0) throw BackendError("the device failed");
+      });
+  const std::vector<Repetitive> requests = repetitive_requests();
+  Events found(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    engine->submit(static_cast<int64_t>(i), requests[i].prompt, requests[i].params);
+  }
+  int failures = 0;
+  while (!engine->idle()) {
+    try {
+      for (Event& event : engine->step()) {
+        found[static_cast<size_t>(event.request)].push_back(std::move(event));
+      }
+    } catch (const BackendError&) {
+      ++failures;
+    }
+  }
+  for (size_t i = 0; i < found.size(); ++i) check_same_events(found[i], plain_events()[i], i);
+  GPTOSS_CHECK(failures > 10 && engine->stats().preemptions > 0);
+  GPTOSS_CHECK(engine->stats().accepted_tokens > 50);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(cancelled_speculation_disturbs_no_other) {
+  const auto engine = make_engine({.context_length = kShortContext, .speculative = true});
+  int steps = 0;
+  std::set<size_t> cancelled;
+  const Events found = run_repetitive(*engine, steps, false, [&] {
+    const auto victim = static_cast<size_t>(steps * 5 % 12);
+    if (steps % 9 == 8 && cancelled.insert(victim).second) {
+      engine->cancel(static_cast<int64_t>(victim));
+    }
+  });
+  GPTOSS_CHECK(cancelled.size() > 3);
+  int cut = 0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    std::vector<Event> expected = plain_events()[i];
+    if (cancelled.contains(i) && found[i].size() < expected.size()) {
+      ++cut;
+      expected.resize(found[i].size());
+    }
+    check_same_events(found[i], expected, i);
+  }
+  GPTOSS_CHECK(cut > 0);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+// Says one token for ever.
+SamplingParams chorus(int max_tokens) {
+  SamplingParams params = params_of(max_tokens);
+  params.logit_bias = {{13, 1000.0f}};
+  return params;
+}
+
+GPTOSS_TEST(guesses_leave_the_step_to_prompts) {
+  for (const int other : {0, 20}) {
+    const auto engine = make_engine({.speculative = true});
+    engine->submit(1, {13, 13, 13, 13}, chorus(100));
+    GPTOSS_CHECK(engine->step().size() == 1);
+    if (other > 0) engine->submit(2, prompt(3, other), params_of(2));
+    // 20 tokens leave room in the step, but a guess is not likely enough to pay in it.
+    const size_t made = engine->step().size();
+    GPTOSS_CHECK(made == 2, made, " beside ", other);
+    GPTOSS_CHECK((engine->stats().drafted_tokens == 0) == (other > 0));
+    while (!engine->idle()) engine->step();
+  }
+  const auto engine = make_engine({.speculative = true});
+  engine->submit(1, {13, 13, 13, 13}, chorus(100));
+  size_t most = 0;
+  for (int step = 0; step < 8; ++step) most = std::max(most, engine->step().size());
+  GPTOSS_CHECK(most > 4 && most <= 1 + Drafter::kMaxTokens, most);
+  engine->submit(2, prompt(3, 200), params_of(1));
+  for (int step = 0; step < 200 / kMaxStepTokens; ++step) {
+    GPTOSS_CHECK(engine->step().size() == 1);
+  }
+}
+
+GPTOSS_TEST(guesses_end_where_the_request_must) {
+  for (const int max_tokens : {0, 90}) {
+    const auto engine = make_engine({.context_length = kShortContext, .speculative = true});
+    engine->submit(1, std::vector<int32_t>(30, 13), chorus(max_tokens));
+    Tokens found;
+    int64_t steps = 0;
+    for (; !engine->idle(); ++steps) take(engine->step(), found);
+    const size_t expected = max_tokens > 0 ? 90 : kShortContext - 30;
+    GPTOSS_CHECK(found.at(1) == std::vector<int32_t>(expected, 13));
+    const EngineStats stats = engine->stats();
+    GPTOSS_CHECK(stats.accepted_tokens > 60, stats.accepted_tokens);
+    GPTOSS_CHECK(stats.drafted_tokens == stats.accepted_tokens);
+    // The prompt takes two steps.
+    GPTOSS_CHECK(steps == 1 + static_cast<int64_t>(expected) - stats.accepted_tokens, steps);
+  }
+}
+
+GPTOSS_TEST(a_stop_token_among_the_guesses_ends_the_request) {
+  // 13 five times, and then the stop token, as the prompt has it over and over.
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < 30; ++i) tokens.push_back(i % 6 < 5 ? 13 : 7);
+  SamplingParams params = params_of(50);
+  params.logit_bias = {{13, 1000.0f}, {7, 955.0f}};
+  params.frequency_penalty = 10.0f;
+  params.stop_token_ids = {7};
+  const auto engine = make_engine({.speculative = true});
+  engine->submit(1, tokens, params);
+  std::vector<Event> events;
+  while (!engine->idle()) {
+    for (Event& event : engine->step()) events.push_back(std::move(event));
+  }
+  GPTOSS_CHECK(events.size() == 6 && events[5].token == 7, events.size());
+  GPTOSS_CHECK(events[5].finish == FinishReason::stop && events[4].finish == FinishReason::none);
+  GPTOSS_CHECK(engine->stats().accepted_tokens == 5);
+  // What was guessed beyond the end is not cached.
+  tokens.insert(tokens.end(), {13, 13, 13, 13, 13, 7, 13, 13, 13});
+  engine->submit(2, tokens, params_of(1));
+  run_to_end(*engine);
+  GPTOSS_CHECK(engine->stats().cached_tokens == 35);
+  GPTOSS_CHECK(all_pages_free(*engine));
 }
 
 KvCache make_cache(

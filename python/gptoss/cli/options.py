@@ -27,6 +27,7 @@ _SIMPLE: dict[str, tuple[type, str]] = {
 _LOADING = (
     *("device", "threads", "precision", "context_length", "revision", "local_files_only"),
     "experts",
+    "speculative",
 )
 
 
@@ -80,6 +81,11 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
         "--experts",
         default="as_stored",
         help="mxfp4 quantises experts that are stored in bfloat16",
+    )
+    group.add_argument(
+        "--speculative",
+        metavar="HOW",
+        help="ngram guesses ahead where the text repeats itself: the same tokens, sooner",
     )
 
 
