@@ -1,0 +1,676 @@
+"""gptoss beside llama.cpp and transformers: the same weights, one after the other, in one run.
+
+    python bench/make_checkpoint.py --preset 20b /path/to/20b
+    python bench/compare.py /path/to/20b --llama-python /path/to/llama/bin/python --plot speed
+
+Each program runs in a process of its own, with its files in the page cache and as many threads as
+there are CPUs, in rounds; figures are medians over the rounds. bfloat16 dense matrices are compared
+with bfloat16, and 8-bit ones (gptoss dense="q8") with Q8_0. llama.cpp is tried with and without
+flash attention, and each measure takes the better. It reads a GGUF file that is made from the
+checkpoint here, with the experts' MXFP4 values bit for bit. transformers holds the experts in
+bfloat16, too many for most machines: two small numbers of layers are measured, and the time that
+each layer adds is carried on to the model's.
+
+Ratios are gptoss / other: speeds above 1 and times and memory below 1 are in favour of gptoss.
+The last line is JSON. What it needs beside gptoss: bench/requirements-compare.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench_generate import bytes_per_token
+from gguf_writer import write_gguf
+from gptoss.checkpoint import open_checkpoint
+from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.tensors import Checkpoint
+from gptoss.config import ModelConfig
+from hw_limits import hw_limits
+from make_checkpoint import hf_config, write_safetensors_header
+
+# Changed when the files that are made here change, so that old ones are not taken again.
+_FILES_VERSION = 1
+_COPY_BYTES = 1 << 26
+_MESSAGE_CHARACTERS = 300
+_WORKERS = Path(__file__).with_name("compare_workers.py")
+_GGUF_DENSE = {"bf16": "bf16", "q8": "q8_0"}
+_UNITS = {"prefill": "tok/s", "depth": "tok/s", "batch": "tok/s", "load": "s", "first": "s"}
+_TRANSFORMERS_EXPERTS = ("eager", "grouped_mm", "batched_mm")
+
+_console = Console(stderr=True)
+
+
+class WorkerError(Exception):
+    """A program could not do its job; the text says why."""
+
+
+@dataclass
+class Variant:
+    """A program on one set of files, with the options of which each measure takes the best."""
+
+    program: str
+    dense: str
+    layers: int
+    python: str
+    model: Path
+    candidates: list[dict[str, Any]]
+    # By measure and candidate: one value from each round that it took part in.
+    values: dict[str, dict[int, list[float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    about: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    def best(self, measure: str) -> int | None:
+        """Return the candidate with the highest median of a speed; None if there is none."""
+        medians = {c: statistics.median(v) for c, v in self.values[measure].items()}
+        return max(medians, key=medians.__getitem__) if medians else None
+
+    def median(self, measure: str) -> float | None:
+        """Return a measure of its best candidate; times and memory of the fastest decoder."""
+        by_speed = measure if _is_speed(measure) else "batch 1"
+        best = self.best(by_speed)
+        if best is None or best not in self.values[measure]:
+            return None
+        return statistics.median(self.values[measure][best])
+
+
+def main() -> None:
+    """Prepare the files, measure in rounds, compare logits, print."""
+    args = _arguments()
+    if args.plot:
+        import matplotlib  # noqa: F401  before the measuring, not after
+    source = open_checkpoint(args.model)
+    layers = args.layers or source.config.num_hidden_layers
+    folder = prepare_model(source, layers, args.work)
+    checkpoint = open_checkpoint(folder)
+    variants = list(_variants(args, source, checkpoint))
+    limits = hw_limits(args.threads)
+
+    measures = [f"prefill {n}" for n in args.prefill] + [f"batch {n}" for n in args.batch]
+    measures += [f"depth {args.depth}"] if args.depth else []
+    for round_index in range(args.rounds):
+        for variant in variants:
+            wanted = measures
+            if variant.program == "transformers":
+                wanted = [m for m in measures if m in (f"prefill {min(args.prefill)}", "batch 1")]
+            _measure(variant, wanted, round_index, args, checkpoint.config)
+
+    read_gb_s = max(v[-1] for name, v in limits.items() if name.startswith("read_gb_s"))
+    rows = _rows(variants, measures, checkpoint.config, read_gb_s)
+    agreement = _agreement(args, checkpoint) if args.agreement_tokens else []
+    _print(rows, variants, checkpoint, read_gb_s, agreement)
+    result = {
+        "model": str(args.model),
+        "layers": layers,
+        "cpu": _cpu_name(),
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "new_tokens": args.new,
+        "limits": limits,
+        "programs": sorted({v.about for v in variants if v.about}),
+        "problems": [problem for v in variants for problem in v.problems],
+        "rows": rows,
+        "agreement": agreement,
+    }
+    if args.plot:
+        from plot import plot_comparison
+
+        plot_comparison(result, args.plot)
+    print(json.dumps(result))
+
+
+def prepare_model(
+    source: Checkpoint, layers: int, work: Path, *, truncate: bool | None = None
+) -> Path:
+    """Return a checkpoint of the Hugging Face layout with the first layers of another.
+
+    Parameters
+    ----------
+    source : Checkpoint
+        Of either layout.
+    layers : int
+        How many of its layers, from the first.
+    work : Path
+        Where to write what is not there already.
+    truncate : bool, optional
+        Whether YaRN's bounds are rounded, instead of what the config says.
+
+    Returns
+    -------
+    Path
+        The source's own folder, if nothing is to be changed.
+
+    Raises
+    ------
+    ValueError
+        There are fewer layers.
+    """
+    config = source.config
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise ValueError(f"--layers must be 1 to {config.num_hidden_layers}, got {layers}")
+    truncate = config.rope.truncate if truncate is None else truncate
+    changed = dataclasses.replace(
+        config,
+        num_hidden_layers=layers,
+        layer_types=config.layer_types[:layers],
+        rope=dataclasses.replace(config.rope, truncate=truncate),
+    )
+    if source.layout == "hf" and changed == config:
+        return source.path
+    folder = work / f"{source.name}-{layers}-layers-{_digest(source, changed)}"
+    if folder.is_dir():
+        return folder
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work, prefix="partial-") as made:
+        partial = Path(made) / folder.name
+        partial.mkdir()
+        if source.layout == "hf" and layers == config.num_hidden_layers:
+            for file in source.path.glob("model*"):
+                (partial / file.name).symlink_to(file.resolve())
+        else:
+            _write_tensors(source, changed, partial / "model.safetensors")
+        (partial / "config.json").write_text(json.dumps(hf_config(changed), indent=2))
+        if source.tokenizer_path is not None:
+            (partial / "tokenizer.json").symlink_to(source.tokenizer_path.resolve())
+        partial.replace(folder)
+    return folder
+
+
+def _write_tensors(source: Checkpoint, config: ModelConfig, path: Path) -> None:
+    tensors = list(stored_tensors(config, "hf"))
+    with path.open("wb") as file, _console.status(f"Writing {path.parent.name}"):
+        write_safetensors_header(file, tensors)
+        for tensor in tensors:
+            data = source.tensors[tensor.name].read().reshape(-1).view(np.uint8)
+            for begin in range(0, len(data), _COPY_BYTES):
+                file.write(data[begin : begin + _COPY_BYTES].data)
+
+
+def _digest(checkpoint: Checkpoint, config: ModelConfig) -> str:
+    """Tell apart files made from other weights, or with another config."""
+    files = sorted({tensor.path.resolve() for tensor in checkpoint.tensors.values()})
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    text = f"{_FILES_VERSION} {stats} {config} {checkpoint.tokenizer_path}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _gguf(checkpoint: Checkpoint, dense: str, work: Path) -> Path:
+    name = f"{checkpoint.name}-{dense}-{_digest(checkpoint, checkpoint.config)}.gguf"
+    path = work / name
+    if not path.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(work).free
+        if checkpoint.weight_bytes > free:
+            raise OSError(
+                f"{path}: needs up to {checkpoint.weight_bytes / 1e9:.0f} GB, "
+                f"{free / 1e9:.0f} GB are free"
+            )
+        write_gguf(checkpoint, path, dense=_GGUF_DENSE[dense], progress=True)
+    return path
+
+
+def _variants(
+    args: argparse.Namespace, source: Checkpoint, checkpoint: Checkpoint
+) -> Iterator[Variant]:
+    layers = checkpoint.config.num_hidden_layers
+    if "llama.cpp" in args.programs:
+        _require("llama_cpp", args.llama_python, "--llama-python")
+    if "transformers" in args.programs:
+        for package in ("torch", "transformers"):
+            _require(package, args.transformers_python, "--transformers-python")
+    for dense in args.dense:
+        if "gptoss" in args.programs:
+            options = {} if dense == "bf16" else {"dense": dense}
+            yield Variant("gptoss", dense, layers, sys.executable, checkpoint.path, [options])
+        if "llama.cpp" in args.programs:
+            candidates = [
+                {"weights": weights, "flash_attention": flash}
+                for weights in args.llama_weights
+                for flash in (False, True)
+            ]
+            path = _gguf(checkpoint, dense, args.work)
+            yield Variant("llama.cpp", dense, layers, args.llama_python, path, candidates)
+    if "transformers" in args.programs and "bf16" in args.dense:
+        for count in (args.transformers_layers, 2 * args.transformers_layers):
+            folder = prepare_model(source, count, args.work)
+            candidates = [{"experts_implementation": name} for name in _TRANSFORMERS_EXPERTS]
+            python = args.transformers_python
+            yield Variant("transformers", "bf16", count, python, folder, candidates)
+
+
+def _require(package: str, python: str, option: str) -> None:
+    found = subprocess.run(
+        [python, "-c", f"import {package}"], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        reason = found.stderr.strip().splitlines()[-1:]
+        raise SystemExit(
+            f"{python} cannot import {package} ({' '.join(reason)}): install what "
+            f"bench/requirements-compare.txt lists, name another Python with {option}, or leave "
+            "the program out with --programs"
+        )
+
+
+def _measure(
+    variant: Variant,
+    measures: list[str],
+    round_index: int,
+    args: argparse.Namespace,
+    config: ModelConfig,
+) -> None:
+    """Measure every candidate in the first round, then each where it was the best."""
+    longest = max(args.depth, *args.prefill) + args.new
+    for index, options in enumerate(variant.candidates):
+        wanted = [m for m in measures if round_index == 0 or variant.best(m) == index]
+        if not wanted:
+            continue
+        job = {
+            "program": variant.program,
+            "model": str(variant.model),
+            "options": options,
+            "threads": args.threads,
+            "context_length": longest + 1,
+            "vocab_size": config.vocab_size,
+            "measures": wanted,
+            "new": args.new,
+            "seed": round_index,
+        }
+        label = f"Round {round_index + 1} of {args.rounds}: {_label(variant, options)}"
+        try:
+            answer = _run(variant.python, job, label)
+        except WorkerError as error:
+            variant.problems.append(f"{_label(variant, options)}: {error}")
+            _console.print(f"[yellow]Left out:[/] {variant.problems[-1]}")
+            continue
+        variant.about = answer["about"]
+        for name, value in answer["results"].items():
+            variant.values[name][index].append(value)
+
+
+def _label(variant: Variant, options: dict[str, Any]) -> str:
+    chosen = ", ".join(f"{name}={value}" for name, value in options.items() if name != "dense")
+    text = f"{variant.program} {variant.dense}, {variant.layers} layers"
+    return f"{text} ({chosen})" if chosen else text
+
+
+def _run(python: str, job: dict[str, Any], label: str) -> dict[str, Any]:
+    """Do a job in a process of its own, showing how far it is."""
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        _console.status(label) as status,
+        subprocess.Popen(
+            [python, str(_WORKERS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(job))
+            process.stdin.close()
+            message: dict[str, Any] = {}
+            for line in process.stdout:
+                message = json.loads(line)
+                if "progress" in message:
+                    status.update(f"{label}: {message['progress']}")
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        if "unsupported" in message:
+            raise WorkerError(message["unsupported"])
+        if code:
+            errors.seek(0)
+            last = "".join(errors.read().strip().splitlines()[-1:])[:_MESSAGE_CHARACTERS]
+            at = message.get("progress", "start")
+            ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise WorkerError(f"{ended} during {at}: {last}")
+        return message
+
+
+def _is_speed(measure: str) -> bool:
+    return _unit(measure) == "tok/s"
+
+
+def _unit(measure: str) -> str:
+    return _UNITS.get(measure.split()[0], "GB")
+
+
+def _rows(
+    variants: list[Variant], measures: list[str], config: ModelConfig, read_gb_s: float
+) -> list[dict[str, Any]]:
+    """Collect medians: one row for each measure, dense type and program."""
+    others = ["load s", "first token s", "peak GB", "anonymous GB"]
+    rows = []
+    for dense in dict.fromkeys(v.dense for v in variants):
+        for measure in [*measures, *others]:
+            values = {
+                v.program: (v.median(measure), _chosen(v, measure))
+                for v in variants
+                if v.dense == dense and v.program != "transformers"
+            }
+            values["transformers"] = _extrapolated(variants, dense, measure, config)
+            ours = values.get("gptoss", (None, ""))[0]
+            for program, (value, note) in values.items():
+                if value is None:
+                    continue
+                row = {
+                    "dense": dense,
+                    "measure": measure,
+                    "program": program,
+                    "value": value,
+                    "unit": _unit(measure),
+                    "options": note,
+                    "gptoss / it": ours / value if ours else None,
+                }
+                if nbytes := _bytes_read(config, measure, dense):
+                    row["% of memory speed"] = 100 * value * nbytes / 1e9 / read_gb_s
+                rows.append(row)
+    return rows
+
+
+def _chosen(variant: Variant, measure: str) -> str:
+    best = variant.best(measure if _is_speed(measure) else "batch 1")
+    if best is None or len(variant.candidates) == 1:
+        return ""
+    return ", ".join(f"{name}={value}" for name, value in variant.candidates[best].items())
+
+
+def _extrapolated(
+    variants: list[Variant], dense: str, measure: str, config: ModelConfig
+) -> tuple[float | None, str]:
+    """Carry on from two numbers of layers: times, and memory, are linear in the layers.
+
+    What does not depend on them, the unembedding above all, is in both and so counted once.
+    """
+    pair = [v for v in variants if v.program == "transformers" and v.dense == dense]
+    known = [(v.layers, v.median(measure)) for v in pair]
+    if len(known) != 2 or any(value is None for _, value in known):
+        return None, ""
+    (few, first), (many, second) = ((n, float(value or 0)) for n, value in known)
+    if _is_speed(measure):
+        first, second = 1 / first, 1 / second
+    each = (second - first) / (many - few)
+    value = first + each * (config.num_hidden_layers - few)
+    if value <= 0:
+        raise RuntimeError(f"transformers, {measure}: times of {few} and {many} layers disagree")
+    note = f"from {few} and {many} layers, {_chosen(pair[1], measure)}"
+    return (1 / value if _is_speed(measure) else value), note
+
+
+def _bytes_read(config: ModelConfig, measure: str, dense: str) -> float | None:
+    """Return the bytes that a decoded token must read, where there is one token at a time."""
+    kind, _, number = measure.partition(" ")
+    if kind != "depth" and measure != "batch 1":
+        return None
+    nbytes = bytes_per_token(config, int(number) if kind == "depth" else 0, 2)
+    if dense == "q8":
+        heads = config.num_attention_heads + config.num_key_value_heads
+        attention = 2 * config.hidden_size * heads * config.head_dim * config.num_hidden_layers
+        # 8 bits and a 16-bit scale for each 32.
+        nbytes -= (attention + config.vocab_size * config.hidden_size) * (2 - 34 / 32)
+    return nbytes
+
+
+def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Compare logits of the programs with those of gptoss in float32."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, checkpoint.config.vocab_size, args.agreement_tokens).tolist()
+    # llama.cpp rounds YaRN's bounds to whole dimensions, the published config asks not to.
+    rounded = prepare_model(
+        checkpoint, checkpoint.config.num_hidden_layers, args.work, truncate=True
+    )
+    jobs: dict[str, tuple[str, str, Path, dict[str, Any]]] = {}
+    ours = sys.executable
+    reference = "gptoss float32"
+    rounded_reference = f"{reference}, YaRN rounded"
+    jobs[reference] = (ours, "gptoss", checkpoint.path, {"precision": "reference"})
+    jobs[rounded_reference] = (ours, "gptoss", rounded, {"precision": "reference"})
+    for dense in args.dense:
+        options = {} if dense == "bf16" else {"dense": dense}
+        jobs[f"gptoss {dense}"] = (ours, "gptoss", checkpoint.path, options)
+        if "llama.cpp" in args.programs:
+            options = {"weights": args.llama_weights[0], "flash_attention": False}
+            path = _gguf(checkpoint, dense, args.work)
+            jobs[f"llama.cpp {dense}"] = (args.llama_python, "llama.cpp", path, options)
+
+    found: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        for name, (python, program, model, options) in jobs.items():
+            path = Path(folder) / f"{len(found)}.npy"
+            job = {
+                "program": program,
+                "model": str(model),
+                "options": options,
+                "threads": args.threads,
+                "context_length": len(tokens) + 1,
+                "tokens": tokens,
+                "logits": str(path),
+            }
+            try:
+                _run(python, job, f"Logits: {name}")
+            except WorkerError as error:
+                _console.print(f"[yellow]Left out:[/] logits of {name}: {error}")
+                continue
+            found[name] = path
+        pairs = [(name, reference) for name in jobs if name != reference]
+        pairs += [(name, rounded_reference) for name in jobs if name.startswith("llama.cpp")]
+        pairs += [(f"gptoss {dense}", f"llama.cpp {dense}") for dense in args.dense]
+        return [
+            {"logits": name, "against": against, **_difference(found[name], found[against])}
+            for name, against in pairs
+            if name in found and against in found
+        ]
+
+
+def _difference(path: Path, expected_path: Path) -> dict[str, float]:
+    """Compare two (T, V) arrays of logits; the divergence is that of the first from the second."""
+    found, expected = np.load(path, mmap_mode="r"), np.load(expected_path, mmap_mode="r")
+    errors, divergences, same = [], [], []
+    for x32, y32 in zip(found, expected, strict=True):
+        x, y = x32.astype(np.float64), y32.astype(np.float64)
+        errors.append(np.linalg.norm(x - y) / np.linalg.norm(y))
+        log_p, log_q = (z - z.max() - np.log(np.exp(z - z.max()).sum()) for z in (y, x))
+        divergences.append(np.sum(np.exp(log_p) * (log_p - log_q)))
+        same.append(x.argmax() == y.argmax())
+    return {
+        "relative L2, median": float(np.median(errors)),
+        "relative L2, max": float(np.max(errors)),
+        "KL, mean": float(np.mean(divergences)),
+        "top-1 equal, %": 100 * float(np.mean(same)),
+    }
+
+
+def _print(
+    rows: list[dict[str, Any]],
+    variants: list[Variant],
+    checkpoint: Checkpoint,
+    read_gb_s: float,
+    agreement: list[dict[str, Any]],
+) -> None:
+    # A table that is not for a terminal need not fit into 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    for about in sorted({v.about for v in variants if v.about}):
+        console.print(about)
+    console.print(f"{_cpu_name()}: memory is read at {read_gb_s:.1f} GB/s")
+    for dense in dict.fromkeys(row["dense"] for row in rows):
+        title = f"{checkpoint.name}, {checkpoint.config.num_hidden_layers} layers, dense {dense}"
+        table = Table("", "unit", title=title)
+        mine = [row for row in rows if row["dense"] == dense]
+        programs = list(dict.fromkeys(row["program"] for row in mine))
+        for program in programs:
+            table.add_column(program, justify="right")
+            if program != "gptoss":
+                table.add_column(f"gptoss / {program}", justify="right")
+        for measure in dict.fromkeys(row["measure"] for row in mine):
+            cells = [_title(measure), _unit(measure)]
+            for program in programs:
+                row = next(
+                    (r for r in mine if (r["measure"], r["program"]) == (measure, program)), {}
+                )
+                cells.append(_cell(row))
+                if program != "gptoss":
+                    ratio = row.get("gptoss / it")
+                    cells.append("" if ratio is None else f"{ratio:.2f}")
+            table.add_row(*cells)
+        console.print(table)
+    options: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["options"] and (_is_speed(row["measure"]) or row["program"] == "transformers"):
+            options[f"{row['program']} {row['dense']}, {row['options']}"].append(row["measure"])
+    for taken, where in options.items():
+        console.print(f"{taken}: {'; '.join(map(_title, where))}")
+    for problem in (problem for v in variants for problem in v.problems):
+        console.print(f"Left out: {problem}")
+    if agreement:
+        table = Table(*agreement[0], title="Logits")
+        for entry in agreement:
+            table.add_row(*(v if isinstance(v, str) else f"{v:.4g}" for v in entry.values()))
+        console.print(table)
+
+
+def _title(measure: str) -> str:
+    kind, _, number = measure.partition(" ")
+    if kind == "batch":
+        return f"decode, {number} sequence{'' if number == '1' else 's'}"
+    return {
+        "prefill": f"prefill, {number} tokens",
+        "depth": f"decode after {number} tokens",
+        "load": "loading",
+        "first": "first token, loading included",
+        "peak": "peak memory, mapped files included",
+        "anonymous": "memory without mapped files",
+    }[kind]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if not row:
+        return ""
+    text = f"{row['value']:,.2f}"
+    share = row.get("% of memory speed")
+    return text if share is None else f"{text} ({share:.0f} %)"
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a checkpoint's folder")
+    parser.add_argument("--layers", type=int, metavar="N", help="the first N layers; default: all")
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        choices=["gptoss", "llama.cpp", "transformers"],
+        default=["gptoss", "llama.cpp", "transformers"],
+    )
+    parser.add_argument(
+        "--dense",
+        nargs="+",
+        choices=list(_GGUF_DENSE),
+        default=list(_GGUF_DENSE),
+        help="how the dense matrices are held; default: both",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--prefill", type=int, nargs="+", default=[512, 2048], metavar="TOKENS", help="prompts"
+    )
+    parser.add_argument(
+        "--depth", type=int, default=4096, metavar="TOKENS", help="decode after these; 0: do not"
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8, 16],
+        metavar="SEQUENCES",
+        help="decode together; their tokens are added up",
+    )
+    parser.add_argument("--new", type=int, default=32, metavar="TOKENS", help="to decode in each")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all CPUs"
+    )
+    parser.add_argument(
+        "--llama-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="a Python that has llama-cpp-python; default: this one",
+    )
+    parser.add_argument(
+        "--llama-weights",
+        nargs="+",
+        choices=["default", "repacked", "mapped"],
+        default=["default"],
+        help="what llama.cpp does with the weights: its default, which maps the file and repacks a "
+        "copy; only the repacked copy; only the mapped file. Of several, each measure takes the "
+        "best",
+    )
+    parser.add_argument(
+        "--transformers-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="a Python that has torch and transformers; default: this one",
+    )
+    parser.add_argument(
+        "--transformers-layers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="measure N and 2 N layers of transformers; default: 2",
+    )
+    parser.add_argument(
+        "--agreement-tokens",
+        type=int,
+        default=64,
+        metavar="TOKENS",
+        help="compare the logits of so many; 0: do not",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "gptoss-compare",
+        metavar="FOLDER",
+        help="for the files made here, which the next run takes again; default: %(default)s",
+    )
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="write PATH.svg and PATH.png")
+    args = parser.parse_args()
+    if 1 not in args.batch:
+        parser.error("--batch must hold 1")
+    for name in ("rounds", "new", "threads", "transformers_layers"):
+        if getattr(args, name) < (2 if name == "new" else 1):
+            parser.error(f"--{name.replace('_', '-')} is too small")
+    return args
+
+
+if __name__ == "__main__":
+    main()
