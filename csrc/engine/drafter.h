@@ -20,10 +20,10 @@ namespace gptoss {
 // guess must be: at 0.3, 30 % in a step of one request, 77 % in one of eight.
 class StepYield {
  public:
-  // Mostly experts that no other token of the step needs: by bytes 0.27 to 0.37 for gpt-oss-20b. Timed
-  // at its size with random weights, on 2 CPU cores that others used too: steps of 4, 8 and 16 tokens
-  // took 1.8, 3.1 and 4.6 times as long as one of a single token, 0.24 to 0.30 for each further token
-  // (the second alone 0.44). bench_speculative.py times it.
+  // Mostly experts that no other token of the step needs: by bytes 0.27 to 0.37 for gpt-oss-20b.
+  // Timed at its size with random weights, on 2 CPU cores that others used too: steps of 4, 8 and
+  // 16 tokens took 1.8, 3.1 and 4.6 times as long as one of a single token, 0.24 to 0.30 for each
+  // further token (the second alone 0.44). bench_speculative.py times it.
   static constexpr double kTokenCost = 0.3;
 
   explicit StepYield(int tokens) : tokens_(tokens), time_(1.0 + kTokenCost * (tokens - 1)) {}
