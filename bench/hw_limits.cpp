@@ -2,6 +2,8 @@
 // Built and run by hw_limits.py; prints one JSON object.
 #include <immintrin.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -54,21 +56,42 @@ double read_gb_s(const char* data, int threads) {
          });
 }
 
-// Operations per second of `step` (16 independent registers at a time), in units of 1e9.
-template <class Register, class F>
-double gops(int threads, double ops_per_step, Register start, F step) {
-  constexpr long kSteps = 4'000'000;
-  return 1e-9 * threads * ops_per_step * 16 * kSteps / median_s(threads, [=](int) {
-           Register r[16];
-           for (auto& x : r) x = start;
-           for (long i = 0; i < kSteps; ++i) {
-             for (auto& x : r) {
-               x = step(x);
-               asm volatile("" : "+v"(x));  // keeps the compiler from folding steps
-             }
-           }
+// 1e9 operations per second of a loop body that does `ops`, on several threads.
+template <class F>
+double gops(int threads, double ops, F body) {
+  constexpr long kSteps = 2'000'000;
+  return 1e-9 * threads * ops * kSteps / median_s(threads, [=](int) {
+           for (long i = 0; i < kSteps; ++i) body();
          });
 }
+
+// Twelve instructions, each on a register of its own, which is more than latency times ports.
+// Assembly, because compilers would keep an array of registers in memory.
+#define TWELVE(op, r)                                                                           \
+  asm volatile(op " %%" r "12, %%" r "13, %%" r "0\n\t" op " %%" r "12, %%" r "13, %%" r        \
+                  "1\n\t" op " %%" r "12, %%" r "13, %%" r "2\n\t" op " %%" r "12, %%" r        \
+                  "13, %%" r "3\n\t" op " %%" r "12, %%" r "13, %%" r "4\n\t" op " %%" r        \
+                  "12, %%" r "13, %%" r "5\n\t" op " %%" r "12, %%" r "13, %%" r "6\n\t" op     \
+                  " %%" r "12, %%" r "13, %%" r "7\n\t" op " %%" r "12, %%" r "13, %%" r        \
+                  "8\n\t" op " %%" r "12, %%" r "13, %%" r "9\n\t" op " %%" r "12, %%" r        \
+                  "13, %%" r "10\n\t" op " %%" r "12, %%" r "13, %%" r "11" ::                  \
+                      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+                        "xmm9", "xmm10", "xmm11")
+
+#if defined(__AMX_TILE__)
+// All tiles 16 rows of 64 bytes. False if the system does not let us.
+bool configure_tiles() {
+  static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* REQ_XCOMP_PERM */, 18) == 0;
+  if (!allowed) return false;
+  alignas(64) uint8_t config[64] = {1};
+  for (int tile = 0; tile < 8; ++tile) {
+    config[16 + 2 * tile] = 64;
+    config[48 + tile] = 16;
+  }
+  _tile_loadconfig(config);
+  return true;
+}
+#endif
 
 void print_memory(const char* name, bool huge, int max_threads) {
   auto* const data = static_cast<char*>(
@@ -100,28 +123,43 @@ int main(int argc, char** argv) {
   std::printf(", ");
   print_memory("read_gb_s_huge_pages", true, n);
 #if defined(__AVX512F__)
-  print_peak("fma_gflop_s", n, [](int t) {
-    const __m512 b = _mm512_set1_ps(0.5f);
-    return gops(t, 32, b, [=](__m512 x) { return _mm512_fmadd_ps(x, b, b); });
-  });
+  print_peak("fma_gflop_s", n,
+             [](int t) { return gops(t, 12 * 32, [] { TWELVE("vfmadd231ps", "zmm"); }); });
 #elif defined(__FMA__)
-  print_peak("fma_gflop_s", n, [](int t) {
-    const __m256 b = _mm256_set1_ps(0.5f);
-    return gops(t, 16, b, [=](__m256 x) { return _mm256_fmadd_ps(x, b, b); });
-  });
+  print_peak("fma_gflop_s", n,
+             [](int t) { return gops(t, 12 * 16, [] { TWELVE("vfmadd231ps", "ymm"); }); });
 #endif
 #if defined(__AVX512BF16__)
-  print_peak("bf16_gflop_s", n, [](int t) {
-    const auto b = (__m512bh)_mm512_set1_epi32(0x3f003f00);
-    return gops(t, 64, _mm512_set1_ps(0.5f),
-                [=](__m512 x) { return _mm512_dpbf16_ps(x, b, b); });
-  });
+  print_peak("bf16_gflop_s", n,
+             [](int t) { return gops(t, 12 * 64, [] { TWELVE("vdpbf16ps", "zmm"); }); });
 #endif
 #if defined(__AVX512VNNI__)
-  print_peak("int8_gop_s", n, [](int t) {
-    const __m512i b = _mm512_set1_epi32(0x01010101);
-    return gops(t, 128, b, [=](__m512i x) { return _mm512_dpbusd_epi32(x, b, b); });
-  });
+  print_peak("int8_gop_s", n,
+             [](int t) { return gops(t, 12 * 128, [] { TWELVE("vpdpbusd", "zmm"); }); });
+#endif
+#if defined(__AMX_TILE__)
+  if (configure_tiles()) {
+    const auto print_tiles = [n](const char* name, double ops, auto step) {
+      print_peak(name, n, [=](int t) {
+        return gops(t, 4 * ops, [=] {
+          static thread_local const bool configured = configure_tiles();
+          if (configured) step();
+        });
+      });
+    };
+    print_tiles("amx_bf16_gflop_s", 2 * 16 * 16 * 32, [] {
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_dpbf16ps(1, 4, 6);
+      _tile_dpbf16ps(2, 7, 5);
+      _tile_dpbf16ps(3, 7, 6);
+    });
+    print_tiles("amx_int8_gop_s", 2 * 16 * 16 * 64, [] {
+      _tile_dpbusd(0, 4, 5);
+      _tile_dpbusd(1, 4, 6);
+      _tile_dpbusd(2, 7, 5);
+      _tile_dpbusd(3, 7, 6);
+    });
+  }
 #endif
   std::printf("}\n");
 }

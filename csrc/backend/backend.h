@@ -70,9 +70,16 @@ class Backend {
   virtual bool run_step(const StepInput&, float* /*logits*/) { return false; }
 };
 
+// How attention's matrices and the unembedding are held.
+enum class DenseType : uint8_t {
+  bf16,  // as they lie in the checkpoint
+  q8,    // int8, 32 weights to a scale: made when the model is loaded
+};
+
 struct BackendOptions {
   int threads = 0;  // CPU: 0 means the default
   Precision precision = Precision::automatic;
+  DenseType dense = DenseType::bf16;  // q8 goes with Precision::automatic only
 };
 
 struct BackendInfo {

@@ -48,7 +48,8 @@ Array<float> rms_norm(const Array<float>& x, const Array<float>& weight, float e
 }
 
 Array<float> dense_matmul(const Array<float>& x, const Array<uint16_t>& w,
-                          const std::optional<Array<float>>& bias, const std::string& isa) {
+                          const std::optional<Array<float>>& bias, bool fast,
+                          const std::string& isa) {
   Array<float> y({x.shape(0), w.shape(0)});
   const ops::DenseMatmul op = {.x = x.data(),
                                .w = w.data(),
@@ -56,11 +57,50 @@ Array<float> dense_matmul(const Array<float>& x, const Array<uint16_t>& w,
                                .y = y.mutable_data(),
                                .tokens = dim(x, 0),
                                .n = dim(w, 0),
-                               .k = dim(x, 1)};
+                               .k = dim(x, 1),
+                               .fast = fast};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
   cpu::dense_matmul(kernels, default_pool(), op);
+  return y;
+}
+
+// codes (N, K) i8 and scales (N, K/32) bf16 bits from w (N, K) bf16 bits.
+py::tuple q8_encode(const Array<uint16_t>& w) {
+  const int n = dim(w, 0);
+  const int k = dim(w, 1);
+  Array<int8_t> codes({n, k});
+  Array<uint16_t> scales({n, k / ops::kQ8BlockSize});
+  const ops::Q8Encode op = {.w = w.data(),
+                            .codes = codes.mutable_data(),
+                            .scales = scales.mutable_data(),
+                            .n = n,
+                            .k = k};
+  ops::validate(op);
+  {
+    const py::gil_scoped_release release;
+    cpu::q8_encode(cpu::select_kernels(), default_pool(), op);
+  }
+  return py::make_tuple(codes, scales);
+}
+
+Array<float> q8_matmul(const Array<float>& x, const Array<int8_t>& codes,
+                       const Array<uint16_t>& scales, const std::optional<Array<float>>& bias,
+                       const std::string& isa) {
+  Array<float> y({x.shape(0), codes.shape(0)});
+  const ops::Q8Matmul op = {.x = x.data(),
+                            .codes = codes.data(),
+                            .scales = scales.data(),
+                            .bias = data_or_null(bias),
+                            .y = y.mutable_data(),
+                            .tokens = dim(x, 0),
+                            .n = dim(codes, 0),
+                            .k = dim(x, 1)};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::q8_matmul(kernels, default_pool(), op);
   return y;
 }
 
@@ -233,6 +273,9 @@ void register_ops(py::module_& m) {
   // Shapes and dtypes are checked in gptoss.ops; `isa` "" is the one in use.
   m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "isa"_a = "");
   m.def("dense_matmul", &dense_matmul, "x"_a.noconvert(), "w"_a.noconvert(),
+        py::arg("bias").noconvert() = py::none(), "fast"_a = false, "isa"_a = "");
+  m.def("q8_encode", &q8_encode, "w"_a.noconvert());
+  m.def("q8_matmul", &q8_matmul, "x"_a.noconvert(), "codes"_a.noconvert(), "scales"_a.noconvert(),
         py::arg("bias").noconvert() = py::none(), "isa"_a = "");
   m.def("mxfp4_matmul", &mxfp4_matmul, "x"_a.noconvert(), "blocks"_a.noconvert(),
         "scales"_a.noconvert(), py::arg("bias").noconvert() = py::none(),

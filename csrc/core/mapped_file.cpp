@@ -48,6 +48,14 @@ MappedFile::MappedFile(const std::string& path) {
 
 MappedFile::~MappedFile() { munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_bytes_)); }
 
+void release_file_pages(const uint8_t* data, int64_t size_bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGE_SIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(size_bytes)) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 LazyMemory::LazyMemory(int64_t size_bytes) : size_bytes_(size_bytes) {
   if (size_bytes == 0) return;
   int flags = MAP_PRIVATE | MAP_ANONYMOUS;

@@ -19,6 +19,7 @@ struct TensorView {
   const uint8_t* data = nullptr;
   DType dtype = DType::u8;
   std::vector<int64_t> shape;
+  bool mapped = false;  // from a file: the system can read the bytes again
 };
 
 // A checkpoint's tensors by name, with whatever keeps their bytes alive.

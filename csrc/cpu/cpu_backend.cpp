@@ -1,6 +1,7 @@
 // The forward pass on the CPU. Large weights are used as they lie in the checkpoint; norms, sinks
 // and biases, which are small, are widened to f32 when the model is loaded.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -35,6 +36,20 @@ struct KvPool {
   int64_t page_bytes() const { return layer_bytes * n_layers; }
 };
 
+// A dense matrix as its matmul reads it: bf16 in the checkpoint, or int8 in memory of our own.
+struct DenseWeights {
+  const void* weights = nullptr;
+  const void* scales = nullptr;
+};
+struct LayerDenseWeights {
+  DenseWeights q, k, v, o;
+};
+
+const Matmul& dense_matmul_of(const Kernels& kernels, const BackendOptions& options) {
+  if (options.dense == DenseType::q8) return kernels.q8;
+  return options.precision == Precision::reference ? kernels.bf16 : kernels.bf16_fast;
+}
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(Weights weights, const BackendOptions& options)
@@ -43,12 +58,24 @@ class CpuBackend final : public Backend {
         kernels_(select_kernels()),
         pool_(resolve_thread_count(options.threads)),
         kv_type_(options.precision == Precision::reference ? KvType::f32 : KvType::f16),
-        int8_experts_(options.precision == Precision::automatic),
+        dense_matmul_(dense_matmul_of(kernels_, options)),
+        router_matmul_(options.precision == Precision::reference ? kernels_.bf16
+                                                                 : kernels_.bf16_fast),
+        expert_matmul_(options.precision == Precision::reference ? kernels_.mxfp4
+                                                                 : kernels_.mxfp4_q8),
         rope_table_(config_.rope, config_.head_dim) {
     check(config_.head_dim % 16 == 0 && config_.head_dim <= ops::kMaxHeadDim,
           "[cpu] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
           config_.head_dim);
     widen_small_weights();
+    if (options.dense == DenseType::q8) {
+      encode_dense_weights();
+    } else {
+      for (const LayerWeights& w : weights_.layers) {
+        dense_.push_back({{w.q.data}, {w.k.data}, {w.v.data}, {w.o.data}});
+      }
+      unembedding_ = {weights_.unembedding.data};
+    }
     for (int i = 0; i < config_.n_layers; ++i) {
       KvPool& pool = kv_pool(i);
       index_in_kind_.push_back(pool.n_layers++);
@@ -60,7 +87,8 @@ class CpuBackend final : public Backend {
     return concat("cpu, ", kernels_.name, ", ", pool_.size(),
                   pool_.size() == 1 ? " thread" : " threads", ", KV cache ",
                   kv_type_ == KvType::f32 ? "f32" : "f16", ", expert inputs ",
-                  int8_experts_ ? "int8" : "f32");
+                  expert_matmul_.inputs, ", dense inputs ", dense_matmul_.inputs,
+                  &dense_matmul_ == &kernels_.q8 ? ", dense weights int8" : "");
   }
 
   int64_t full_page_bytes() const override { return full_.page_bytes(); }
@@ -89,17 +117,18 @@ class CpuBackend final : public Backend {
       if (buffer.size() < size) buffer.resize(size);
     };
     grow(x_, t * hidden);
-    grow(normed_, t * static_cast<size_t>(packed_size(config_.hidden_size)));
+    grow(dense_in_, t * static_cast<size_t>(std::max(dense_matmul_.row_bytes(config_.hidden_size),
+                                                     dense_matmul_.row_bytes(config_.q_size()))));
+    grow(router_in_, t * static_cast<size_t>(router_matmul_.row_bytes(config_.hidden_size)));
     grow(qkv_, t * static_cast<size_t>(qkv_size()));
     grow(attended_, t * static_cast<size_t>(config_.q_size()));
-    grow(attended_packed_, t * static_cast<size_t>(packed_size(config_.q_size())));
     grow(router_logits_, t * static_cast<size_t>(config_.n_experts));
     grow(expert_weights_, pairs);
     grow(expert_out_, pairs * hidden);
-    // Zero at first, and so stays the padding of int8 rows.
-    grow(expert_in_, t * static_cast<size_t>(expert_row_bytes(config_.hidden_size)));
-    grow(gathered_, pairs * static_cast<size_t>(expert_row_bytes(config_.hidden_size)));
-    grow(intermediate_, pairs * static_cast<size_t>(expert_row_bytes(config_.intermediate_size)));
+    grow(normed_, t * hidden);
+    grow(gathered_, pairs * static_cast<size_t>(expert_matmul_.row_bytes(config_.hidden_size)));
+    grow(intermediate_,
+         pairs * static_cast<size_t>(expert_matmul_.row_bytes(config_.intermediate_size)));
     experts_.resize(pairs);
     pairs_.resize(pairs);
     row_of_pair_.resize(pairs);
@@ -132,16 +161,21 @@ class CpuBackend final : public Backend {
   }
 
   void attention_in(int layer) override {
-    const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+    const LayerDenseWeights& w = dense_[static_cast<size_t>(layer)];
     const SmallWeights& small = small_[static_cast<size_t>(layer)];
-    pool_.run(tokens_, [&](int64_t t) { norm_row(small.attention_norm, t, t); });
+    const int hidden = config_.hidden_size;
+    for_each_group(tokens_, [&](int64_t first, int count) {
+      const auto rows = norm_rows(small.attention_norm, first, count);
+      dense_matmul_.pack(rows.data(), count, hidden,
+                         dense_in_.data() + first * dense_matmul_.row_bytes(hidden));
+    });
     float* const qkv = qkv_.data();
     const MatmulTask tasks[] = {
-        hidden_task(w.q, small.q_bias, config_.q_size(), qkv, qkv_size()),
-        hidden_task(w.k, small.k_bias, config_.kv_size(), qkv + config_.q_size(), qkv_size()),
-        hidden_task(w.v, small.v_bias, config_.kv_size(),
-                    qkv + config_.q_size() + config_.kv_size(), qkv_size())};
-    matmul_panels(kernels_.matmul_bf16, pool_, tasks);
+        dense_task(w.q, small.q_bias, config_.q_size(), qkv, qkv_size()),
+        dense_task(w.k, small.k_bias, config_.kv_size(), qkv + config_.q_size(), qkv_size()),
+        dense_task(w.v, small.v_bias, config_.kv_size(), qkv + config_.q_size() + config_.kv_size(),
+                   qkv_size())};
+    matmul_panels(dense_matmul_, pool_, tasks);
 
     pool_.run(tokens_, [&](int64_t t) {
       float* const q = qkv + t * qkv_size();
@@ -179,36 +213,32 @@ class CpuBackend final : public Backend {
 
   void attention_out(int layer) override {
     const int q_size = config_.q_size();
-    pool_.run(tokens_, [&](int64_t t) {
-      kernels_.pack(attended_.data() + t * q_size, q_size,
-                    attended_packed_.data() + t * packed_size(q_size));
+    for_each_group(tokens_, [&](int64_t first, int count) {
+      dense_matmul_.pack(rows_of(attended_.data() + first * q_size, count, q_size).data(), count,
+                         q_size, dense_in_.data() + first * dense_matmul_.row_bytes(q_size));
     });
-    const MatmulTask task = {.x = attended_packed_.data(),
-                             .x_stride_bytes = packed_size(q_size) * int64_t{sizeof(float)},
-                             .tokens = tokens_,
-                             .k = q_size,
-                             .weights = weights_.layers[static_cast<size_t>(layer)].o.data,
-                             .scales = nullptr,
-                             .bias = small_[static_cast<size_t>(layer)].o_bias.data(),
-                             .y = x_.data(),
-                             .y_stride = config_.hidden_size,
-                             .accumulate = true,
-                             .row_begin = 0,
-                             .row_end = config_.hidden_size};
-    matmul_panels(kernels_.matmul_bf16, pool_, {&task, 1});
+    MatmulTask task =
+        dense_task(dense_[static_cast<size_t>(layer)].o, small_[static_cast<size_t>(layer)].o_bias,
+                   config_.hidden_size, x_.data(), config_.hidden_size);
+    task.k = q_size;
+    task.accumulate = true;
+    matmul_panels(dense_matmul_, pool_, {&task, 1});
   }
 
   void route(int layer) override {
     const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
     const SmallWeights& small = small_[static_cast<size_t>(layer)];
-    const int64_t row_bytes = expert_row_bytes(config_.hidden_size);
-    pool_.run(tokens_, [&](int64_t t) {
-      const float* const normed = norm_row(small.mlp_norm, t, t);
-      write_expert_row(normed, config_.hidden_size, expert_in_.data() + t * row_bytes);
+    const int hidden = config_.hidden_size;
+    for_each_group(tokens_, [&](int64_t first, int count) {
+      float* const normed = normed_.data() + first * hidden;
+      for (int i = 0; i < count; ++i) norm_row(small.mlp_norm, first + i, normed + i * hidden);
+      router_matmul_.pack(rows_of(normed, count, hidden).data(), count, hidden,
+                          router_in_.data() + first * router_matmul_.row_bytes(hidden));
     });
-    const MatmulTask task = hidden_task(w.router, small.router_bias, config_.n_experts,
-                                        router_logits_.data(), config_.n_experts);
-    matmul_panels(kernels_.matmul_bf16, pool_, {&task, 1});
+    MatmulTask task = dense_task({w.router.data}, small.router_bias, config_.n_experts,
+                                 router_logits_.data(), config_.n_experts);
+    task.x = router_in_.data();
+    matmul_panels(router_matmul_, pool_, {&task, 1});
     route_topk({.logits = router_logits_.data(),
                 .experts = experts_.data(),
                 .weights = expert_weights_.data(),
@@ -224,12 +254,26 @@ class CpuBackend final : public Backend {
                    .n = config_.hidden_size,
                    .n_experts = config_.n_experts,
                    .n_active = config_.n_active});
-    pool_.run(static_cast<int64_t>(pairs_.size()), [&](int64_t row) {
-      const int pair = pairs_[static_cast<size_t>(row)];
-      row_of_pair_[static_cast<size_t>(pair)] = static_cast<int32_t>(row);
-      std::memcpy(gathered_.data() + row * row_bytes,
-                  expert_in_.data() + pair / config_.n_active * row_bytes,
-                  static_cast<size_t>(row_bytes));
+    for (size_t row = 0; row < pairs_.size(); ++row) {
+      row_of_pair_[static_cast<size_t>(pairs_[row])] = static_cast<int32_t>(row);
+    }
+    // Groups begin anew with every expert.
+    groups_.clear();
+    for (int e = 0; e < config_.n_experts; ++e) {
+      const int end = offsets_[static_cast<size_t>(e) + 1];
+      for (int row = offsets_[static_cast<size_t>(e)]; row < end; row += kGroupTokens) {
+        groups_.push_back({row, std::min(kGroupTokens, end - row)});
+      }
+    }
+    pool_.run(static_cast<int64_t>(groups_.size()), [&](int64_t index) {
+      const auto [first, count] = groups_[static_cast<size_t>(index)];
+      GroupRows rows;
+      for (int i = 0; i < count; ++i) {
+        const int token = pairs_[static_cast<size_t>(first + i)] / config_.n_active;
+        rows[static_cast<size_t>(i)] = normed_.data() + static_cast<int64_t>(token) * hidden;
+      }
+      expert_matmul_.pack(rows.data(), count, hidden,
+                          gathered_.data() + first * expert_matmul_.row_bytes(hidden));
     });
   }
 
@@ -241,7 +285,7 @@ class CpuBackend final : public Backend {
     for_each_expert_panel(gate_up_rows, [&](int expert, int row_begin, int row_end) {
       constexpr int kChunkTokens = 64;  // 16 kB of scratch
       float gate_up[kChunkTokens * kPanelRows];
-      float h[kPanelRows / 2];
+      float h[kGroupTokens * kPanelRows / 2] = {};
       MatmulTask task = expert_task(w.gate_up_blocks, w.gate_up_scales, small.gate_up_bias, expert,
                                     gate_up_rows, config_.hidden_size);
       task.row_begin = row_begin;
@@ -251,18 +295,19 @@ class CpuBackend final : public Backend {
       const int begin = offsets_[static_cast<size_t>(expert)];
       const int end = offsets_[static_cast<size_t>(expert) + 1];
       for (int row = begin; row < end; row += kChunkTokens) {
-        task.x = gathered_.data() + row * expert_row_bytes(config_.hidden_size);
+        task.x = gathered_.data() + row * expert_matmul_.row_bytes(config_.hidden_size);
         task.tokens = std::min(kChunkTokens, end - row);
-        expert_matmul(task);
-        for (int t = 0; t < task.tokens; ++t) {
-          kernels_.swiglu(gate_up + t * kPanelRows, kPanelRows / 2, config_.swiglu_limit, h);
-          uint8_t* const out =
-              intermediate_.data() + (row + t) * expert_row_bytes(config_.intermediate_size);
-          if (int8_experts_) {
-            kernels_.quantize_q8_block(h, config_.intermediate_size, row_begin / kPanelRows, out);
-          } else {
-            kernels_.pack(h, kPanelRows / 2, reinterpret_cast<float*>(out) + row_begin / 2);
+        expert_matmul_.run(task);
+        for (int t = 0; t < task.tokens; t += kGroupTokens) {
+          const int count = std::min(kGroupTokens, task.tokens - t);
+          for (int i = 0; i < count; ++i) {
+            kernels_.swiglu(gate_up + (t + i) * kPanelRows, kPanelRows / 2, config_.swiglu_limit,
+                            h + i * kPanelRows / 2);
           }
+          expert_matmul_.pack_block(
+              h, kPanelRows / 2, count, config_.intermediate_size, row_begin / kPanelRows,
+              intermediate_.data() +
+                  (row + t) * expert_matmul_.row_bytes(config_.intermediate_size));
         }
       }
     });
@@ -278,11 +323,11 @@ class CpuBackend final : public Backend {
       const int64_t begin = offsets_[static_cast<size_t>(expert)];
       task.row_begin = row_begin;
       task.row_end = row_end;
-      task.x = intermediate_.data() + begin * expert_row_bytes(config_.intermediate_size);
+      task.x = intermediate_.data() + begin * expert_matmul_.row_bytes(config_.intermediate_size);
       task.tokens = static_cast<int>(offsets_[static_cast<size_t>(expert) + 1] - begin);
       task.y = expert_out_.data() + begin * hidden + row_begin;
       task.y_stride = hidden;
-      expert_matmul(task);
+      expert_matmul_.run(task);
     });
     // The router's order, whatever the order in which experts were computed.
     pool_.run(tokens_, [&](int64_t t) {
@@ -297,13 +342,19 @@ class CpuBackend final : public Backend {
   void unembed(float* logits) override {
     const auto n_rows = static_cast<int>(input_.logit_rows.size());
     if (n_rows == 0) return;
-    pool_.run(n_rows, [&](int64_t i) {
-      norm_row(final_norm_, input_.logit_rows[static_cast<size_t>(i)], i);
+    const int hidden = config_.hidden_size;
+    for_each_group(n_rows, [&](int64_t first, int count) {
+      float* const normed = group_scratch();
+      for (int i = 0; i < count; ++i) {
+        norm_row(final_norm_, input_.logit_rows[static_cast<size_t>(first + i)],
+                 normed + i * hidden);
+      }
+      dense_matmul_.pack(rows_of(normed, count, hidden).data(), count, hidden,
+                         dense_in_.data() + first * dense_matmul_.row_bytes(hidden));
     });
-    MatmulTask task =
-        hidden_task(weights_.unembedding, {}, config_.vocab_size, logits, config_.vocab_size);
+    MatmulTask task = dense_task(unembedding_, {}, config_.vocab_size, logits, config_.vocab_size);
     task.tokens = n_rows;
-    matmul_panels(kernels_.matmul_bf16, pool_, {&task, 1});
+    matmul_panels(dense_matmul_, pool_, {&task, 1});
   }
 
  private:
@@ -346,46 +397,87 @@ class CpuBackend final : public Backend {
     }
   }
 
-  // Row `to` of normed_ = packed rms_norm of row `from` of x_. Returns it unpacked, valid until
-  // this thread's next call.
-  const float* norm_row(const std::vector<float>& weight, int64_t from, int64_t to) {
-    static thread_local std::vector<float> row;
+  // Every dense matrix in int8, made by all threads from the checkpoint's bf16, whose pages the
+  // system may then have back.
+  void encode_dense_weights() {
+    const auto bytes = [&](const TensorView& w) {
+      const int64_t size = w.shape[0] * w.shape[1];
+      check(w.shape[1] % kQ8Block == 0,
+            "[cpu] dense weights in int8 need in-features in whole "
+            "blocks of ",
+            kQ8Block, ", got ", w.shape[1]);
+      return size + size / kQ8Block * int64_t{sizeof(uint16_t)};
+    };
+    int64_t total = bytes(weights_.unembedding);
+    for (const LayerWeights& w : weights_.layers) {
+      total += bytes(w.q) + bytes(w.k) + bytes(w.v) + bytes(w.o);
+    }
+    encoded_ = LazyMemory(total);
+    uint8_t* next = encoded_.data();
+    const auto encode = [&](const TensorView& w) {
+      const int64_t rows = w.shape[0];
+      const int64_t k = w.shape[1];
+      auto* const codes = reinterpret_cast<int8_t*>(next);
+      auto* const scales = reinterpret_cast<uint16_t*>(next + rows * k);
+      next += bytes(w);
+      q8_encode(kernels_, pool_,
+                {.w = reinterpret_cast<const uint16_t*>(w.data),
+                 .codes = codes,
+                 .scales = scales,
+                 .n = static_cast<int>(rows),
+                 .k = static_cast<int>(k)});
+      if (w.mapped) release_file_pages(w.data, rows * k * size_of(w.dtype));
+      return DenseWeights{codes, scales};
+    };
+    for (const LayerWeights& w : weights_.layers) {
+      dense_.push_back({encode(w.q), encode(w.k), encode(w.v), encode(w.o)});
+    }
+    unembedding_ = encode(weights_.unembedding);
+  }
+
+  // f(first token, count) for groups of tokens, in parallel.
+  template <class F>
+  void for_each_group(int tokens, F&& f) {
+    pool_.run(group_count(tokens), [&](int64_t group) {
+      const int64_t first = group * kGroupTokens;
+      f(first, static_cast<int>(std::min<int64_t>(kGroupTokens, tokens - first)));
+    });
+  }
+
+  using GroupRows = std::array<const float*, kGroupTokens>;
+  static GroupRows rows_of(const float* x, int count, int64_t stride) {
+    GroupRows rows;
+    for (int i = 0; i < count; ++i) rows[static_cast<size_t>(i)] = x + i * stride;
+    return rows;
+  }
+
+  // This thread's scratch for a group of rows of the residual stream: (16, hidden).
+  float* group_scratch() const {
+    static thread_local std::vector<float> rows;
+    const auto size = static_cast<size_t>(kGroupTokens) * static_cast<size_t>(config_.hidden_size);
+    if (rows.size() < size) rows.resize(size);
+    return rows.data();
+  }
+  void norm_row(const std::vector<float>& weight, int64_t token, float* y) const {
     const int hidden = config_.hidden_size;
-    row.resize(static_cast<size_t>(hidden));
-    kernels_.rms_norm(x_.data() + from * hidden, weight.data(), config_.rms_norm_eps, hidden,
-                      row.data());
-    kernels_.pack(row.data(), hidden, normed_.data() + to * packed_size(hidden));
-    return row.data();
+    kernels_.rms_norm(x_.data() + token * hidden, weight.data(), config_.rms_norm_eps, hidden, y);
+  }
+  // rms_norm of tokens of x_, in this thread's scratch.
+  GroupRows norm_rows(const std::vector<float>& weight, int64_t first, int count) const {
+    const int hidden = config_.hidden_size;
+    float* const normed = group_scratch();
+    for (int i = 0; i < count; ++i) norm_row(weight, first + i, normed + i * hidden);
+    return rows_of(normed, count, hidden);
   }
 
-  // What the experts' matmuls read: Q8 rows or packed f32.
-  int64_t expert_row_bytes(int64_t k) const {
-    return int8_experts_ ? q8_row_bytes(k) : packed_size(k) * int64_t{sizeof(float)};
-  }
-  void write_expert_row(const float* x, int k, uint8_t* row) const {
-    if (int8_experts_) {
-      kernels_.quantize_q8(x, k, row);
-    } else {
-      kernels_.pack(x, k, reinterpret_cast<float*>(row));
-    }
-  }
-  void expert_matmul(const MatmulTask& task) const {
-    if (int8_experts_) {
-      kernels_.matmul_mxfp4_q8(task);
-    } else {
-      kernels_.matmul_mxfp4(task);
-    }
-  }
-
-  // y (T, n) = normed_ @ w^T + bias, for all rows of w.
-  MatmulTask hidden_task(const TensorView& w, const std::vector<float>& bias, int n, float* y,
-                         int y_stride) const {
-    return {.x = normed_.data(),
-            .x_stride_bytes = packed_size(config_.hidden_size) * int64_t{sizeof(float)},
+  // y (T, n) = dense_in_ @ w^T + bias, for all rows of w.
+  MatmulTask dense_task(const DenseWeights& w, const std::vector<float>& bias, int n, float* y,
+                        int y_stride) const {
+    return {.x = dense_in_.data(),
             .tokens = tokens_,
             .k = config_.hidden_size,
-            .weights = w.data,
-            .scales = nullptr,
+            .weights = w.weights,
+            .scales = w.scales,
             .bias = bias.empty() ? nullptr : bias.data(),
             .y = y,
             .y_stride = y_stride,
@@ -398,7 +490,6 @@ class CpuBackend final : public Backend {
   MatmulTask expert_task(const TensorView& blocks, const TensorView& scales,
                          const std::vector<float>& bias, int64_t expert, int n, int k) const {
     return {.x = nullptr,
-            .x_stride_bytes = expert_row_bytes(k),
             .tokens = 0,
             .k = k,
             .weights = blocks.data + expert * n * (k / kMxfp4BlockSize) * kMxfp4BlockBytes,
@@ -433,10 +524,14 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   ThreadPool pool_;
   const KvType kv_type_;
-  const bool int8_experts_;
+  const Matmul &dense_matmul_, &router_matmul_, &expert_matmul_;
   const ops::RopeTable rope_table_;
   std::vector<SmallWeights> small_;  // (layers)
   std::vector<float> final_norm_;    // (hidden)
+
+  std::vector<LayerDenseWeights> dense_;  // (layers)
+  DenseWeights unembedding_;
+  LazyMemory encoded_;  // dense weights that are not the checkpoint's
 
   KvPool full_, window_;
   std::vector<int> index_in_kind_;  // (layers): a layer's place among those of its kind
@@ -448,10 +543,11 @@ class CpuBackend final : public Backend {
   std::vector<int> sequence_of_token_;  // (T)
   std::vector<float> rotations_;        // (T, D): cos (D/2), sin (D/2)
   std::vector<float> x_;                // (T, hidden): the residual stream
-  std::vector<float> normed_;           // (T, hidden) packed
+  std::vector<uint8_t> dense_in_;       // (T) activations of a dense matmul, packed
+  std::vector<float> normed_;           // (T, hidden): inputs of router and experts
+  std::vector<uint8_t> router_in_;      // (T) the same of the router's
   std::vector<float> qkv_;              // (T, (H + 2G) * D)
   std::vector<float> attended_;         // (T, H*D)
-  std::vector<float> attended_packed_;  // (T, H*D) packed
   std::vector<float> router_logits_;    // (T, E)
   std::vector<int32_t> experts_;        // (T, A)
   std::vector<float> expert_weights_;   // (T, A)
@@ -459,9 +555,12 @@ class CpuBackend final : public Backend {
   std::vector<int32_t> row_of_pair_;    // (T*A): the inverse of pairs_
   std::vector<int32_t> offsets_;        // (E + 1)
   std::vector<int> active_experts_;
-  std::vector<uint8_t> expert_in_;     // (T) expert rows of hidden
-  std::vector<uint8_t> gathered_;      // (T*A) expert rows of hidden, sorted by expert
-  std::vector<uint8_t> intermediate_;  // (T*A) expert rows of I, likewise
+  struct Group {
+    int first, count;  // of the rows sorted by expert
+  };
+  std::vector<Group> groups_;          // activations of one expert, packed together
+  std::vector<uint8_t> gathered_;      // (T*A) experts' inputs, packed, sorted by expert
+  std::vector<uint8_t> intermediate_;  // (T*A) of the experts' second matmul, likewise
   std::vector<float> expert_out_;      // (T*A, hidden)
 };
 

@@ -6,6 +6,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -25,7 +29,7 @@ uint64_t saved_state() {
 }
 
 struct Cpuid {
-  uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_1_eax = 0;
+  uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0, leaf7_1_eax = 0;
   uint64_t xcr0 = 0;
 
   Cpuid() {
@@ -34,12 +38,24 @@ struct Cpuid {
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
       leaf7_ebx = b;
       leaf7_ecx = c;
+      leaf7_edx = d;
       const uint32_t subleaves = a;
       if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) leaf7_1_eax = a;
     }
     if (leaf1_ecx & (1u << 27)) xcr0 = saved_state();  // OSXSAVE
   }
 };
+
+// Linux gives a process the tiles' registers when it asks.
+bool request_tiles() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 class Requirements {
  public:
@@ -69,7 +85,16 @@ std::vector<Isa> detect() {
       .need(id.leaf7_ecx & (1u << 11), "AVX512_VNNI")
       .need(id.leaf7_1_eax & (1u << 5), "AVX512_BF16")
       .need((id.xcr0 & 0xe6) == 0xe6, "operating system support for AVX-512 state");
-  return {avx512.with(kAvx512Kernels), avx2.with(kAvx2Kernels), {&kScalarKernels, true, ""}};
+  Requirements amx = avx512;
+  amx.need(id.leaf7_edx & (1u << 24), "AMX_TILE")
+      .need(id.leaf7_edx & (1u << 25), "AMX_INT8")
+      .need(id.leaf7_edx & (1u << 22), "AMX_BF16")
+      .need((id.xcr0 & 0x60000) == 0x60000 && request_tiles(),
+            "operating system support for AMX state");
+  return {amx.with(kAmxKernels),
+          avx512.with(kAvx512Kernels),
+          avx2.with(kAvx2Kernels),
+          {&kScalarKernels, true, ""}};
 }
 
 #elif defined(__aarch64__)

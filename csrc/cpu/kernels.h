@@ -1,14 +1,13 @@
 // The CPU kernels: one table per instruction set, one source (kernels.inl.h) behind all of them.
 //
-// Activations reach the matmuls "packed": rows padded with zeros to a multiple of 32, each block
-// of 32 as its 16 even elements followed by its 16 odd ones, the order in which 32-bit lanes give
-// up bf16 pairs and MXFP4 nibbles.
+// Activations reach a matmul in the form that it asks for (Matmul below): as packed f32 rows,
+// padded with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
+// 16 odd ones, the order in which 32-bit lanes give up bf16 pairs and MXFP4 nibbles; or quantised
+// to int8 (Q8 rows below), so that products are exact integers within a block of 32, and only the
+// sum over blocks is f32; or in tiles of bf16.
 //
-// The MXFP4 matmul also takes activations quantised to int8 (Q8 rows below): products are then
-// exact integers within a block of 32, and only the sum over blocks is f32.
-//
-// Every sum has one fixed order per output element (16 lanes over K, then a tree), whatever the
-// tile: a row's result does not depend on how many rows or tokens are computed with it.
+// Every sum has one fixed order per output element, whatever the tile: a row's result does not
+// depend on how many rows or tokens are computed with it.
 #pragma once
 
 #include <cstdint>
@@ -20,31 +19,55 @@ namespace gptoss::cpu {
 inline constexpr int64_t packed_size(int64_t k) { return (k + 31) / 32 * 32; }
 
 // A row of K activations in int8, 32 with a scale: x = code * 2 * scale, codes in [-127, 127]. K is
-// padded with zeros to whole groups of 128. In bytes, from the row's start:
-//   codes       (groups, 2, 64) i8   a group's 64 even elements, then its 64 odd ones
-//   scales      (groups * 4)    f32  largest magnitude / 254: MXFP4 values are doubled in integers
-//   corrections (groups * 4)    i32  -12 * sum of the block's codes, for kernels with weights + 12
+// padded with zeros to whole groups of 4 blocks. In bytes, from the row's start:
+//   codes       (blocks, 2, 16) i8   a block's 16 even elements, then its 16 odd ones
+//   scales      (blocks)        f32  largest magnitude / 254: MXFP4 values are doubled in integers
+//   corrections (blocks)        i32  -16 * sum of the block's codes, for kernels whose weights
+//   carry
+//                                    an offset of 16 to be unsigned
 inline constexpr int64_t q8_padded(int64_t k) { return (k + 127) / 128 * 128; }
 inline constexpr int64_t q8_scales_offset(int64_t k) { return q8_padded(k); }
 inline constexpr int64_t q8_corrections_offset(int64_t k) { return q8_padded(k) / 8 * 9; }
 inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10; }
+
+// A row of K weights in int8, 32 with a scale: w = code * scale / 2, codes in [-127, 127]. Codes
+// lie in groups of 4 blocks: (2, 4, 16), all even elements before all odd ones, the last group with
+// as many blocks as are left; scales (K/32) bf16. K is a multiple of 32.
+inline constexpr int kQ8Block = 32;
 
 enum class KvType : uint8_t { f32, f16 };
 inline constexpr int64_t size_of(KvType type) { return type == KvType::f32 ? 4 : 2; }
 
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {
-  const void* x;           // (tokens) packed f32 or Q8 rows of K activations
-  int64_t x_stride_bytes;  // from row to row
+  const void* x;  // activations in the matmul's form
   int tokens;
   int k;
-  const void* weights;    // bf16 (N, K), or MXFP4 blocks (N, K/32, 16)
-  const uint8_t* scales;  // MXFP4 only: (N, K/32)
-  const float* bias;      // (N), nullable
-  float* y;               // (tokens, row_end - row_begin), rows y_stride apart
+  const void* weights;  // bf16 (N, K), MXFP4 blocks (N, K/32, 16) or int8 codes (N, K)
+  const void* scales;   // (N, K/32): E8M0 for MXFP4, bf16 for int8; null for bf16
+  const float* bias;    // (N), nullable
+  float* y;             // (tokens, row_end - row_begin), rows y_stride apart
   int64_t y_stride;
   bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
+};
+
+// Most tokens that pack() takes: a group, which lies contiguous.
+inline constexpr int kGroupTokens = 16;
+
+// A matmul and the form in which it takes activations.
+struct Matmul {
+  const char* inputs;  // what it makes of activations, for people
+  // Bytes of activations per token; token t's group begins at t / 16 * 16 rows.
+  int64_t (*row_bytes)(int64_t k);
+  // Writes a block of 32 of K of a group: x (tokens <= 16, 32) f32, rows x_stride
+  // apart, zero beyond k.
+  void (*pack_block)(const float* x, int64_t x_stride, int tokens, int k, int block,
+                     uint8_t* group);
+  void (*run)(const MatmulTask&);
+
+  // Writes a group: tokens <= 16 rows of k f32.
+  void pack(const float* const* rows, int tokens, int k, uint8_t* group) const;
 };
 
 // Where one layer's keys and values of one sequence lie. The K of a page is (kv_heads, head_dim,
@@ -80,17 +103,18 @@ struct Kernels {
 
   // y (n) = x / sqrt(mean(x^2) + eps) * weight; y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);
-  // packed (packed_size(n)) from x (n); must not alias.
-  void (*pack)(const float* x, int n, float* packed);
-  void (*matmul_bf16)(const MatmulTask&);
-  void (*matmul_mxfp4)(const MatmulTask&);
-  // The same from Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order;
-  // then (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
-  void (*matmul_mxfp4_q8)(const MatmulTask&);
-  // Q8 row (q8_row_bytes(n)) from x (n).
-  void (*quantize_q8)(const float* x, int n, uint8_t* row);
-  // One block of 32 of a Q8 row of k activations; blocks beyond k must have been zeroed.
-  void (*quantize_q8_block)(const float* x, int k, int block, uint8_t* row);
+  // From packed f32 rows: 16 lanes over K, then a tree.
+  Matmul bf16;
+  Matmul mxfp4;
+  // bf16 weights as fast as the CPU can without losing much of what f32 activations have over bf16
+  // ones: `bf16` again, or what the instruction set has that is better.
+  Matmul bf16_fast;
+  // From Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order; then
+  // (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
+  Matmul mxfp4_q8;
+  Matmul q8;
+  // codes (k) and scales (k/32) of a row of int8 weights from bf16 w (k).
+  void (*encode_q8_weights)(const uint16_t* w, int k, int8_t* codes, uint16_t* scales);
   // x (n) f32 from bf16 bits.
   void (*from_bf16)(const uint16_t* x, int64_t n, float* y);
   // Rotates pairs (i, i + D/2) of x (heads, D) by cos, sin (D/2).
@@ -114,6 +138,7 @@ extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAmxKernels;
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;
 extern const Kernels kNeonDotprodKernels;

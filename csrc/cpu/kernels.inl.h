@@ -71,19 +71,16 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* y) {
   for (; i < n; ++i) y[i] = (x[i] * factor) * weight[i];
 }
 
-void pack(const float* x, int n, float* packed) {
-  const int blocks = n / 32;
-  for (int b = 0; b < blocks; ++b) {
+int64_t f32_row_bytes(int64_t k) { return packed_size(k) * int64_t{sizeof(float)}; }
+
+void pack_block_f32(const float* x, int64_t x_stride, int tokens, int k, int block,
+                    uint8_t* group) {
+  for (int t = 0; t < tokens; ++t, x += x_stride) {
+    auto* const packed = reinterpret_cast<float*>(group + t * f32_row_bytes(k)) + 32 * block;
     for (int i = 0; i < 16; ++i) {
-      packed[32 * b + i] = x[32 * b + 2 * i];
-      packed[32 * b + 16 + i] = x[32 * b + 2 * i + 1];
+      packed[i] = x[2 * i];
+      packed[16 + i] = x[2 * i + 1];
     }
-  }
-  const int rest = n - 32 * blocks;
-  if (rest == 0) return;
-  for (int i = 0; i < 16; ++i) {
-    packed[32 * blocks + i] = 2 * i < rest ? x[32 * blocks + 2 * i] : 0.0f;
-    packed[32 * blocks + 16 + i] = 2 * i + 1 < rest ? x[32 * blocks + 2 * i + 1] : 0.0f;
   }
 }
 
@@ -159,7 +156,7 @@ struct Mxfp4Rows {
 
   explicit Mxfp4Rows(const MatmulTask& task)
       : blocks(static_cast<const uint8_t*>(task.weights)),
-        scales(task.scales),
+        scales(static_cast<const uint8_t*>(task.scales)),
         blocks_per_row(task.k / kMxfp4BlockSize) {}
   void load(int64_t row, int block, F32x16& even, F32x16& odd) const {
     const int64_t index = row * blocks_per_row + block;
@@ -170,7 +167,7 @@ struct Mxfp4Rows {
 // kRows x kTokens sums, each in 16 lanes: even elements of a block, then odd ones, block by block.
 template <int kRows, int kTokens, class Rows>
 void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
-  const int64_t x_stride = task.x_stride_bytes / static_cast<int64_t>(sizeof(float));
+  const int64_t x_stride = packed_size(task.k);
   const float* const x = static_cast<const float*>(task.x) + token * x_stride;
   F32x16 sums[kRows][kTokens];
   for (int r = 0; r < kRows; ++r) {
@@ -258,30 +255,56 @@ void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
   float codes[32];
   store(codes, round(mul(first, inverse)));
   store(codes + 16, round(mul(second, inverse)));
-  auto* const out = reinterpret_cast<int8_t*>(row) + block / 4 * 128 + block % 4 * 16;
+  auto* const out = reinterpret_cast<int8_t*>(row) + 32 * block;
   int32_t sum = 0;
   for (int i = 0; i < 16; ++i) {
     // Out of range only where the block is poisoned.
     const int even = poison == 0.0f ? static_cast<int>(codes[2 * i]) : 0;
     const int odd = poison == 0.0f ? static_cast<int>(codes[2 * i + 1]) : 0;
     out[i] = static_cast<int8_t>(even);
-    out[64 + i] = static_cast<int8_t>(odd);
+    out[16 + i] = static_cast<int8_t>(odd);
     sum += even + odd;
   }
   const float scale = largest * (1.0f / 254.0f) + poison;
-  const int32_t correction = -12 * sum;
+  const int32_t correction = -16 * sum;
   std::memcpy(row + q8_scales_offset(k) + 4 * block, &scale, sizeof scale);
   std::memcpy(row + q8_corrections_offset(k) + 4 * block, &correction, sizeof correction);
 }
 
-void quantize_q8(const float* x, int n, uint8_t* row) {
-  const int blocks = n / 32;
-  for (int b = 0; b < blocks; ++b) quantize_q8_block(x + 32 * b, n, b, row);
-  float rest[32] = {};
-  std::memcpy(rest, x + 32 * blocks, static_cast<size_t>(n - 32 * blocks) * sizeof(float));
-  for (int b = blocks; b < q8_padded(n) / 32; ++b) {
-    quantize_q8_block(rest, n, b, row);
-    std::memset(rest, 0, sizeof rest);
+void pack_block_q8(const float* x, int64_t x_stride, int tokens, int k, int block, uint8_t* group) {
+  for (int t = 0; t < tokens; ++t) {
+    uint8_t* const row = group + t * q8_row_bytes(k);
+    quantize_q8_block(x + t * x_stride, k, block, row);
+    if (block + 1 < k / kQ8Block) continue;
+    const float zeros[kQ8Block] = {};
+    for (int b = block + 1; b < q8_padded(k) / kQ8Block; ++b) quantize_q8_block(zeros, k, b, row);
+  }
+}
+
+void encode_q8_weights(const uint16_t* w, int k, int8_t* codes, uint16_t* scales) {
+  const int blocks = k / kQ8Block;
+  const F32x16 zero = set1(0.0f);
+  for (int b = 0; b < blocks; ++b) {
+    F32x16 even;
+    F32x16 odd;
+    load_bf16_pairs(w + kQ8Block * b, even, odd);
+    const float largest = reduce_max(max(max(even, sub(zero, even)), max(odd, sub(zero, odd))));
+    // Rounded up, so that no code is beyond 127.
+    uint32_t bits;
+    const float exact = largest * (2.0f / 127.0f);
+    std::memcpy(&bits, &exact, sizeof bits);
+    scales[b] = static_cast<uint16_t>((bits + 0xffff) >> 16);
+    const float scale = bf16_to_float(scales[b]);
+    const F32x16 inverse = set1(scale > 0.0f ? 2.0f / scale : 0.0f);
+    float rounded[32];
+    store(rounded, round(mul(even, inverse)));
+    store(rounded + 16, round(mul(odd, inverse)));
+    const int in_group = blocks - b / 4 * 4 < 4 ? blocks - b / 4 * 4 : 4;
+    int8_t* const out = codes + b / 4 * 128 + b % 4 * 16;
+    for (int i = 0; i < 16; ++i) {
+      out[i] = static_cast<int8_t>(rounded[i]);
+      out[16 * in_group + i] = static_cast<int8_t>(rounded[16 + i]);
+    }
   }
 }
 
@@ -291,7 +314,7 @@ struct Q8Row {
   const int32_t* corrections;
 
   Q8Row(const MatmulTask& task, int token) {
-    const auto* const row = static_cast<const uint8_t*>(task.x) + token * task.x_stride_bytes;
+    const auto* const row = static_cast<const uint8_t*>(task.x) + token * q8_row_bytes(task.k);
     codes = reinterpret_cast<const int8_t*>(row);
     scales = reinterpret_cast<const float*>(row + q8_scales_offset(task.k));
     corrections = reinterpret_cast<const int32_t*>(row + q8_corrections_offset(task.k));
@@ -303,27 +326,31 @@ struct Q8Row {
 inline constexpr int kPrefetchRows = 4;
 
 // 4 rows x kTokens outputs, a group of 4 blocks at a time. Lane 4c + r holds chain c of row r.
-template <int kTokens>
+template <class Group, int kTokens>
 void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
-  const int64_t blocks_per_row = task.k / kMxfp4BlockSize;
+  constexpr int64_t kGroupBytes = 4 * Group::kBlockBytes;
+  const int64_t blocks_per_row = task.k / kQ8Block;
   const uint8_t* blocks[4];
-  const uint8_t* scales[4];
+  const typename Group::Scale* scales[4];
   for (int r = 0; r < 4; ++r) {
     // Missing rows repeat the last one; their sums are not stored.
     const int64_t index = (row + (r < n_rows ? r : n_rows - 1)) * blocks_per_row;
-    blocks[r] = static_cast<const uint8_t*>(task.weights) + index * kMxfp4BlockBytes;
-    scales[r] = task.scales + index;
+    blocks[r] = static_cast<const uint8_t*>(task.weights) + index * Group::kBlockBytes;
+    scales[r] = static_cast<const typename Group::Scale*>(task.scales) + index;
   }
   // Rows are too short for the hardware to follow them: what comes kPrefetchRows later is asked
   // for.
-  const int64_t prefetch_bytes = kPrefetchRows * blocks_per_row * kMxfp4BlockBytes;
+  const int64_t prefetch_bytes = kPrefetchRows * blocks_per_row * Group::kBlockBytes;
   F32x16 sums[kTokens];
   for (int t = 0; t < kTokens; ++t) sums[t] = set1(0.0f);
   const auto add_group = [&](int64_t group, int n_blocks) {
-    Codes128 codes[4];
+    Group codes[4];
     for (int r = 0; r < 4; ++r) {
-      __builtin_prefetch(blocks[r] + group * 4 * kMxfp4BlockBytes + prefetch_bytes);
-      codes[r] = load_mxfp4_codes(blocks[r] + group * 4 * kMxfp4BlockBytes, n_blocks);
+      const uint8_t* const at = blocks[r] + group * kGroupBytes;
+      for (int line = 0; line < kGroupBytes; line += 64) {
+        __builtin_prefetch(at + prefetch_bytes + line);
+      }
+      codes[r] = Group::load(at, n_blocks);
     }
     const F32x16 row_scales =
         load_scales4x4(scales[0] + 4 * group, scales[1] + 4 * group, scales[2] + 4 * group,
@@ -332,8 +359,8 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
       const Q8Row x(task, token + t);
       I32x16 dots[4];
       for (int r = 0; r < 4; ++r) dots[r] = dot(codes[r], x.codes + 128 * group);
-      const I32x16 exact =
-          sum_blocks(dots[0], dots[1], dots[2], dots[3], x.corrections + 4 * group);
+      const I32x16 exact = Group::undo_offset(sum_blocks(dots[0], dots[1], dots[2], dots[3]),
+                                              x.corrections + 4 * group);
       sums[t] = fma(mul(to_float(exact), row_scales), spread4(x.scales + 4 * group), sums[t]);
     }
   };
@@ -353,18 +380,19 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
   }
 }
 
-void matmul_mxfp4_q8(const MatmulTask& task) {
+template <class Group>
+void matmul_q8(const MatmulTask& task) {
   if (q8_panels_pay(task)) {
-    matmul_mxfp4_q8_panels(task);
+    matmul_q8_panels<Group>(task);
     return;
   }
   for (int row = task.row_begin; row < task.row_end; row += 4) {
     const int n_rows = task.row_end - row < 4 ? task.row_end - row : 4;
     int token = 0;
     for (; token + kTileTokensQ8 <= task.tokens; token += kTileTokensQ8) {
-      q8_tile<kTileTokensQ8>(task, row, n_rows, token);
+      q8_tile<Group, kTileTokensQ8>(task, row, n_rows, token);
     }
-    for (; token < task.tokens; ++token) q8_tile<1>(task, row, n_rows, token);
+    for (; token < task.tokens; ++token) q8_tile<Group, 1>(task, row, n_rows, token);
   }
 }
 
@@ -579,15 +607,18 @@ void attention_finish(int rows, int head_dim, const float* state, float* out, in
   }
 }
 
-constexpr Kernels make_kernels(const char* name) {
+constexpr Matmul kBf16F32 = {"f32", f32_row_bytes, pack_block_f32, matmul<Bf16Rows>};
+
+// `bf16_fast`: what the instruction set has for it.
+constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16F32) {
   return {.name = name,
           .rms_norm = rms_norm,
-          .pack = pack,
-          .matmul_bf16 = matmul<Bf16Rows>,
-          .matmul_mxfp4 = matmul<Mxfp4Rows>,
-          .matmul_mxfp4_q8 = matmul_mxfp4_q8,
-          .quantize_q8 = quantize_q8,
-          .quantize_q8_block = quantize_q8_block,
+          .bf16 = kBf16F32,
+          .mxfp4 = {"f32", f32_row_bytes, pack_block_f32, matmul<Mxfp4Rows>},
+          .bf16_fast = bf16_fast,
+          .mxfp4_q8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>},
+          .q8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q8Group>},
+          .encode_q8_weights = encode_q8_weights,
           .from_bf16 = from_bf16,
           .rope = rope,
           .store_kv = store_kv,

@@ -11,13 +11,24 @@
 namespace gptoss::cpu {
 namespace {
 
-std::vector<float> pack_rows(const Kernels& kernels, ThreadPool& pool, const float* x, int tokens,
-                             int k) {
-  const int64_t stride = packed_size(k);
-  std::vector<float> packed(static_cast<size_t>(tokens * stride));
-  pool.run(tokens, [&](int64_t t) { kernels.pack(x + t * k, k, packed.data() + t * stride); });
+// x (tokens, k) as the matmul takes it.
+std::vector<uint8_t> pack_activations(const Matmul& matmul, ThreadPool& pool, const float* x,
+                                      int tokens, int k) {
+  const int64_t row_bytes = matmul.row_bytes(k);
+  std::vector<uint8_t> packed(static_cast<size_t>(tokens * row_bytes));
+  pool.run(group_count(tokens), [&](int64_t group) {
+    const int64_t first = group * kGroupTokens;
+    const int count = static_cast<int>(std::min<int64_t>(kGroupTokens, tokens - first));
+    const float* rows[kGroupTokens];
+    for (int i = 0; i < count; ++i) rows[i] = x + (first + i) * k;
+    matmul.pack(rows, count, k, packed.data() + first * row_bytes);
+  });
   return packed;
 }
+
+constexpr int kManyTokens = 64;
+constexpr int kMostPanelRows = 256;
+constexpr int kUnitsPerThread = 4;
 
 // Copies k and v (S, G, D) into pages, in the layout that the kernels read.
 template <class Element>
@@ -40,22 +51,44 @@ void fill_pages(const ops::BandedAttention& op, const KvPages& kv) {
 
 }  // namespace
 
-void matmul_panels(void (*matmul)(const MatmulTask&), ThreadPool& pool,
-                   std::span<const MatmulTask> tasks) {
-  int64_t n_panels = 0;
-  for (const MatmulTask& task : tasks) n_panels += (task.row_end + kPanelRows - 1) / kPanelRows;
-  pool.run(n_panels, [&](int64_t panel) {
+void Matmul::pack(const float* const* rows, int tokens, int k, uint8_t* group) const {
+  float block[kGroupTokens][32];
+  for (int begin = 0; begin < k; begin += 32) {
+    const int count = std::min(32, k - begin);
+    for (int t = 0; t < tokens; ++t) {
+      std::memcpy(block[t], rows[t] + begin, static_cast<size_t>(count) * sizeof(float));
+      std::fill(block[t] + count, block[t] + 32, 0.0f);
+    }
+    pack_block(block[0], 32, tokens, k, begin / 32, group);
+  }
+}
+
+void matmul_panels(const Matmul& matmul, ThreadPool& pool, std::span<const MatmulTask> tasks) {
+  int64_t n_rows = 0;
+  for (const MatmulTask& task : tasks) n_rows += task.row_end;
+  // With many tokens it is their activations that a unit reads from afar: it gets more rows, as
+  // long as all threads have some units.
+  int rows_per_unit = kPanelRows;
+  while (tasks[0].tokens >= kManyTokens && rows_per_unit < kMostPanelRows &&
+         n_rows / (2 * rows_per_unit) >= kUnitsPerThread * pool.size()) {
+    rows_per_unit *= 2;
+  }
+  const auto units_of = [&](const MatmulTask& task) {
+    return (task.row_end + rows_per_unit - 1) / rows_per_unit;
+  };
+  int64_t n_units = 0;
+  for (const MatmulTask& task : tasks) n_units += units_of(task);
+  pool.run(n_units, [&](int64_t unit) {
     for (const MatmulTask& task : tasks) {
-      const int64_t panels = (task.row_end + kPanelRows - 1) / kPanelRows;
-      if (panel >= panels) {
-        panel -= panels;
+      if (unit >= units_of(task)) {
+        unit -= units_of(task);
         continue;
       }
       MatmulTask part = task;
-      part.row_begin = static_cast<int>(panel) * kPanelRows;
-      part.row_end = std::min(task.row_end, part.row_begin + kPanelRows);
+      part.row_begin = static_cast<int>(unit) * rows_per_unit;
+      part.row_end = std::min(task.row_end, part.row_begin + rows_per_unit);
       part.y = task.y + part.row_begin;
-      matmul(part);
+      matmul.run(part);
       return;
     }
   });
@@ -68,9 +101,9 @@ void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) 
 }
 
 void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
-  const std::vector<float> packed = pack_rows(kernels, pool, op.x, op.tokens, op.k);
+  const Matmul& matmul = op.fast ? kernels.bf16_fast : kernels.bf16;
+  const std::vector<uint8_t> packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
   const MatmulTask task = {.x = packed.data(),
-                           .x_stride_bytes = packed_size(op.k) * int64_t{sizeof(float)},
                            .tokens = op.tokens,
                            .k = op.k,
                            .weights = op.w,
@@ -81,23 +114,13 @@ void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatm
                            .accumulate = false,
                            .row_begin = 0,
                            .row_end = op.n};
-  matmul_panels(kernels.matmul_bf16, pool, {&task, 1});
+  matmul_panels(matmul, pool, {&task, 1});
 }
 
 void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {
-  const int64_t stride_bytes =
-      op.int8_activations ? q8_row_bytes(op.k) : packed_size(op.k) * int64_t{sizeof(float)};
-  std::vector<uint8_t> rows(static_cast<size_t>(op.tokens * stride_bytes));
-  pool.run(op.tokens, [&](int64_t t) {
-    uint8_t* const row = rows.data() + t * stride_bytes;
-    if (op.int8_activations) {
-      kernels.quantize_q8(op.x + t * op.k, op.k, row);
-    } else {
-      kernels.pack(op.x + t * op.k, op.k, reinterpret_cast<float*>(row));
-    }
-  });
-  const MatmulTask task = {.x = rows.data(),
-                           .x_stride_bytes = stride_bytes,
+  const Matmul& matmul = op.int8_activations ? kernels.mxfp4_q8 : kernels.mxfp4;
+  const std::vector<uint8_t> packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
+  const MatmulTask task = {.x = packed.data(),
                            .tokens = op.tokens,
                            .k = op.k,
                            .weights = op.blocks,
@@ -108,8 +131,33 @@ void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matm
                            .accumulate = false,
                            .row_begin = 0,
                            .row_end = op.n};
-  matmul_panels(op.int8_activations ? kernels.matmul_mxfp4_q8 : kernels.matmul_mxfp4, pool,
-                {&task, 1});
+  matmul_panels(matmul, pool, {&task, 1});
+}
+
+void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op) {
+  pool.run((op.n + kPanelRows - 1) / kPanelRows, [&](int64_t panel) {
+    const int64_t end = std::min<int64_t>(op.n, (panel + 1) * kPanelRows);
+    for (int64_t row = panel * kPanelRows; row < end; ++row) {
+      kernels.encode_q8_weights(op.w + row * op.k, op.k, op.codes + row * op.k,
+                                op.scales + row * (op.k / kQ8Block));
+    }
+  });
+}
+
+void q8_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Q8Matmul& op) {
+  const std::vector<uint8_t> packed = pack_activations(kernels.q8, pool, op.x, op.tokens, op.k);
+  const MatmulTask task = {.x = packed.data(),
+                           .tokens = op.tokens,
+                           .k = op.k,
+                           .weights = op.codes,
+                           .scales = op.scales,
+                           .bias = op.bias,
+                           .y = op.y,
+                           .y_stride = op.n,
+                           .accumulate = false,
+                           .row_begin = 0,
+                           .row_end = op.n};
+  matmul_panels(kernels.q8, pool, {&task, 1});
 }
 
 void rope(const Kernels& kernels, ThreadPool& pool, const ops::Rope& op) {

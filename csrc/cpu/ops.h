@@ -9,6 +9,7 @@
 #include "ops/dense_matmul.h"
 #include "ops/expert_gather.h"
 #include "ops/mxfp4_matmul.h"
+#include "ops/q8_matmul.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/route_topk.h"
@@ -19,6 +20,8 @@ namespace gptoss::cpu {
 void rms_norm(const Kernels&, ThreadPool&, const ops::RmsNorm&);
 void dense_matmul(const Kernels&, ThreadPool&, const ops::DenseMatmul&);
 void mxfp4_matmul(const Kernels&, ThreadPool&, const ops::Mxfp4Matmul&);
+void q8_encode(const Kernels&, ThreadPool&, const ops::Q8Encode&);
+void q8_matmul(const Kernels&, ThreadPool&, const ops::Q8Matmul&);
 void rope(const Kernels&, ThreadPool&, const ops::Rope&);
 void banded_attention(const Kernels&, ThreadPool&, const ops::BandedAttention&);
 void swiglu(const Kernels&, ThreadPool&, const ops::Swiglu&);
@@ -30,8 +33,10 @@ void expert_gather(const ops::ExpertGather&);
 // of 64, so that a panel of interleaved gate and up rows makes whole packed blocks of 32.
 inline constexpr int kPanelRows = 64;
 
-// Runs `matmul` over all rows of several tasks (their row_end is N) in panels, as one job.
-void matmul_panels(void (*matmul)(const MatmulTask&), ThreadPool& pool,
-                   std::span<const MatmulTask> tasks);
+// Runs a matmul over all rows of several tasks (their row_end is N) in panels, as one job.
+void matmul_panels(const Matmul& matmul, ThreadPool& pool, std::span<const MatmulTask> tasks);
+
+// Groups of up to 16 tokens, the unit in which activations are packed for a matmul.
+inline int64_t group_count(int64_t tokens) { return (tokens + kGroupTokens - 1) / kGroupTokens; }
 
 }  // namespace gptoss::cpu

@@ -1,4 +1,4 @@
-// For instruction sets without the panel kernel (q8_panels_avx512.inl.h).
+// For instruction sets without the panel kernel (q8_panels_vnni.inl.h, q8_panels_amx.inl.h).
 #pragma once
 
 #include "cpu/kernels.h"
@@ -6,6 +6,7 @@
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 
 inline bool q8_panels_pay(const MatmulTask&) { return false; }
-inline void matmul_mxfp4_q8_panels(const MatmulTask&) {}
+template <class Group>
+void matmul_q8_panels(const MatmulTask&) {}
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -126,42 +126,101 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   odd.hi = e2m1_lanes8(_mm_srli_si128(high, 8), half_scale);
 }
 
-// ---- int8 products of MXFP4 weights -----------------------------------------------------------
-// A group is 4 blocks, 128 elements. The doubled weights are whole numbers in [-12, 12].
+// ---- int8 products ----------------------------------------------------------------------------
+// A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
+// [-12, 12], or of int8 weights.
 
 struct I32x16 {
   __m256i lo, hi;
 };
-// A group of one row: doubled weights + 12, so that they are unsigned.
-struct Codes128 {
+// Lanes 4b + r: p[b].
+inline I32x16 spread4(const int32_t* p) {
+  const __m256i four =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
+          _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))};
+}
+
+// A group of one row; MXFP4 weights carry an offset of 16, so that they are unsigned.
+struct Mxfp4Group {
+  using Scale = uint8_t;
+  static constexpr int kBlockBytes = kMxfp4BlockBytes;
   __m256i even[2], odd[2];
+
+  static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+    const __m256i low_nibbles = _mm256_set1_epi8(15);
+    uint8_t padded[64] = {};
+    if (n_blocks < 4) {
+      std::memcpy(padded, blocks, static_cast<size_t>(kMxfp4BlockBytes * n_blocks));
+      blocks = padded;
+    }
+    Mxfp4Group codes;
+    for (int i = 0; i < 2; ++i) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * i));
+      codes.even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, low_nibbles));
+      codes.odd[i] =
+          _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low_nibbles));
+    }
+    return codes;
+  }
+  static I32x16 undo_offset(I32x16 sums, const int32_t* corrections) {
+    const I32x16 offsets = spread4(corrections);
+    return {_mm256_add_epi32(sums.lo, offsets.lo), _mm256_add_epi32(sums.hi, offsets.hi)};
+  }
+};
+struct Q8Group {
+  using Scale = uint16_t;
+  static constexpr int kBlockBytes = kQ8Block;
+  __m256i even[2], odd[2];
+
+  static Q8Group load(const uint8_t* group, int n_blocks) {
+    uint8_t padded[128] = {};
+    const uint8_t* halves[2] = {group, group + 64};
+    if (n_blocks < 4) {
+      const auto half = static_cast<size_t>(16 * n_blocks);
+      std::memcpy(padded, group, half);
+      std::memcpy(padded + 64, group + half, half);
+      halves[0] = padded;
+      halves[1] = padded + 64;
+    }
+    Q8Group codes;
+    for (int i = 0; i < 2; ++i) {
+      codes.even[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves[0] + 32 * i));
+      codes.odd[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves[1] + 32 * i));
+    }
+    return codes;
+  }
+  static I32x16 undo_offset(I32x16 sums, const int32_t* /*corrections*/) { return sums; }
 };
 
-inline Codes128 load_mxfp4_codes(const uint8_t* blocks, int n_blocks) {
-  const __m256i table = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-  const __m256i low_nibbles = _mm256_set1_epi8(15);
-  uint8_t padded[64] = {};
-  if (n_blocks < 4) {
-    std::memcpy(padded, blocks, static_cast<size_t>(kMxfp4BlockBytes * n_blocks));
-    blocks = padded;
-  }
-  Codes128 codes;
-  for (int i = 0; i < 2; ++i) {
-    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks + 32 * i));
-    codes.even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, low_nibbles));
-    codes.odd[i] =
-        _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low_nibbles));
-  }
-  return codes;
-}
-inline I32x16 dot(const Codes128& w, const int8_t* x) {
-  // |pair of products| <= 2 * 24 * 127 and twice that fit into 16 bits.
+inline I32x16 dot(const Mxfp4Group& w, const int8_t* x) {
+  // |pair of products| <= 2 * 28 * 127 and twice that fit into 16 bits.
   const auto half = [&](int i) {
-    const auto* const p = reinterpret_cast<const __m256i*>(x + 32 * i);
-    const __m256i even = _mm256_maddubs_epi16(w.even[i], _mm256_loadu_si256(p));
-    const __m256i odd = _mm256_maddubs_epi16(w.odd[i], _mm256_loadu_si256(p + 2));
+    const auto* const p = reinterpret_cast<const __m256i*>(x + 64 * i);
+    const __m256i first = _mm256_loadu_si256(p);
+    const __m256i second = _mm256_loadu_si256(p + 1);
+    const __m256i even =
+        _mm256_maddubs_epi16(w.even[i], _mm256_permute2x128_si256(first, second, 0x20));
+    const __m256i odd =
+        _mm256_maddubs_epi16(w.odd[i], _mm256_permute2x128_si256(first, second, 0x31));
     return _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
+  };
+  return {half(0), half(1)};
+}
+inline I32x16 dot(const Q8Group& w, const int8_t* x) {
+  // The sign goes to x: |pair of products| <= 2 * 127 * 127 fits into 16 bits.
+  const auto products = [](__m256i a, __m256i b) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  };
+  const auto half = [&](int i) {
+    const auto* const p = reinterpret_cast<const __m256i*>(x + 64 * i);
+    const __m256i first = _mm256_loadu_si256(p);
+    const __m256i second = _mm256_loadu_si256(p + 1);
+    return _mm256_add_epi32(products(w.even[i], _mm256_permute2x128_si256(first, second, 0x20)),
+                            products(w.odd[i], _mm256_permute2x128_si256(first, second, 0x31)));
   };
   return {half(0), half(1)};
 }
@@ -171,7 +230,7 @@ inline F32x16 spread4(const float* p) {
   return {_mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
           _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))};
 }
-inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3, const int32_t* corrections) {
+inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3) {
   const auto pairs = [](__m256i a, __m256i b) {
     return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
   };
@@ -180,13 +239,7 @@ inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3, const int32
     const __m256i cd = pairs(c, d);
     return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
   };
-  const __m256i four =
-      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(corrections)));
-  const __m256i first =
-      _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
-  const __m256i last = _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3));
-  return {_mm256_add_epi32(quads(r0.lo, r1.lo, r2.lo, r3.lo), first),
-          _mm256_add_epi32(quads(r0.hi, r1.hi, r2.hi, r3.hi), last)};
+  return {quads(r0.lo, r1.lo, r2.lo, r3.lo), quads(r0.hi, r1.hi, r2.hi, r3.hi)};
 }
 inline F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t* r2,
@@ -204,6 +257,23 @@ inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes), 23));
   };
   return {powers(by_block), powers(_mm_srli_si128(by_block, 8))};
+}
+inline F32x16 load_scales4x4(const uint16_t* r0, const uint16_t* r1, const uint16_t* r2,
+                             const uint16_t* r3, int n_blocks) {
+  uint64_t rows[4] = {};
+  const auto bytes = static_cast<size_t>(2 * n_blocks);
+  std::memcpy(&rows[0], r0, bytes);
+  std::memcpy(&rows[1], r1, bytes);
+  std::memcpy(&rows[2], r2, bytes);
+  std::memcpy(&rows[3], r3, bytes);
+  // Words of block b from all rows, in the upper halves of their lanes.
+  const auto word = [&](int r, int b) { return static_cast<int>(rows[r] >> (16 * b) << 16); };
+  const auto two_blocks = [&](int b) {
+    return _mm256_castsi256_ps(_mm256_setr_epi32(word(0, b), word(1, b), word(2, b), word(3, b),
+                                                 word(0, b + 1), word(1, b + 1), word(2, b + 1),
+                                                 word(3, b + 1)));
+  };
+  return {two_blocks(0), two_blocks(2)};
 }
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -88,31 +88,17 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   odd.v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
 }
 
-// ---- int8 products of MXFP4 weights -----------------------------------------------------------
-// A group is 4 blocks, 128 elements. The doubled weights are whole numbers in [-12, 12].
+// ---- int8 products ----------------------------------------------------------------------------
+// A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
+// [-12, 12], or of int8 weights.
 
 struct I32x16 {
   __m512i v;
 };
-// A group of one row: doubled weights + 12, so that they are unsigned.
+// A group of one row, with an offset that makes the codes unsigned.
 struct Codes128 {
   __m512i even, odd;
 };
-
-inline Codes128 load_mxfp4_codes(const uint8_t* blocks, int n_blocks) {
-  const __m512i table = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-  const __m512i low_nibbles = _mm512_set1_epi8(15);
-  const __m512i bytes = n_blocks == 4
-                            ? _mm512_loadu_si512(blocks)
-                            : _mm512_maskz_loadu_epi8((uint64_t{1} << (16 * n_blocks)) - 1, blocks);
-  return {_mm512_shuffle_epi8(table, _mm512_and_si512(bytes, low_nibbles)),
-          _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low_nibbles))};
-}
-inline I32x16 dot(const Codes128& w, const int8_t* x) {
-  const __m512i even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.even, _mm512_loadu_si512(x));
-  return {_mm512_dpbusd_epi32(even, w.odd, _mm512_loadu_si512(x + 64))};
-}
 // Lane 4b + r: p[b].
 inline __m512i spread4_lanes() {
   return _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -120,17 +106,62 @@ inline __m512i spread4_lanes() {
 inline F32x16 spread4(const float* p) {
   return {_mm512_permutexvar_ps(spread4_lanes(), _mm512_castps128_ps512(_mm_loadu_ps(p)))};
 }
-inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3, const int32_t* corrections) {
+inline __m512i spread4(const int32_t* p) {
+  const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_permutexvar_epi32(spread4_lanes(), _mm512_castsi128_si512(four));
+}
+
+struct Mxfp4Group : Codes128 {
+  using Scale = uint8_t;
+  static constexpr int kBlockBytes = kMxfp4BlockBytes;
+
+  static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+    const __m512i low_nibbles = _mm512_set1_epi8(15);
+    const __m512i bytes =
+        n_blocks == 4 ? _mm512_loadu_si512(blocks)
+                      : _mm512_maskz_loadu_epi8((uint64_t{1} << (16 * n_blocks)) - 1, blocks);
+    return {
+        {_mm512_shuffle_epi8(table, _mm512_and_si512(bytes, low_nibbles)),
+         _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low_nibbles))}};
+  }
+  static I32x16 undo_offset(I32x16 sums, const int32_t* corrections) {
+    return {_mm512_add_epi32(sums.v, spread4(corrections))};
+  }
+};
+struct Q8Group : Codes128 {
+  using Scale = uint16_t;
+  static constexpr int kBlockBytes = kQ8Block;
+
+  static Q8Group load(const uint8_t* group, int n_blocks) {
+    const __mmask64 mask = ~uint64_t{0} >> (64 - 16 * n_blocks);
+    const __m512i offset = _mm512_set1_epi8(-128);
+    return {{_mm512_xor_si512(offset, _mm512_maskz_loadu_epi8(mask, group)),
+             _mm512_xor_si512(offset, _mm512_maskz_loadu_epi8(mask, group + 16 * n_blocks))}};
+  }
+  static I32x16 undo_offset(I32x16 sums, const int32_t* corrections) {
+    return {_mm512_add_epi32(sums.v, _mm512_slli_epi32(spread4(corrections), 3))};
+  }
+};
+
+inline I32x16 dot(const Codes128& w, const int8_t* x) {
+  const __m512i first = _mm512_loadu_si512(x);
+  const __m512i second = _mm512_loadu_si512(x + 64);
+  const __m512i x_even =
+      _mm512_permutex2var_epi64(first, _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13), second);
+  const __m512i x_odd =
+      _mm512_permutex2var_epi64(first, _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15), second);
+  const __m512i even = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.even, x_even);
+  return {_mm512_dpbusd_epi32(even, w.odd, x_odd)};
+}
+inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3) {
   const auto pairs = [](__m512i a, __m512i b) {
     return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
   };
   const __m512i r01 = pairs(r0.v, r1.v);
   const __m512i r23 = pairs(r2.v, r3.v);
-  const __m512i sums =
-      _mm512_add_epi32(_mm512_unpacklo_epi64(r01, r23), _mm512_unpackhi_epi64(r01, r23));
-  const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(corrections));
-  return {_mm512_add_epi32(
-      sums, _mm512_permutexvar_epi32(spread4_lanes(), _mm512_castsi128_si512(four)))};
+  return {_mm512_add_epi32(_mm512_unpacklo_epi64(r01, r23), _mm512_unpackhi_epi64(r01, r23))};
 }
 inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t* r2,
@@ -145,6 +176,21 @@ inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t
   const __m128i by_block =
       _mm_shuffle_epi8(by_row, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(by_block), 23))};
+}
+inline F32x16 load_scales4x4(const uint16_t* r0, const uint16_t* r1, const uint16_t* r2,
+                             const uint16_t* r3, int n_blocks) {
+  uint64_t rows[4] = {};
+  const auto bytes = static_cast<size_t>(2 * n_blocks);
+  std::memcpy(&rows[0], r0, bytes);
+  std::memcpy(&rows[1], r1, bytes);
+  std::memcpy(&rows[2], r2, bytes);
+  std::memcpy(&rows[3], r3, bytes);
+  // Word 4r + b to the upper half of lane 4b + r.
+  const __m512i by_row =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows)));
+  const __m512i by_block = _mm512_permutexvar_epi32(
+      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), by_row);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(by_block, 16))};
 }
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -137,42 +137,70 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
 }
 #undef GPTOSS_QUARTERS
 
-// ---- int8 products of MXFP4 weights -----------------------------------------------------------
-// A group is 4 blocks, 128 elements. The doubled weights are whole numbers in [-12, 12].
+// ---- int8 products ----------------------------------------------------------------------------
+// A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
+// [-12, 12], or of int8 weights.
 
 struct I32x16 {
   int32x4_t q[4];
 };
-// A group of one row: doubled weights.
-struct Codes128 {
+// A group of one row.
+struct Mxfp4Group {
+  using Scale = uint8_t;
+  static constexpr int kBlockBytes = kMxfp4BlockBytes;
   int8x16_t even[4], odd[4];
+
+  static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
+    static constexpr int8_t kDoubled[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                            0, -1, -2, -3, -4, -6, -8, -12};
+    const int8x16_t table = vld1q_s8(kDoubled);
+    Mxfp4Group codes;
+    for (int b = 0; b < 4; ++b) {
+      const uint8x16_t bytes =
+          b < n_blocks ? vld1q_u8(blocks + kMxfp4BlockBytes * b) : vdupq_n_u8(0);
+      codes.even[b] = vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)));
+      codes.odd[b] = vqtbl1q_s8(table, vshrq_n_u8(bytes, 4));
+    }
+    return codes;
+  }
+  static const I32x16& undo_offset(const I32x16& sums, const int32_t* /*corrections*/) {
+    return sums;
+  }
+};
+struct Q8Group {
+  using Scale = uint16_t;
+  static constexpr int kBlockBytes = kQ8Block;
+  int8x16_t even[4], odd[4];
+
+  static Q8Group load(const uint8_t* group, int n_blocks) {
+    const auto* const p = reinterpret_cast<const int8_t*>(group);
+    Q8Group codes;
+    for (int b = 0; b < 4; ++b) {
+      codes.even[b] = b < n_blocks ? vld1q_s8(p + 16 * b) : vdupq_n_s8(0);
+      codes.odd[b] = b < n_blocks ? vld1q_s8(p + 16 * (n_blocks + b)) : vdupq_n_s8(0);
+    }
+    return codes;
+  }
+  static const I32x16& undo_offset(const I32x16& sums, const int32_t* /*corrections*/) {
+    return sums;
+  }
 };
 
-inline Codes128 load_mxfp4_codes(const uint8_t* blocks, int n_blocks) {
-  static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  const int8x16_t table = vld1q_s8(kDoubled);
-  Codes128 codes;
-  for (int b = 0; b < 4; ++b) {
-    const uint8x16_t bytes = b < n_blocks ? vld1q_u8(blocks + kMxfp4BlockBytes * b) : vdupq_n_u8(0);
-    codes.even[b] = vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)));
-    codes.odd[b] = vqtbl1q_s8(table, vshrq_n_u8(bytes, 4));
-  }
-  return codes;
-}
-inline I32x16 dot(const Codes128& w, const int8_t* x) {
+template <class Group>
+inline I32x16 dot(const Group& w, const int8_t* x) {
   I32x16 sums;
   for (int b = 0; b < 4; ++b) {
-    const int8x16_t even = vld1q_s8(x + 16 * b);
-    const int8x16_t odd = vld1q_s8(x + 64 + 16 * b);
+    const int8x16_t even = vld1q_s8(x + 32 * b);
+    const int8x16_t odd = vld1q_s8(x + 32 * b + 16);
 #if defined(__ARM_FEATURE_DOTPROD)
     sums.q[b] = vdotq_s32(vdotq_s32(vdupq_n_s32(0), w.even[b], even), w.odd[b], odd);
 #else
-    // |product| <= 12 * 127; four of them fit into 16 bits.
-    int16x8_t products = vmull_s8(vget_low_s8(w.even[b]), vget_low_s8(even));
-    products = vmlal_s8(products, vget_high_s8(w.even[b]), vget_high_s8(even));
-    products = vmlal_s8(products, vget_low_s8(w.odd[b]), vget_low_s8(odd));
-    products = vmlal_s8(products, vget_high_s8(w.odd[b]), vget_high_s8(odd));
-    sums.q[b] = vpaddlq_s16(products);
+    // |product| <= 127 * 127; two of them fit into 16 bits.
+    const int16x8_t evens = vmlal_s8(vmull_s8(vget_low_s8(w.even[b]), vget_low_s8(even)),
+                                     vget_high_s8(w.even[b]), vget_high_s8(even));
+    const int16x8_t odds = vmlal_s8(vmull_s8(vget_low_s8(w.odd[b]), vget_low_s8(odd)),
+                                    vget_high_s8(w.odd[b]), vget_high_s8(odd));
+    sums.q[b] = vpadalq_s16(vpaddlq_s16(evens), odds);
 #endif
   }
   return sums;
@@ -183,8 +211,7 @@ inline F32x16 spread4(const float* p) {
   for (int b = 0; b < 4; ++b) r.q[b] = vdupq_n_f32(p[b]);
   return r;
 }
-inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3,
-                         const int32_t* /*corrections*/) {
+inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3) {
   I32x16 sums;
   for (int b = 0; b < 4; ++b) {
     sums.q[b] = vpaddq_s32(vpaddq_s32(r0.q[b], r1.q[b]), vpaddq_s32(r2.q[b], r3.q[b]));
@@ -206,6 +233,21 @@ inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t
       bits[1] = static_cast<uint32_t>(r1[b]) << 23;
       bits[2] = static_cast<uint32_t>(r2[b]) << 23;
       bits[3] = static_cast<uint32_t>(r3[b]) << 23;
+    }
+    scales.q[b] = vreinterpretq_f32_u32(vld1q_u32(bits));
+  }
+  return scales;
+}
+inline F32x16 load_scales4x4(const uint16_t* r0, const uint16_t* r1, const uint16_t* r2,
+                             const uint16_t* r3, int n_blocks) {
+  F32x16 scales;
+  for (int b = 0; b < 4; ++b) {
+    uint32_t bits[4] = {};
+    if (b < n_blocks) {
+      bits[0] = static_cast<uint32_t>(r0[b]) << 16;
+      bits[1] = static_cast<uint32_t>(r1[b]) << 16;
+      bits[2] = static_cast<uint32_t>(r2[b]) << 16;
+      bits[3] = static_cast<uint32_t>(r3[b]) << 16;
     }
     scales.q[b] = vreinterpretq_f32_u32(vld1q_u32(bits));
   }

@@ -126,36 +126,57 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
 }
 #undef GPTOSS_LANES
 
-// ---- int8 products of MXFP4 weights -----------------------------------------------------------
-// A group is 4 blocks, 128 elements. The doubled weights are whole numbers in [-12, 12].
+// ---- int8 products ----------------------------------------------------------------------------
+// A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
+// [-12, 12], or of int8 weights.
 
 struct I32x16 {
   int32_t v[16];
 };
-// A group of one row: doubled weights.
+// A group of one row.
 struct Codes128 {
   int8_t even[64], odd[64];
 };
+struct Mxfp4Group : Codes128 {
+  using Scale = uint8_t;
+  static constexpr int kBlockBytes = kMxfp4BlockBytes;
 
-// Blocks from n_blocks on are not read and count as zero.
-inline Codes128 load_mxfp4_codes(const uint8_t* blocks, int n_blocks) {
-  Codes128 codes = {};
-  for (int i = 0; i < kMxfp4BlockBytes * n_blocks; ++i) {
-    codes.even[i] = static_cast<int8_t>(kE2m1Values[blocks[i] & 15] * 2);
-    codes.odd[i] = static_cast<int8_t>(kE2m1Values[blocks[i] >> 4] * 2);
+  // Blocks from n_blocks on are not read and count as zero.
+  static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
+    Mxfp4Group codes = {};
+    for (int i = 0; i < kMxfp4BlockBytes * n_blocks; ++i) {
+      codes.even[i] = static_cast<int8_t>(kE2m1Values[blocks[i] & 15] * 2);
+      codes.odd[i] = static_cast<int8_t>(kE2m1Values[blocks[i] >> 4] * 2);
+    }
+    return codes;
   }
-  return codes;
-}
+  // From sum_blocks of weights that carry an offset, with a Q8 row's corrections.
+  static I32x16 undo_offset(const I32x16& sums, const int32_t* /*corrections*/) { return sums; }
+};
+struct Q8Group : Codes128 {
+  using Scale = uint16_t;
+  static constexpr int kBlockBytes = kQ8Block;
+
+  static Q8Group load(const uint8_t* group, int n_blocks) {
+    Q8Group codes = {};
+    const auto half = static_cast<size_t>(16 * n_blocks);
+    std::memcpy(codes.even, group, half);
+    std::memcpy(codes.odd, group + half, half);
+    return codes;
+  }
+  static I32x16 undo_offset(const I32x16& sums, const int32_t* /*corrections*/) { return sums; }
+};
 // Lane 4b + j: a part of block b's sum of products with a group of a Q8 row.
 inline I32x16 dot(const Codes128& w, const int8_t* x) {
   I32x16 sums = {};
-  for (int i = 0; i < 64; ++i) sums.v[i / 4] += w.even[i] * x[i] + w.odd[i] * x[64 + i];
+  for (int i = 0; i < 64; ++i) {
+    const int8_t* const even = x + i / 16 * 32 + i % 16;
+    sums.v[i / 4] += w.even[i] * even[0] + w.odd[i] * even[16];
+  }
   return sums;
 }
-// Lane 4b + r: the whole sum of block b in row r, from the dots of rows 0 to 3. `corrections` (4)
-// are for weights that carry an offset.
-inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3,
-                         const int32_t* /*corrections*/) {
+// Lane 4b + r: the whole sum of block b in row r, from the dots of rows 0 to 3.
+inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3) {
   const I32x16* const rows[4] = {&r0, &r1, &r2, &r3};
   I32x16 sums = {};
   for (int i = 0; i < 16; ++i) {
@@ -176,6 +197,14 @@ inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t
   for (int i = 0; i < 4 * n_blocks; ++i) {
     scales.v[i] = std::bit_cast<float>(static_cast<uint32_t>(rows[i % 4][i / 4]) << 23);
   }
+  return scales;
+}
+// Lane 4b + r: bf16 scale b of row r; 0 from n_blocks on.
+inline F32x16 load_scales4x4(const uint16_t* r0, const uint16_t* r1, const uint16_t* r2,
+                             const uint16_t* r3, int n_blocks) {
+  const uint16_t* const rows[4] = {r0, r1, r2, r3};
+  F32x16 scales = {};
+  for (int i = 0; i < 4 * n_blocks; ++i) scales.v[i] = bf16_to_float(rows[i % 4][i / 4]);
   return scales;
 }
 // Lane 4b + r: p[b].

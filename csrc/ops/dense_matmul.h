@@ -3,7 +3,8 @@
 //   w    (N, K)  bf16  row-major
 //   bias (N)     f32   nullable
 //   y    (T, N)  f32   overwritten; must not alias x
-// Requires T, N, K >= 1.  Accumulates in f32: 16 lanes over K, then a tree.
+// Requires T, N, K >= 1.  Accumulates in f32: 16 lanes over K, then a tree. With `fast`, as the
+// instruction set does it best: where that is bf16 products, x is split into two bf16 first.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@ struct DenseMatmul {
   const float* bias;
   float* y;
   int tokens, n, k;
+  bool fast;
 };
 
 inline void validate(const DenseMatmul& op) {

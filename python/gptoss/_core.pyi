@@ -35,6 +35,17 @@ def dense_matmul(
     x: npt.NDArray[np.float32],
     w: npt.NDArray[np.uint16],
     bias: npt.NDArray[np.float32] | None = None,
+    fast: bool = False,
+    isa: str = "",
+) -> npt.NDArray[np.float32]: ...
+def q8_encode(
+    w: npt.NDArray[np.uint16],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]: ...
+def q8_matmul(
+    x: npt.NDArray[np.float32],
+    codes: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.uint16],
+    bias: npt.NDArray[np.float32] | None = None,
     isa: str = "",
 ) -> npt.NDArray[np.float32]: ...
 def mxfp4_matmul(
@@ -91,6 +102,7 @@ class Engine:
         kv_memory_bytes: int,
         prefix_cache: bool = True,
         speculative: bool = False,
+        dense: str = "bf16",
     ) -> None: ...
     @property
     def context_length(self) -> int: ...

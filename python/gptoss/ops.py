@@ -32,6 +32,8 @@ __all__ = [
     "mxfp4_dequantize",
     "mxfp4_matmul",
     "mxfp4_quantize",
+    "q8_encode",
+    "q8_matmul",
     "rms_norm",
     "rope",
     "route_topk",
@@ -183,7 +185,12 @@ def mxfp4_matmul(
 
 
 def dense_matmul(
-    x: F32Array, w: npt.NDArray[Any], bias: F32Array | None = None, *, isa: str | None = None
+    x: F32Array,
+    w: npt.NDArray[Any],
+    bias: F32Array | None = None,
+    *,
+    fast: bool = False,
+    isa: str | None = None,
 ) -> F32Array:
     """Multiply by bfloat16 weights: y = x @ w^T + bias.
 
@@ -196,6 +203,9 @@ def dense_matmul(
         may lie at an odd address, as tensors in a file do.
     bias : numpy.ndarray, optional
         (N) float32.
+    fast : bool
+        Use what the instruction set has for bfloat16 weights. With AMX x is split into two
+        bfloat16, which keeps 16 bits of its 24; elsewhere nothing changes.
     isa : str, optional
         Instruction set to use; see the module.
 
@@ -219,13 +229,98 @@ def dense_matmul(
     """
     check = _Arguments("dense_matmul")
     check.array("x", x, np.float32, "T K")
+    w = _bf16_bits(check, w)
+    if bias is not None:
+        check.array("bias", bias, np.float32, "N")
+    return _core.dense_matmul(x, w, bias, bool(fast), isa or "")
+
+
+def q8_encode(w: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """Round bfloat16 weights to int8, 32 of a row to a scale: what `load(dense="q8")` does.
+
+    Parameters
+    ----------
+    w : numpy.ndarray
+        (N, K) bfloat16, as ml_dtypes.bfloat16 or as its bits in uint16; K a multiple of 32,
+        values finite.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        (N, K) int8 from -127 to 127. A row is in groups of four blocks of 32 (the last may be
+        fewer), in each all elements at even places of their blocks before those at odd ones.
+    scales : numpy.ndarray
+        (N, K/32) uint16, bits of bfloat16: w = code * scale / 2, up to a quarter of a scale.
+
+    Raises
+    ------
+    TypeError
+        The array has another dtype.
+    ValueError
+        The shape or order is not as above.
+    """
+    check = _Arguments("q8_encode")
+    w = _bf16_bits(check, w)
+    check.multiple_of("K", _BLOCK_SIZE)
+    return _core.q8_encode(w)
+
+
+def q8_matmul(
+    x: F32Array,
+    codes: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.uint16],
+    bias: F32Array | None = None,
+    *,
+    isa: str | None = None,
+) -> F32Array:
+    """Multiply by int8 weights: y = x @ w^T + bias.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        (T, K) float32, K a multiple of 32. Rounded to int8, 32 elements to a scale of (largest
+        magnitude) / 127.
+    codes, scales : numpy.ndarray
+        (N, K) int8 and (N, K/32) uint16, from `q8_encode`.
+    bias : numpy.ndarray, optional
+        (N) float32.
+    isa : str, optional
+        Instruction set to use; see the module.
+
+    Returns
+    -------
+    numpy.ndarray
+        (T, N) float32.
+
+    Raises
+    ------
+    TypeError
+        An array has another dtype.
+    ValueError
+        A shape or order is not as above.
+    gptoss.errors.BackendError
+        `isa` is unknown or cannot run here.
+
+    Notes
+    -----
+    Products within a block are exact integers, and only the sum over blocks is float32.
+    """
+    check = _Arguments("q8_matmul")
+    check.array("x", x, np.float32, "T K")
+    check.multiple_of("K", _BLOCK_SIZE)
+    check.array("codes", codes, np.int8, "N K")
+    check.array("scales", scales, np.uint16, f"N K/{_BLOCK_SIZE}")
+    if bias is not None:
+        check.array("bias", bias, np.float32, "N")
+    return _core.q8_matmul(x, codes, scales, bias, isa or "")
+
+
+def _bf16_bits(check: _Arguments, w: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     # ml_dtypes is not imported for this: its type is known by its name.
     if isinstance(w, np.ndarray) and w.dtype.name == "bfloat16":
         w = w.view(np.uint16)
     check.array("w", w, np.uint16, "N K", called="bfloat16 or uint16", aligned=False)
-    if bias is not None:
-        check.array("bias", bias, np.float32, "N")
-    return _core.dense_matmul(x, w, bias, isa or "")
+    return w
 
 
 def banded_attention(

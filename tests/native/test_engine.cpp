@@ -253,6 +253,7 @@ std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& tokens,
   return logits;
 }
 
+// AMX has a dense matmul of its own in the default mode.
 GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
   const std::vector<int32_t> tokens = prompt(9, 180);
   for (const Precision precision : {Precision::reference, Precision::automatic}) {
@@ -269,7 +270,9 @@ GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
                      chunk);
       }
       GPTOSS_CHECK(same_bits(logits_of(*threaded, tokens, 13), whole), kernels->name);
-      if (kernels == &cpu::kScalarKernels) continue;
+      const bool own_sums =
+          precision == Precision::automatic && kernels->bf16_fast.run != kernels->bf16.run;
+      if (kernels == &cpu::kScalarKernels || own_sums) continue;
       if (fused.empty()) fused = whole;
       GPTOSS_CHECK(same_bits(whole, fused), kernels->name);
     }

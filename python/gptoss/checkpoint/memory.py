@@ -19,9 +19,14 @@ from gptoss.checkpoint.open import (
 from gptoss.config import ModelConfig
 
 Precision = Literal["auto", "reference"]
+Dense = Literal["bf16", "q8"]
 
 # Pages of the full-attention layers' KV cache.
 _PAGE_TOKENS = 64
+
+_DENSE_MATRICES = tuple(
+    f"{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,11 @@ class MemoryEstimate:
         Tokens that the KV cache has room for.
     precision : {"auto", "reference"}
         Decides the size of a KV element: 2 or 4 bytes.
+    dense : {"bf16", "q8"}
+        What attention's matrices and the unembedding are held in.
     weights : dict of str to int
-        Bytes of the weights, by component. They are mapped from the file, not copied.
+        Bytes of the weights, by component. They are mapped from the file, not copied, but for
+        dense weights in q8.
     kv_bytes : int
         KV cache: all tokens on full-attention layers, a ring on window layers.
     workspace_bytes : int
@@ -47,6 +55,7 @@ class MemoryEstimate:
     name: str
     context_length: int
     precision: Precision
+    dense: Dense
     weights: dict[str, int]
     kv_bytes: int
     workspace_bytes: int
@@ -83,6 +92,7 @@ def estimate_memory(
     context_length: int = 8192,
     *,
     precision: Precision = "auto",
+    dense: Dense = "bf16",
     chunk_tokens: int = 512,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -101,6 +111,8 @@ def estimate_memory(
         Tokens of the one sequence, at most the model's own limit.
     precision : {"auto", "reference"}
         "auto" holds keys and values in 2 bytes each, "reference" in 4.
+    dense : {"bf16", "q8"}
+        As for `load`.
     chunk_tokens : int
         Longest piece of a prompt that is computed at once.
     revision, local_files_only
@@ -116,10 +128,12 @@ def estimate_memory(
     CheckpointError
         As for `open_checkpoint`.
     ValueError
-        `context_length`, `chunk_tokens` or `precision` is out of range.
+        `context_length`, `chunk_tokens`, `precision` or `dense` is out of range.
     """
     if precision not in ("auto", "reference"):
         raise ValueError(f"precision must be 'auto' or 'reference', got {precision!r}")
+    if dense not in ("bf16", "q8"):
+        raise ValueError(f"dense must be 'bf16' or 'q8', got {dense!r}")
     folder = local_folder(path_or_repo)
     if folder is None:
         from gptoss.checkpoint import hub  # here, because importing it takes a while
@@ -142,6 +156,8 @@ def estimate_memory(
     for stored in stored_tensors(config, layout):
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
+            if dense == "q8" and part.name.endswith(_DENSE_MATRICES):
+                nbytes = nbytes // 64 * 34  # a block of 32: 32 codes and a scale of 2 bytes
             weights[part.component] = weights.get(part.component, 0) + nbytes
     chunk_tokens = min(chunk_tokens, context_length)
     element_bytes = 4 if precision == "reference" else 2
@@ -149,6 +165,7 @@ def estimate_memory(
         name=name,
         context_length=context_length,
         precision=precision,
+        dense=dense,
         weights=weights,
         kv_bytes=_kv_bytes(config, context_length, chunk_tokens, element_bytes),
         workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
@@ -174,8 +191,8 @@ def _workspace_bytes(config: ModelConfig, chunk_tokens: int, precision: Precisio
     c = config
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     per_token = (
-        4 * (2 * c.hidden_size + 3 * q + 2 * kv + c.head_dim + c.num_local_experts)
-        + expert_row(c.hidden_size)
+        4 * (3 * c.hidden_size + 2 * q + 2 * kv + c.head_dim + c.num_local_experts)
+        + 4 * max(c.hidden_size, q)
         + c.num_experts_per_tok
         * (expert_row(c.hidden_size) + expert_row(c.intermediate_size) + 4 * c.hidden_size)
     )

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder or a Hub id")
     parser.add_argument("--precision", default="auto", help="auto or reference")
+    parser.add_argument("--dense", default="bf16", help="bf16 or q8")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
 
@@ -30,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     longest = config.max_position_embeddings
     lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
     estimates = [
-        estimate_memory(options.model, length, precision=options.precision, **hub)
+        estimate_memory(
+            options.model, length, precision=options.precision, dense=options.dense, **hub
+        )
         for length in lengths
     ]
     console = Console()
@@ -87,7 +90,9 @@ def _architecture(layout: Layout, config: ModelConfig, estimate: MemoryEstimate)
 def _memory(estimates: list[MemoryEstimate]) -> object:
     from rich.table import Table
 
-    table = Table(title=f"Memory, precision {estimates[0].precision}", title_justify="left")
+    first = estimates[0]
+    title = f"Memory, precision {first.precision}, dense {first.dense}"
+    table = Table(title=title, title_justify="left")
     for heading in ("context", "weights", "KV cache", "workspace", "total"):
         table.add_column(heading, justify="right")
     for estimate in estimates:

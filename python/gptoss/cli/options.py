@@ -25,7 +25,7 @@ _SIMPLE: dict[str, tuple[type, str]] = {
     "frequency_penalty": (float, "the same, once per occurrence"),
 }
 _LOADING = (
-    *("device", "threads", "precision", "context_length", "revision", "local_files_only"),
+    *("device", "threads", "precision", "dense", "context_length", "revision", "local_files_only"),
     "experts",
     "speculative",
 )
@@ -72,6 +72,11 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="a backend, as `gptoss doctor` lists them")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     group.add_argument("--precision", default="auto", help="auto or reference")
+    group.add_argument(
+        "--dense",
+        default="bf16",
+        help="bf16, or q8 to hold attention and unembedding in 8 bits: faster, less memory",
+    )
     group.add_argument(
         "--context-length", type=int, metavar="N", help="most tokens, prompt and output together"
     )

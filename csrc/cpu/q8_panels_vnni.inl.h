@@ -1,10 +1,9 @@
-// MXFP4 x int8 for many tokens, AVX-512 VNNI.
+// Q8 rows times many tokens, AVX-512 VNNI.
 //
-// A panel is 32 rows, one per lane of two registers. A chunk of K is unpacked once into bytes that
-// lie as VNNI reads them (4 elements of each row), then all tokens pass over it, once for each of
-// the four chains of blocks (see matmul_mxfp4_q8), so that a sum is one register. Per block, 16
-// rows and token: 8 products of 64, one conversion, one multiplication by the weights' scale, one
-// FMA.
+// A panel is 32 rows, one per lane of two registers. A chunk of K is unpacked once, then all tokens
+// pass over it, once for each of the four chains of blocks (see Kernels::mxfp4_q8), so that a sum
+// is one register. Per block, 16 rows and token: 8 products of 64, one conversion, one
+// multiplication by the weights' scale, one FMA.
 #pragma once
 
 #include <immintrin.h>
@@ -12,13 +11,12 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/mxfp4.h"
 #include "cpu/kernels.h"
+#include "cpu/q8_unpack_avx512.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
-inline constexpr int kLanes = 16;
 inline constexpr int kPanelVectors = 2;
 inline constexpr int kVnniPanelRows = kPanelVectors * kLanes;
 
@@ -33,93 +31,45 @@ inline constexpr int kPanelTokens = 4;
 inline constexpr int kFewestPanelTokens = 12;
 
 struct UnpackedChunk {
-  // Doubled weights + 12: 4 quads of even elements, then 4 of odd ones.
-  __m512i codes[kChunkBlocks][8][kPanelVectors];
+  __m512i codes[kChunkBlocks][kBlockQuads][kPanelVectors];  // offset, so that they are unsigned
   __m512 scales[kChunkBlocks][kPanelVectors];
 };
 
-// Four blocks' worth of 16-byte rows r, r+4, r+8, r+12.
-inline __m512i load_four_rows(const uint8_t* block, int64_t row_bytes) {
-  const auto load = [&](int lane) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 4 * lane * row_bytes));
-  };
-  const __m512i first = _mm512_castsi128_si512(load(0));
-  return _mm512_inserti32x4(_mm512_inserti32x4(_mm512_inserti32x4(first, load(1), 1), load(2), 2),
-                            load(3), 3);
-}
-
-// codes[0..7][0] = one block of 16 rows, `row_bytes` apart.
-inline void unpack_codes(const uint8_t* block, int64_t row_bytes, __m512i (*codes)[kPanelVectors]) {
-  // Lane l of rows[q] holds the 16 bytes of row 4l + q; a 4 x 4 transpose of 32-bit words within
-  // each lane gives word j of rows 4l .. 4l + 3.
-  __m512i rows[4];
-  for (int q = 0; q < 4; ++q) rows[q] = load_four_rows(block + q * row_bytes, row_bytes);
-  const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]);
-  const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
-  const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
-  const __m512i high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
-  const __m512i words[4] = {
-      _mm512_unpacklo_epi64(low01, low23), _mm512_unpackhi_epi64(low01, low23),
-      _mm512_unpacklo_epi64(high01, high23), _mm512_unpackhi_epi64(high01, high23)};
-  const __m512i table = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-  const __m512i low_nibbles = _mm512_set1_epi8(15);
-  for (int j = 0; j < 4; ++j) {
-    codes[j][0] = _mm512_shuffle_epi8(table, _mm512_and_si512(words[j], low_nibbles));
-    codes[4 + j][0] =
-        _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(words[j], 4), low_nibbles));
-  }
-}
-
-// scales[0..count-1][0] = 2^(byte - 127) of `count` <= 16 blocks of 16 rows, `row_blocks` apart.
-inline void unpack_scales(const uint8_t* bytes, int64_t row_blocks, int count,
-                          __m512 (*scales)[kPanelVectors]) {
-  const auto mask = static_cast<__mmask16>((1u << count) - 1);
-  __m128i a[kLanes];
-  for (int r = 0; r < kLanes; ++r) a[r] = _mm_maskz_loadu_epi8(mask, bytes + r * row_blocks);
-  // Four perfect shuffles transpose 16 x 16 bytes.
-  for (int round = 0; round < 4; ++round) {
-    __m128i b[kLanes];
-    for (int i = 0; i < 8; ++i) {
-      b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
-      b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
-    }
-    for (int i = 0; i < kLanes; ++i) a[i] = b[i];
-  }
-  for (int b = 0; b < count; ++b) {
-    scales[b][0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(a[b]), 23));
-  }
-}
+// Added to codes, which makes them unsigned; as a byte, 128 is -128.
+template <class Group>
+inline constexpr int kOffset = 128;
+template <>
+inline constexpr int kOffset<Mxfp4Group> = 16;
 
 // Blocks [begin, begin + count) of the panel that starts at `row`.
-inline void unpack_chunk(const MatmulTask& task, int row, int begin, int count,
-                         UnpackedChunk& chunk) {
-  const int64_t row_blocks = task.k / kMxfp4BlockSize;
-  const int64_t row_bytes = row_blocks * kMxfp4BlockBytes;
+template <class Group>
+void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
+  const int64_t row_blocks = task.k / kQ8Block;
   for (int v = 0; v < kPanelVectors; ++v) {
-    const int64_t first = (row + v * kLanes) * row_blocks + begin;
-    const auto* const blocks = static_cast<const uint8_t*>(task.weights) + first * kMxfp4BlockBytes;
+    const int64_t first = row + v * kLanes;
     for (int b = 0; b < count; ++b) {
-      unpack_codes(blocks + b * kMxfp4BlockBytes, row_bytes,
-                   reinterpret_cast<__m512i(*)[kPanelVectors]>(&chunk.codes[b][0][v]));
+      unpack_block<kOffset<Group>, kPanelVectors>(static_cast<const Group*>(nullptr), task, first,
+                                                  begin + b, &chunk.codes[b][0][v]);
     }
-    unpack_scales(task.scales + first, row_blocks, count,
-                  reinterpret_cast<__m512(*)[kPanelVectors]>(&chunk.scales[0][v]));
+    unpack_scales<kPanelVectors>(
+        static_cast<const typename Group::Scale*>(task.scales) + first * row_blocks + begin,
+        row_blocks, count, &chunk.scales[0][v]);
   }
 }
 
 using TokenSums = float[4][kVnniPanelRows];  // a token's four chains
 
 // sums of kTokens tokens += the chunk's blocks, which are [begin, begin + count) of K.
-template <int kTokens>
+template <class Group, int kTokens>
 void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count, int token,
                TokenSums* sums) {
+  constexpr int kCorrectionFactor = kOffset<Group> / 16;
   const int8_t* codes[kTokens];
   const float* scales[kTokens];
   const int32_t* corrections[kTokens];
   for (int t = 0; t < kTokens; ++t) {
-    const auto* const x = static_cast<const uint8_t*>(task.x) + (token + t) * task.x_stride_bytes;
-    codes[t] = reinterpret_cast<const int8_t*>(x) + begin / 4 * 128;
+    const auto* const x = static_cast<const uint8_t*>(task.x) + (token + t) * q8_row_bytes(task.k);
+    codes[t] = reinterpret_cast<const int8_t*>(x) + 32 * begin;
     scales[t] = reinterpret_cast<const float*>(x + q8_scales_offset(task.k)) + begin;
     corrections[t] = reinterpret_cast<const int32_t*>(x + q8_corrections_offset(task.k)) + begin;
   }
@@ -133,14 +83,14 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
     for (int block = chain; block < count; block += 4) {
       __m512i exact[kTokens][kPanelVectors];
       for (int t = 0; t < kTokens; ++t) {
-        const __m512i correction = _mm512_set1_epi32(corrections[t][block]);
+        const __m512i correction = _mm512_set1_epi32(corrections[t][block] * kCorrectionFactor);
         for (int v = 0; v < kPanelVectors; ++v) exact[t][v] = correction;
       }
-      const int offset = block / 4 * 128 + chain * 16;
+      const int offset = 32 * block;
       for (int j = 0; j < 8; ++j) {
         for (int t = 0; t < kTokens; ++t) {
           int32_t quad;
-          std::memcpy(&quad, codes[t] + offset + (j < 4 ? 4 * j : 48 + 4 * j), sizeof quad);
+          std::memcpy(&quad, codes[t] + offset + 4 * j, sizeof quad);
           const __m512i x = _mm512_set1_epi32(quad);
           for (int v = 0; v < kPanelVectors; ++v) {
             exact[t][v] = _mm512_dpbusd_epi32(exact[t][v], chunk.codes[block][j][v], x);
@@ -183,7 +133,8 @@ void store_panel(const MatmulTask& task, int row, int token, const TokenSums& su
   }
 }
 
-void matmul_mxfp4_q8_panels(const MatmulTask& task) {
+template <class Group>
+void matmul_q8_panels(const MatmulTask& task) {
   constexpr int kTokensAtOnce = 64;  // 32 kB of sums, in the second-level cache
   alignas(64) TokenSums sums[kTokensAtOnce];
   UnpackedChunk chunk;
@@ -194,20 +145,20 @@ void matmul_mxfp4_q8_panels(const MatmulTask& task) {
       std::memset(sums, 0, sizeof sums[0] * static_cast<size_t>(tokens));
       for (int begin = 0; begin < blocks; begin += kChunkBlocks) {
         const int count = blocks - begin < kChunkBlocks ? blocks - begin : kChunkBlocks;
-        unpack_chunk(task, row, begin, count, chunk);
+        unpack_chunk<Group>(task, row, begin, count, chunk);
         int t = 0;
         for (; t + kPanelTokens <= tokens; t += kPanelTokens) {
-          add_chunk<kPanelTokens>(task, chunk, begin, count, first + t, sums + t);
+          add_chunk<Group, kPanelTokens>(task, chunk, begin, count, first + t, sums + t);
         }
         switch (tokens - t) {
           case 3:
-            add_chunk<3>(task, chunk, begin, count, first + t, sums + t);
+            add_chunk<Group, 3>(task, chunk, begin, count, first + t, sums + t);
             break;
           case 2:
-            add_chunk<2>(task, chunk, begin, count, first + t, sums + t);
+            add_chunk<Group, 2>(task, chunk, begin, count, first + t, sums + t);
             break;
           case 1:
-            add_chunk<1>(task, chunk, begin, count, first + t, sums + t);
+            add_chunk<Group, 1>(task, chunk, begin, count, first + t, sums + t);
             break;
           default:
             break;

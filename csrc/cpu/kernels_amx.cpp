@@ -1,0 +1,11 @@
+#define GPTOSS_ISA_NAMESPACE amx
+
+#include "cpu/bf16_amx.inl.h"
+#include "cpu/q8_panels_amx.inl.h"
+#include "cpu/simd_avx512.h"
+// The kernels come after the vectors and panels that they are written in.
+#include "cpu/kernels.inl.h"
+
+namespace gptoss::cpu {
+const Kernels kAmxKernels = amx::make_kernels("amx", amx::kBf16Amx);
+}  // namespace gptoss::cpu
