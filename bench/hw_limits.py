@@ -23,6 +23,8 @@ UNITS = {
     "fma_gflop_s": "f32 FMA, GFLOP/s",
     "bf16_gflop_s": "bf16 products, GFLOP/s",
     "int8_gop_s": "int8 products, Gop/s",
+    "amx_bf16_gflop_s": "bf16 products in AMX tiles, GFLOP/s",
+    "amx_int8_gop_s": "int8 products in AMX tiles, Gop/s",
 }
 
 
