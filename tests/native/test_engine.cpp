@@ -589,7 +589,7 @@ GPTOSS_TEST(speculation_changes_no_event_and_saves_steps) {
     for (size_t i = 0; i < found.size(); ++i) check_same_events(found[i], plain_events()[i], i);
     const EngineStats stats = engine->stats();
     const int64_t wrong = stats.drafted_tokens - stats.accepted_tokens;
-    GPTOSS_CHECK(stats.accepted_tokens > 50 && wrong > 20, stats.accepted_tokens, " ", wrong);
+    GPTOSS_CHECK(stats.accepted_tokens > 25 && wrong > 10, stats.accepted_tokens, " ", wrong);
     GPTOSS_CHECK(all_pages_free(*engine));
     GPTOSS_CHECK(stats.generated_tokens == generated);
     GPTOSS_CHECK(stats.preemptions == 0);
@@ -634,7 +634,7 @@ GPTOSS_TEST(speculation_survives_preemption_and_failures) {
   }
   for (size_t i = 0; i < found.size(); ++i) check_same_events(found[i], plain_events()[i], i);
   GPTOSS_CHECK(failures > 10 && engine->stats().preemptions > 0);
-  GPTOSS_CHECK(engine->stats().accepted_tokens > 50);
+  GPTOSS_CHECK(engine->stats().accepted_tokens > 25);
   GPTOSS_CHECK(all_pages_free(*engine));
 }
 
@@ -710,11 +710,11 @@ GPTOSS_TEST(guesses_end_where_the_request_must) {
 }
 
 GPTOSS_TEST(a_stop_token_among_the_guesses_ends_the_request) {
-  // 13 five times, and then the stop token, as the prompt has it over and over.
+  // 13 three times, and then the stop token, as the prompt has it over and over.
   std::vector<int32_t> tokens;
-  for (int i = 0; i < 30; ++i) tokens.push_back(i % 6 < 5 ? 13 : 7);
+  for (int i = 0; i < 32; ++i) tokens.push_back(i % 4 < 3 ? 13 : 7);
   SamplingParams params = params_of(50);
-  params.logit_bias = {{13, 1000.0f}, {7, 955.0f}};
+  params.logit_bias = {{13, 1000.0f}, {7, 975.0f}};
   params.frequency_penalty = 10.0f;
   params.stop_token_ids = {7};
   const auto engine = make_engine({.speculative = true});
@@ -723,11 +723,11 @@ GPTOSS_TEST(a_stop_token_among_the_guesses_ends_the_request) {
   while (!engine->idle()) {
     for (Event& event : engine->step()) events.push_back(std::move(event));
   }
-  GPTOSS_CHECK(events.size() == 6 && events[5].token == 7, events.size());
-  GPTOSS_CHECK(events[5].finish == FinishReason::stop && events[4].finish == FinishReason::none);
-  GPTOSS_CHECK(engine->stats().accepted_tokens == 5);
+  GPTOSS_CHECK(events.size() == 4 && events[3].token == 7, events.size());
+  GPTOSS_CHECK(events[3].finish == FinishReason::stop && events[2].finish == FinishReason::none);
+  GPTOSS_CHECK(engine->stats().accepted_tokens == 3);
   // What was guessed beyond the end is not cached.
-  tokens.insert(tokens.end(), {13, 13, 13, 13, 13, 7, 13, 13, 13});
+  tokens.insert(tokens.end(), {13, 13, 13, 7, 13, 13, 13});
   engine->submit(2, tokens, params_of(1));
   run_to_end(*engine);
   GPTOSS_CHECK(engine->stats().cached_tokens == 35);
