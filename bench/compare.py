@@ -55,7 +55,8 @@ _MESSAGE_CHARACTERS = 300
 _WORKERS = Path(__file__).with_name("compare_workers.py")
 _GGUF_DENSE = {"bf16": "bf16", "q8": "q8_0"}
 _UNITS = {"prefill": "tok/s", "depth": "tok/s", "batch": "tok/s", "load": "s", "first": "s"}
-_TRANSFORMERS_EXPERTS = ("eager", "grouped_mm", "batched_mm")
+# Its third way, batched_mm, copies the experts of every token: gigabytes for a short prompt.
+_TRANSFORMERS_EXPERTS = ("eager", "grouped_mm")
 
 _console = Console(stderr=True)
 
@@ -408,17 +409,19 @@ def _extrapolated(
     What does not depend on them, the unembedding above all, is in both and so counted once.
     """
     pair = [v for v in variants if v.program == "transformers" and v.dense == dense]
-    known = [(v.layers, v.median(measure)) for v in pair]
-    if len(known) != 2 or any(value is None for _, value in known):
+    best = pair[-1].best(measure if _is_speed(measure) else "batch 1") if pair else None
+    if best is None or any(best not in v.values[measure] for v in pair):
         return None, ""
-    (few, first), (many, second) = ((n, float(value or 0)) for n, value in known)
+    few, many = (v.layers for v in pair)
+    first, second = (statistics.median(v.values[measure][best]) for v in pair)
     if _is_speed(measure):
         first, second = 1 / first, 1 / second
     each = (second - first) / (many - few)
     value = first + each * (config.num_hidden_layers - few)
     if value <= 0:
-        raise RuntimeError(f"transformers, {measure}: times of {few} and {many} layers disagree")
-    note = f"from {few} and {many} layers, {_chosen(pair[1], measure)}"
+        pair[-1].problems.append(f"transformers, {measure}: {many} layers took less than {few}")
+        return None, ""
+    note = f"carried on from {few} and {many} layers, {_chosen(pair[-1], measure)}"
     return (1 / value if _is_speed(measure) else value), note
 
 
