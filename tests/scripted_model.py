@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -43,6 +44,7 @@ class ScriptedModel:
 
     name = "scripted"
     chat = LLM.chat
+    achat = LLM.achat
     run = LLM.run
 
     def __init__(
@@ -116,6 +118,13 @@ class ScriptedStream:
             logprobs = [TokenLogprob(token, -1.0)]
         cached = self._model.cached_tokens
         return GenerationChunk("", [token], logprobs, reason, cached_tokens=cached)
+
+    async def __anext__(self) -> GenerationChunk:
+        await asyncio.sleep(0)
+        try:
+            return next(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
 
     def close(self) -> None:
         self.closed = True

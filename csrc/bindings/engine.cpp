@@ -174,14 +174,22 @@ py::list engine_step(Engine& engine) {
   return list;
 }
 
+py::dict page_stats(const PageStats& pages) {
+  return py::dict("total"_a = pages.total, "free"_a = pages.free, "cached"_a = pages.cached,
+                  "page_bytes"_a = pages.page_bytes);
+}
+
+// The fields of gptoss.EngineStats.
 py::dict engine_stats(Engine& engine) {
   const EngineStats s = engine.stats();
-  return py::dict("running"_a = s.running, "waiting"_a = s.waiting, "full_pages"_a = s.full_pages,
-                  "free_full_pages"_a = s.free_full_pages, "window_pages"_a = s.window_pages,
-                  "free_window_pages"_a = s.free_window_pages, "preemptions"_a = s.preemptions,
-                  "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
-                  "cached_tokens"_a = s.cached_tokens, "drafted_tokens"_a = s.drafted_tokens,
-                  "accepted_tokens"_a = s.accepted_tokens);
+  return py::dict(
+      "running"_a = s.running, "waiting"_a = s.waiting, "preemptions"_a = s.preemptions,
+      "full_pages"_a = page_stats(s.full), "window_pages"_a = page_stats(s.window),
+      "requested_tokens"_a = s.requested_tokens, "cached_tokens"_a = s.cached_tokens,
+      "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
+      "drafted_tokens"_a = s.drafted_tokens, "accepted_tokens"_a = s.accepted_tokens,
+      "prefill_tps"_a = s.prefill.overall_tps(), "recent_prefill_tps"_a = s.prefill.recent_tps(),
+      "decode_tps"_a = s.decode.overall_tps(), "recent_decode_tps"_a = s.decode.recent_tps());
 }
 
 // A Drafter with the text that it guesses from, for tests and to replay texts.
@@ -270,6 +278,12 @@ void register_engine(py::module_& m) {
             engine.submit(request, to_vector(prompt), to_params(params));
           },
           "request"_a, "prompt"_a.noconvert(), "params"_a)
+      .def(
+          "check_request",
+          [](const Engine& engine, const Array<int32_t>& prompt, const py::object& params) {
+            engine.check_request(to_vector(prompt), to_params(params));
+          },
+          "prompt"_a.noconvert(), "params"_a)
       .def("cancel", &Engine::cancel, "request"_a)
       .def("step", &engine_step)
       .def("idle", &Engine::idle)

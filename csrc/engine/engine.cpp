@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "core/check.h"
@@ -21,6 +22,10 @@ constexpr int kMaxStepGuesses = 48;
 
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
+
+// A request waits for another to compute their common beginning if that saves it so many tokens, or
+// its whole prompt: about what a step costs in which it could have begun.
+constexpr int kWorthWaitingTokens = 16;
 
 void check_params(const SamplingParams& p, int vocab_size) {
   check(p.max_tokens >= 0, "max_tokens must be at least 1, got ", p.max_tokens);
@@ -80,6 +85,21 @@ std::string gib(int64_t bytes) {
 
 }  // namespace
 
+void Rate::add(int tokens, double seconds) {
+  recent_[next_++ % kRecentSteps] = {tokens, seconds};
+  total_.tokens += tokens;
+  total_.seconds += seconds;
+}
+
+double Rate::recent_tps() const {
+  Work sum;
+  for (const Work& work : recent_) {
+    sum.tokens += work.tokens;
+    sum.seconds += work.seconds;
+  }
+  return per_second(sum);
+}
+
 Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
                std::vector<int32_t> eos_token_ids, const EngineOptions& options)
     : backend_(std::move(backend)),
@@ -137,17 +157,20 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
 
 // Only the thread in step() may look at what it changes; others see this copy.
 void Engine::publish() {
+  EngineStats stats = counters_;
+  stats.running = static_cast<int>(running_.size());
+  stats.waiting = static_cast<int>(waiting_.size());
+  const int full = kv_->unused_full_pages();
+  stats.full = {kv_->n_full_pages(), full, kv_->available_full_pages() - full,
+                backend_->full_page_bytes()};
+  const int window = kv_->unused_window_pages();
+  stats.window = {kv_->n_window_pages(), window, kv_->available_window_pages() - window,
+                  backend_->window_page_bytes()};
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  published_ = counters_;
-  published_.running = static_cast<int>(running_.size());
-  published_.waiting = static_cast<int>(waiting_.size());
-  published_.full_pages = kv_->n_full_pages();
-  published_.free_full_pages = kv_->available_full_pages();
-  published_.window_pages = kv_->n_window_pages();
-  published_.free_window_pages = kv_->available_window_pages();
+  published_ = stats;
 }
 
-void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
+void Engine::check_prompt(std::span<const int32_t> tokens) const {
   check(!tokens.empty(), "the prompt is empty: at least one token is needed");
   for (size_t i = 0; i < tokens.size(); ++i) {
     check(tokens[i] >= 0 && tokens[i] < config_.vocab_size, "token id ", tokens[i], " at position ",
@@ -155,12 +178,16 @@ void Engine::check_prompt(const std::vector<int32_t>& tokens) const {
   }
 }
 
-void Engine::submit(int64_t id, std::vector<int32_t> prompt, SamplingParams params) {
+void Engine::check_request(std::span<const int32_t> prompt, const SamplingParams& params) const {
   check_prompt(prompt);
   check(prompt.size() < static_cast<size_t>(options_.context_length), "the prompt has ",
         prompt.size(), " tokens, and the context of ", options_.context_length,
         " must hold it and at least one more");
   check_params(params, config_.vocab_size);
+}
+
+void Engine::submit(int64_t id, std::vector<int32_t> prompt, SamplingParams params) {
+  check_request(prompt, params);
   auto request = std::make_unique<Request>();
   request->id = id;
   request->prompt_length = static_cast<int>(prompt.size());
@@ -225,6 +252,24 @@ bool Engine::make_room(Request& request, int length) {
   return true;
 }
 
+// Whether a running request is about to compute more of this one's beginning than is cached. That
+// one never waits for anything but its turn, and this one goes on once it has it, or is gone. Those
+// that overtake it meanwhile have less in common with it, so it does not wait for them next.
+bool Engine::waits_for_prefix(const Request& request) const {
+  if (!options_.prefix_cache) return false;
+  const auto needed = std::span(request.tokens).first(request.tokens.size() - 1);
+  int shared = 0;
+  for (const auto& other : running_) {
+    if (other->computed >= other->prompt_length) continue;
+    const auto common = static_cast<int>(common_length(needed, other->tokens));
+    if (common > other->computed) shared = std::max(shared, common);
+  }
+  if (shared == 0) return false;
+  const int saved = shared - kv_->known_length(needed);
+  return saved >= kWorthWaitingTokens ||
+         (saved > 0 && static_cast<size_t>(shared) == needed.size());
+}
+
 std::vector<Engine::Slice> Engine::schedule() {
   int budget = options_.max_step_tokens;
   std::vector<Slice> slices;
@@ -244,9 +289,13 @@ std::vector<Engine::Slice> Engine::schedule() {
     return std::none_of(running_.begin(), running_.end(),
                         [&](const auto& request) { return request.get() == slice.request; });
   });
-  while (budget > 0 && !waiting_.empty() &&
-         running_.size() < static_cast<size_t>(options_.max_sequences)) {
-    Request& request = *waiting_.front();
+  for (size_t i = 0; i < waiting_.size() && budget > 0 &&
+                     running_.size() < static_cast<size_t>(options_.max_sequences);) {
+    Request& request = *waiting_[i];
+    if (waits_for_prefix(request)) {
+      ++i;
+      continue;
+    }
     if (options_.prefix_cache) request.computed = kv_->reuse(request.pages, request.tokens);
     request.pages.border = request.prompt_length;
     const int tokens = std::min(request.pending(), budget);
@@ -263,9 +312,10 @@ std::vector<Engine::Slice> Engine::schedule() {
     if (request.cached_tokens < 0) {
       request.cached_tokens = request.computed;
       counters_.cached_tokens += request.computed;
+      counters_.requested_tokens += request.prompt_length;
     }
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+    running_.push_back(std::move(waiting_[i]));
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     budget -= tokens;
     slices.push_back({running_.back().get(), tokens});
   }
@@ -353,7 +403,6 @@ void Engine::sample_next(const Slice& slice, float* logits, std::vector<Event>& 
     request.tokens.push_back(chosen.token);
     request.counts.add_output(chosen.token);
     if (request.drafter) request.drafter->push(request.tokens);
-    ++counters_.generated_tokens;
     const FinishReason finish = finish_of(request);
     events.push_back({request.id, chosen.token, finish, chosen.logprob, std::move(chosen.top),
                       request.cached_tokens});
@@ -364,6 +413,7 @@ void Engine::sample_next(const Slice& slice, float* logits, std::vector<Event>& 
 }
 
 std::vector<Event> Engine::step() {
+  const auto start = std::chrono::steady_clock::now();
   take_inbox();
   const std::vector<Slice> slices = schedule();
   std::vector<Event> events;
@@ -374,16 +424,21 @@ std::vector<Event> Engine::step() {
       return {};  // nothing has been counted as computed; the next step drops the requests
     }
     size_t row = 0;
+    int prompt_tokens = 0;
     for (const Slice& slice : slices) {
       Request& request = *slice.request;
+      const int of_prompt = std::clamp(request.prompt_length - request.computed, 0, slice.tokens);
+      prompt_tokens += of_prompt;
       request.computed += slice.tokens;
-      counters_.prompt_tokens += std::max(
-          0, std::min(slice.tokens, request.prompt_length - request.computed + slice.tokens));
       if (request.pending() == 0) {
         sample_next(slice, logits_.data() + row * static_cast<size_t>(config_.vocab_size), events);
         row += 1 + slice.draft.size();
       }
-      if (options_.prefix_cache) kv_->commit(request.pages, request.tokens, request.computed);
+      if (options_.prefix_cache && of_prompt > 0) {
+        kv_->commit_all(request.pages, request.tokens, request.computed);
+      } else if (options_.prefix_cache) {
+        kv_->commit(request.pages, request.tokens, request.computed);
+      }
     }
     std::erase_if(running_, [&](const auto& request) {
       const bool finished = std::any_of(events.begin(), events.end(), [&](const Event& event) {
@@ -392,6 +447,15 @@ std::vector<Event> Engine::step() {
       if (finished) end(*request);
       return finished;
     });
+    const auto generated = static_cast<int>(events.size());
+    counters_.prompt_tokens += prompt_tokens;
+    counters_.generated_tokens += generated;
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    if (prompt_tokens > 0) {
+      counters_.prefill.add(prompt_tokens, spent.count());
+    } else {
+      counters_.decode.add(generated, spent.count());
+    }
   }
   publish();
   return events;
@@ -411,7 +475,7 @@ EngineStats Engine::stats() {
 
 bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
                     std::span<const int32_t> positions, int chunk_tokens, float* logits) {
-  check_prompt({tokens.begin(), tokens.end()});
+  check_prompt(tokens);
   check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
         tokens.size(), " tokens, more than the context of ", options_.context_length);
   check(chunk_tokens >= 1 && chunk_tokens <= options_.max_step_tokens,
@@ -431,10 +495,10 @@ bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
   size_t next = 0;
   for (int begin = 0; begin < static_cast<int>(tokens.size()); begin += chunk_tokens) {
     const int count = std::min(chunk_tokens, static_cast<int>(tokens.size()) - begin);
-    if (!kv_->extend(pages, begin + count)) {
-      throw OutOfMemory(concat("the KV cache has no room for ", begin + count,
-                               " tokens beside the running requests: ", kv_->available_full_pages(),
-                               " of ", kv_->n_full_pages(), " pages are free"));
+    // The cache holds a sequence of context_length tokens, so it suffices when all others are gone.
+    while (!kv_->extend(pages, begin + count)) {
+      if (running_.empty()) throw OutOfMemory("[logits] the KV cache is too small");
+      preempt(running_.size() - 1);
     }
     StepArrays arrays;
     arrays.append(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), begin,

@@ -3,10 +3,13 @@
 // Each step gives every running request its next token and spends what is left of the step's token
 // budget on prompts, in the order in which they came. A request is its tokens and how many of them
 // the KV cache has seen; prefilling, decoding and recomputing after preemption are the same thing.
+// What two prompts have in common is computed once, even if they come at the same time: the later
+// one waits until the earlier one has it.
 // With speculation a step may also verify guesses of a request's next tokens (engine/drafter.h), if
 // it has room for them when all else is served.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -33,6 +36,28 @@ struct EngineOptions {
 
 enum class FinishReason : uint8_t { none, stop, length };
 
+// Tokens per second of computing.
+class Rate {
+ public:
+  void add(int tokens, double seconds);
+  double overall_tps() const { return per_second(total_); }
+  double recent_tps() const;  // over the last kRecentSteps
+
+ private:
+  static constexpr size_t kRecentSteps = 64;
+  struct Work {
+    int64_t tokens = 0;
+    double seconds = 0;
+  };
+  static double per_second(const Work& work) {
+    return work.seconds > 0 ? static_cast<double>(work.tokens) / work.seconds : 0.0;
+  }
+
+  Work total_;
+  std::array<Work, kRecentSteps> recent_{};  // a ring
+  size_t next_ = 0;
+};
+
 struct Event {
   int64_t request;
   int32_t token;
@@ -42,14 +67,24 @@ struct Event {
   int cached_tokens;  // of the prompt, that did not have to be computed
 };
 
+// Pages of the KV cache, of the full or of the window layers; the rest is in use.
+struct PageStats {
+  int total;
+  int free;    // hold nothing
+  int cached;  // hold what no running request uses: free as soon as they are needed
+  int64_t page_bytes;
+};
+
 struct EngineStats {
   int running, waiting;
-  int full_pages, free_full_pages;
-  int window_pages, free_window_pages;
+  PageStats full, window;
   int64_t preemptions;
   int64_t prompt_tokens, generated_tokens;  // computed so far, recomputed ones again
-  int64_t cached_tokens;                    // not computed, because an earlier request had been
+  int64_t requested_tokens;                 // of the prompts of all requests that have begun
+  int64_t cached_tokens;  // of them, not computed, because an earlier request had been
   int64_t drafted_tokens, accepted_tokens;  // guessed, and of them those that stood
+  Rate prefill;                             // tokens of prompts, in the steps that computed any
+  Rate decode;                              // generated tokens, in the other steps
 };
 
 class Engine {
@@ -62,9 +97,11 @@ class Engine {
   const Backend& backend() const { return *backend_; }
   int context_length() const { return options_.context_length; }
 
-  // `request` is the caller's name for it, never used before. Throws std::invalid_argument for an
-  // empty or too long prompt, ids outside the vocabulary and parameters out of range. May be called
-  // while another thread is in step().
+  // Throws std::invalid_argument for what can never run: an empty or too long prompt, ids outside
+  // the vocabulary, parameters out of range.
+  void check_request(std::span<const int32_t> prompt, const SamplingParams& params) const;
+  // `request` is the caller's name for it, never used before. Throws as check_request() does; what
+  // passes runs as soon as there is room. May be called while another thread is in step().
   void submit(int64_t request, std::vector<int32_t> prompt, SamplingParams params);
   // Unknown and finished requests are ignored. Takes effect before the next step computes anything;
   // a step under way goes on for the sake of others, or is abandoned between two layers if all of
@@ -77,7 +114,8 @@ class Engine {
   bool idle();
 
   // logits (n_positions, V) f32 of one sequence, computed alone; positions ascending. Not during
-  // step(). False if cancel(request) came in between.
+  // step(). Running requests, the latest first, give up their pages if it needs them. False if
+  // cancel(request) came in between.
   bool logits(int64_t request, std::span<const int32_t> tokens, std::span<const int32_t> positions,
               int chunk_tokens, float* logits);
 
@@ -103,10 +141,11 @@ class Engine {
     std::vector<int32_t> draft = {};  // guesses of the tokens that follow these
   };
 
-  void check_prompt(const std::vector<int32_t>& tokens) const;
+  void check_prompt(std::span<const int32_t> tokens) const;
   void take_inbox();
   std::vector<Slice> schedule();
   bool make_room(Request& request, int length);
+  bool waits_for_prefix(const Request& request) const;
   void end(Request& request);
   void preempt(size_t index);
   void add_drafts(std::vector<Slice>& slices, int budget) const;

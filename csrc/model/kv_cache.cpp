@@ -24,12 +24,6 @@ constexpr int kSnapshotPages = 8;
 // Pages back from a border that hold the window before it, wherever in a page the border lies.
 int border_pages(int window_tokens) { return KvCache::pages_for(window_tokens) + 1; }
 
-size_t common_length(std::span<const int32_t> a, std::span<const int32_t> b) {
-  const auto [end, other] = std::mismatch(
-      a.begin(), a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
-  return static_cast<size_t>(end - a.begin());
-}
-
 // The tokens of page `page`, as far as the sequence goes.
 std::span<const int32_t> page_tokens(std::span<const int32_t> tokens, size_t page) {
   const size_t begin = std::min(tokens.size(), page * kPageTokens);
@@ -55,6 +49,12 @@ bool has_window_layer(const ModelConfig& config) {
 }
 
 }  // namespace
+
+size_t common_length(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const auto [end, other] = std::mismatch(
+      a.begin(), a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())), b.begin());
+  return static_cast<size_t>(end - a.begin());
+}
 
 KvCache::Pool::Pool(int n_pages) : users(static_cast<size_t>(n_pages)) {
   // The lowest page is handed out first, so that little memory is touched.
@@ -279,21 +279,46 @@ void KvCache::commit(SequencePages& pages, std::span<const int32_t> tokens, int 
   const auto complete = static_cast<size_t>(length / kPageTokens);
   while (pages.path.size() < complete) {
     const size_t page = pages.path.size();
-    PrefixNode* const parent = page == 0 ? root_.get() : pages.path[page - 1];
-    const auto content = page_tokens(tokens, page);
-    const auto [child, common] = closest_child(*parent, content);
-    if (common < kPageTokens) {
-      pages.path.push_back(add_node(parent, content, pages.full[page]));
-    } else {
-      // Another sequence was first. Its page holds the same bits; taking it over frees one, and
-      // keeps the node in the tree.
-      full_.add_user(child->full_page);
-      full_.drop_user(std::exchange(pages.full[page], child->full_page));
-      child->last_use = ++clock_;
-      pages.path.push_back(child);
-    }
-    if (window_tokens_ > 0) cache_window_page(pages, page, *pages.path.back());
+    pages.path.push_back(share_page(pages, page, page_tokens(tokens, page)));
   }
+}
+
+void KvCache::commit_all(SequencePages& pages, std::span<const int32_t> tokens, int length) {
+  commit(pages, tokens, length);
+  const size_t last = pages.path.size();
+  const auto rest = page_tokens(tokens.first(static_cast<size_t>(length)), last);
+  if (!rest.empty()) share_page(pages, last, rest);
+}
+
+// Sees to it that the tree has a page of the sequence, of which `content` is computed; returns the
+// node.
+PrefixNode* KvCache::share_page(SequencePages& pages, size_t page,
+                                std::span<const int32_t> content) {
+  PrefixNode* const parent = page == 0 ? root_.get() : pages.path[page - 1];
+  // Where the sequence committed the page before it was complete.
+  const auto found =
+      std::find_if(parent->children.begin(), parent->children.end(),
+                   [&](const PrefixNode* child) { return child->full_page == pages.full[page]; });
+  PrefixNode* const own = found == parent->children.end() ? nullptr : *found;
+  const auto [closest, common] = closest_child(*parent, content);
+  PrefixNode* node = closest;
+  if (common == content.size() && closest != own) {
+    // Another sequence was first.
+    if (own != nullptr) remove_node(own);
+    closest->last_use = ++clock_;
+    if (content.size() < kPageTokens) return closest;  // whose page goes on differently
+    // Its page holds the same bits; taking it over frees one, and keeps the node in the tree.
+    full_.add_user(closest->full_page);
+    full_.drop_user(std::exchange(pages.full[page], closest->full_page));
+  } else if (own != nullptr) {
+    node = own;
+    own->tokens.assign(content.begin(), content.end());
+    own->last_use = ++clock_;
+  } else {
+    node = add_node(parent, content, pages.full[page]);
+  }
+  if (window_tokens_ > 0) cache_window_page(pages, page, *node);
+  return node;
 }
 
 // Lets the node keep the window page in the sequence's slot, unless it has one.
@@ -305,16 +330,7 @@ void KvCache::cache_window_page(const SequencePages& pages, size_t page, PrefixN
 }
 
 void KvCache::finish(SequencePages& pages, std::span<const int32_t> tokens, int length) {
-  commit(pages, tokens, length);
-  const size_t last = pages.path.size();
-  const auto rest = page_tokens(tokens.first(static_cast<size_t>(length)), last);
-  if (!rest.empty()) {
-    PrefixNode* const parent = last == 0 ? root_.get() : pages.path[last - 1];
-    if (closest_child(*parent, rest).second < rest.size()) {
-      PrefixNode* const node = add_node(parent, rest, pages.full[last]);
-      if (window_tokens_ > 0) cache_window_page(pages, last, *node);
-    }
-  }
+  commit_all(pages, tokens, length);
   if (window_tokens_ > 0) {
     const int end = pages_for(length);
     for (int page = std::max(0, pages.window_end - ring_pages_); page < pages.window_end; ++page) {

@@ -28,6 +28,9 @@ namespace gptoss {
 
 struct PrefixNode;
 
+// How many tokens two sequences have in common at the beginning.
+size_t common_length(std::span<const int32_t> a, std::span<const int32_t> b);
+
 // One sequence's pages; made and changed by KvCache alone.
 struct SequencePages {
   std::vector<int32_t> full;    // page of tokens [64 i, 64 i + 64)
@@ -55,8 +58,13 @@ class KvCache {
   // what it had.
   bool extend(SequencePages& pages, int length);
 
+  // How many of the first tokens are cached.
+  int known_length(std::span<const int32_t> tokens) const { return known_beginning(tokens).second; }
+
   // The first `length` of the tokens are computed: their complete pages can be used by others.
   void commit(SequencePages& pages, std::span<const int32_t> tokens, int length);
+  // The incomplete last page too: others copy it, the sequence goes on in it.
+  void commit_all(SequencePages& pages, std::span<const int32_t> tokens, int length);
 
   // The sequence ends with `length` tokens computed; its pages stay cached.
   void finish(SequencePages& pages, std::span<const int32_t> tokens, int length);
@@ -67,6 +75,9 @@ class KvCache {
   // Pages that a sequence can have: unused ones, and cached ones that no sequence uses.
   int available_full_pages() const;
   int available_window_pages() const;
+  // Those of them that hold nothing.
+  int unused_full_pages() const { return static_cast<int>(full_.free_pages.size()); }
+  int unused_window_pages() const { return static_cast<int>(window_.free_pages.size()); }
   int n_full_pages() const { return static_cast<int>(full_.users.size()); }
   int n_window_pages() const { return static_cast<int>(window_.users.size()); }
 
@@ -89,6 +100,7 @@ class KvCache {
 
   int32_t take_full();
   int32_t take_window();
+  PrefixNode* share_page(SequencePages& pages, size_t page, std::span<const int32_t> content);
   void cache_window_page(const SequencePages& pages, size_t page, PrefixNode& node);
   void drop_slot(SequencePages& pages, int page, bool spare);
   bool worth_keeping(const SequencePages& pages, int page) const;

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.config import ModelConfig, RopeConfig
 from gptoss.errors import BackendError, CheckpointError
-from gptoss.llm import LLM, Stream, generate, load
+from gptoss.llm import LLM, generate, load
 from gptoss.outputs import (
+    EngineStats,
     GenerationChunk,
     GenerationResult,
+    PageStats,
     Timings,
     TokenLogprob,
     TopLogprob,
     Usage,
 )
+from gptoss.request import Request
 from gptoss.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -36,13 +39,15 @@ __all__ = [
     "LLM",
     "BackendError",
     "CheckpointError",
+    "EngineStats",
     "GenerationChunk",
     "GenerationResult",
     "MemoryEstimate",
     "ModelConfig",
+    "PageStats",
+    "Request",
     "RopeConfig",
     "SamplingParams",
-    "Stream",
     "Timings",
     "TokenLogprob",
     "Tokenizer",

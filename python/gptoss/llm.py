@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import secrets
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overload
 
@@ -21,18 +20,10 @@ from gptoss.checkpoint import check_scales, open_checkpoint
 from gptoss.checkpoint.memory import Dense, Precision
 from gptoss.checkpoint.open import Experts
 from gptoss.config import ModelConfig
-from gptoss.loop import EngineLoop, Event, Mailbox, new_request
-from gptoss.outputs import (
-    FinishReason,
-    GenerationChunk,
-    GenerationResult,
-    Timings,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-)
+from gptoss.loop import EngineLoop
+from gptoss.outputs import EngineStats, GenerationResult
+from gptoss.request import Batch, Completion, Request
 from gptoss.sampling import SamplingParams
-from gptoss.stop_strings import StopStrings
 
 if TYPE_CHECKING:
     from datetime import date
@@ -48,6 +39,9 @@ Prompt: TypeAlias = str | Sequence[int] | npt.NDArray[np.integer[Any]]
 # how long a running request waits for a new one's prompt.
 _STEP_TOKENS = 512
 _MAX_SEQUENCES = 16
+# Prompts of a list that are with the engine at a time: those that run, and enough waiting ones that
+# it never runs dry while this thread looks at its results.
+_WINDOW_PROMPTS = 4 * _MAX_SEQUENCES
 _MAX_INT = 2**31 - 1
 
 
@@ -261,11 +255,8 @@ class LLM:
         """Most tokens of a request, prompt and output together."""
         return self._context_length
 
-    def stats(self) -> dict[str, int]:
-        """Return counters: requests running and waiting, KV pages, tokens computed so far.
-
-        With speculation `drafted_tokens` were guessed, and `accepted_tokens` of them were right.
-        """
+    def stats(self) -> EngineStats:
+        """Return counters: requests, KV cache, tokens and speed."""
         return self._loop.stats()
 
     @overload
@@ -318,23 +309,62 @@ class LLM:
         ------
         ValueError
             A prompt is empty, holds an id outside the vocabulary, or leaves no room in the
-            context; a parameter is out of range; a string came and there is no tokenizer.
+            context (what fits into that waits for room); a parameter is out of range; a string
+            came and there is no tokenizer.
         TypeError
             A prompt or parameter is of the wrong type, or the name of one is unknown.
 
         Notes
         -----
-        KeyboardInterrupt cancels the requests of this call and leaves the model usable.
+        All prompts are checked before the first begins. Of a long list some dozens are with the
+        engine at a time. KeyboardInterrupt cancels the requests of this call and leaves the model
+        usable.
         """
-        params = _merged(params, overrides)
-        if _is_one_prompt(prompts):
-            return self._generate_all([prompts], params, progress)[0]
-        return self._generate_all(list(prompts), params, progress)
+        with self._batch(prompts, _merged(params, overrides), progress) as (batch, bar):
+            while batch.advance():
+                batch.take(batch.mailbox.get())
+                bar.advance(finished=batch.finished)
+            results = batch.results()
+        return results[0] if _is_one_prompt(prompts) else results
 
-    def stream(
+    @overload
+    async def agenerate(
+        self,
+        prompts: str | Sequence[int] | npt.NDArray[np.integer[Any]],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult: ...
+    @overload
+    async def agenerate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> list[GenerationResult]: ...
+    async def agenerate(
+        self,
+        prompts: Any,
+        params: SamplingParams | None = None,
+        *,
+        progress: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult | list[GenerationResult]:
+        """As `generate`, for asyncio; cancelling the task cancels its requests."""
+        with self._batch(prompts, _merged(params, overrides), progress) as (batch, bar):
+            while batch.advance():
+                batch.take(await batch.mailbox.get_async())
+                bar.advance(finished=batch.finished)
+            results = batch.results()
+        return results[0] if _is_one_prompt(prompts) else results
+
+    def submit(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
-    ) -> Stream:
-        """Continue a prompt, token by token.
+    ) -> Request:
+        """Begin to continue a prompt, and return at once.
 
         Parameters
         ----------
@@ -343,15 +373,39 @@ class LLM:
 
         Returns
         -------
-        Stream
-            An iterator of `GenerationChunk`. Closing it, or dropping it, cancels the request.
+        Request
+            To iterate over, to await, or to ask for its `result`, in a thread or in asyncio.
+            Dropping it cancels it.
 
         Raises
         ------
         ValueError, TypeError
-            As for `generate`; at once, not at the first chunk.
+            As for `generate`; at once, not at the first token.
         """
-        return Stream(self._loop, self._begin(prompt, _merged(params, overrides)))
+        params = _merged(params, overrides)
+        self._loop.check_usable()
+        ids = self._prompt(prompt, params)
+        return Request(Completion(self._loop, ids, params, self._tokenizer))
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
+    ) -> Request:
+        """Continue a prompt token by token: `submit`, for those who iterate over it.
+
+        >>> for chunk in llm.stream("Once upon a time"):
+        ...     print(chunk.text, end="", flush=True)
+        """
+        return self.submit(prompt, params, **overrides)
+
+    def astream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
+    ) -> Request:
+        """Continue a prompt token by token: `submit`, for those who use `async for`.
+
+        >>> async for chunk in llm.astream("Once upon a time"):
+        ...     print(chunk.text, end="", flush=True)
+        """
+        return self.submit(prompt, params, **overrides)
 
     @overload
     def chat(
@@ -463,6 +517,40 @@ class LLM:
         )
         return answer if stream else answer.drain()
 
+    @overload
+    async def achat(
+        self,
+        messages: ChatMessages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[False] = False,
+        **chat: Any,
+    ) -> ChatResult: ...
+    @overload
+    async def achat(
+        self,
+        messages: ChatMessages,
+        params: SamplingParams | None = None,
+        *,
+        stream: Literal[True],
+        **chat: Any,
+    ) -> ChatStream: ...
+    async def achat(
+        self,
+        messages: ChatMessages,
+        params: SamplingParams | None = None,
+        *,
+        stream: bool = False,
+        **chat: Any,
+    ) -> ChatResult | ChatStream:
+        """As `chat`, for asyncio; cancelling the task cancels the request.
+
+        >>> async for delta in await llm.achat(messages, stream=True):
+        ...     print(delta.text, end="", flush=True)
+        """
+        answer = self.chat(messages, params, stream=True, **chat)
+        return answer if stream else await answer.drain_async()
+
     def run(
         self, messages: ChatMessages, tools: Functions, max_steps: int = 8, **chat: Any
     ) -> ChatResult:
@@ -529,8 +617,11 @@ class LLM:
         ------
         ValueError
             `token_ids` is empty or longer than the context, or a value is out of range.
-        MemoryError
-            Running requests leave too little of the KV cache.
+
+        Notes
+        -----
+        It goes before running requests: they wait, and the latest of them give up their part of
+        the KV cache if it is needed, to be computed again.
         """
         ids = self._token_ids(token_ids)
         count = len(ids)
@@ -548,41 +639,49 @@ class LLM:
         in_order = len(where) == len(ascending) and bool(np.all(where[:-1] < where[1:]))
         return logits if in_order else logits[where]
 
-    def _generate_all(
-        self, prompts: list[Prompt], params: SamplingParams, progress: bool
-    ) -> list[GenerationResult]:
-        completions = [self._begin(prompt, params) for prompt in prompts]
-        unfinished = {completion.request: completion for completion in completions}
-        mailbox: Mailbox = SimpleQueue()
-        try:
-            for completion in completions:
-                completion.submit(self._loop, mailbox)
-            with _ProgressBar(len(completions), shown=progress) as bar:
-                while unfinished:
-                    request, event = mailbox.get()
-                    if isinstance(event, BaseException):
-                        raise event
-                    if request not in unfinished:
-                        continue  # made before the engine learnt of the stop string
-                    if unfinished[request].push(event).finish_reason is not None:
-                        del unfinished[request]
-                        self._loop.cancel(request)
-                    bar.advance(finished=len(completions) - len(unfinished))
-        finally:
-            self._loop.cancel(*unfinished)
-        return [completion.result() for completion in completions]
-
-    def _begin(self, prompt: Prompt, params: SamplingParams) -> _Completion:
+    @contextlib.contextmanager
+    def _batch(
+        self, prompts: Any, params: SamplingParams, progress: bool
+    ) -> Iterator[tuple[Batch, _ProgressBar]]:
+        """Check all prompts; cancel what is not finished in the end."""
         self._loop.check_usable()
+        seeded = dataclasses.replace(params, seed=0)  # the engine's parameters have one
+
+        def check(prompt: Prompt) -> npt.NDArray[np.int32]:
+            ids = self._prompt(prompt, params)
+            self._loop.check_request(ids, seeded)
+            return ids
+
+        if _is_one_prompt(prompts):
+            checked = [check(prompts)]
+        else:
+            checked = []
+            for index, prompt in enumerate(prompts):
+                try:
+                    checked.append(check(prompt))
+                except TypeError as error:
+                    raise TypeError(f"prompts[{index}]: {error}") from error
+                except ValueError as error:
+                    raise ValueError(f"prompts[{index}]: {error}") from error
+
+        def begin(prompt: npt.NDArray[np.int32]) -> Completion:
+            return Completion(self._loop, prompt, params, self._tokenizer)
+
+        batch = Batch(begin, checked, _WINDOW_PROMPTS)
+        try:
+            with _ProgressBar(len(checked), shown=progress) as bar:
+                yield batch, bar
+        finally:
+            batch.cancel()
+
+    def _prompt(self, prompt: Prompt, params: SamplingParams) -> npt.NDArray[np.int32]:
         if isinstance(prompt, str):
             ids = np.asarray(self.tokenizer.encode(prompt), dtype=np.int32)
         else:
             ids = self._token_ids(prompt)
         if params.stop:
             self.tokenizer  # noqa: B018  raises if there is none
-        if params.seed is None:
-            params = dataclasses.replace(params, seed=secrets.randbits(64))
-        return _Completion(ids, params, self._tokenizer)
+        return ids
 
     def _token_ids(self, values: Any) -> npt.NDArray[np.int32]:
         ids = _integers("token ids", values)
@@ -593,166 +692,6 @@ class LLM:
                 f"of {self._config.vocab_size}"
             )
         return ids.astype(np.int32)
-
-
-class Stream(Iterator[GenerationChunk]):
-    """The tokens of one request, as they come; made by `LLM.stream`.
-
-    Attributes
-    ----------
-    result : GenerationResult or None
-        All of it, once the last chunk has come.
-    """
-
-    def __init__(self, loop: EngineLoop, completion: _Completion) -> None:
-        self._loop = loop
-        self._completion = completion
-        self._mailbox: Mailbox = SimpleQueue()
-        self._ended = False
-        self.result: GenerationResult | None = None
-        completion.submit(loop, self._mailbox)
-
-    def __next__(self) -> GenerationChunk:
-        if self._ended:
-            raise StopIteration
-        try:
-            _, event = self._mailbox.get()
-            if isinstance(event, BaseException):
-                raise event
-            chunk = self._completion.push(event)
-        except BaseException:
-            self.close()
-            raise
-        if chunk.finish_reason is not None:
-            self.close()
-            self.result = self._completion.result()
-        return chunk
-
-    def close(self) -> None:
-        """Cancel the request if it is not finished; there will be no more chunks."""
-        if not self._ended:
-            self._ended = True
-            self._loop.cancel(self._completion.request)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_mailbox"):
-            self.close()
-
-
-class _Completion:
-    """What a request has generated so far."""
-
-    def __init__(
-        self, prompt: npt.NDArray[np.int32], params: SamplingParams, tokenizer: Tokenizer | None
-    ) -> None:
-        self.request = new_request()
-        self._prompt = prompt
-        self._params = params
-        self._text = None if tokenizer is None else _TextOutput(tokenizer, params.stop)
-        self._pieces: list[str] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._finish_reason: FinishReason | None = None
-        self._stop_reason: str | int | None = None
-        self._cached_tokens = 0
-        self._start_s = self._first_s = self._last_s = time.perf_counter()
-
-    def submit(self, loop: EngineLoop, mailbox: Mailbox) -> None:
-        loop.submit(self.request, self._prompt, self._params, mailbox)
-
-    def push(self, event: Event) -> GenerationChunk:
-        """Take the next token."""
-        if not self._token_ids:
-            self._first_s = event.time_s
-        self._last_s = event.time_s
-        self._cached_tokens = event.cached_tokens
-        self._token_ids.append(event.token_id)
-        self._finish_reason = event.finish_reason
-        if event.finish_reason == "stop":
-            self._stop_reason = event.token_id
-        text = ""
-        if self._text is not None:
-            # The stop token is not part of the text, whatever it is.
-            if event.finish_reason != "stop":
-                text = self._text.push(event.token_id)
-            if event.finish_reason is not None:
-                text += self._text.flush()
-            if self._text.found is not None:
-                self._finish_reason, self._stop_reason = "stop", self._text.found
-        self._pieces.append(text)
-        logprobs = None
-        if self._params.logprobs is not None:
-            top = tuple(TopLogprob(*entry) for entry in event.top_logprobs)
-            logprobs = [TokenLogprob(event.token_id, event.logprob, top)]
-            self._logprobs += logprobs
-        return GenerationChunk(
-            text,
-            [event.token_id],
-            logprobs,
-            self._finish_reason,
-            self._stop_reason,
-            event.cached_tokens,
-        )
-
-    def result(self) -> GenerationResult:
-        assert self._finish_reason is not None
-        count = len(self._token_ids)
-        to_first_s = self._first_s - self._start_s
-        after_first_s = self._last_s - self._first_s
-        return GenerationResult(
-            text="".join(self._pieces),
-            token_ids=self._token_ids,
-            finish_reason=self._finish_reason,
-            stop_reason=self._stop_reason,
-            logprobs=None if self._params.logprobs is None else self._logprobs,
-            usage=Usage(
-                prompt_tokens=len(self._prompt),
-                completion_tokens=count,
-                cached_tokens=self._cached_tokens,
-            ),
-            timings=Timings(
-                time_to_first_token_s=to_first_s,
-                prompt_tps=len(self._prompt) / to_first_s,
-                generation_tps=(count - 1) / after_first_s if after_first_s > 0 else 0.0,
-            ),
-            prompt_token_ids=self._prompt.tolist(),
-        )
-
-
-class _TextOutput:
-    """Turns tokens into text up to the first stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._decoder = tokenizer.incremental_decoder()
-        self._special_ids = frozenset(tokenizer.special_tokens.values())
-        self._stop = StopStrings(stop)
-
-    @property
-    def found(self) -> str | None:
-        """The stop string that ended the text."""
-        return self._stop.found
-
-    def push(self, token_id: int) -> str:
-        """Take a token; return the text that is now certain."""
-        if token_id in self._special_ids:
-            # Told apart by id: text that spells a special token's name is text.
-            return self._stop.push(self._decoder.flush())
-        return self._stop.push(self._decoder.push(token_id))
-
-    def flush(self) -> str:
-        """Return what is left when no token follows."""
-        return self._stop.push(self._decoder.flush()) + self._stop.flush()
 
 
 class _ProgressBar:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
 import time
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from gptoss import _core
 from gptoss.errors import BackendError
-from gptoss.outputs import FinishReason
+from gptoss.outputs import EngineStats, FinishReason, PageStats
+
+if TYPE_CHECKING:
+    import asyncio  # imported where it is used: most programs do without
 
 _request_ids = itertools.count(1)
 
@@ -39,8 +43,54 @@ class Event(NamedTuple):
     time_s: float  # on the clock of time.perf_counter()
 
 
-# Request id, and its next token or why there will be none.
-Mailbox: TypeAlias = "SimpleQueue[tuple[int, Event | BaseException]]"
+# Request id, and its next token or why there will be none; None is for who waits to look again.
+Letter: TypeAlias = tuple[int, Event | BaseException | None]
+
+
+class Mailbox:
+    """Where one consumer, a thread or an asyncio task, takes the events of its requests."""
+
+    def __init__(self) -> None:
+        self._letters: SimpleQueue[Letter] = SimpleQueue()
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+
+    def put(self, letter: Letter) -> None:
+        """Deliver, and wake the consumer; waits for nothing."""
+        self._letters.put(letter)
+        # A task looks into the queue once more after it has put itself here.
+        waiter = self._waiter
+        if waiter is not None:
+            loop, future = waiter
+            # A closed loop has nobody left to wake.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_wake, future)
+
+    def get(self, timeout: float | None = None) -> Letter:
+        """Wait in a thread; raises queue.Empty after `timeout` seconds."""
+        return self._letters.get(timeout=timeout)
+
+    async def get_async(self) -> Letter:
+        """Wait in a task."""
+        import asyncio
+
+        await asyncio.sleep(0)  # other tasks have their turn even if there is always a letter
+        loop = asyncio.get_running_loop()
+        while self._letters.empty():
+            if self._waiter is not None and not self._waiter[0].is_closed():
+                raise RuntimeError("another task is waiting for this request already")
+            future = loop.create_future()
+            self._waiter = loop, future
+            try:
+                if self._letters.empty():
+                    await future
+            finally:
+                self._waiter = None
+        return self._letters.get_nowait()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _Scoring(NamedTuple):
@@ -77,6 +127,10 @@ class EngineLoop:
             target=self._run, args=(engine,), name="gptoss engine", daemon=True
         )
         self._thread.start()
+
+    def check_request(self, prompt: npt.NDArray[np.int32], params: Any) -> None:
+        """Raise the ValueError that `submit` would."""
+        self.check_usable().check_request(prompt, params)
 
     def submit(
         self, request: int, prompt: npt.NDArray[np.int32], params: Any, mailbox: Mailbox
@@ -124,9 +178,11 @@ class EngineLoop:
                     self._engine.cancel(request)
         self._bell.put(None)  # for a step that lets go of their memory
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> EngineStats:
         """Return the engine's counters."""
-        return self.check_usable().stats()
+        stats = self.check_usable().stats()
+        full, window = PageStats(**stats.pop("full_pages")), PageStats(**stats.pop("window_pages"))
+        return EngineStats(full_pages=full, window_pages=window, **stats)
 
     def close(self) -> None:
         """End all requests and the thread, and let go of the engine."""

@@ -61,7 +61,8 @@ class Timings:
     Attributes
     ----------
     time_to_first_token_s : float
-        From the call to the first token, in seconds; includes waiting for other requests.
+        From the call to the first token, in seconds; includes waiting for other requests. Of a
+        long list, prompts are begun as earlier ones finish, and this counts from then.
     prompt_tps : float
         Tokens of the prompt per second of that time.
     generation_tps : float
@@ -96,6 +97,8 @@ class GenerationResult:
         Speed.
     prompt_token_ids : list of int
         The prompt as the model saw it.
+    other_samples : tuple of GenerationResult
+        With `SamplingParams.n` above 1 this is the first sample, and these are the others.
     """
 
     text: str
@@ -106,6 +109,12 @@ class GenerationResult:
     usage: Usage
     timings: Timings
     prompt_token_ids: list[int]
+    other_samples: tuple[GenerationResult, ...] = ()
+
+    @property
+    def samples(self) -> list[GenerationResult]:
+        """All `n` samples, each with its own usage and timings; this one comes first."""
+        return [self, *self.other_samples]
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,8 @@ class GenerationChunk:
         Set on the last chunk, as in `GenerationResult`.
     cached_tokens : int
         Tokens of the prompt that did not have to be computed.
+    index : int
+        Which of the `SamplingParams.n` samples it belongs to, counted from 0.
     """
 
     text: str
@@ -135,3 +146,90 @@ class GenerationChunk:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class PageStats:
+    """Pages of the KV cache, of 64 tokens each.
+
+    Attributes
+    ----------
+    total : int
+        All pages.
+    free : int
+        Those that hold nothing.
+    cached : int
+        Those that hold what no running request uses; given away as soon as they are needed, the
+        least recently used first.
+    page_bytes : int
+        Size of one.
+    """
+
+    total: int
+    free: int
+    cached: int
+    page_bytes: int
+
+    @property
+    def used(self) -> int:
+        """Pages of running requests."""
+        return self.total - self.free - self.cached
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What a model is doing, and has done since it was loaded.
+
+    Attributes
+    ----------
+    running, waiting : int
+        Requests that are computed now, and that wait for room.
+    full_pages, window_pages : PageStats
+        KV cache of the layers that see everything, and of those that see a window.
+    preemptions : int
+        How often a running request had to give its pages to an older one, to be computed again.
+    requested_tokens : int
+        Tokens of the prompts of all requests that have begun.
+    cached_tokens : int
+        Part of them that did not have to be computed.
+    prompt_tokens, generated_tokens : int
+        Tokens computed; after a preemption again.
+    drafted_tokens, accepted_tokens : int
+        Tokens guessed with speculation, and those of them that were right.
+    prefill_tps, recent_prefill_tps : float
+        Tokens of prompts per second, in the steps that computed any: all, and the last 64.
+    decode_tps, recent_decode_tps : float
+        Generated tokens per second, of all requests together, in the other steps.
+    """
+
+    running: int
+    waiting: int
+    full_pages: PageStats
+    window_pages: PageStats
+    preemptions: int
+    requested_tokens: int
+    cached_tokens: int
+    prompt_tokens: int
+    generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    prefill_tps: float
+    recent_prefill_tps: float
+    decode_tps: float
+    recent_decode_tps: float
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Share of `requested_tokens` that was cached; 0 before the first request."""
+        return self.cached_tokens / self.requested_tokens if self.requested_tokens else 0.0
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Size of the KV cache."""
+        return sum(pages.total * pages.page_bytes for pages in (self.full_pages, self.window_pages))
+
+    @property
+    def kv_used_bytes(self) -> int:
+        """Part of it that running requests hold."""
+        return sum(pages.used * pages.page_bytes for pages in (self.full_pages, self.window_pages))

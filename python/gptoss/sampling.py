@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ _OTHER_NAMES = {
     "max_new_tokens": "max_tokens",
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
+    "num_return_sequences": "n",
     "random_seed": "seed",
     "repeat_penalty": "repetition_penalty",
     "stop_sequences": "stop",
@@ -70,6 +72,9 @@ class SamplingParams:
         Added to the logits of these token ids.
     ignore_eos : bool
         Go on past the model's own stop tokens.
+    n : int
+        Samples of each prompt, which is computed once. Of a given `seed` the first sample is that
+        of `n=1`, and the others have seeds derived from it.
 
     Raises
     ------
@@ -93,6 +98,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     ignore_eos: bool = False
+    n: int = 1
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         """Refuse unknown names with a hint, before the generated __init__ does without one."""
@@ -127,6 +133,7 @@ class SamplingParams:
             "presence_penalty": _number("presence_penalty", self.presence_penalty, -2, 2),
             "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -2, 2),
             "logit_bias": _logit_bias(self.logit_bias),
+            "n": _integer("n", self.n, 1),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -137,6 +144,15 @@ class SamplingParams:
                 raise ValueError("stop must not hold an empty string")
         if not isinstance(self.ignore_eos, bool):
             raise TypeError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+
+    def for_sample(self, index: int) -> SamplingParams:
+        """Return the parameters of one of the `n` samples; `seed` must be given."""
+        seed = self.seed
+        if index > 0:
+            # Far from the seeds that others are likely to give: seed + index would repeat them.
+            digest = hashlib.blake2b(f"{seed},{index}".encode(), digest_size=8).digest()
+            seed = int.from_bytes(digest, "little")
+        return replace(self, seed=seed, n=1)
 
 
 def _optional(check: Any, name: str, value: Any, *limits: int) -> Any:

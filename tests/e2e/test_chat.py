@@ -159,16 +159,16 @@ def test_tool_loop(llm: gptoss.LLM) -> None:
 
 
 def test_closing_cancels(llm: gptoss.LLM) -> None:
-    before = llm.stats()["generated_tokens"]
+    before = llm.stats().generated_tokens
     stream = llm.chat(USER, stream=True, max_reasoning_tokens=0, logit_bias=plain(llm))
     for _ in range(5):
         assert next(stream).kind == "text"
     stream.close()
     deadline = time.monotonic() + 10
-    while llm.stats()["running"] and time.monotonic() < deadline:
+    while llm.stats().running and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert llm.stats()["running"] == 0
-    assert llm.stats()["generated_tokens"] < before + 3000
+    assert llm.stats().running == 0
+    assert llm.stats().generated_tokens < before + 3000
     assert list(stream) == []
 
 

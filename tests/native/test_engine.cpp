@@ -122,6 +122,7 @@ struct Setup {
   int context_length = 512;
   int max_sequences = 4;
   int64_t kv_pages = 0;  // 0: as many as the sequences can use
+  bool prefix_cache = true;
   bool speculative = false;
 };
 
@@ -170,6 +171,7 @@ std::unique_ptr<Engine> make_engine(const Setup& setup = {}, std::function<void(
                                   EngineOptions{.context_length = setup.context_length,
                                                 .max_step_tokens = kMaxStepTokens,
                                                 .max_sequences = setup.max_sequences,
+                                                .prefix_cache = setup.prefix_cache,
                                                 .kv_memory_bytes = kv_bytes,
                                                 .speculative = setup.speculative});
 }
@@ -242,7 +244,8 @@ void check_as_alone(const std::vector<int64_t>& ids, Tokens& found) {
 
 bool all_pages_free(Engine& engine) {
   const EngineStats stats = engine.stats();
-  return stats.free_full_pages == stats.full_pages && stats.free_window_pages == stats.window_pages;
+  return stats.full.free + stats.full.cached == stats.full.total &&
+         stats.window.free + stats.window.cached == stats.window.total;
 }
 
 std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& tokens, int chunk_tokens) {
@@ -396,6 +399,148 @@ GPTOSS_TEST(requests_come_and_go_from_other_threads) {
   while (!done || !engine->idle()) take(engine->step(), found);
   other.join();
   check_as_alone(ids, found);
+}
+
+// Twelve requests with one prompt, and as many that only begin with it.
+std::vector<int64_t> submit_alike(Engine& engine, int prompt_length, int own_tokens) {
+  std::vector<int64_t> ids;
+  for (int i = 0; i < 12; ++i) {
+    std::vector<int32_t> tokens = prompt(50, prompt_length);
+    const std::vector<int32_t> own = prompt(60 + static_cast<uint64_t>(i), own_tokens);
+    tokens.insert(tokens.end(), own.begin(), own.end());
+    ids.push_back(i);
+    engine.submit(i, tokens, params_of(10, 1 + static_cast<uint64_t>(i)));
+  }
+  return ids;
+}
+
+GPTOSS_TEST(prompts_that_come_together_are_computed_once) {
+  for (const int length : {3, 40, 64, 130}) {
+    for (const int own : {0, 17}) {
+      Tokens expected;
+      for (int i = 0; i < 12; ++i) {
+        const auto single = make_engine();
+        for (const int64_t id : submit_alike(*single, length, own)) {
+          if (id != i) single->cancel(id);
+        }
+        expected.merge(run_to_end(*single));
+      }
+      const auto engine = make_engine({.max_sequences = 12});
+      const std::vector<int64_t> ids = submit_alike(*engine, length, own);
+      GPTOSS_CHECK(run_to_end(*engine) == expected, length, " + ", own);
+      const EngineStats stats = engine->stats();
+      GPTOSS_CHECK(stats.requested_tokens == 12 * (length + own));
+      GPTOSS_CHECK(stats.prompt_tokens + stats.cached_tokens == stats.requested_tokens);
+      // Of what all have in common one computed all, the others the last token at most. Where that
+      // is a few tokens of more, nobody waits for them.
+      const int64_t once = own == 0 ? length + 11 : length + 12 * own;
+      if (own == 0 || length > own) GPTOSS_CHECK(stats.prompt_tokens == once, length, " + ", own);
+      GPTOSS_CHECK(all_pages_free(*engine));
+    }
+  }
+}
+
+GPTOSS_TEST(who_waits_for_a_prompt_computes_it_when_the_other_is_gone) {
+  const auto engine = make_engine();
+  const std::vector<int32_t> tokens = prompt(50, 200);
+  for (int64_t id = 0; id < 3; ++id) engine->submit(id, tokens, params_of(5));
+  engine->submit(3, prompt(51, 30), params_of(5));
+  (void)engine->step();
+  GPTOSS_CHECK(engine->stats().running == 1 && engine->stats().waiting == 3);
+  (void)engine->step();
+  engine->cancel(0);
+  (void)engine->step();
+  // The next one goes on from what the first left behind.
+  GPTOSS_CHECK(engine->stats().running == 1 && engine->stats().waiting == 2);
+  GPTOSS_CHECK(engine->stats().cached_tokens == 2 * kMaxStepTokens);
+  const Tokens found = run_to_end(*engine);
+  GPTOSS_CHECK(found.size() == 3 && found.at(1) == found.at(2) && found.at(1).size() == 5);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(others_overtake_who_waits_for_a_prompt) {
+  const auto engine = make_engine();
+  engine->submit(0, prompt(50, 10), params_of(5));
+  engine->submit(1, prompt(50, 10), params_of(5));
+  engine->submit(2, prompt(51, 4), params_of(5));
+  (void)engine->step();
+  GPTOSS_CHECK(engine->stats().running == 2 && engine->stats().waiting == 1);
+  (void)engine->step();
+  GPTOSS_CHECK(engine->stats().running == 3);
+}
+
+GPTOSS_TEST(nobody_waits_without_a_prefix_cache) {
+  const auto engine = make_engine({.prefix_cache = false});
+  for (int64_t id = 0; id < 3; ++id) engine->submit(id, prompt(50, 8), params_of(5));
+  (void)engine->step();
+  GPTOSS_CHECK(engine->stats().running == 3 && engine->stats().prompt_tokens == 24);
+  (void)run_to_end(*engine);
+  GPTOSS_CHECK(engine->stats().cached_tokens == 0);
+  GPTOSS_CHECK(engine->stats().full.free == engine->stats().full.total);
+}
+
+GPTOSS_TEST(scoring_takes_pages_from_running_requests) {
+  const auto engine = make_engine({.context_length = 256, .kv_pages = 4});
+  const std::vector<int64_t> ids = submit_all(*engine);
+  Tokens found;
+  for (int step = 0; step < 6; ++step) take(engine->step(), found);
+  GPTOSS_CHECK(engine->stats().running > 0);
+  const std::vector<int32_t> tokens = prompt(9, 256);
+  const auto roomy = make_engine();
+  GPTOSS_CHECK(same_bits(logits_of(*engine, tokens, 24), logits_of(*roomy, tokens, 24)));
+  while (!engine->idle()) take(engine->step(), found);
+  check_as_alone(ids, found);
+  GPTOSS_CHECK(all_pages_free(*engine));
+}
+
+GPTOSS_TEST(rates_count_steps_by_their_kind) {
+  const auto engine = make_engine();
+  GPTOSS_CHECK(engine->stats().prefill.overall_tps() == 0.0);
+  engine->submit(0, prompt(50, 20), params_of(5));
+  (void)engine->step();
+  GPTOSS_CHECK(engine->stats().prefill.overall_tps() > 0.0);
+  GPTOSS_CHECK(engine->stats().decode.overall_tps() == 0.0);
+  (void)run_to_end(*engine);
+  GPTOSS_CHECK(engine->stats().decode.overall_tps() > 0.0);
+  Rate rate;
+  for (int i = 0; i < 100; ++i) rate.add(i < 36 ? 1 : 3, 0.5);
+  GPTOSS_CHECK(is_near(rate.recent_tps(), 6.0, 1e-9));
+  GPTOSS_CHECK(is_near(rate.overall_tps(), (36 + 64 * 3) / 50.0, 1e-9));
+}
+
+GPTOSS_TEST(several_threads_submit_cancel_and_look_while_the_engine_steps) {
+  const auto engine = make_engine();
+  std::atomic<int> running{3};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      for (int64_t i = 0; i < 12; ++i) {
+        const int64_t id = 100 * t + i;
+        // Two in three begin alike; every other one is cancelled, sooner or later.
+        engine->submit(id, prompt(i % 3 == 0 ? 70 : 71, 40), params_of(8, 5));
+        wrong += engine->stats().running > 4;
+        for (int spin = 0; spin < i * 20; ++spin) std::this_thread::yield();
+        if (i % 2 == 1) engine->cancel(id);
+      }
+      --running;
+    });
+  }
+  Tokens found;
+  while (running > 0 || !engine->idle()) take(engine->step(), found);
+  for (std::thread& thread : threads) thread.join();
+  GPTOSS_CHECK(wrong == 0);
+  Tokens expected;
+  const auto alone_engine = make_engine();
+  alone_engine->submit(0, prompt(70, 40), params_of(8, 5));
+  alone_engine->submit(1, prompt(71, 40), params_of(8, 5));
+  expected = run_to_end(*alone_engine);
+  for (int64_t t = 0; t < 3; ++t) {
+    for (int64_t i = 0; i < 12; i += 2) {
+      GPTOSS_CHECK(found[100 * t + i] == expected[i % 3 == 0 ? 0 : 1], t, " ", i);
+    }
+  }
+  GPTOSS_CHECK(all_pages_free(*engine));
 }
 
 GPTOSS_TEST(several_engines_run_at_once) {
@@ -807,6 +952,36 @@ GPTOSS_TEST(the_cache_finds_the_longest_known_beginning) {
   GPTOSS_CHECK(cache.available_full_pages() == 40 && cache.available_window_pages() == 20);
 }
 
+GPTOSS_TEST(an_incomplete_page_can_be_copied_while_its_sequence_goes_on) {
+  const ModelConfig config = small_config();
+  KvCache cache = make_cache(config, 12, 12);
+  const std::vector<int32_t> tokens = count_up(200);
+  SequencePages first;
+  GPTOSS_CHECK(cache.reuse(first, tokens) == 0 && cache.extend(first, 24));
+  cache.commit_all(first, tokens, 20);
+  cache.commit_all(first, tokens, 24);  // the same page again, further
+  GPTOSS_CHECK(cache.known_length(tokens) == 24 && cache.available_full_pages() == 11);
+  SequencePages second;
+  GPTOSS_CHECK(cache.reuse(second, tokens) == 24);
+  GPTOSS_CHECK(second.full[0] != first.full[0] && second.window[0] != first.window[0]);
+  for (int done = 48; done <= 72; done += 24) {
+    GPTOSS_CHECK(cache.extend(first, done));
+    cache.commit(first, tokens, done);
+  }
+  // The second sequence takes the complete page over, and its own, committed before, is free again.
+  GPTOSS_CHECK(cache.extend(second, 48));
+  cache.commit_all(second, count_up(48), 48);
+  GPTOSS_CHECK(cache.extend(second, 64));
+  cache.commit(second, tokens, 64);
+  GPTOSS_CHECK(second.full == std::vector<int32_t>{first.full[0]});
+  GPTOSS_CHECK(cache.unused_full_pages() == 10 && cache.available_full_pages() == 10);
+  cache.finish(first, tokens, 72);
+  cache.release(second);
+  GPTOSS_CHECK(cache.unused_full_pages() == 10 && cache.available_full_pages() == 12);
+  GPTOSS_CHECK(cache.available_window_pages() == 12);
+  GPTOSS_CHECK(cache.known_length(tokens) == 72);
+}
+
 GPTOSS_TEST(the_cache_goes_back_to_where_the_window_is_known) {
   const ModelConfig config = small_config();
   KvCache cache = make_cache(config, 60, 6);
@@ -915,7 +1090,11 @@ GPTOSS_TEST(the_cache_survives_random_traffic) {
       window_content[static_cast<size_t>(sequence.pages.window[slot])] = content;
     }
     sequence.done += step;
-    cache.commit(sequence.pages, sequence.tokens, sequence.done);
+    if (below(2) == 0) {
+      cache.commit(sequence.pages, sequence.tokens, sequence.done);
+    } else {
+      cache.commit_all(sequence.pages, sequence.tokens, sequence.done);
+    }
     for (const Live& other : live) verify(other);
   }
   GPTOSS_CHECK(reused > 5000);

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptoss.llm import _TextOutput
+from gptoss.request import TextOutput
 
 # Few letters, so that stop strings occur, overlap and begin again.
 texts = st.text("abc", max_size=12)
@@ -17,10 +16,11 @@ texts = st.text("abc", max_size=12)
 class PieceTokenizer:
     """Token i is the i-th piece; tokens from 1000 on are special."""
 
-    special_tokens = MappingProxyType({"<|special|>": 1000})
-
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces
+
+    def special_name(self, token_id: int) -> str | None:
+        return "<|special|>" if token_id >= 1000 else None
 
     def incremental_decoder(self) -> Any:
         tokenizer = self
@@ -48,7 +48,7 @@ def expected(text: str, stop: list[str]) -> tuple[str, str | None]:
 @given(st.lists(texts, max_size=6), st.lists(st.text("abc", min_size=1, max_size=5), max_size=3))
 def test_as_if_character_by_character(pieces: list[str], stop: list[str]) -> None:
     whole, found = expected("".join(pieces), stop)
-    output = _TextOutput(PieceTokenizer(pieces), stop)  # type: ignore[arg-type]
+    output = TextOutput(PieceTokenizer(pieces), stop)  # type: ignore[arg-type]
     shown = ""
     for token_id in range(len(pieces)):
         assert output.push(1000) == ""  # special tokens in between change nothing

@@ -68,12 +68,24 @@ class TestGenerate:
         options = (
             "--max-tokens 3 --temperature 0.5 --top-p 0.9 --top-k 4 --min-p 0.1 --stop x --stop yy "
             "--stop-token-ids 5 6 --seed 1 --logprobs 0 --repetition-penalty 1.1 "
-            "--presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 3=1.5 --ignore-eos --json"
+            "--presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 3=1.5 --ignore-eos --n 2 "
+            "--json"
         )
         assert main(["generate", model, "Hello", *options.split()]) == 0
         for name in gptoss.SamplingParams.__dataclass_fields__:
-            assert "--" + name.replace("_", "-") in options
-        assert json.loads(capsys.readouterr().out)["usage"]["completion_tokens"] <= 3
+            assert "--" + name.replace("_", "-") in options.split()
+        result = json.loads(capsys.readouterr().out)
+        assert result["usage"]["completion_tokens"] <= 3
+        assert len(result["other_samples"]) == 1
+
+    def test_several_continuations(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["generate", model, "Hello", *TOKENS, "--n", "2", "--seed", "1"]) == 0
+        out, err = capsys.readouterr()
+        assert [line for line in out.splitlines() if line.startswith("---")] == [
+            "--- 1 of 2",
+            "--- 2 of 2",
+        ]
+        assert len(err.splitlines()) == 2
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -110,10 +122,10 @@ class TestGenerate:
     def test_ctrl_c(
         self, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def interrupted(self: gptoss.Stream) -> gptoss.GenerationChunk:
+        def interrupted(self: gptoss.Request) -> gptoss.GenerationChunk:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(gptoss.Stream, "__next__", interrupted)
+        monkeypatch.setattr(gptoss.Request, "__next__", interrupted)
         assert main(["generate", model, "Hello"]) == 130
         assert "Traceback" not in capsys.readouterr().err
 

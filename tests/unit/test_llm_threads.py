@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +37,7 @@ def llm(tiny_checkpoint: Callable[[str], Path]) -> Iterator[LLM]:
 
 def assert_nothing_runs(llm: LLM) -> None:
     deadline = time.monotonic() + 10
-    while (stats := llm.stats())["running"] or stats["waiting"]:
+    while (stats := llm.stats()).running or stats.waiting:
         assert time.monotonic() < deadline, stats
         time.sleep(0.001)
 
@@ -61,7 +60,7 @@ class TestInterrupt:
 
         def press() -> None:
             deadline = time.monotonic() + 20
-            while llm.stats()["running"] < requests and time.monotonic() < deadline:
+            while llm.stats().running < requests and time.monotonic() < deadline:
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -291,7 +290,7 @@ class TestFailure:
         return request
 
     def test_a_failed_step_reaches_all_and_ends_nothing_else(self, flaky: SimpleNamespace) -> None:
-        mailbox: Mailbox = SimpleQueue()
+        mailbox = Mailbox()
         flaky.engine.error = MemoryError("full")
         requests = {self.submit(flaky.loop, mailbox)}
         request, outcome = mailbox.get(timeout=10)

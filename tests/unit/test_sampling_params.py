@@ -28,6 +28,7 @@ def test_names_and_defaults() -> None:
         "frequency_penalty": 0.0,
         "logit_bias": {},
         "ignore_eos": False,
+        "n": 1,
     }
 
 

@@ -74,9 +74,9 @@ def test_guesses_were_made_right_and_wrong(models: tuple[LLM, LLM]) -> None:
     for seed in range(20):
         speculative.generate("abcabc", max_tokens=50, seed=seed, logit_bias=LETTERS)
     stats = speculative.stats()
-    assert 0 < stats["accepted_tokens"] < stats["drafted_tokens"]
-    assert stats["free_full_pages"] == stats["full_pages"]
-    assert plain.stats()["drafted_tokens"] == 0
+    assert 0 < stats.accepted_tokens < stats.drafted_tokens
+    assert stats.full_pages.used == 0
+    assert plain.stats().drafted_tokens == 0
 
 
 def test_the_demo_repeats_itself_in_fewer_steps() -> None:
@@ -87,7 +87,7 @@ def test_the_demo_repeats_itself_in_fewer_steps() -> None:
     with gptoss.load("demo", speculative="ngram") as llm:
         assert llm.generate(prompt, **greedy).token_ids == expected
         # A step for every token that was not a guess.
-        assert llm.stats()["accepted_tokens"] > 40
+        assert llm.stats().accepted_tokens > 40
 
 
 def test_arguments() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -57,6 +57,7 @@ class TokenStream(Protocol):
     """One request's tokens, as `LLM.stream` gives them."""
 
     def __next__(self) -> GenerationChunk: ...
+    def __anext__(self) -> Coroutine[Any, Any, GenerationChunk]: ...
 
     def close(self) -> None:
         """Cancel the request."""
@@ -92,9 +93,10 @@ class _Part:
 
 
 class ChatStream(Iterator[ChatDelta]):
-    """An answer, as it comes; made by `LLM.chat(stream=True)`.
+    """An answer, as it comes; made by `LLM.chat(stream=True)` and `LLM.achat(stream=True)`.
 
-    Closing it, or dropping it, cancels the request.
+    To iterate over with `for` or `async for`. Closing it, dropping it, or cancelling the task that
+    waits for it, cancels the request.
 
     Attributes
     ----------
@@ -148,16 +150,14 @@ class ChatStream(Iterator[ChatDelta]):
         self._reasoning_tokens = 0
         self._cached_tokens = 0
 
-        opening: list[int] = []
-        if prompt.openings:
-            opening = _choose(model, prompt, params)
-        elif max_reasoning_tokens == 0:
-            opening = header(encoding, "final")
-        self._prompt = [*prompt.token_ids, *opening]
-        self._tokens = model.stream(self._prompt, self._params)
-        for token in opening:
-            self._parser.process(token)
-        self._follow()
+        self._prompt = prompt.token_ids
+        self._openings = prompt.openings
+        if not self._openings:
+            is_final = max_reasoning_tokens == 0
+            self._openings = [header(encoding, "final") if is_final else []]
+        self._settled = 0  # tokens that all the openings have in common
+        self._tokens: TokenStream
+        self._settle_opening()
 
     def __next__(self) -> ChatDelta:
         while not self._deltas:
@@ -165,6 +165,20 @@ class ChatStream(Iterator[ChatDelta]):
                 raise StopIteration
             try:
                 self._take(next(self._tokens))
+            except BaseException:
+                self.close()
+                raise
+        return self._deltas.popleft()
+
+    def __aiter__(self) -> ChatStream:
+        return self
+
+    async def __anext__(self) -> ChatDelta:
+        while not self._deltas:
+            if self._ended_by is not None:
+                raise StopAsyncIteration
+            try:
+                self._take(await self._tokens.__anext__())
             except BaseException:
                 self.close()
                 raise
@@ -185,6 +199,13 @@ class ChatStream(Iterator[ChatDelta]):
             raise RuntimeError("the stream was closed before its end")
         return self.result
 
+    async def drain_async(self) -> ChatResult:
+        """As `drain`, for asyncio."""
+        with self:
+            async for _ in self:
+                pass
+        return self.drain()
+
     def __enter__(self) -> ChatStream:
         return self
 
@@ -198,7 +219,45 @@ class ChatStream(Iterator[ChatDelta]):
 
     # -- tokens --------------------------------------------------------------------------
 
+    def _settle_opening(self) -> None:
+        """Ask the model for a token at which the openings differ, or begin its answer."""
+        openings, params = self._openings, self._params
+        while len(openings) > 1:
+            allowed = {opening[self._settled] for opening in openings}
+            if len(allowed) > 1:
+                # Penalties and stop tokens would compete with the bias.
+                choosing = SamplingParams(
+                    max_tokens=1,
+                    temperature=min(params.temperature, _ALLOW_TEMPERATURE),
+                    top_p=params.top_p,
+                    top_k=params.top_k,
+                    min_p=params.min_p,
+                    seed=params.seed,
+                    ignore_eos=True,
+                    logit_bias={
+                        token: params.logit_bias.get(token, 0.0) + _ALLOW for token in allowed
+                    },
+                )
+                self._tokens = self._model.stream(
+                    [*self._prompt, *openings[0][: self._settled]], choosing
+                )
+                return
+            self._settled += 1
+        (opening,) = openings
+        self._prompt = [*self._prompt, *opening]
+        self._tokens = self._model.stream(self._prompt, self._params)
+        for token in opening:
+            self._parser.process(token)
+        self._follow()
+
     def _take(self, chunk: GenerationChunk) -> None:
+        if len(self._openings) > 1:
+            self._tokens.close()
+            (chosen,) = chunk.token_ids
+            self._openings = [o for o in self._openings if o[self._settled] == chosen]
+            self._settled += 1
+            self._settle_opening()
+            return
         self._last_s = time.perf_counter()
         if not self._generated:
             self._first_s = self._last_s
@@ -427,34 +486,3 @@ def _text(message: Message) -> str:
     (content,) = message.content
     assert isinstance(content, TextContent)
     return content.text
-
-
-def _choose(model: Model, prompt: Prompt, params: SamplingParams) -> list[int]:
-    """Let the model choose one of the openings, token by token where they differ."""
-    openings = prompt.openings
-    # Penalties and stop tokens would compete with the bias.
-    choosing = SamplingParams(
-        max_tokens=1,
-        temperature=min(params.temperature, _ALLOW_TEMPERATURE),
-        top_p=params.top_p,
-        top_k=params.top_k,
-        min_p=params.min_p,
-        seed=params.seed,
-        ignore_eos=True,
-    )
-    position = 0
-    while len(openings) > 1:
-        allowed = {opening[position] for opening in openings}
-        if len(allowed) > 1:
-            bias = {token: params.logit_bias.get(token, 0.0) + _ALLOW for token in allowed}
-            tokens = model.stream(
-                [*prompt.token_ids, *openings[0][:position]],
-                dataclasses.replace(choosing, logit_bias=bias),
-            )
-            try:
-                chosen = next(tokens).token_ids[0]
-            finally:
-                tokens.close()
-            openings = [opening for opening in openings if opening[position] == chosen]
-        position += 1
-    return openings[0]

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the answer as OpenAI's API returns it"
     )
-    shared.add_sampling_options(parser, without=("ignore_eos", "logprobs"))
+    shared.add_sampling_options(parser, without=("ignore_eos", "n", "logprobs"))
     shared.add_loading_options(parser)
 
 

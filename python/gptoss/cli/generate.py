@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the continuation as it comes, and the speed on stderr."""
+    """Print the continuation as it comes, several at the end, and the speed on stderr."""
     params = shared.sampling_params(options)
     prompt = shared.read_text(options.prompt, "PROMPT")
     shared.prepare_stdout()
@@ -33,14 +33,17 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(dataclasses.asdict(llm.generate(prompt, params))))
             return 0
-        stream = llm.stream(prompt, params)
-        try:
-            for chunk in stream:
-                print(chunk.text, end="", flush=True)
-        finally:
-            print(flush=True)
-            stream.close()
-        result = stream.result
-        assert result is not None
-        print(shared.summary(result.usage, result.timings, result.finish_reason), file=sys.stderr)
+        with llm.stream(prompt, params) as stream:
+            if params.n == 1:
+                try:
+                    for chunk in stream:
+                        print(chunk.text, end="", flush=True)
+                finally:
+                    print(flush=True)
+            samples = stream.result().samples
+        for index, sample in enumerate(samples, 1):
+            if params.n > 1:
+                print(f"--- {index} of {params.n}\n{sample.text}", flush=True)
+            summary = shared.summary(sample.usage, sample.timings, sample.finish_reason)
+            print(summary, file=sys.stderr)
     return 0

@@ -23,6 +23,7 @@ _SIMPLE: dict[str, tuple[type, str]] = {
     "repetition_penalty": (float, "above 1 makes tokens of prompt and output less likely"),
     "presence_penalty": (float, "subtracted from the logits of tokens in the output"),
     "frequency_penalty": (float, "the same, once per occurrence"),
+    "n": (int, "so many continuations"),
 }
 _LOADING = (
     *("device", "threads", "precision", "dense", "context_length", "revision", "local_files_only"),
