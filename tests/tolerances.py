@@ -36,6 +36,11 @@ GREEDY_GAP = 0.01
 # sum. It is the median's: a token that rounding sends to another expert may be wholly different.
 INT8_MEDIAN_RELATIVE_L2 = 0.03
 
+# With dense weights in int8 their inputs are rounded as well, 0.5 % of each product: the queries,
+# keys and values, attention's output and the logits, so three more terms per layer and one at the
+# end.
+INT8_DENSE_MEDIAN_RELATIVE_L2 = 0.05
+
 # Beside a public bf16 implementation on the same checkpoints: the bf16/int8 tier. Both round at
 # random, so a ratio of errors near 1 is luck; these leave room for it without letting a wrong
 # formula pass, which errs by multiples.

@@ -26,6 +26,29 @@ int64_t read_number(const char* path, int64_t fallback) {
   return file >> value ? value : fallback;
 }
 
+// Maps a file where huge pages can begin: Linux then maps what its cache holds in large pieces with
+// huge pages, which are read faster. MAP_FAILED and errno on failure.
+void* map_file(int fd, size_t size) {
+  const size_t room = size + static_cast<size_t>(kHugePageBytes);
+  void* const reserved = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (reserved == MAP_FAILED) return MAP_FAILED;
+  auto* const begin = static_cast<uint8_t*>(reserved);
+  const size_t misfit = reinterpret_cast<uintptr_t>(begin) % kHugePageBytes;
+  uint8_t* const aligned = misfit == 0 ? begin : begin + kHugePageBytes - misfit;
+  void* const mapped = mmap(aligned, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+  const int error = errno;
+  if (mapped == MAP_FAILED) {
+    munmap(reserved, room);
+    errno = error;
+    return MAP_FAILED;
+  }
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  uint8_t* const end = aligned + (size + page - 1) / page * page;
+  if (aligned > begin) munmap(begin, static_cast<size_t>(aligned - begin));
+  if (begin + room > end) munmap(end, static_cast<size_t>(begin + room - end));
+  return mapped;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
@@ -35,7 +58,7 @@ MappedFile::MappedFile(const std::string& path) {
   void* address = MAP_FAILED;
   if (fstat(fd, &status) == 0 && status.st_size > 0) {
     size_bytes_ = status.st_size;
-    address = mmap(nullptr, static_cast<size_t>(size_bytes_), PROT_READ, MAP_SHARED, fd, 0);
+    address = map_file(fd, static_cast<size_t>(size_bytes_));
   }
   const int error = errno;
   close(fd);

@@ -14,9 +14,10 @@ import pytest
 import gptoss
 from gptoss import _core
 from gptoss.checkpoint import Checkpoint, open_checkpoint
+from gptoss.reference import q8
 from gptoss.reference.model import ReferenceModel, load_tensors
 from model_cases import CASES, ModelCase, describe, golden_path
-from tolerances import INT8_MEDIAN_RELATIVE_L2, assert_fp32_tier, relative_l2
+from tolerances import INT8_DENSE_MEDIAN_RELATIVE_L2, INT8_MEDIAN_RELATIVE_L2, assert_fp32_tier, relative_l2
 
 
 def supported_isas() -> list[str]:
@@ -91,6 +92,42 @@ def test_compiled_default_mode(
             for i, prompt in enumerate(case.prompts())
         ]
     assert np.median(np.concatenate(errors)) <= INT8_MEDIAN_RELATIVE_L2
+
+
+DENSE_MATRICES = tuple(
+    f"{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
+)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+def test_dense_weights_in_int8(
+    isa: str, case: ModelCase, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model of the rounded weights: only its inputs are rounded besides."""
+    monkeypatch.setenv("GPTOSS_ISA", isa)
+    config = checkpoint.config
+    if config.num_attention_heads * config.head_dim % q8.BLOCK != 0:
+        with pytest.raises(ValueError, match="whole blocks of 32, got"):
+            gptoss.load(checkpoint.path, dense="q8")
+        return
+    tensors = {
+        name: q8.decode(*q8.encode(tensor)) if name.endswith(DENSE_MATRICES) else tensor
+        for name, tensor in load_tensors(checkpoint).items()
+    }
+    reference = ReferenceModel(config, tensors)
+    exact = ReferenceModel(config, load_tensors(checkpoint))
+    errors, weight_errors = [], []
+    with gptoss.load(checkpoint.path, dense="q8") as llm:
+        for prompt in case.prompts():
+            expected = reference.logits(prompt)
+            logits = llm.logits(prompt)
+            np.testing.assert_array_equal(llm.logits(prompt, chunk_tokens=7), logits)
+            # All later tokens of a prompt see one that rounding sent to another expert.
+            errors.append(np.median(relative_l2(logits, expected)))
+            weight_errors.append(np.median(relative_l2(exact.logits(prompt), expected)))
+    assert np.median(errors) <= INT8_DENSE_MEDIAN_RELATIVE_L2
+    # The weights that were decoded are not those of the checkpoint: rounding them is seen.
+    assert np.median(weight_errors) > 1e-3
 
 
 def test_goldens_are_small_and_all_in_use() -> None:

@@ -119,6 +119,7 @@ constexpr int kMaxStepTokens = 24;
 struct Setup {
   int threads = 2;
   Precision precision = Precision::reference;
+  DenseType dense = DenseType::bf16;
   int context_length = 512;
   int max_sequences = 4;
   int64_t kv_pages = 0;  // 0: as many as the sequences can use
@@ -162,8 +163,9 @@ class HookedBackend final : public Backend {
 
 std::unique_ptr<Engine> make_engine(const Setup& setup = {}, std::function<void()> hook = {}) {
   const ModelConfig config = small_config();
-  auto backend = make_backend("cpu", small_weights(config),
-                              {.threads = setup.threads, .precision = setup.precision});
+  auto backend =
+      make_backend("cpu", small_weights(config),
+                   {.threads = setup.threads, .precision = setup.precision, .dense = setup.dense});
   const int64_t pages = setup.kv_pages > 0 ? setup.kv_pages : 8 * setup.max_sequences;
   const int64_t kv_bytes = pages * backend->full_page_bytes();
   if (hook) backend = std::make_unique<HookedBackend>(std::move(backend), std::move(hook));
@@ -259,12 +261,20 @@ std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& tokens,
 // AMX has a dense matmul of its own in the default mode.
 GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
   const std::vector<int32_t> tokens = prompt(9, 180);
-  for (const Precision precision : {Precision::reference, Precision::automatic}) {
+  struct Mode {
+    Precision precision;
+    DenseType dense;
+  };
+  for (const Mode mode :
+       {Mode{Precision::reference, DenseType::bf16}, Mode{Precision::automatic, DenseType::bf16},
+        Mode{Precision::automatic, DenseType::q8}}) {
+    const Precision precision = mode.precision;
     std::vector<float> fused;
     for (const cpu::Kernels* kernels : supported_kernels()) {
       setenv("GPTOSS_ISA", kernels->name, 1);
-      const auto engine = make_engine({.threads = 1, .precision = precision});
-      const auto threaded = make_engine({.threads = 3, .precision = precision});
+      const auto engine = make_engine({.threads = 1, .precision = precision, .dense = mode.dense});
+      const auto threaded =
+          make_engine({.threads = 3, .precision = precision, .dense = mode.dense});
       unsetenv("GPTOSS_ISA");
       const std::vector<float> whole = logits_of(*engine, tokens, kMaxStepTokens);
       for (const float logit : whole) GPTOSS_CHECK(std::isfinite(logit), kernels->name);
