@@ -101,6 +101,7 @@ def main() -> None:
     args = _arguments()
     if args.plot:
         import matplotlib  # noqa: F401  before the measuring, not after
+    args.work.mkdir(parents=True, exist_ok=True)
     source = open_checkpoint(args.model)
     layers = args.layers or source.config.num_hidden_layers
     folder = prepare_model(source, layers, args.work)
@@ -120,7 +121,7 @@ def main() -> None:
     read_gb_s = max(v[-1] for name, v in limits.items() if name.startswith("read_gb_s"))
     rows = _rows(variants, measures, checkpoint.config, read_gb_s)
     agreement = _agreement(args, checkpoint) if args.agreement_tokens else []
-    _print(rows, variants, checkpoint, read_gb_s, agreement)
+    _print(rows, variants, checkpoint, read_gb_s, agreement, args.agreement_layers)
     result = {
         "model": str(args.model),
         "layers": layers,
@@ -132,6 +133,7 @@ def main() -> None:
         "programs": sorted({v.about for v in variants if v.about}),
         "problems": [problem for v in variants for problem in v.problems],
         "rows": rows,
+        "agreement_layers": args.agreement_layers,
         "agreement": agreement,
     }
     if args.plot:
@@ -220,7 +222,6 @@ def _gguf(checkpoint: Checkpoint, dense: str, work: Path) -> Path:
     name = f"{checkpoint.name}-{dense}-{_digest(checkpoint, checkpoint.config)}.gguf"
     path = work / name
     if not path.is_file():
-        work.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(work).free
         if checkpoint.weight_bytes > free:
             raise OSError(
@@ -441,12 +442,12 @@ def _bytes_read(config: ModelConfig, measure: str, dense: str) -> float | None:
 
 def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Compare logits of the programs with those of gptoss in float32."""
+    layers = min(args.agreement_layers, checkpoint.config.num_hidden_layers)
+    checkpoint = open_checkpoint(prepare_model(checkpoint, layers, args.work))
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, checkpoint.config.vocab_size, args.agreement_tokens).tolist()
     # llama.cpp rounds YaRN's bounds to whole dimensions, the published config asks not to.
-    rounded = prepare_model(
-        checkpoint, checkpoint.config.num_hidden_layers, args.work, truncate=True
-    )
+    rounded = prepare_model(checkpoint, layers, args.work, truncate=True)
     jobs: dict[str, tuple[str, str, Path, dict[str, Any]]] = {}
     ours = sys.executable
     reference = "gptoss float32"
@@ -514,6 +515,7 @@ def _print(
     checkpoint: Checkpoint,
     read_gb_s: float,
     agreement: list[dict[str, Any]],
+    agreement_layers: int,
 ) -> None:
     # A table that is not for a terminal need not fit into 80 columns.
     console = Console() if sys.stdout.isatty() else Console(width=140)
@@ -550,7 +552,8 @@ def _print(
     for problem in (problem for v in variants for problem in v.problems):
         console.print(f"Left out: {problem}")
     if agreement:
-        table = Table(*agreement[0], title="Logits")
+        title = f"Logits of {min(agreement_layers, checkpoint.config.num_hidden_layers)} layers"
+        table = Table(*agreement[0], title=title)
         for entry in agreement:
             table.add_row(*(v if isinstance(v, str) else f"{v:.4g}" for v in entry.values()))
         console.print(table)
@@ -659,6 +662,14 @@ def _arguments() -> argparse.Namespace:
         help="compare the logits of so many; 0: do not",
     )
     parser.add_argument(
+        "--agreement-layers",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of the first N layers: in a deep model of random weights every difference grows "
+        "until the experts are others; default: 4",
+    )
+    parser.add_argument(
         "--work",
         type=Path,
         default=Path(tempfile.gettempdir()) / "gptoss-compare",
@@ -669,7 +680,7 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if 1 not in args.batch:
         parser.error("--batch must hold 1")
-    for name in ("rounds", "new", "threads", "transformers_layers"):
+    for name in ("rounds", "new", "threads", "transformers_layers", "agreement_layers"):
         if getattr(args, name) < (2 if name == "new" else 1):
             parser.error(f"--{name.replace('_', '-')} is too small")
     return args
