@@ -392,7 +392,19 @@ void matmul_q8(const MatmulTask& task) {
     for (; token + kTileTokensQ8 <= task.tokens; token += kTileTokensQ8) {
       q8_tile<Group, kTileTokensQ8>(task, row, n_rows, token);
     }
-    for (; token < task.tokens; ++token) q8_tile<Group, 1>(task, row, n_rows, token);
+    switch (task.tokens - token) {
+      case 3:
+        q8_tile<Group, 3>(task, row, n_rows, token);
+        break;
+      case 2:
+        q8_tile<Group, 2>(task, row, n_rows, token);
+        break;
+      case 1:
+        q8_tile<Group, 1>(task, row, n_rows, token);
+        break;
+      default:
+        break;
+    }
   }
 }
 

@@ -17,7 +17,12 @@ from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.reference import q8
 from gptoss.reference.model import ReferenceModel, load_tensors
 from model_cases import CASES, ModelCase, describe, golden_path
-from tolerances import INT8_DENSE_MEDIAN_RELATIVE_L2, INT8_MEDIAN_RELATIVE_L2, assert_fp32_tier, relative_l2
+from tolerances import (
+    INT8_DENSE_MEDIAN_RELATIVE_L2,
+    INT8_MEDIAN_RELATIVE_L2,
+    assert_fp32_tier,
+    relative_l2,
+)
 
 
 def supported_isas() -> list[str]:
