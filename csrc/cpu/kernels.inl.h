@@ -348,7 +348,7 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
     for (int r = 0; r < 4; ++r) {
       const uint8_t* const at = blocks[r] + group * kGroupBytes;
       for (int line = 0; line < kGroupBytes; line += 64) {
-        __builtin_prefetch(at + prefetch_bytes + line);
+        __builtin_prefetch(blocks[0] + prefetch_bytes + (4 * group + r) * kGroupBytes + line);
       }
       codes[r] = Group::load(at, n_blocks);
     }
