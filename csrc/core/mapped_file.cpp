@@ -44,6 +44,10 @@ void* map_file(int fd, size_t size) {
   }
   const auto page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
   uint8_t* const end = aligned + (size + page - 1) / page * page;
+#if defined(MADV_HUGEPAGE)
+  // Where the file system allows it, what is not yet in the cache is then read in huge pages.
+  madvise(aligned, size, MADV_HUGEPAGE);
+#endif
   if (aligned > begin) munmap(begin, static_cast<size_t>(aligned - begin));
   if (begin + room > end) munmap(end, static_cast<size_t>(begin + room - end));
   return mapped;
