@@ -22,18 +22,19 @@ from hw_limits import hw_limits
 from timing import peak_memory_gb, print_results
 
 
-def bytes_per_token(config: ModelConfig, depth: int, kv_bytes: int) -> float:
-    """Bytes read to decode one token after `depth` others."""
+def bytes_per_token(config: ModelConfig, depth: int, kv_bytes: int, q8: bool = False) -> float:
+    """Bytes read to decode one token after `depth` others; `q8`: dense weights in int8."""
     c = config
+    dense_bytes = 34 / 32 if q8 else 2
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    dense = 2 * c.hidden_size * (2 * q + 2 * kv + c.num_local_experts)
+    dense = c.hidden_size * (dense_bytes * (2 * q + 2 * kv) + 2 * c.num_local_experts)
     expert = 3 * c.hidden_size * c.intermediate_size * 17 / 32
     cached = sum(
         2 * kv * kv_bytes * (min(depth, c.sliding_window) if kind == "sliding_attention" else depth)
         for kind in c.layer_types
     )
     layers = c.num_hidden_layers * (dense + c.num_experts_per_tok * expert)
-    return layers + 2 * c.vocab_size * c.hidden_size + cached
+    return layers + dense_bytes * c.vocab_size * c.hidden_size + cached
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--precision", choices=["auto", "reference"], default="auto")
+    parser.add_argument("--dense", choices=["bf16", "q8"], default="bf16")
     parser.add_argument("--context-length", type=int, default=8192)
     args = parser.parse_args()
 
@@ -55,6 +57,7 @@ def main() -> None:
         args.model,
         threads=args.threads,
         precision=args.precision,
+        dense=args.dense,
         context_length=args.context_length,
     )
     load_s = time.perf_counter() - start
@@ -77,7 +80,7 @@ def main() -> None:
                 decode.append(statistics.median(1 / np.diff(times[1:])))
             tps = statistics.median(decode)
             kv_bytes = 4 if args.precision == "reference" else 2
-            read = bytes_per_token(llm.config, n + args.new // 2, kv_bytes)
+            read = bytes_per_token(llm.config, n + args.new // 2, kv_bytes, args.dense == "q8")
             rows.append(
                 {
                     "prompt tokens": n,
@@ -95,6 +98,7 @@ def main() -> None:
         rows,
         model=args.model,
         precision=args.precision,
+        dense=args.dense,
         load_s=load_s,
         first_token_s=first_token_s,
         peak_memory_gb=peak_memory_gb(),

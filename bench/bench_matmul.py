@@ -27,6 +27,10 @@ def main() -> None:
     threads = _core.default_threads()
     limits = {name: values[-1] for name, values in hw_limits(threads).items()}
     read_gb_s = max(limits["read_gb_s_huge_pages"], limits["read_gb_s_4k_pages"])
+    amx = _core.selected_isa() == "amx"
+    # Blocks of 32 fill half of an int8 tile.
+    limits["half_amx_int8_gop_s"] = limits.get("amx_int8_gop_s", 0) / 2
+    int8_peak = "half_amx_int8_gop_s" if amx else "int8_gop_s"
     rng = np.random.default_rng(0)
     rows = []
 
@@ -51,7 +55,7 @@ def main() -> None:
             blocks = rng.integers(0, 256, (n, k // 32, 16), dtype=np.uint8)
             scales = rng.integers(116, 123, (n, k // 32), dtype=np.uint8)
             nbytes, operations = blocks.nbytes + scales.nbytes, 2.0 * tokens * n * k
-            for name, int8, peak in (("f32", False, "fma_gflop_s"), ("int8", True, "int8_gop_s")):
+            for name, int8, peak in (("f32", False, "fma_gflop_s"), ("int8", True, int8_peak)):
                 measure(
                     f"{matrix.name}, MXFP4 x {name}",
                     nbytes,
@@ -61,13 +65,32 @@ def main() -> None:
                 )
         for matrix in DENSE_MATRICES:
             x = rng.standard_normal((tokens, matrix.k), dtype=np.float32)
-            w = rng.integers(0, 2**16, (matrix.n, matrix.k), dtype=np.uint16) & 0xBFFF
+            # Normal numbers: subnormal ones and NaN take other times.
+            w = rng.standard_normal((matrix.n, matrix.k), dtype=np.float32).view(np.uint32) >> 16
+            w = w.astype(np.uint16)
+            codes, scales = ops.q8_encode(w)
+            operations = 2.0 * tokens * matrix.n * matrix.k
             measure(
                 f"{matrix.name}, bf16 x f32",
                 w.nbytes,
-                2.0 * tokens * matrix.n * matrix.k,
+                operations,
                 "fma_gflop_s",
                 lambda x=x, w=w: ops.dense_matmul(x, w),
+            )
+            if amx:
+                measure(
+                    f"{matrix.name}, bf16 x 2 bf16",
+                    w.nbytes,
+                    2 * operations,
+                    "amx_bf16_gflop_s",
+                    lambda x=x, w=w: ops.dense_matmul(x, w, fast=True),
+                )
+            measure(
+                f"{matrix.name}, int8 x int8",
+                codes.nbytes + scales.nbytes,
+                operations,
+                int8_peak,
+                lambda x=x, c=codes, s=scales: ops.q8_matmul(x, c, s),
             )
     print_results(f"matmuls, {threads} threads, {_core.selected_isa()}", rows, limits=limits)
 

@@ -431,13 +431,7 @@ def _bytes_read(config: ModelConfig, measure: str, dense: str) -> float | None:
     kind, _, number = measure.partition(" ")
     if kind != "depth" and measure != "batch 1":
         return None
-    nbytes = bytes_per_token(config, int(number) if kind == "depth" else 0, 2)
-    if dense == "q8":
-        heads = config.num_attention_heads + config.num_key_value_heads
-        attention = 2 * config.hidden_size * heads * config.head_dim * config.num_hidden_layers
-        # 8 bits and a 16-bit scale for each 32.
-        nbytes -= (attention + config.vocab_size * config.hidden_size) * (2 - 34 / 32)
-    return nbytes
+    return bytes_per_token(config, int(number) if kind == "depth" else 0, 2, dense == "q8")
 
 
 def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[str, Any]]:
