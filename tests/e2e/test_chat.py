@@ -233,7 +233,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(
         wait_for(b"> ")
         os.write(master, b"Hi\n")
         wait_for(b"Hi")
-        time.sleep(0.5)
+        while len(seen) < 100:  # the answer has begun
+            seen += os.read(master, 4096)
         process.send_signal(signal.SIGINT)
         wait_for(b"(stopped)")
         wait_for(b"> ")
