@@ -216,6 +216,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(
         stdout=slave,
         stderr=slave,
         start_new_session=True,
+        # A shell's background jobs ignore it, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | {"TERM": "dumb"},
     )
     os.close(slave)
