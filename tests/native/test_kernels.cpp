@@ -595,7 +595,8 @@ GPTOSS_TEST(ops_do_not_depend_on_the_number_of_threads) {
                          .y = results[0].data(),
                          .tokens = tokens,
                          .n = n,
-                         .k = k});
+                         .k = k,
+                          .fast = true});
       cpu::mxfp4_matmul(*kernels, pool,
                         {.x = x.data(),
                          .blocks = sparse.bytes.data(),
