@@ -596,7 +596,7 @@ GPTOSS_TEST(ops_do_not_depend_on_the_number_of_threads) {
                          .tokens = tokens,
                          .n = n,
                          .k = k,
-                          .fast = true});
+                         .fast = true});
       cpu::mxfp4_matmul(*kernels, pool,
                         {.x = x.data(),
                          .blocks = sparse.bytes.data(),
