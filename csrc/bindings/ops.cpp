@@ -71,7 +71,7 @@ py::tuple q8_encode(const Array<uint16_t>& w) {
   const int n = dim(w, 0);
   const int k = dim(w, 1);
   Array<int8_t> codes({n, k});
-  Array<uint16_t> scales({n, k / ops::kQ8BlockSize});
+  Array<uint16_t> scales({n, k / kQ8Block});
   const ops::Q8Encode op = {.w = w.data(),
                             .codes = codes.mutable_data(),
                             .scales = scales.mutable_data(),

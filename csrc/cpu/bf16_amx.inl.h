@@ -81,33 +81,30 @@ void amx_pack_block(const float* x, int64_t x_stride, int tokens, int k, int blo
 
 // ---- Weights ------------------------------------------------------------------------------------
 
-// Where the tiles of up to 32 rows lie, in bytes.
-struct TileSource {
-  const uint8_t* first;
-  int64_t row_stride, block_stride, tile_stride;
+// A block of up to 32 rows: two tiles, one after the other.
+struct WeightBlock {
+  const uint8_t* rows;
+  int64_t row_stride;  // bytes
 };
 
-// Dense weights as they are.
-class DenseTiles {
+// The blocks of some rows, read where they lie; the last one from a copy if K is no multiple of 32.
+class WeightBlocks {
  public:
-  DenseTiles(const MatmulTask& task, int row, int n_rows)
+  WeightBlocks(const MatmulTask& task, int row, int n_rows)
       : weights_(static_cast<const uint8_t*>(task.weights) + int64_t{row} * task.k * 2),
         row_bytes_(int64_t{task.k} * 2),
         n_rows_(n_rows),
         full_blocks_(task.k / 32) {}
 
-  // Where block b begins. The last block of a row whose K is no multiple of 32 is read from a copy.
-  TileSource source(int block) {
-    if (block < full_blocks_) {
-      return {weights_ + 64 * block, row_bytes_, 64, kWeightRows * row_bytes_};
-    }
+  WeightBlock operator[](int block) {
+    if (block < full_blocks_) return {weights_ + 64 * block, row_bytes_};
     std::memset(tail_, 0, sizeof tail_);
     for (int r = 0; r < n_rows_; ++r) {
       std::memcpy(tail_[r], weights_ + r * row_bytes_ + 64 * block,
                   static_cast<size_t>(row_bytes_ - 64 * block));
     }
     finish_stores();
-    return {tail_[0], 64, 0, kWeightRows * 64};
+    return {tail_[0], 64};
   }
 
  private:
@@ -170,7 +167,7 @@ void store_products(const MatmulTask& task, const TileShape& shape, int row, int
 }
 
 // `n_tiles` tiles of rows from `row` on, times `n_groups` groups of tokens from `token` on.
-void multiply_tiles(const MatmulTask& task, const TileShape& shape, DenseTiles& weights, int row,
+void multiply_tiles(const MatmulTask& task, const TileShape& shape, WeightBlocks& weights, int row,
                     int n_tiles, int token, int n_groups) {
   const int blocks = static_cast<int>(packed_size(task.k) / 32);
   const int64_t tile_bytes = int64_t{kPairs} * shape.tokens * 4;
@@ -184,9 +181,9 @@ void multiply_tiles(const MatmulTask& task, const TileShape& shape, DenseTiles& 
   _tile_zero(2);
   _tile_zero(3);
   for (int b = 0; b < blocks; ++b) {
-    const TileSource source = weights.source(b);
-    _tile_loadd(4, source.first, source.row_stride);
-    if (two_tiles) _tile_loadd(5, source.first + source.tile_stride, source.row_stride);
+    const WeightBlock block = weights[b];
+    _tile_loadd(4, block.rows, block.row_stride);
+    if (two_tiles) _tile_loadd(5, block.rows + kWeightRows * block.row_stride, block.row_stride);
     multiply_activations<0>(x + b * tile_bytes, low_offset, stride, two_tiles);
     if (n_groups == 2) multiply_activations<1>(x1 + b * tile_bytes, low_offset, stride, two_tiles);
   }
@@ -214,7 +211,7 @@ void matmul_bf16_amx(const MatmulTask& task) {
     const int rows_left = task.row_end - row;
     const int n_tiles = rows_left >= kWeightTiles * kWeightRows ? kWeightTiles : 1;
     const int tile_rows = rows_left < kWeightRows ? rows_left : kWeightRows;
-    DenseTiles weights(task, row, n_tiles * tile_rows);
+    WeightBlocks weights(task, row, n_tiles * tile_rows);
     while (token < token_end) {
       const int left = token_end - token;
       const int n_groups = left >= kGroupsAtOnce * kGroupTokens ? kGroupsAtOnce : 1;

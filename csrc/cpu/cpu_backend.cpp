@@ -1,5 +1,6 @@
-// The forward pass on the CPU. Large weights are used as they lie in the checkpoint; norms, sinks
-// and biases, which are small, are widened to f32 when the model is loaded.
+// The forward pass on the CPU. Large weights are used as they lie in the checkpoint, unless dense
+// ones are asked for in int8; norms, sinks and biases, which are small, are widened to f32 when the
+// model is loaded.
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "core/kv_page.h"
+#include "core/q8.h"
 
 namespace gptoss::cpu {
 
@@ -22,9 +23,8 @@ inline constexpr int64_t packed_size(int64_t k) { return (k + 31) / 32 * 32; }
 // padded with zeros to whole groups of 4 blocks. In bytes, from the row's start:
 //   codes       (blocks, 2, 16) i8   a block's 16 even elements, then its 16 odd ones
 //   scales      (blocks)        f32  largest magnitude / 254: MXFP4 values are doubled in integers
-//   corrections (blocks)        i32  -16 * sum of the block's codes, for kernels whose weights
-//   carry
-//                                    an offset of 16 to be unsigned
+//   corrections (blocks)        i32  -16 * sum of the block's codes: undoes an offset of 16, which
+//                                    makes weights unsigned
 inline constexpr int64_t q8_padded(int64_t k) { return (k + 127) / 128 * 128; }
 inline constexpr int64_t q8_scales_offset(int64_t k) { return q8_padded(k); }
 inline constexpr int64_t q8_corrections_offset(int64_t k) { return q8_padded(k) / 8 * 9; }
@@ -33,8 +33,6 @@ inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10;
 // A row of K weights in int8, 32 with a scale: w = code * scale / 2, codes in [-127, 127]. Codes
 // lie in groups of 4 blocks: (2, 4, 16), all even elements before all odd ones, the last group with
 // as many blocks as are left; scales (K/32) bf16. K is a multiple of 32.
-inline constexpr int kQ8Block = 32;
-
 enum class KvType : uint8_t { f32, f16 };
 inline constexpr int64_t size_of(KvType type) { return type == KvType::f32 ? 4 : 2; }
 
@@ -60,8 +58,8 @@ struct Matmul {
   const char* inputs;  // what it makes of activations, for people
   // Bytes of activations per token; token t's group begins at t / 16 * 16 rows.
   int64_t (*row_bytes)(int64_t k);
-  // Writes a block of 32 of K of a group: x (tokens <= 16, 32) f32, rows x_stride
-  // apart, zero beyond k.
+  // Writes a block of 32 of K of a group: x (tokens <= 16, 32) f32, rows x_stride apart, zero
+  // beyond k.
   void (*pack_block)(const float* x, int64_t x_stride, int tokens, int k, int block,
                      uint8_t* group);
   void (*run)(const MatmulTask&);

@@ -94,6 +94,29 @@ void matmul_panels(const Matmul& matmul, ThreadPool& pool, std::span<const Matmu
   });
 }
 
+namespace {
+
+// A matmul op on its own: packs its activations, then computes all rows.
+template <class Op>
+void run_matmul(const Matmul& matmul, ThreadPool& pool, const Op& op, const void* weights,
+                const void* scales) {
+  const std::vector<uint8_t> packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
+  const MatmulTask task = {.x = packed.data(),
+                           .tokens = op.tokens,
+                           .k = op.k,
+                           .weights = weights,
+                           .scales = scales,
+                           .bias = op.bias,
+                           .y = op.y,
+                           .y_stride = op.n,
+                           .accumulate = false,
+                           .row_begin = 0,
+                           .row_end = op.n};
+  matmul_panels(matmul, pool, {&task, 1});
+}
+
+}  // namespace
+
 void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) {
   pool.run(op.tokens, [&](int64_t t) {
     kernels.rms_norm(op.x + t * op.n, op.weight, op.eps, op.n, op.y + t * op.n);
@@ -101,37 +124,12 @@ void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) 
 }
 
 void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
-  const Matmul& matmul = op.fast ? kernels.bf16_fast : kernels.bf16;
-  const std::vector<uint8_t> packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(),
-                           .tokens = op.tokens,
-                           .k = op.k,
-                           .weights = op.w,
-                           .scales = nullptr,
-                           .bias = op.bias,
-                           .y = op.y,
-                           .y_stride = op.n,
-                           .accumulate = false,
-                           .row_begin = 0,
-                           .row_end = op.n};
-  matmul_panels(matmul, pool, {&task, 1});
+  run_matmul(op.fast ? kernels.bf16_fast : kernels.bf16, pool, op, op.w, nullptr);
 }
 
 void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {
-  const Matmul& matmul = op.int8_activations ? kernels.mxfp4_q8 : kernels.mxfp4;
-  const std::vector<uint8_t> packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(),
-                           .tokens = op.tokens,
-                           .k = op.k,
-                           .weights = op.blocks,
-                           .scales = op.scales,
-                           .bias = op.bias,
-                           .y = op.y,
-                           .y_stride = op.n,
-                           .accumulate = false,
-                           .row_begin = 0,
-                           .row_end = op.n};
-  matmul_panels(matmul, pool, {&task, 1});
+  run_matmul(op.int8_activations ? kernels.mxfp4_q8 : kernels.mxfp4, pool, op, op.blocks,
+             op.scales);
 }
 
 void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op) {
@@ -145,19 +143,7 @@ void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op
 }
 
 void q8_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Q8Matmul& op) {
-  const std::vector<uint8_t> packed = pack_activations(kernels.q8, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(),
-                           .tokens = op.tokens,
-                           .k = op.k,
-                           .weights = op.codes,
-                           .scales = op.scales,
-                           .bias = op.bias,
-                           .y = op.y,
-                           .y_stride = op.n,
-                           .accumulate = false,
-                           .row_begin = 0,
-                           .row_end = op.n};
-  matmul_panels(kernels.q8, pool, {&task, 1});
+  run_matmul(kernels.q8, pool, op, op.codes, op.scales);
 }
 
 void rope(const Kernels& kernels, ThreadPool& pool, const ops::Rope& op) {

@@ -9,10 +9,9 @@
 #include <cstdint>
 
 #include "core/check.h"
+#include "core/q8.h"
 
 namespace gptoss::ops {
-
-inline constexpr int kQ8BlockSize = 32;
 
 // Rounds w (N, K) bf16 to the nearest code; a block's scale is its largest magnitude * 2 / 127,
 // rounded up to bf16. A row's codes are in groups of four blocks, all elements with even index
@@ -35,14 +34,14 @@ struct Q8Matmul {
 
 inline void validate(const Q8Encode& op) {
   check(op.n >= 1, "[q8_encode] N must be at least 1, got ", op.n);
-  check(op.k >= 1 && op.k % kQ8BlockSize == 0, "[q8_encode] K must be a multiple of ", kQ8BlockSize,
+  check(op.k >= 1 && op.k % kQ8Block == 0, "[q8_encode] K must be a multiple of ", kQ8Block,
         ", got ", op.k);
 }
 
 inline void validate(const Q8Matmul& op) {
   check(op.tokens >= 1 && op.n >= 1, "[q8_matmul] T and N must be at least 1, got ", op.tokens,
         ", ", op.n);
-  check(op.k >= 1 && op.k % kQ8BlockSize == 0, "[q8_matmul] K must be a multiple of ", kQ8BlockSize,
+  check(op.k >= 1 && op.k % kQ8Block == 0, "[q8_matmul] K must be a multiple of ", kQ8Block,
         ", got ", op.k);
 }
 
