@@ -35,7 +35,7 @@ Drafter::Drafter(std::span<const int32_t> prompt) : hit_rates_(kFirstHitRates) {
   match_ = look_up(prompt);
 }
 
-// FNV-1a over whole tokens, mixed at the end.
+// Multiplies and mixes, a whole token at a time.
 size_t Drafter::slot(std::span<const int32_t> gram) const {
   uint64_t hash = 0xcbf29ce484222325ull + gram.size();
   for (const int32_t token : gram) {
