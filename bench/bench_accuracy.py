@@ -25,7 +25,9 @@ from timing import print_results
 MODES: dict[str, dict[str, Any]] = {
     "reference": {"precision": "reference"},
     "default": {},
+    'kv_cache_dtype="int8"': {"kv_cache_dtype": "int8"},
     'dense="q8"': {"dense": "q8"},
+    "both": {"dense": "q8", "kv_cache_dtype": "int8"},
 }
 
 

@@ -43,6 +43,7 @@ def make_engine(
     max_sequences: int = 8,
     pages: int = 64,
     context_length: int = CONTEXT,
+    kv_cache_dtype: str = "auto",
     **more: Any,
 ) -> _core.Engine:
     """Make an engine with room for so many pages of 64 tokens."""
@@ -50,7 +51,8 @@ def make_engine(
         max_step_tokens=max_step_tokens,
         max_sequences=max_sequences,
         context_length=context_length,
-        kv_memory_bytes=pages * _page_bytes(),
+        kv_memory_bytes=pages * _page_bytes(kv_cache_dtype),
+        kv_cache_dtype=kv_cache_dtype,
         **more,
     )
 
@@ -69,8 +71,14 @@ def _engine(**options: Any) -> _core.Engine:
 
 
 @functools.cache
-def _page_bytes() -> int:
-    engine = _engine(context_length=64, max_step_tokens=1, max_sequences=1, kv_memory_bytes=2**20)
+def _page_bytes(kv_cache_dtype: str) -> int:
+    engine = _engine(
+        context_length=64,
+        max_step_tokens=1,
+        max_sequences=1,
+        kv_memory_bytes=2**20,
+        kv_cache_dtype=kv_cache_dtype,
+    )
     size: int = engine.stats()["full_pages"]["page_bytes"]
     return size
 
@@ -89,9 +97,11 @@ def array(tokens: tuple[int, ...] | list[int]) -> npt.NDArray[np.int32]:
 
 
 @functools.lru_cache(maxsize=4096)
-def alone(prompt: tuple[int, ...], params: SamplingParams) -> list[Output]:
+def alone(
+    prompt: tuple[int, ...], params: SamplingParams, kv_cache_dtype: str = "auto"
+) -> list[Output]:
     """Return what a request gets from an engine of its own."""
-    engine = make_engine(max_step_tokens=512, prefix_cache=False)
+    engine = make_engine(max_step_tokens=512, prefix_cache=False, kv_cache_dtype=kv_cache_dtype)
     engine.submit(1, array(prompt), params)
     outputs = []
     while not engine.idle():

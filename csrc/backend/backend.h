@@ -79,7 +79,9 @@ enum class DenseType : uint8_t {
 struct BackendOptions {
   int threads = 0;  // CPU: 0 means the default
   Precision precision = Precision::automatic;
-  DenseType dense = DenseType::bf16;  // q8 goes with Precision::automatic only
+  // These go with Precision::automatic only.
+  DenseType dense = DenseType::bf16;
+  bool int8_kv_cache = false;  // keys and values in int8, one scale per token and head
 };
 
 struct BackendInfo {

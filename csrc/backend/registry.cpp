@@ -23,16 +23,19 @@ std::vector<BackendInfo> list_backends() {
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options) {
   std::string known;
+  std::string reasons;
   for (const Entry& entry : kBackends) {
     const BackendInfo info = entry.info();
-    if (info.name == device && !info.available) {
-      throw BackendError(concat("device '", device, "' is not available: ", info.detail));
-    }
     if (info.available && (device == "auto" || device == info.name)) {
       return entry.make(std::move(weights), options);
     }
+    if (info.name == device) {
+      throw BackendError(concat("device '", device, "' is not available: ", info.detail));
+    }
     known += (known.empty() ? "" : ", ") + info.name;
+    reasons += concat(reasons.empty() ? "" : "; ", info.name, ": ", info.detail);
   }
+  if (device == "auto") throw BackendError(concat("no device is available: ", reasons));
   throw BackendError(concat("unknown device '", device, "'; expected auto, ", known));
 }
 

@@ -179,10 +179,10 @@ Array<float> rope(const Array<float>& x, const Array<int32_t>& positions, const 
   return y;
 }
 
-// k and v are f32, or f16 given as their bits in uint16.
+// k and v are f32, or f16.
 Array<float> banded_attention(const Array<float>& q, const py::array& k, const py::array& v,
                               const std::optional<Array<float>>& sinks, int first_position,
-                              int window, float scale, const std::string& isa) {
+                              int window, float scale, bool int8_cache, const std::string& isa) {
   Array<float> out({q.shape(0), q.shape(1), q.shape(2)});
   const ops::BandedAttention op = {.q = q.data(),
                                    .k = k.data(),
@@ -197,7 +197,8 @@ Array<float> banded_attention(const Array<float>& q, const py::array& k, const p
                                    .first_position = first_position,
                                    .window = window,
                                    .scale = scale,
-                                   .half = k.itemsize() == 2};
+                                   .half = k.itemsize() == 2,
+                                   .int8_cache = int8_cache};
   ops::validate(op);
   const cpu::Kernels& kernels = kernels_of(isa);
   const py::gil_scoped_release release;
@@ -285,7 +286,7 @@ void register_ops(py::module_& m) {
   m.def("rope", &rope, "x"_a.noconvert(), "positions"_a.noconvert(), "config"_a, "isa"_a = "");
   m.def("banded_attention", &banded_attention, "q"_a.noconvert(), "k"_a.noconvert(),
         "v"_a.noconvert(), "sinks"_a.noconvert(), "first_position"_a, "window"_a, "scale"_a,
-        "isa"_a = "");
+        "int8_cache"_a = false, "isa"_a = "");
   m.def("route_topk", &route_topk, "logits"_a.noconvert(), "top_k"_a);
   m.def("expert_gather", &expert_gather, "x"_a.noconvert(), "experts"_a.noconvert(), "n_experts"_a);
   m.def("swiglu", &swiglu, "gate_up"_a.noconvert(), "limit"_a, "isa"_a = "");

@@ -46,6 +46,18 @@ struct LayerDenseWeights {
   DenseWeights q, k, v, o;
 };
 
+const char* name_of(KvType type) {
+  switch (type) {
+    case KvType::f32:
+      return "f32";
+    case KvType::f16:
+      return "f16";
+    case KvType::int8:
+      return "int8";
+  }
+  return "";
+}
+
 const Matmul& dense_matmul_of(const Kernels& kernels, const BackendOptions& options) {
   if (options.dense == DenseType::q8) return kernels.q8;
   return options.precision == Precision::reference ? kernels.bf16 : kernels.bf16_fast;
@@ -58,7 +70,9 @@ class CpuBackend final : public Backend {
         config_(weights_.config),
         kernels_(select_kernels()),
         pool_(resolve_thread_count(options.threads)),
-        kv_type_(options.precision == Precision::reference ? KvType::f32 : KvType::f16),
+        kv_type_(options.precision == Precision::reference ? KvType::f32
+                 : options.int8_kv_cache                   ? KvType::int8
+                                                           : KvType::f16),
         dense_matmul_(dense_matmul_of(kernels_, options)),
         router_matmul_(options.precision == Precision::reference ? kernels_.bf16
                                                                  : kernels_.bf16_fast),
@@ -80,15 +94,15 @@ class CpuBackend final : public Backend {
     for (int i = 0; i < config_.n_layers; ++i) {
       KvPool& pool = kv_pool(i);
       index_in_kind_.push_back(pool.n_layers++);
-      pool.layer_bytes = int64_t{2} * config_.kv_size() * kPageTokens * size_of(kv_type_);
+      pool.layer_bytes = kv_layer_bytes(kv_type_, config_.n_kv_heads, config_.head_dim);
     }
   }
 
   std::string description() const override {
     return concat("cpu, ", kernels_.name, ", ", pool_.size(),
-                  pool_.size() == 1 ? " thread" : " threads", ", KV cache ",
-                  kv_type_ == KvType::f32 ? "f32" : "f16", ", expert inputs ",
-                  expert_matmul_.inputs, ", dense inputs ", dense_matmul_.inputs,
+                  pool_.size() == 1 ? " thread" : " threads", ", KV cache ", name_of(kv_type_),
+                  ", expert inputs ", expert_matmul_.inputs, ", dense inputs ",
+                  dense_matmul_.inputs,
                   &dense_matmul_ == &kernels_.q8 ? ", dense weights int8" : "");
   }
 

@@ -33,9 +33,6 @@ inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10;
 // A row of K weights in int8, 32 with a scale: w = code * scale / 2, codes in [-127, 127]. Codes
 // lie in groups of 4 blocks: (2, 4, 16), all even elements before all odd ones, the last group with
 // as many blocks as are left; scales (K/32) bf16. K is a multiple of 32.
-enum class KvType : uint8_t { f32, f16 };
-inline constexpr int64_t size_of(KvType type) { return type == KvType::f32 ? 4 : 2; }
-
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {
   const void* x;  // activations in the matmul's form
@@ -68,9 +65,28 @@ struct Matmul {
   void pack(const float* const* rows, int tokens, int k, uint8_t* group) const;
 };
 
+// The elements of the KV cache. int8 has an f32 scale for each token's key and each token's value
+// of each head: x = code * scale, codes in [-127, 127].
+enum class KvType : uint8_t { f32, f16, int8 };
+
+// Bytes of one layer's keys and values in a page.
+inline constexpr int64_t kv_layer_bytes(KvType type, int kv_heads, int head_dim) {
+  const int64_t rows = int64_t{2} * kv_heads * kPageTokens;
+  switch (type) {
+    case KvType::f32:
+      return rows * head_dim * 4;
+    case KvType::f16:
+      return rows * head_dim * 2;
+    case KvType::int8:
+      return rows * (head_dim + int64_t{sizeof(float)});
+  }
+  return 0;
+}
+
 // Where one layer's keys and values of one sequence lie. The K of a page is (kv_heads, head_dim,
-// 64): transposed, so that a vector holds 16 keys; its V is (kv_heads, 64, head_dim). Position p is
-// in page table[(p / 64) % table_size]: a ring is a table shorter than the sequence.
+// 64): transposed, so that a vector holds 16 keys; its V is (kv_heads, 64, head_dim). Scales, where
+// there are any, come after both: (kv_heads, 64) of K, then of V. Position p is in page
+// table[(p / 64) % table_size]: a ring is a table shorter than the sequence.
 struct KvPages {
   uint8_t* base;       // of this layer in page 0
   int64_t page_bytes;  // from one page to the next

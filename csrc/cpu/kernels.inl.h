@@ -243,6 +243,10 @@ void matmul(const MatmulTask& task) {
 
 // ---- Matmul of int8 activations ----------------------------------------------------------------
 
+// What turns numbers of this largest magnitude into codes in [-127, 127]; 0 for what is so small
+// that the factor could be infinite.
+float int8_factor(float largest) { return largest > 1e-30f ? 127.0f / largest : 0.0f; }
+
 void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
   const F32x16 first = load(x);
   const F32x16 second = load(x + 16);
@@ -251,7 +255,7 @@ void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
       reduce_max(max(max(first, sub(zero, first)), max(second, sub(zero, second))));
   // NaN and infinity in the block make its scale NaN, and so the result.
   const float poison = reduce_add(fma(first, zero, mul(second, zero)));
-  const F32x16 inverse = set1(largest > 0.0f ? 127.0f / largest : 0.0f);
+  const F32x16 inverse = set1(int8_factor(largest));
   float codes[32];
   store(codes, round(mul(first, inverse)));
   store(codes + 16, round(mul(second, inverse)));
@@ -281,6 +285,8 @@ void pack_block_q8(const float* x, int64_t x_stride, int tokens, int k, int bloc
   }
 }
 
+inline constexpr float kSmallestNormal = 1.17549435e-38f;
+
 void encode_q8_weights(const uint16_t* w, int k, int8_t* codes, uint16_t* scales) {
   const int blocks = k / kQ8Block;
   const F32x16 zero = set1(0.0f);
@@ -295,7 +301,7 @@ void encode_q8_weights(const uint16_t* w, int k, int8_t* codes, uint16_t* scales
     std::memcpy(&bits, &exact, sizeof bits);
     scales[b] = static_cast<uint16_t>((bits + 0xffff) >> 16);
     const float scale = bf16_to_float(scales[b]);
-    const F32x16 inverse = set1(scale > 0.0f ? 2.0f / scale : 0.0f);
+    const F32x16 inverse = set1(scale >= kSmallestNormal ? 2.0f / scale : 0.0f);
     float rounded[32];
     store(rounded, round(mul(even, inverse)));
     store(rounded + 16, round(mul(odd, inverse)));
@@ -410,54 +416,108 @@ void matmul_q8(const MatmulTask& task) {
 
 // ---- Attention --------------------------------------------------------------------------------
 
-// The element types of the KV cache.
+// The element types of the KV cache. Where kScaled, codes are whole numbers, and every token's key
+// and value has a scale.
 struct F32Cache {
   using Element = float;
+  static constexpr bool kScaled = false;
   static F32x16 load(const float* p) { return cpu::GPTOSS_ISA_NAMESPACE::load(p); }
   static void store(float* p, F32x16 a) { cpu::GPTOSS_ISA_NAMESPACE::store(p, a); }
 };
 struct F16Cache {
   using Element = uint16_t;
+  static constexpr bool kScaled = false;
   static F32x16 load(const uint16_t* p) { return load_half(p); }
   static void store(uint16_t* p, F32x16 a) { store_half(p, a); }
 };
+struct Int8Cache {
+  using Element = int8_t;
+  static constexpr bool kScaled = true;
+  static F32x16 load(const int8_t* p) { return load_int8(p); }
+  static void store(int8_t* p, F32x16 a) {
+    float whole[16];
+    cpu::GPTOSS_ISA_NAMESPACE::store(whole, round(a));
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(whole[i]);
+  }
+};
 
-int64_t page_of(const KvPages& kv, int page) { return kv.table[page % kv.table_size]; }
-
+// One head's keys and values in one page.
 template <class Cache>
-auto* keys_of(const KvPages& kv, int page, int kv_head) {
-  using Element = typename Cache::Element;
-  auto* const base = reinterpret_cast<Element*>(kv.base + page_of(kv, page) * kv.page_bytes);
-  return base + static_cast<int64_t>(kv_head) * kv.head_dim * kPageTokens;
-}
+struct CachedHead {
+  typename Cache::Element* keys;    // (head_dim, 64)
+  typename Cache::Element* values;  // (64, head_dim)
+  float* key_scales;                // (64); null unless kScaled
+  float* value_scales;              // (64)
 
-template <class Cache>
-auto* values_of(const KvPages& kv, int page, int kv_head) {
-  return keys_of<Cache>(kv, page, kv.kv_heads + kv_head);
-}
+  CachedHead(const KvPages& kv, int page, int kv_head)
+      : key_scales(nullptr), value_scales(nullptr) {
+    uint8_t* const base = kv.base + kv.table[page % kv.table_size] * kv.page_bytes;
+    const int64_t head_size = static_cast<int64_t>(kv.head_dim) * kPageTokens;
+    keys = reinterpret_cast<typename Cache::Element*>(base) + kv_head * head_size;
+    values = keys + kv.kv_heads * head_size;
+    if constexpr (Cache::kScaled) {
+      auto* const scales = reinterpret_cast<float*>(base + 2 * kv.kv_heads * head_size);
+      key_scales = scales + kv_head * kPageTokens;
+      value_scales = key_scales + kv.kv_heads * kPageTokens;
+    }
+  }
+};
+
+// The scale of a token's key or value, and the factor that makes codes of it.
+struct RowScale {
+  float scale, inverse;
+
+  RowScale(const float* x, int head_dim) {
+    const F32x16 zero = set1(0.0f);
+    F32x16 top = zero;
+    F32x16 poison = zero;
+    for (int d = 0; d < head_dim; d += 16) {
+      const F32x16 part = load(x + d);
+      top = max(top, max(part, sub(zero, part)));
+      poison = fma(part, zero, poison);
+    }
+    // NaN and infinity make the scale NaN, and the codes 0.
+    const float not_finite = reduce_add(poison);
+    const float largest = reduce_max(top);
+    scale = largest / 127.0f + not_finite;
+    inverse = not_finite == 0.0f ? int8_factor(largest) : 0.0f;
+  }
+};
 
 template <class Cache>
 void store_kv_as(const KvPages& kv, int position, const float* k, const float* v) {
-  using Element = typename Cache::Element;
   const int slot = position % kPageTokens;
-  for (int g = 0; g < kv.kv_heads; ++g) {
-    Element* const keys = keys_of<Cache>(kv, position / kPageTokens, g) + slot;
-    Element* const values =
-        values_of<Cache>(kv, position / kPageTokens, g) + static_cast<int64_t>(slot) * kv.head_dim;
+  for (int g = 0; g < kv.kv_heads; ++g, k += kv.head_dim, v += kv.head_dim) {
+    const CachedHead<Cache> head(kv, position / kPageTokens, g);
+    auto* const keys = head.keys + slot;
+    auto* const values = head.values + static_cast<int64_t>(slot) * kv.head_dim;
+    F32x16 k_factor = set1(1.0f);
+    F32x16 v_factor = set1(1.0f);
+    if constexpr (Cache::kScaled) {
+      const RowScale k_scale(k, kv.head_dim);
+      const RowScale v_scale(v, kv.head_dim);
+      head.key_scales[slot] = k_scale.scale;
+      head.value_scales[slot] = v_scale.scale;
+      k_factor = set1(k_scale.inverse);
+      v_factor = set1(v_scale.inverse);
+    }
     for (int d = 0; d < kv.head_dim; d += 16) {
-      Element column[16];
-      Cache::store(column, load(k + g * kv.head_dim + d));
+      typename Cache::Element column[16];
+      Cache::store(column, mul(load(k + d), k_factor));
       for (int i = 0; i < 16; ++i) keys[static_cast<int64_t>(d + i) * kPageTokens] = column[i];
-      Cache::store(values + d, load(v + g * kv.head_dim + d));
+      Cache::store(values + d, mul(load(v + d), v_factor));
     }
   }
 }
 
 void store_kv(const KvPages& kv, int position, const float* k, const float* v) {
-  if (kv.type == KvType::f16) {
-    store_kv_as<F16Cache>(kv, position, k, v);
-  } else {
-    store_kv_as<F32Cache>(kv, position, k, v);
+  switch (kv.type) {
+    case KvType::f32:
+      return store_kv_as<F32Cache>(kv, position, k, v);
+    case KvType::f16:
+      return store_kv_as<F16Cache>(kv, position, k, v);
+    case KvType::int8:
+      return store_kv_as<Int8Cache>(kv, position, k, v);
   }
 }
 
@@ -474,8 +534,7 @@ struct QueryRow {
 // kRows query rows that see the same keys, against the 64 keys of one page: online softmax, then
 // o += p V.
 template <int kRows, class Cache>
-void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
-                 const typename Cache::Element* values, const QueryRow* rows) {
+void attend_page(const AttentionTask& task, const CachedHead<Cache>& head, const QueryRow* rows) {
   const int head_dim = task.kv.head_dim;
   F32x16 scores[kRows][kPageVectors];
   for (int r = 0; r < kRows; ++r) {
@@ -484,7 +543,7 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
   for (int d = 0; d < head_dim; ++d) {
     F32x16 k[kPageVectors];
     for (int v = 0; v < kPageVectors; ++v) {
-      k[v] = Cache::load(keys + static_cast<int64_t>(d) * kPageTokens + 16 * v);
+      k[v] = Cache::load(head.keys + static_cast<int64_t>(d) * kPageTokens + 16 * v);
     }
     for (int r = 0; r < kRows; ++r) {
       const F32x16 q = set1(rows[r].q[d]);
@@ -492,7 +551,11 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
     }
   }
 
-  const F32x16 scale = set1(task.scale);
+  F32x16 scales[kPageVectors];
+  for (int v = 0; v < kPageVectors; ++v) {
+    scales[v] = set1(task.scale);
+    if constexpr (Cache::kScaled) scales[v] = mul(scales[v], load(head.key_scales + 16 * v));
+  }
   float p[kRows][kPageTokens];
   F32x16 decay[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -500,7 +563,7 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
     // Slots outside the row's band may hold anything: they are replaced, not multiplied.
     F32x16 top = set1(kNoScore);
     for (int v = 0; v < kPageVectors; ++v) {
-      scores[r][v] = keep_lanes(mul(scores[r][v], scale), row.key_begin - 16 * v,
+      scores[r][v] = keep_lanes(mul(scores[r][v], scales[v]), row.key_begin - 16 * v,
                                 row.key_end - 16 * v, -__builtin_inff());
       top = max(top, scores[r][v]);
     }
@@ -510,9 +573,10 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
     const F32x16 shift = set1(m);
     F32x16 sum = set1(0.0f);
     for (int v = 0; v < kPageVectors; ++v) {
-      const F32x16 weights = exp(sub(scores[r][v], shift));
-      store(p[r] + 16 * v, weights);
+      F32x16 weights = exp(sub(scores[r][v], shift));
       sum = add(sum, weights);
+      if constexpr (Cache::kScaled) weights = mul(weights, load(head.value_scales + 16 * v));
+      store(p[r] + 16 * v, weights);
     }
     const float factor = exp_one(m_old - m);
     row.state[0] = m;
@@ -530,7 +594,7 @@ void attend_page(const AttentionTask& task, const typename Cache::Element* keys,
     for (int key = rows[0].key_begin; key < rows[0].key_end; ++key) {
       F32x16 value[kVectors];
       for (int v = 0; v < kVectors; ++v) {
-        value[v] = Cache::load(values + static_cast<int64_t>(key) * head_dim + d + 16 * v);
+        value[v] = Cache::load(head.values + static_cast<int64_t>(key) * head_dim + d + 16 * v);
       }
       for (int r = 0; r < kRows; ++r) {
         const F32x16 weight = set1(p[r][key]);
@@ -556,12 +620,11 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
   }
   for (int page = page_begin; page < page_end; ++page) {
     const int page_start = page * kPageTokens;
-    const auto* const keys = keys_of<Cache>(task.kv, page, task.kv_head);
-    const auto* const values = values_of<Cache>(task.kv, page, task.kv_head);
+    const CachedHead<Cache> head(task.kv, page, task.kv_head);
     QueryRow tile[kTileQueries];
     int filled = 0;
     const auto attend_singly = [&] {
-      for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, keys, values, tile + i);
+      for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, head, tile + i);
       filled = 0;
     };
     for (int r = 0; r < n_rows; ++r) {
@@ -578,7 +641,7 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
           task.q + token * task.q_stride + static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
           state + r * stride, begin, end};
       if (filled == kTileQueries) {
-        attend_page<kTileQueries, Cache>(task, keys, values, tile);
+        attend_page<kTileQueries, Cache>(task, head, tile);
         filled = 0;
       }
     }
@@ -587,10 +650,13 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
 }
 
 void attention_partial(const AttentionTask& task, int page_begin, int page_end, float* state) {
-  if (task.kv.type == KvType::f16) {
-    attention_partial_as<F16Cache>(task, page_begin, page_end, state);
-  } else {
-    attention_partial_as<F32Cache>(task, page_begin, page_end, state);
+  switch (task.kv.type) {
+    case KvType::f32:
+      return attention_partial_as<F32Cache>(task, page_begin, page_end, state);
+    case KvType::f16:
+      return attention_partial_as<F16Cache>(task, page_begin, page_end, state);
+    case KvType::int8:
+      return attention_partial_as<Int8Cache>(task, page_begin, page_end, state);
   }
 }
 

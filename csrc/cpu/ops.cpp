@@ -30,15 +30,14 @@ constexpr int kManyTokens = 64;
 constexpr int kMostPanelRows = 256;
 constexpr int kUnitsPerThread = 4;
 
-// Copies k and v (S, G, D) into pages, in the layout that the kernels read.
-template <class Element>
-void fill_pages(const ops::BandedAttention& op, const KvPages& kv) {
-  const auto* const k = static_cast<const Element*>(op.k);
-  const auto* const v = static_cast<const Element*>(op.v);
+// Copies k and v (S, G, D) of f16 into pages, in the layout that the kernels read.
+void fill_f16_pages(const ops::BandedAttention& op, const KvPages& kv) {
+  const auto* const k = static_cast<const uint16_t*>(op.k);
+  const auto* const v = static_cast<const uint16_t*>(op.v);
   for (int64_t s = 0; s < op.keys; ++s) {
     uint8_t* const page = kv.base + (s / kPageTokens) * kv.page_bytes;
     for (int64_t g = 0; g < op.kv_heads; ++g) {
-      auto* const keys = reinterpret_cast<Element*>(page) + g * op.head_dim * kPageTokens;
+      auto* const keys = reinterpret_cast<uint16_t*>(page) + g * op.head_dim * kPageTokens;
       auto* const values = keys + static_cast<int64_t>(op.kv_heads) * op.head_dim * kPageTokens;
       for (int64_t d = 0; d < op.head_dim; ++d) {
         const int64_t from = (s * op.kv_heads + g) * op.head_dim + d;
@@ -46,6 +45,15 @@ void fill_pages(const ops::BandedAttention& op, const KvPages& kv) {
         values[(s % kPageTokens) * op.head_dim + d] = v[from];
       }
     }
+  }
+}
+
+// The same of f32, rounded to what the pages hold.
+void store_pages(const Kernels& kernels, const ops::BandedAttention& op, const KvPages& kv) {
+  const int64_t row = static_cast<int64_t>(op.kv_heads) * op.head_dim;
+  for (int s = 0; s < op.keys; ++s) {
+    kernels.store_kv(kv, s, static_cast<const float*>(op.k) + s * row,
+                     static_cast<const float*>(op.v) + s * row);
   }
 }
 
@@ -163,8 +171,8 @@ void swiglu(const Kernels& kernels, ThreadPool& pool, const ops::Swiglu& op) {
 }
 
 void banded_attention(const Kernels& kernels, ThreadPool& pool, const ops::BandedAttention& op) {
-  const KvType type = op.half ? KvType::f16 : KvType::f32;
-  const int64_t page_bytes = int64_t{2} * op.kv_heads * op.head_dim * kPageTokens * size_of(type);
+  const KvType type = op.int8_cache ? KvType::int8 : op.half ? KvType::f16 : KvType::f32;
+  const int64_t page_bytes = kv_layer_bytes(type, op.kv_heads, op.head_dim);
   const int n_pages = (op.keys + kPageTokens - 1) / kPageTokens;
   std::vector<uint8_t> cache(static_cast<size_t>(n_pages * page_bytes));
   std::vector<int32_t> table(static_cast<size_t>(n_pages));
@@ -177,9 +185,9 @@ void banded_attention(const Kernels& kernels, ThreadPool& pool, const ops::Bande
                       .kv_heads = op.kv_heads,
                       .head_dim = op.head_dim};
   if (op.half) {
-    fill_pages<uint16_t>(op, kv);
+    fill_f16_pages(op, kv);
   } else {
-    fill_pages<float>(op, kv);
+    store_pages(kernels, op, kv);
   }
   const AttentionSequence sequence = {0, op.tokens, op.first_position, kv};
   banded_attention(kernels, pool,

@@ -98,6 +98,11 @@ inline void store_half(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_half_lanes8(a.lo));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), to_half_lanes8(a.hi));
 }
+inline F32x16 load_int8(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
 inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
   const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));

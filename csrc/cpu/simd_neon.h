@@ -116,24 +116,24 @@ inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
     odd.q[i] = vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xffff0000u)));
   }
 }
-// 16 doubled codes (int8) -> scaled values.
-inline F32x16 e2m1_lanes16(int8x16_t doubled, float32x4_t half_scale) {
-  const int16x8_t first = vmovl_s8(vget_low_s8(doubled));
-  const int16x8_t second = vmovl_s8(vget_high_s8(doubled));
+inline F32x16 to_float(int8x16_t a) {
+  const int16x8_t first = vmovl_s8(vget_low_s8(a));
+  const int16x8_t second = vmovl_s8(vget_high_s8(a));
   F32x16 r;
-  r.q[0] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(first))), half_scale);
-  r.q[1] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(first))), half_scale);
-  r.q[2] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(second))), half_scale);
-  r.q[3] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(second))), half_scale);
+  r.q[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(first)));
+  r.q[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(first)));
+  r.q[2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(second)));
+  r.q[3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(second)));
   return r;
 }
+inline F32x16 load_int8(const int8_t* p) { return to_float(vld1q_s8(p)); }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
   static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
   const int8x16_t table = vld1q_s8(kDoubled);
   const uint8x16_t bytes = vld1q_u8(block);
-  const float32x4_t half_scale = vdupq_n_f32(e8m0_to_float(scale) * 0.5f);
-  even = e2m1_lanes16(vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15))), half_scale);
-  odd = e2m1_lanes16(vqtbl1q_s8(table, vshrq_n_u8(bytes, 4)), half_scale);
+  const F32x16 half_scale = set1(e8m0_to_float(scale) * 0.5f);
+  even = mul(to_float(vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)))), half_scale);
+  odd = mul(to_float(vqtbl1q_s8(table, vshrq_n_u8(bytes, 4))), half_scale);
 }
 #undef GPTOSS_QUARTERS
 

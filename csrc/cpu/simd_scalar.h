@@ -109,6 +109,11 @@ inline F32x16 load_half(const uint16_t* p) {
 // Rounds to nearest even, saturating at +-65504.
 inline void store_half(uint16_t* p, F32x16 a) { GPTOSS_LANES p[i] = float_to_half(a.v[i]); }
 
+inline F32x16 load_int8(const int8_t* p) {
+  F32x16 r;
+  GPTOSS_LANES r.v[i] = static_cast<float>(p[i]);
+  return r;
+}
 // 32 bf16 as their even and odd elements.
 inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
   GPTOSS_LANES {

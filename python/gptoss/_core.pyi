@@ -73,6 +73,7 @@ def banded_attention(
     first_position: int,
     window: int,
     scale: float,
+    int8_cache: bool = False,
     isa: str = "",
 ) -> npt.NDArray[np.float32]: ...
 def route_topk(
@@ -103,6 +104,7 @@ class Engine:
         prefix_cache: bool = True,
         speculative: bool = False,
         dense: str = "bf16",
+        kv_cache_dtype: str = "auto",
     ) -> None: ...
     @property
     def context_length(self) -> int: ...

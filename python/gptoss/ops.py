@@ -332,6 +332,7 @@ def banded_attention(
     window: int | None = None,
     first_position: int | None = None,
     scale: float | None = None,
+    int8_cache: bool = False,
     isa: str | None = None,
 ) -> F32Array:
     """Attend causally, within a window, with grouped heads and learned sinks.
@@ -355,6 +356,9 @@ def banded_attention(
         last positions.
     scale : float, optional
         Factor on the scores; 1 / sqrt(D) by default.
+    int8_cache : bool
+        Round k and v, which are float32 then, to int8 with a scale for each token and head, as
+        `load(kv_cache_dtype="int8")` does.
     isa : str, optional
         Instruction set to use; see the module.
 
@@ -378,9 +382,9 @@ def banded_attention(
     """
     check = _Arguments("banded_attention")
     check.array("q", q, np.float32, "T H D")
-    half = isinstance(k, np.ndarray) and k.dtype == np.float16
+    half = isinstance(k, np.ndarray) and k.dtype == np.float16 and not int8_cache
     kind = np.float16 if half else np.float32
-    check.array("k", k, kind, "S G D", called="float32 or float16")
+    check.array("k", k, kind, "S G D", called="float32" if int8_cache else "float32 or float16")
     check.array("v", v, kind, "S G D", called=f"{np.dtype(kind)}, as k is")
     if sinks is not None:
         check.array("sinks", sinks, np.float32, "H")
@@ -399,6 +403,7 @@ def banded_attention(
         check.integer("first_position", first, 0, spare),
         0 if window is None else check.integer("window", window, 1, _MAX_INT),
         check.number("scale", q.shape[2] ** -0.5 if scale is None else scale),
+        bool(int8_cache),
         isa or "",
     )
 

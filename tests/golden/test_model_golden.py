@@ -19,6 +19,7 @@ from gptoss.reference.model import ReferenceModel, load_tensors
 from model_cases import CASES, ModelCase, describe, golden_path
 from tolerances import (
     INT8_DENSE_MEDIAN_RELATIVE_L2,
+    INT8_KV_MEDIAN_RELATIVE_L2,
     INT8_MEDIAN_RELATIVE_L2,
     assert_fp32_tier,
     relative_l2,
@@ -133,6 +134,27 @@ def test_dense_weights_in_int8(
     assert np.median(errors) <= INT8_DENSE_MEDIAN_RELATIVE_L2
     # The weights that were decoded are not those of the checkpoint: rounding them is seen.
     assert np.median(weight_errors) > 1e-3
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+def test_keys_and_values_in_int8(
+    isa: str, case: ModelCase, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_ISA", isa)
+    tensors = load_tensors(checkpoint)
+    reference = ReferenceModel(checkpoint.config, tensors, int8_kv_cache=True)
+    exact = ReferenceModel(checkpoint.config, tensors)
+    errors, rounding_errors = [], []
+    with gptoss.load(checkpoint.path, kv_cache_dtype="int8") as llm:
+        assert "KV cache int8" in repr(llm)
+        for prompt in case.prompts():
+            expected = reference.logits(prompt)
+            logits = llm.logits(prompt)
+            np.testing.assert_array_equal(llm.logits(prompt, chunk_tokens=7), logits)
+            errors.append(np.median(relative_l2(logits, expected)))
+            rounding_errors.append(np.median(relative_l2(exact.logits(prompt), expected)))
+    assert np.median(errors) <= INT8_KV_MEDIAN_RELATIVE_L2
+    assert np.median(rounding_errors) > 1e-3
 
 
 def test_goldens_are_small_and_all_in_use() -> None:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/float16.h"
@@ -24,9 +25,7 @@ struct Shape {
   int heads, kv_heads, head_dim, window;
   KvType type;
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim)); }
-  int64_t page_bytes() const {
-    return int64_t{2} * kv_heads * head_dim * kPageTokens * size_of(type);
-  }
+  int64_t page_bytes() const { return kv_layer_bytes(type, kv_heads, head_dim); }
 };
 
 // One sequence's q (T, H, D), k and v (T, G, D), and a page table of its own.
@@ -84,8 +83,24 @@ int hand_out_pages(Random& random, std::vector<Sequence>& sequences, int ring_pa
   return total;
 }
 
-double stored(const Shape& shape, float x) {
-  return shape.type == KvType::f16 ? half_to_float(float_to_half(x)) : x;
+// What the cache keeps of keys or values (T, G, D).
+std::vector<double> stored(const Shape& shape, const std::vector<float>& x) {
+  std::vector<double> kept(x.begin(), x.end());
+  if (shape.type == KvType::f16) {
+    for (double& value : kept) value = half_to_float(float_to_half(static_cast<float>(value)));
+  }
+  if (shape.type != KvType::int8) return kept;
+  const auto d_size = static_cast<size_t>(shape.head_dim);
+  for (size_t row = 0; row < x.size(); row += d_size) {
+    float largest = 0.0f;
+    for (size_t d = 0; d < d_size; ++d) largest = std::max(largest, std::fabs(x[row + d]));
+    // Codes in float, so that a value between two of them goes the same way.
+    const float factor = largest > 1e-30f ? 127.0f / largest : 0.0f;
+    for (size_t d = 0; d < d_size; ++d) {
+      kept[row + d] = std::nearbyint(x[row + d] * factor) * (static_cast<double>(largest) / 127.0);
+    }
+  }
+  return kept;
 }
 
 // out (H, D) of the query at `position`, and the bound of its error.
@@ -97,6 +112,11 @@ double attend_in_double(const Shape& shape, const Sequence& s, const float* sink
   double largest_score = 0;
   double largest_value = 0;
   out.assign(static_cast<size_t>(shape.heads * d_size), 0.0);
+  const std::vector<double> keys_kept = stored(shape, s.k);
+  const std::vector<double> values_kept = stored(shape, s.v);
+  const auto index = [&](int key, int h, int d) {
+    return static_cast<size_t>((key * shape.kv_heads + h / group) * d_size + d);
+  };
   for (int h = 0; h < shape.heads; ++h) {
     std::vector<double> scores;
     double top = sinks ? sinks[h] : -1e300;
@@ -105,9 +125,9 @@ double attend_in_double(const Shape& shape, const Sequence& s, const float* sink
       double score = 0;
       double magnitude = 0;
       for (int d = 0; d < d_size; ++d) {
-        const float k = s.k[static_cast<size_t>((key * shape.kv_heads + h / group) * d_size + d)];
-        score += q[d] * stored(shape, k) * shape.scale();
-        magnitude += std::fabs(q[d] * stored(shape, k)) * shape.scale();
+        const double product = q[d] * keys_kept[index(key, h, d)] * shape.scale();
+        score += product;
+        magnitude += std::fabs(product);
       }
       scores.push_back(score);
       top = std::max(top, score);
@@ -117,19 +137,19 @@ double attend_in_double(const Shape& shape, const Sequence& s, const float* sink
     for (double& score : scores) total += score = std::exp(score - top);
     for (int key = first; key <= position; ++key) {
       for (int d = 0; d < d_size; ++d) {
-        const float v = s.v[static_cast<size_t>((key * shape.kv_heads + h / group) * d_size + d)];
+        const double value = values_kept[index(key, h, d)];
         out[static_cast<size_t>(h * d_size + d)] +=
-            scores[static_cast<size_t>(key - first)] / total * stored(shape, v);
-        largest_value = std::max(largest_value, std::fabs(stored(shape, v)));
+            scores[static_cast<size_t>(key - first)] / total * value;
+        largest_value = std::max(largest_value, std::fabs(value));
       }
     }
   }
-  // A score has 2 D + 1 roundings, its distance from the maximum one, exp 4; rescaling for each
-  // page and split 8. A relative error e of all weights moves their mean by at most 2 e |v|. The
-  // sums over keys add their own roundings.
+  // A score has 2 D + 1 roundings, its distance from the maximum one, exp 4, int8 scales of key and
+  // value two each; rescaling for each page and split 8. A relative error e of all weights moves
+  // their mean by at most 2 e |v|. The sums over keys add their own roundings.
   const int keys = position - first + 1;
   const int pages = keys / kPageTokens + 2;
-  const double weight_error = (2 * d_size + 3) * largest_score + 4 + 16 * pages;
+  const double weight_error = (2 * d_size + 5) * largest_score + 6 + 16 * pages;
   return (2 * weight_error + 2 * keys) * kUnit * largest_value;
 }
 
@@ -190,7 +210,7 @@ void check_attention(const Kernels& kernels, const Shape& shape, bool ring,
                      const std::vector<int>& lengths, bool with_sinks) {
   std::ostringstream name;
   name << kernels.name << " H " << shape.heads << " G " << shape.kv_heads << " D " << shape.head_dim
-       << " W " << shape.window << (shape.type == KvType::f16 ? " f16" : " f32");
+       << " W " << shape.window << " cache type " << static_cast<int>(shape.type);
   Random random(static_cast<uint64_t>(shape.heads * 1000 + shape.head_dim + shape.window));
   std::vector<Sequence> sequences;
   for (const int length : lengths) sequences.push_back(make_sequence(random, shape, length));
@@ -237,7 +257,9 @@ GPTOSS_TEST(attention_agrees_with_double_however_it_is_cut) {
     check_attention(*kernels, {6, 2, 48, 0, KvType::f32}, false, {3, 65, 130}, false);
     check_attention(*kernels, {8, 1, 64, 0, KvType::f16}, false, {64, 1, 100}, true);
     check_attention(*kernels, {3, 1, 80, 0, KvType::f16}, false, {129}, true);
-    for (const KvType type : {KvType::f32, KvType::f16}) {
+    check_attention(*kernels, {8, 1, 64, 0, KvType::int8}, false, {64, 1, 100}, true);
+    check_attention(*kernels, {3, 3, 80, 0, KvType::int8}, false, {129}, false);
+    for (const KvType type : {KvType::f32, KvType::f16, KvType::int8}) {
       check_attention(*kernels, {2, 1, 16, 1, type}, true, {150}, true);
       check_attention(*kernels, {5, 1, 32, 5, type}, true, {200, 33}, true);
       check_attention(*kernels, {4, 2, 16, 64, type}, true, {260, 64}, false);
@@ -277,8 +299,10 @@ GPTOSS_TEST(attention_over_several_splits) {
 
 GPTOSS_TEST(a_nan_reaches_only_the_queries_that_see_it) {
   for (const Kernels* kernels : supported_kernels()) {
-    for (const bool in_value : {false, true}) {
-      const Shape shape{1, 1, 16, 8, KvType::f32};
+    for (const auto& [in_value, type] :
+         {std::pair(false, KvType::f32), std::pair(true, KvType::f32),
+          std::pair(false, KvType::int8), std::pair(true, KvType::int8)}) {
+      const Shape shape{1, 1, 16, 8, type};
       Random random(12);
       std::vector<Sequence> sequences = {make_sequence(random, shape, 40)};
       const int bad = 21;  // within a tile of 4 queries, if these are tokens
@@ -292,6 +316,28 @@ GPTOSS_TEST(a_nan_reaches_only_the_queries_that_see_it) {
         GPTOSS_CHECK(std::isnan(found[0][static_cast<size_t>(t * 16 + 3)]) == sees, kernels->name,
                      " position ", t, in_value ? " value" : " key");
       }
+    }
+  }
+}
+
+// Keys and values of zero, and so small that 127 over them is infinite.
+GPTOSS_TEST(an_int8_cache_takes_tiny_numbers) {
+  for (const Kernels* kernels : supported_kernels()) {
+    const Shape shape{1, 1, 16, 0, KvType::int8};
+    Random random(14);
+    std::vector<Sequence> sequences = {make_sequence(random, shape, 4)};
+    for (size_t i = 0; i < sequences[0].k.size(); ++i) {
+      const float factor = i < 16 ? 0.0f : i < 32 ? 1e-42f : i < 48 ? 1e-36f : 1.0f;
+      sequences[0].k[i] *= factor;
+      sequences[0].v[i] *= factor;
+    }
+    const int n_pages = hand_out_pages(random, sequences, 0);
+    Cache cache(n_pages, shape);
+    ThreadPool pool(1);
+    const auto found = attend_in_chunks(*kernels, pool, shape, sequences, cache, nullptr, 4);
+    for (size_t i = 0; i < found[0].size(); ++i) {
+      GPTOSS_CHECK(std::isfinite(found[0][i]), kernels->name);
+      if (i < 48) GPTOSS_CHECK(std::fabs(found[0][i]) <= 1e-30f, kernels->name);
     }
   }
 }

@@ -52,9 +52,9 @@ params = st.builds(
 
 
 @functools.lru_cache(maxsize=256)
-def logits_alone(tokens: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def logits_alone(tokens: tuple[int, ...], kv_cache_dtype: str) -> npt.NDArray[np.float32]:
     """Return the logits of a text's last token, from an engine of its own."""
-    logits = make_engine(max_step_tokens=512).logits(
+    logits = make_engine(max_step_tokens=512, kv_cache_dtype=kv_cache_dtype).logits(
         1, array(tokens), array([len(tokens) - 1]), 512
     )
     assert logits is not None
@@ -77,11 +77,15 @@ class Traffic(RuleBasedStateMachine):
         max_sequences=st.integers(1, 6),
         prefix_cache=st.sampled_from([True, True, True, False]),
         speculative=st.booleans(),
+        kv_cache_dtype=st.sampled_from(["auto", "auto", "int8"]),
     )
-    def begin(self, max_step_tokens: int, **options: Any) -> None:
+    def begin(self, max_step_tokens: int, kv_cache_dtype: str, **options: Any) -> None:
         self.max_sequences = options["max_sequences"]
+        self.kv_cache_dtype = kv_cache_dtype
         self.max_step_tokens = max_step_tokens
-        self.engine = make_engine(max_step_tokens=max_step_tokens, **options)
+        self.engine = make_engine(
+            max_step_tokens=max_step_tokens, kv_cache_dtype=kv_cache_dtype, **options
+        )
         self.live: dict[int, Live] = {}
         self.ids = 0
         self.ended: list[int] = []
@@ -137,7 +141,7 @@ class Traffic(RuleBasedStateMachine):
                 live.outputs.append(output)
                 assert cached < len(live.prompt)
                 if output.finish_reason is not None:
-                    assert live.outputs == alone(live.prompt, live.params)
+                    assert live.outputs == alone(live.prompt, live.params, self.kv_cache_dtype)
                     del self.live[request]
                     self.ended.append(request)
             stats = self.engine.stats()
@@ -153,7 +157,7 @@ class Traffic(RuleBasedStateMachine):
             10**8, array(tokens), array([len(tokens) - 1]), min(chunk, self.max_step_tokens)
         )
         assert found is not None
-        assert np.array_equal(found, logits_alone(tokens))
+        assert np.array_equal(found, logits_alone(tokens, self.kv_cache_dtype))
         self.stepped = False
 
     @rule()

@@ -288,6 +288,9 @@ def test_memory_of_a_small_model(sharded: Path) -> None:
     )
     doubled = estimate_memory(sharded, 100, chunk_tokens=10, precision="reference")
     assert doubled.kv_bytes == 2 * estimate.kv_bytes
+    # A byte each, and a float32 for the 16 of a head.
+    int8 = estimate_memory(sharded, 100, chunk_tokens=10, kv_cache_dtype="int8")
+    assert int8.kv_bytes == estimate.kv_bytes // 32 * 20
     # A short context needs no ring beyond itself.
     assert estimate_memory(sharded, 64).kv_bytes == 2 * 2 * 16 * 2 * (64 + 64)
 
@@ -298,7 +301,14 @@ def test_memory_of_a_small_model(sharded: Path) -> None:
         ({"context_length": 0}, "context_length must be from 1 to 131072, got 0"),
         ({"context_length": 131_073}, "context_length must be from 1 to 131072, got 131073"),
         ({"chunk_tokens": 0}, "chunk_tokens must be from 1"),
-        ({"precision": "f16"}, "precision must be 'auto' or 'reference', got 'f16'"),
+        ({"precision": "f16"}, "precision must be one of .* got 'f16'"),
+        ({"dense": "q4"}, "dense must be one of .* got 'q4'"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of .* got 'fp8'"),
+        ({"precision": "reference", "dense": "q8"}, "dense='q8' rounds weights"),
+        (
+            {"precision": "reference", "kv_cache_dtype": "int8"},
+            "kv_cache_dtype='int8' rounds keys and values: it does not go with precision",
+        ),
     ],
 )
 def test_memory_arguments(arguments: dict[str, Any], message: str, sharded: Path) -> None:

@@ -149,7 +149,9 @@ class TestInfo:
 
     def test_errors_are_one_line(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["info", model, "--precision", "low"]) == 2
-        assert "precision must be 'auto' or 'reference', got 'low'" in capsys.readouterr().err
+        assert (
+            "precision must be one of ('auto', 'reference'), got 'low'" in capsys.readouterr().err
+        )
 
 
 class TestDoctor:

@@ -22,10 +22,18 @@ def prompts() -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("max_sequences", [16, 64])
-@pytest.mark.parametrize("max_step_tokens", [1, 7, 64, 512])
-def test_64_together_are_64_alone(max_step_tokens: int, max_sequences: int) -> None:
+@pytest.mark.parametrize(
+    ("max_step_tokens", "kv_cache_dtype"),
+    [(1, "auto"), (7, "auto"), (64, "auto"), (512, "auto"), (64, "int8")],
+)
+def test_64_together_are_64_alone(
+    max_step_tokens: int, kv_cache_dtype: str, max_sequences: int
+) -> None:
     engine = make_engine(
-        max_step_tokens=max_step_tokens, max_sequences=max_sequences, pages=4 * max_sequences
+        max_step_tokens=max_step_tokens,
+        max_sequences=max_sequences,
+        pages=4 * max_sequences,
+        kv_cache_dtype=kv_cache_dtype,
     )
     requests = {
         index: (
@@ -45,6 +53,8 @@ def test_64_together_are_64_alone(max_step_tokens: int, max_sequences: int) -> N
             found[index].append(output)
         most = max(most, engine.stats()["running"])
     for index, (prompt, params) in requests.items():
-        assert found[index] == alone(prompt, params), index  # log-probabilities to the bit
+        assert found[index] == alone(prompt, params, kv_cache_dtype), (
+            index
+        )  # log-probabilities to the bit
     # With less than a token for each, those that have begun finish before others come.
     assert most >= min(max_sequences, max_step_tokens) // 4

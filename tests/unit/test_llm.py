@@ -399,6 +399,12 @@ class TestLoad:
             ({"context_length": 0}, ValueError, "context_length must be from 1 to"),
             ({"context_length": 131_073}, ValueError, "context_length must be .* 131072"),
             ({"precision": "fp8"}, ValueError, "precision must be one of .* got 'fp8'"),
+            ({"kv_cache_dtype": "fp8"}, ValueError, "kv_cache_dtype must be one of .* got 'fp8'"),
+            (
+                {"kv_cache_dtype": "int8", "precision": "reference"},
+                ValueError,
+                "rounds keys and values",
+            ),
             ({"device": "tpu"}, BackendError, "unknown device 'tpu'; expected auto, .*cpu"),
             ({"device": "cuda"}, BackendError, "device 'cuda' is not available"),
             ({"experts": "int4"}, ValueError, "experts must be one of .* got 'int4'"),

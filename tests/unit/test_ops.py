@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import tolerances
 from gptoss import _core, ops
 from gptoss.config import RopeConfig
 from gptoss.errors import BackendError
-from gptoss.reference import attention, bf16, dense, experts, mxfp4, q8
+from gptoss.reference import attention, bf16, dense, experts, kv_cache, mxfp4, q8
 from gptoss.reference import rms_norm as rms_norm_reference
 from gptoss.reference import rope as rope_reference
 from gptoss.reference import route_topk as route_reference
@@ -311,6 +312,32 @@ def test_banded_attention(
         assert_within(found, expected, bound)
 
 
+@pytest.mark.parametrize("window", [None, 63, 128])
+@pytest.mark.parametrize(
+    ("tokens", "keys", "heads", "kv_heads", "head_dim"),
+    [(1, 129, 8, 1, 64), (64, 65, 6, 2, 80), (150, 200, 3, 3, 48)],
+)
+def test_banded_attention_over_an_int8_cache(
+    isa: str,
+    rng: np.random.Generator,
+    tokens: int,
+    keys: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int | None,
+) -> None:
+    q, k, v = (floats(rng, n, h, head_dim) for n, h in ((tokens, heads), *2 * [(keys, kv_heads)]))
+    sinks = floats(rng, heads, scale=3.0)
+    found = ops.banded_attention(q, k, v, sinks, window=window, int8_cache=True, isa=isa)
+    kept = [kv_cache.round_to_int8(x.astype(np.float64)) for x in (k, v)]
+    expected, bound = attend(q, *kept, sinks, window, keys - tokens)
+    assert_within(found, expected, bound)
+    # What was rounded away is seen.
+    exact, _ = attend(q, k, v, sinks, window, keys - tokens)
+    assert np.abs(found - exact).max() > 2 * bound
+
+
 def test_banded_attention_over_a_long_context(isa: str, rng: np.random.Generator) -> None:
     """One token of the real shape; the softmax is carried in splits of 512 keys."""
     q = floats(rng, 1, 64, 64)
@@ -437,9 +464,16 @@ def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice
     q, k, v = floats(rng, tokens, 4, 16), floats(rng, tokens, 2, 16), floats(rng, tokens, 2, 16)
     positions = rng.integers(0, 131072, tokens, dtype=np.int32)
 
-    def attended(rows: slice, isa: str) -> Array:
+    def attended(rows: slice, isa: str, int8_cache: bool = False) -> Array:
         return ops.banded_attention(
-            q[rows], k, v, bias[:4], window=50, first_position=rows.start, isa=isa
+            q[rows],
+            k,
+            v,
+            bias[:4],
+            window=50,
+            first_position=rows.start,
+            int8_cache=int8_cache,
+            isa=isa,
         )
 
     return {
@@ -456,6 +490,7 @@ def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice
         "rope": lambda rows, isa: ops.rope(q[rows], positions[rows], YARN, isa=isa),
         "swiglu": lambda rows, isa: ops.swiglu(x[rows], isa=isa),
         "banded_attention": attended,
+        "banded_attention int8": functools.partial(attended, int8_cache=True),
     }
 
 
@@ -501,7 +536,7 @@ def test_threads_do_not_change_bits() -> None:
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found.add(run.stdout)
     assert len(found) == 1
-    assert len(found.pop().splitlines()) == 9 * len(ISAS)
+    assert len(found.pop().splitlines()) == 10 * len(ISAS)
 
 
 if __name__ == "__main__":

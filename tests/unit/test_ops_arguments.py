@@ -58,6 +58,15 @@ TYPE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ("banded_attention", {"k": zeros(3, 2, 16, dtype=np.float64)}, "k as float32 or float16, got"),
     ("banded_attention", {"k": None}, "k as a numpy array of float32 or float16, got NoneType"),
     ("banded_attention", {"v": zeros(3, 2, 16, dtype=np.float16)}, "v as float32, as k is, got"),
+    (
+        "banded_attention",
+        {
+            "k": zeros(3, 2, 16, dtype=np.float16),
+            "v": zeros(3, 2, 16, dtype=np.float16),
+            "int8_cache": True,
+        },
+        "k as float32, got float16",
+    ),
     ("banded_attention", {"window": 1.5}, "window as an integer, got float"),
     ("banded_attention", {"scale": "one"}, "scale as a number, got str"),
     ("expert_gather", {"experts": zeros(2, 4, dtype=np.int64)}, "experts as int32, got int64"),

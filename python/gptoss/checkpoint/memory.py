@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.open import (
@@ -20,6 +20,7 @@ from gptoss.config import ModelConfig
 
 Precision = Literal["auto", "reference"]
 Dense = Literal["bf16", "q8"]
+KvCacheDtype = Literal["auto", "int8"]
 
 # Pages of the full-attention layers' KV cache.
 _PAGE_TOKENS = 64
@@ -43,6 +44,8 @@ class MemoryEstimate:
         Decides the size of a KV element: 2 or 4 bytes.
     dense : {"bf16", "q8"}
         What attention's matrices and the unembedding are held in.
+    kv_cache_dtype : {"auto", "int8"}
+        "int8": 1 byte for a KV element, and 4 for each token's key and value of each head.
     weights : dict of str to int
         Bytes of the weights, by component. They are mapped from the file, not copied, but for
         dense weights in q8.
@@ -56,6 +59,7 @@ class MemoryEstimate:
     context_length: int
     precision: Precision
     dense: Dense
+    kv_cache_dtype: KvCacheDtype
     weights: dict[str, int]
     kv_bytes: int
     workspace_bytes: int
@@ -93,6 +97,7 @@ def estimate_memory(
     *,
     precision: Precision = "auto",
     dense: Dense = "bf16",
+    kv_cache_dtype: KvCacheDtype = "auto",
     chunk_tokens: int = 512,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -113,6 +118,8 @@ def estimate_memory(
         "auto" holds keys and values in 2 bytes each, "reference" in 4.
     dense : {"bf16", "q8"}
         As for `load`.
+    kv_cache_dtype : {"auto", "int8"}
+        As for `load`.
     chunk_tokens : int
         Longest piece of a prompt that is computed at once.
     revision, local_files_only
@@ -128,12 +135,10 @@ def estimate_memory(
     CheckpointError
         As for `open_checkpoint`.
     ValueError
-        `context_length`, `chunk_tokens`, `precision` or `dense` is out of range.
+        `context_length` or `chunk_tokens` is out of range, `precision`, `dense` or
+        `kv_cache_dtype` unknown, or they do not go together.
     """
-    if precision not in ("auto", "reference"):
-        raise ValueError(f"precision must be 'auto' or 'reference', got {precision!r}")
-    if dense not in ("bf16", "q8"):
-        raise ValueError(f"dense must be 'bf16' or 'q8', got {dense!r}")
+    check_modes(precision, dense, kv_cache_dtype)
     folder = local_folder(path_or_repo)
     if folder is None:
         from gptoss.checkpoint import hub  # here, because importing it takes a while
@@ -160,26 +165,51 @@ def estimate_memory(
                 nbytes = nbytes // 64 * 34  # a block of 32: 32 codes and a scale of 2 bytes
             weights[part.component] = weights.get(part.component, 0) + nbytes
     chunk_tokens = min(chunk_tokens, context_length)
-    element_bytes = 4 if precision == "reference" else 2
     return MemoryEstimate(
         name=name,
         context_length=context_length,
         precision=precision,
         dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
         weights=weights,
-        kv_bytes=_kv_bytes(config, context_length, chunk_tokens, element_bytes),
+        kv_bytes=_kv_bytes(
+            config, context_length, chunk_tokens, _kv_row_bytes(config, precision, kv_cache_dtype)
+        ),
         workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
     )
 
 
-def _kv_bytes(
-    config: ModelConfig, context_length: int, chunk_tokens: int, element_bytes: int
-) -> int:
+def check_modes(precision: Precision, dense: Dense, kv_cache_dtype: KvCacheDtype) -> None:
+    """Raise ValueError for modes that do not exist, or not together."""
+    for name, value, known in (
+        ("precision", precision, Precision),
+        ("dense", dense, Dense),
+        ("kv_cache_dtype", kv_cache_dtype, KvCacheDtype),
+    ):
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
+    if precision == "reference" and dense == "q8":
+        raise ValueError("dense='q8' rounds weights: it does not go with precision='reference'")
+    if precision == "reference" and kv_cache_dtype == "int8":
+        raise ValueError(
+            "kv_cache_dtype='int8' rounds keys and values: it does not go with "
+            "precision='reference'"
+        )
+
+
+def _kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:
+    """Bytes of one head's key, or value, of one token."""
+    if kv_cache_dtype == "int8":
+        return config.head_dim + 4  # and a float32 scale
+    return config.head_dim * (4 if precision == "reference" else 2)
+
+
+def _kv_bytes(config: ModelConfig, context_length: int, chunk_tokens: int, row_bytes: int) -> int:
     pages = math.ceil(context_length / _PAGE_TOKENS) * _PAGE_TOKENS
     # A ring also holds the running chunk, whose first tokens still see the window before it.
     ring = min(config.sliding_window + chunk_tokens, pages)
     tokens = sum(ring if kind == "sliding_attention" else pages for kind in config.layer_types)
-    return 2 * tokens * config.num_key_value_heads * config.head_dim * element_bytes
+    return 2 * tokens * config.num_key_value_heads * row_bytes
 
 
 def _workspace_bytes(config: ModelConfig, chunk_tokens: int, precision: Precision) -> int:

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder or a Hub id")
     parser.add_argument("--precision", default="auto", help="auto or reference")
     parser.add_argument("--dense", default="bf16", help="bf16 or q8")
+    parser.add_argument("--kv-cache-dtype", default="auto", help="auto or int8")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
 
@@ -32,7 +33,12 @@ def run(options: argparse.Namespace) -> int:
     lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
     estimates = [
         estimate_memory(
-            options.model, length, precision=options.precision, dense=options.dense, **hub
+            options.model,
+            length,
+            precision=options.precision,
+            dense=options.dense,
+            kv_cache_dtype=options.kv_cache_dtype,
+            **hub,
         )
         for length in lengths
     ]
@@ -92,6 +98,8 @@ def _memory(estimates: list[MemoryEstimate]) -> object:
 
     first = estimates[0]
     title = f"Memory, precision {first.precision}, dense {first.dense}"
+    if first.kv_cache_dtype != "auto":
+        title += f", KV cache {first.kv_cache_dtype}"
     table = Table(title=title, title_justify="left")
     for heading in ("context", "weights", "KV cache", "workspace", "total"):
         table.add_column(heading, justify="right")

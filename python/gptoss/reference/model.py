@@ -14,6 +14,7 @@ from gptoss.reference.arrays import FloatArray, IntArray
 from gptoss.reference.attention import banded_attention
 from gptoss.reference.dense import dense, embed, unembed
 from gptoss.reference.experts import mixture
+from gptoss.reference.kv_cache import round_to_int8
 from gptoss.reference.rms_norm import rms_norm
 from gptoss.reference.rope import rope
 from gptoss.reference.route_topk import route_topk
@@ -55,11 +56,20 @@ class ReferenceModel:
         Dimensions and constants.
     tensors : mapping of str to numpy.ndarray
         float64, by the names that `load_tensors` gives them.
+    int8_kv_cache : bool
+        Round keys and values to int8, as `load(kv_cache_dtype="int8")` does.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, FloatArray]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, FloatArray],
+        *,
+        int8_kv_cache: bool = False,
+    ) -> None:
         self.config = config
         self.tensors = tensors
+        self.int8_kv_cache = int8_kv_cache
 
     def logits(self, token_ids: Sequence[int]) -> FloatArray:
         """Return the logits after each token of a text.
@@ -95,10 +105,13 @@ class ReferenceModel:
             self._dense(f"{name}.{letter}_proj", x).reshape(len(x), -1, config.head_dim)
             for letter in "qkv"
         )
+        k = rope(k, positions, config.rope)
+        if self.int8_kv_cache:
+            k, v = round_to_int8(k), round_to_int8(v)
         banded = config.layer_types[layer] == "sliding_attention"
         attended = banded_attention(
             rope(q, positions, config.rope),
-            rope(k, positions, config.rope),
+            k,
             v,
             self.tensors[f"{name}.sinks"],
             config.sliding_window if banded else None,

@@ -32,7 +32,8 @@ def encode(w: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
     exact = np.abs(blocks).max(axis=-1).astype(np.float32) * np.float32(2.0 / 127.0)
     bits = (exact.view(np.uint32).astype(np.uint64) + 0xFFFF) >> 16
     scales = bf16.from_bits(bits.astype(np.uint16))
-    steps = np.where(scales > 0, scales / 2, 1.0)[..., None]
+    # Scales that float32 cannot divide by make codes of 0.
+    steps = np.where(scales >= np.finfo(np.float32).tiny, scales / 2, np.inf)[..., None]
     return np.rint(blocks / steps).astype(np.int64), scales
 
 
