@@ -74,8 +74,7 @@ class CpuBackend final : public Backend {
                  : options.int8_kv_cache                   ? KvType::int8
                                                            : KvType::f16),
         dense_matmul_(dense_matmul_of(kernels_, options)),
-        router_matmul_(options.precision == Precision::reference ? kernels_.bf16
-                                                                 : kernels_.bf16_fast),
+        router_matmul_(kernels_.bf16),  // little work, and much depends on it
         expert_matmul_(options.precision == Precision::reference ? kernels_.mxfp4
                                                                  : kernels_.mxfp4_q8),
         rope_table_(config_.rope, config_.head_dim) {

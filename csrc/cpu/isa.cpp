@@ -1,6 +1,7 @@
 #include "cpu/isa.h"
 
 #include <cstdlib>
+#include <utility>
 
 #include "core/check.h"
 
@@ -31,9 +32,13 @@ uint64_t saved_state() {
 struct Cpuid {
   uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0, leaf7_1_eax = 0;
   uint64_t xcr0 = 0;
+  bool is_intel = false;
 
   Cpuid() {
     uint32_t a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid(0, &a, &b, &c, &d)) {
+      is_intel = b == signature_INTEL_ebx && d == signature_INTEL_edx && c == signature_INTEL_ecx;
+    }
     if (__get_cpuid(1, &a, &b, &c, &d)) leaf1_ecx = c;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
       leaf7_ebx = b;
@@ -83,18 +88,21 @@ std::vector<Isa> detect() {
       .need(id.leaf7_ebx & (1u << 30), "AVX512BW")
       .need(id.leaf7_ebx & (1u << 31), "AVX512VL")
       .need(id.leaf7_ecx & (1u << 11), "AVX512_VNNI")
-      .need(id.leaf7_1_eax & (1u << 5), "AVX512_BF16")
       .need((id.xcr0 & 0xe6) == 0xe6, "operating system support for AVX-512 state");
+  Requirements avx512_bf16 = avx512;
+  avx512_bf16.need(id.leaf7_1_eax & (1u << 5), "AVX512_BF16");
   Requirements amx = avx512;
   amx.need(id.leaf7_edx & (1u << 24), "AMX_TILE")
       .need(id.leaf7_edx & (1u << 25), "AMX_INT8")
       .need(id.leaf7_edx & (1u << 22), "AMX_BF16")
       .need((id.xcr0 & 0x60000) == 0x60000 && request_tiles(),
             "operating system support for AMX state");
-  return {amx.with(kAmxKernels),
-          avx512.with(kAvx512Kernels),
-          avx2.with(kAvx2Kernels),
-          {&kScalarKernels, true, ""}};
+  std::vector<Isa> list = {amx.with(kAmxKernels), avx512_bf16.with(kAvx512Bf16Kernels),
+                           avx512.with(kAvx512Kernels), avx2.with(kAvx2Kernels),
+                           {&kScalarKernels, true, ""}};
+  // Intel's bf16 products are half as fast as f32 ones (measured on Sapphire Rapids), AMD's twice.
+  if (id.is_intel) std::swap(list[1], list[2]);
+  return list;
 }
 
 #elif defined(__aarch64__)

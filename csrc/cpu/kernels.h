@@ -120,8 +120,8 @@ struct Kernels {
   // From packed f32 rows: 16 lanes over K, then a tree.
   Matmul bf16;
   Matmul mxfp4;
-  // bf16 weights as fast as the CPU can without losing much of what f32 activations have over bf16
-  // ones: `bf16` again, or what the instruction set has that is better.
+  // bf16 weights as fast as the CPU can, with activations of no fewer bits than bf16: `bf16` again,
+  // or what the instruction set has that is better.
   Matmul bf16_fast;
   // From Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order; then
   // (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
@@ -152,6 +152,7 @@ extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 extern const Kernels kAmxKernels;
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;

@@ -1,4 +1,4 @@
-// F32x16 as one 512-bit register. Needs AVX-512 F, BW, DQ, VL (compiled with VNNI and BF16 too).
+// F32x16 as one 512-bit register. Needs AVX-512 F, BW, DQ, VL (compiled with VNNI too).
 #pragma once
 
 #include <immintrin.h>

@@ -7,7 +7,7 @@ C-contiguous; an array of size 0 is an error.
 Letters in shapes: T tokens, K in-features, N out-features, H query heads, G key/value heads, D
 head_dim, S keys, E experts, A active experts per token, I intermediate size.
 
-Every op that has a variant per instruction set takes `isa`: "scalar", "avx2", "avx512" or "neon"
+Every op that has a variant per instruction set takes `isa`: "scalar", "avx2", "avx512" and so on
 forces one, and None uses the fastest (or the one that the environment variable GPTOSS_ISA names).
 An instruction set that this machine lacks raises gptoss.errors.BackendError. A row of a result
 does not depend on the other rows of the call, nor on the number of threads.
@@ -204,8 +204,8 @@ def dense_matmul(
     bias : numpy.ndarray, optional
         (N) float32.
     fast : bool
-        Use what the instruction set has for bfloat16 weights. With AMX x is split into two
-        bfloat16, which keeps 16 bits of its 24; elsewhere nothing changes.
+        Use what the instruction set has for bfloat16 weights. AMX splits x into two bfloat16, which
+        keeps 16 bits of its 24; AVX512_BF16 rounds it to one; elsewhere nothing changes.
     isa : str, optional
         Instruction set to use; see the module.
 

@@ -1,5 +1,6 @@
 // Every kernel of every ISA but attention, against plain loops in double.
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <vector>
 
@@ -307,8 +308,17 @@ std::vector<uint8_t> pack_tokens(const cpu::Matmul& matmul, const std::vector<fl
 // What the activations stand for once they are packed: (T, K).
 std::vector<double> packed_values(const Kernels& kernels, Kind kind, const std::vector<float>& x,
                                   int tokens, int k) {
-  if (std::string(matmul_of(kernels, kind).inputs) != "int8") return {x.begin(), x.end()};
+  const std::string inputs = matmul_of(kernels, kind).inputs;
   std::vector<double> values;
+  if (inputs == "bf16") {
+    for (const float value : x) {  // rounded to nearest even
+      const uint32_t bits = std::bit_cast<uint32_t>(value);
+      const uint32_t odd = (bits >> 16) & 1;
+      values.push_back(bf16_to_float(static_cast<uint16_t>((bits + 0x7fff + odd) >> 16)));
+    }
+    return values;
+  }
+  if (inputs != "int8") return {x.begin(), x.end()};
   for (int t = 0; t < tokens; ++t) {
     const auto begin = x.begin() + static_cast<int64_t>(t) * k;
     const std::vector<uint8_t> row = pack_row(kernels, kernels.q8, {begin, begin + k});
@@ -336,6 +346,7 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
   };
   const auto size = [](int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); };
   const bool is_fast = kind == Kind::bf16_fast;
+  const std::string inputs = matmul_of(kernels, kind).inputs;
   const bool is_mxfp4 = kind == Kind::mxfp4 || kind == Kind::mxfp4_q8;
   const Weights weights = is_mxfp4           ? mxfp4_weights(random, n, k)
                           : kind == Kind::q8 ? q8_weights(kernels, random, n, k)
@@ -386,7 +397,7 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
   // The fast one is each instruction set's own.
   if (!is_fast) note_bits(kernels, name, found);
   // Two bf16 keep 16 bits of x.
-  const double split = is_fast ? std::ldexp(1.0, -17) : 0.0;
+  const double split = inputs == "2 x bf16" ? std::ldexp(1.0, -17) : 0.0;
   for (int t = 0; t < tokens; ++t) {
     for (int row = 0; row < n; ++row) {
       double expected = (task.bias ? bias[row] : 0.0f) + (accumulate ? start : 0.0f);

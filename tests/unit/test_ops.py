@@ -109,14 +109,17 @@ def test_fast_dense_matmul(isa: str, rng: np.random.Generator, tokens: int, n: i
     x, bias = floats(rng, tokens, k), floats(rng, n)
     w = bf16.to_bits(rng.standard_normal((n, k)))
     exact = bf16.from_bits(w)
-    expected = dense.dense(x.astype(np.float64), exact, bias.astype(np.float64))
     found = ops.dense_matmul(x, w, bias, fast=True, isa=isa)
+    if isa == "avx512_bf16":
+        x = bf16.from_bits(bf16.to_bits(x)).astype(np.float32)
+    expected = dense.dense(x.astype(np.float64), exact, bias.astype(np.float64))
     # What is left of x after two roundings to 8 bits.
-    split = 2.0**-17 * np.abs(x) @ np.abs(exact).T
+    split = (2.0**-17 if isa == "amx" else 0.0) * np.abs(x) @ np.abs(exact).T
     assert_within(found, expected, split + tolerances.matmul_bound(x, exact, bias))
     shifted = np.zeros(w.nbytes + 1, np.uint8)[1:].view(np.uint16).reshape(w.shape)
     shifted[...] = w
-    np.testing.assert_array_equal(ops.dense_matmul(x, shifted, bias, fast=True, isa=isa), found)
+    again = ops.dense_matmul(x, shifted, bias, fast=True, isa=isa)
+    np.testing.assert_array_equal(again, found)
 
 
 def test_q8_encode(rng: np.random.Generator) -> None:

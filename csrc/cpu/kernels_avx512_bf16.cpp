@@ -1,0 +1,11 @@
+#define GPTOSS_ISA_NAMESPACE avx512_bf16
+
+#include "cpu/bf16_dot.inl.h"
+#include "cpu/q8_panels_vnni.inl.h"
+#include "cpu/simd_avx512.h"
+// The kernels come after the vectors and panels that they are written in.
+#include "cpu/kernels.inl.h"
+
+namespace gptoss::cpu {
+const Kernels kAvx512Bf16Kernels = avx512_bf16::make_kernels("avx512_bf16", avx512_bf16::kBf16Dot);
+}  // namespace gptoss::cpu
