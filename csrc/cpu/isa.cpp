@@ -97,8 +97,10 @@ std::vector<Isa> detect() {
       .need(id.leaf7_edx & (1u << 22), "AMX_BF16")
       .need((id.xcr0 & 0x60000) == 0x60000 && request_tiles(),
             "operating system support for AMX state");
-  std::vector<Isa> list = {amx.with(kAmxKernels), avx512_bf16.with(kAvx512Bf16Kernels),
-                           avx512.with(kAvx512Kernels), avx2.with(kAvx2Kernels),
+  std::vector<Isa> list = {amx.with(kAmxKernels),
+                           avx512_bf16.with(kAvx512Bf16Kernels),
+                           avx512.with(kAvx512Kernels),
+                           avx2.with(kAvx2Kernels),
                            {&kScalarKernels, true, ""}};
   // Intel's bf16 products are half as fast as f32 ones (measured on Sapphire Rapids), AMD's twice.
   if (id.is_intel) std::swap(list[1], list[2]);

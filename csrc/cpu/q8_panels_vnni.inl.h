@@ -57,6 +57,18 @@ void unpack_chunk(const MatmulTask& task, int row, int begin, int count, Unpacke
   }
 }
 
+// Asks for the chunk that comes next: the rows are too far apart for the hardware to foresee it.
+template <class Group>
+void prefetch_chunk(const MatmulTask& task, int row, int begin, int count) {
+  const int64_t row_bytes = task.k / kQ8Block * int64_t{Group::kBlockBytes};
+  const auto* const first = static_cast<const uint8_t*>(task.weights) + row * row_bytes;
+  for (int r = 0; r < kVnniPanelRows; ++r) {
+    for (int byte = 0; byte < count * Group::kBlockBytes; byte += 64) {
+      __builtin_prefetch(first + r * row_bytes + begin * Group::kBlockBytes + byte, 0, 2);
+    }
+  }
+}
+
 using TokenSums = float[4][kVnniPanelRows];  // a token's four chains
 
 // sums of kTokens tokens += the chunk's blocks, which are [begin, begin + count) of K.
@@ -135,7 +147,7 @@ void store_panel(const MatmulTask& task, int row, int token, const TokenSums& su
 
 template <class Group>
 void matmul_q8_panels(const MatmulTask& task) {
-  constexpr int kTokensAtOnce = 64;  // 32 kB of sums, in the second-level cache
+  constexpr int kTokensAtOnce = 128;  // 64 kB of sums, in the second-level cache
   alignas(64) TokenSums sums[kTokensAtOnce];
   UnpackedChunk chunk;
   const int blocks = task.k / kMxfp4BlockSize;
@@ -146,6 +158,9 @@ void matmul_q8_panels(const MatmulTask& task) {
       for (int begin = 0; begin < blocks; begin += kChunkBlocks) {
         const int count = blocks - begin < kChunkBlocks ? blocks - begin : kChunkBlocks;
         unpack_chunk<Group>(task, row, begin, count, chunk);
+        const bool last = begin + count == blocks;
+        prefetch_chunk<Group>(task, last ? row + kVnniPanelRows : row, last ? 0 : begin + count,
+                              kChunkBlocks);
         int t = 0;
         for (; t + kPanelTokens <= tokens; t += kPanelTokens) {
           add_chunk<Group, kPanelTokens>(task, chunk, begin, count, first + t, sums + t);
