@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overload
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss import _core
-from gptoss.checkpoint import check_scales, open_checkpoint
+from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.memory import Dense, KvCacheDtype, Precision, check_modes
 from gptoss.checkpoint.open import Experts
 from gptoss.config import ModelConfig
@@ -133,28 +134,33 @@ def load(
         local_files_only=local_files_only,
         experts=experts,
     )
-    engine = _core.Engine(
-        checkpoint.config,
-        checkpoint.tensors,
-        checkpoint.config.eos_token_ids,
-        device=device,
-        threads=n_threads,
-        precision=precision,
-        dense=dense,
-        context_length=n_context,
-        max_step_tokens=_STEP_TOKENS,
-        max_sequences=_MAX_SEQUENCES,
-        kv_memory_bytes=kv_bytes,
-        kv_cache_dtype=kv_cache_dtype,
-        speculative=speculative == "ngram",
-    )
-    check_scales(checkpoint)
-    tokenizer = None
-    if checkpoint.tokenizer_path is not None:
-        from gptoss.tokenizer import Tokenizer
+    # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        tokenizer = beside.submit(_tokenizer_of, checkpoint)
+        engine = _core.Engine(
+            checkpoint.config,
+            checkpoint.tensors,
+            checkpoint.config.eos_token_ids,
+            device=device,
+            threads=n_threads,
+            precision=precision,
+            dense=dense,
+            context_length=n_context,
+            max_step_tokens=_STEP_TOKENS,
+            max_sequences=_MAX_SEQUENCES,
+            kv_memory_bytes=kv_bytes,
+            kv_cache_dtype=kv_cache_dtype,
+            speculative=speculative == "ngram",
+        )
+        check_scales(checkpoint)
+    return LLM(engine, checkpoint.config, tokenizer.result(), checkpoint.name)
 
-        tokenizer = Tokenizer.from_file(checkpoint.tokenizer_path)
-    return LLM(engine, checkpoint.config, tokenizer, checkpoint.name)
+
+def _tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
+    from gptoss.tokenizer import Tokenizer
+
+    path = checkpoint.tokenizer_path
+    return None if path is None else Tokenizer.from_file(path)
 
 
 @overload
