@@ -21,10 +21,9 @@ inline constexpr int kDotTokens = 6;
 // One token: enough sums to cover the latency of a product.
 inline constexpr int kDotRowsOneToken = 8;
 
-// Blocks of K whose weights (8 kB for 4 rows) stay in the first-level cache while tokens pass.
-inline constexpr int kDotChunkBlocks = 32;
-// Tokens that pass over a chunk: their sums, 4 rows * 48 * 64 bytes = 12 kB, stay there too.
-inline constexpr int kDotTokensAtOnce = 48;
+// Tokens whose activations stay in the second-level cache while a task's rows pass: 96 * 2880 * 2
+// bytes are 553 kB of 1 MB.
+inline constexpr int kDotCachedTokens = 96;
 
 int64_t dot_row_bytes(int64_t k) { return packed_size(k) * 2; }
 
@@ -61,17 +60,15 @@ class DotRow {
   int k_ = 0;
 };
 
-// sums[t][r] += blocks [begin, end) of kRows rows times kTokens tokens.
 template <int kRows, int kTokens>
-void add_dots(const MatmulTask& task, int row, int token, int begin, int end,
-              __m512 (*sums)[kRows]) {
+void dot_tile(const MatmulTask& task, int row, int token) {
   DotRow rows[kRows];
   for (int r = 0; r < kRows; ++r) rows[r] = DotRow(task, row + r);
   const int64_t stride = dot_row_bytes(task.k);
   const auto* const x = static_cast<const uint8_t*>(task.x) + token * stride;
-  __m512 running[kTokens][kRows];
+  __m512 sums[kTokens][kRows];
   for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) running[t][r] = sums[t][r];
+    for (int r = 0; r < kRows; ++r) sums[t][r] = _mm512_setzero_ps();
   }
   const auto add_block = [&](int block, auto weights_of) {
     __m512bh inputs[kTokens];
@@ -82,88 +79,66 @@ void add_dots(const MatmulTask& task, int row, int token, int begin, int end,
       rows[r].prefetch(block, kRows);
       const __m512bh weights = weights_of(rows[r]);
       for (int t = 0; t < kTokens; ++t) {
-        running[t][r] = _mm512_dpbf16_ps(running[t][r], weights, inputs[t]);
+        sums[t][r] = _mm512_dpbf16_ps(sums[t][r], weights, inputs[t]);
       }
     }
   };
-  const int full_end = end < task.k / 32 ? end : task.k / 32;
-  for (int block = begin; block < full_end; ++block) {
+  const int full_blocks = task.k / 32;
+  for (int block = 0; block < full_blocks; ++block) {
     add_block(block, [block](const DotRow& weights) { return weights[block]; });
   }
-  if (full_end < end) {
-    add_block(full_end, [full_end](const DotRow& weights) { return weights.tail(full_end); });
+  if (task.k % 32 != 0) {
+    add_block(full_blocks, [=](const DotRow& weights) { return weights.tail(full_blocks); });
   }
   for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) sums[t][r] = running[t][r];
+    float* const y = task.y + (token + t) * task.y_stride + (row - task.row_begin);
+    for (int r = 0; r < kRows; ++r) {
+      float value = reduce_add({sums[t][r]});
+      if (task.bias != nullptr) value += task.bias[row + r];
+      y[r] = task.accumulate ? y[r] + value : value;
+    }
   }
 }
 
+// Tokens [token, token_end) of kRows rows.
 template <int kRows>
-void store_dots(const MatmulTask& task, int row, int token, const __m512 (&sums)[kRows]) {
-  float* const y = task.y + token * task.y_stride + (row - task.row_begin);
-  for (int r = 0; r < kRows; ++r) {
-    float value = reduce_add({sums[r]});
-    if (task.bias != nullptr) value += task.bias[row + r];
-    y[r] = task.accumulate ? y[r] + value : value;
+void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
+  for (; token + kDotTokens <= token_end; token += kDotTokens) {
+    dot_tile<kRows, kDotTokens>(task, row, token);
   }
-}
-
-// kRows rows times tokens [first, first + tokens), at most kDotTokensAtOnce of them.
-template <int kRows>
-void multiply_dots(const MatmulTask& task, int row, int first, int tokens) {
-  const int blocks = static_cast<int>(packed_size(task.k) / 32);
-  __m512 sums[kDotTokensAtOnce][kRows];
-  for (int t = 0; t < tokens; ++t) {
-    for (int r = 0; r < kRows; ++r) sums[t][r] = _mm512_setzero_ps();
+  switch (token_end - token) {
+    case 5:
+      return dot_tile<kRows, 5>(task, row, token);
+    case 4:
+      return dot_tile<kRows, 4>(task, row, token);
+    case 3:
+      return dot_tile<kRows, 3>(task, row, token);
+    case 2:
+      return dot_tile<kRows, 2>(task, row, token);
+    case 1:
+      return dot_tile<kRows, 1>(task, row, token);
+    default:
+      return;
   }
-  // One tile sees its weights once anyway.
-  const int chunk = tokens <= kDotTokens ? blocks : kDotChunkBlocks;
-  for (int begin = 0; begin < blocks; begin += chunk) {
-    const int end = begin + chunk < blocks ? begin + chunk : blocks;
-    int t = 0;
-    for (; t + kDotTokens <= tokens; t += kDotTokens) {
-      add_dots<kRows, kDotTokens>(task, row, first + t, begin, end, sums + t);
-    }
-    switch (tokens - t) {
-      case 5:
-        add_dots<kRows, 5>(task, row, first + t, begin, end, sums + t);
-        break;
-      case 4:
-        add_dots<kRows, 4>(task, row, first + t, begin, end, sums + t);
-        break;
-      case 3:
-        add_dots<kRows, 3>(task, row, first + t, begin, end, sums + t);
-        break;
-      case 2:
-        add_dots<kRows, 2>(task, row, first + t, begin, end, sums + t);
-        break;
-      case 1:
-        add_dots<kRows, 1>(task, row, first + t, begin, end, sums + t);
-        break;
-      default:
-        break;
-    }
-  }
-  for (int t = 0; t < tokens; ++t) store_dots(task, row, first + t, sums[t]);
 }
 
 void matmul_bf16_dot(const MatmulTask& task) {
   int row = task.row_begin;
   if (task.tokens == 1) {
     for (; row + kDotRowsOneToken <= task.row_end; row += kDotRowsOneToken) {
-      multiply_dots<kDotRowsOneToken>(task, row, 0, 1);
+      dot_tile<kDotRowsOneToken, 1>(task, row, 0);
     }
-    for (; row < task.row_end; ++row) multiply_dots<1>(task, row, 0, 1);
+    for (; row < task.row_end; ++row) dot_tile<1, 1>(task, row, 0);
     return;
   }
-  for (int first = 0; first < task.tokens; first += kDotTokensAtOnce) {
-    const int left = task.tokens - first;
-    const int tokens = left < kDotTokensAtOnce ? left : kDotTokensAtOnce;
+  for (int token = 0; token < task.tokens; token += kDotCachedTokens) {
+    const int left = task.tokens - token;
+    const int token_end = token + (left < kDotCachedTokens ? left : kDotCachedTokens);
     row = task.row_begin;
     for (; row + kDotRows <= task.row_end; row += kDotRows) {
-      multiply_dots<kDotRows>(task, row, first, tokens);
+      dot_rows<kDotRows>(task, row, token, token_end);
     }
-    for (; row < task.row_end; ++row) multiply_dots<1>(task, row, first, tokens);
+    for (; row < task.row_end; ++row) dot_rows<1>(task, row, token, token_end);
   }
 }
 
