@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,5 +35,6 @@ def print_results(title: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     table = Table(*rows[0], title=title)
     for row in rows:
         table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
+    # Where the output goes to a file there is no width to keep to.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     print(json.dumps({**facts, "rows": rows}))

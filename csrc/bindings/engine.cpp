@@ -182,14 +182,17 @@ py::dict page_stats(const PageStats& pages) {
 // The fields of gptoss.EngineStats.
 py::dict engine_stats(Engine& engine) {
   const EngineStats s = engine.stats();
-  return py::dict(
-      "running"_a = s.running, "waiting"_a = s.waiting, "preemptions"_a = s.preemptions,
-      "full_pages"_a = page_stats(s.full), "window_pages"_a = page_stats(s.window),
-      "requested_tokens"_a = s.requested_tokens, "cached_tokens"_a = s.cached_tokens,
-      "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
-      "drafted_tokens"_a = s.drafted_tokens, "accepted_tokens"_a = s.accepted_tokens,
-      "prefill_tps"_a = s.prefill.overall_tps(), "recent_prefill_tps"_a = s.prefill.recent_tps(),
-      "decode_tps"_a = s.decode.overall_tps(), "recent_decode_tps"_a = s.decode.recent_tps());
+  py::dict phases;
+  for (size_t i = 0; i < kPhaseNames.size(); ++i) phases[kPhaseNames[i]] = s.phases[i];
+  return py::dict("running"_a = s.running, "waiting"_a = s.waiting, "preemptions"_a = s.preemptions,
+                  "full_pages"_a = page_stats(s.full), "window_pages"_a = page_stats(s.window),
+                  "requested_tokens"_a = s.requested_tokens, "cached_tokens"_a = s.cached_tokens,
+                  "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
+                  "drafted_tokens"_a = s.drafted_tokens, "accepted_tokens"_a = s.accepted_tokens,
+                  "prefill_tps"_a = s.prefill.overall_tps(),
+                  "recent_prefill_tps"_a = s.prefill.recent_tps(),
+                  "decode_tps"_a = s.decode.overall_tps(),
+                  "recent_decode_tps"_a = s.decode.recent_tps(), "phase_seconds"_a = phases);
 }
 
 // A Drafter with the text that it guesses from, for tests and to replay texts.

@@ -368,7 +368,8 @@ void Engine::run(const std::vector<Slice>& slices) {
     }
   }
   logits_.resize(arrays.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
-  forward(*backend_, config_, arrays.view(), logits_.data(), [&] { stop_if_cancelled(requests); });
+  forward(*backend_, config_, arrays.view(), logits_.data(), counters_.phases,
+          [&] { stop_if_cancelled(requests); });
 }
 
 FinishReason Engine::finish_of(const Request& request) const {
@@ -508,7 +509,8 @@ bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
       arrays.logit_rows.push_back(positions[next] - begin);
     }
     try {
-      forward(*backend_, config_, arrays.view(), rows, [&] { stop_if_cancelled({&request, 1}); });
+      forward(*backend_, config_, arrays.view(), rows, counters_.phases,
+              [&] { stop_if_cancelled({&request, 1}); });
     } catch (const Abandoned&) {
       return false;
     }

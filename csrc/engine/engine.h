@@ -21,6 +21,7 @@
 #include "backend/backend.h"
 #include "engine/drafter.h"
 #include "engine/sampler.h"
+#include "model/forward.h"
 #include "model/kv_cache.h"
 
 namespace gptoss {
@@ -85,6 +86,7 @@ struct EngineStats {
   int64_t drafted_tokens, accepted_tokens;  // guessed, and of them those that stood
   Rate prefill;                             // tokens of prompts, in the steps that computed any
   Rate decode;                              // generated tokens, in the other steps
+  PhaseSeconds phases;                      // of all steps
 };
 
 class Engine {

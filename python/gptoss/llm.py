@@ -258,6 +258,11 @@ class LLM:
         return self._config
 
     @property
+    def description(self) -> str:
+        """What computes, and with what types: device, instruction set, threads, KV cache."""
+        return self._description
+
+    @property
     def context_length(self) -> int:
         """Most tokens of a request, prompt and output together."""
         return self._context_length

@@ -201,6 +201,8 @@ class EngineStats:
         Tokens of prompts per second, in the steps that computed any: all, and the last 64.
     decode_tps, recent_decode_tps : float
         Generated tokens per second, of all requests together, in the other steps.
+    phase_seconds : dict of str to float
+        Seconds spent in each phase of the forward pass, as csrc/backend/backend.h has them.
     """
 
     running: int
@@ -218,6 +220,7 @@ class EngineStats:
     recent_prefill_tps: float
     decode_tps: float
     recent_decode_tps: float
+    phase_seconds: dict[str, float]
 
     @property
     def cache_hit_rate(self) -> float:

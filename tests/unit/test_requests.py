@@ -292,6 +292,8 @@ class TestStats:
             assert stats.kv_used_bytes == 0
             for tps in ("prefill_tps", "recent_prefill_tps", "decode_tps", "recent_decode_tps"):
                 assert getattr(stats, tps) > 0
+            assert set(stats.phase_seconds) > {"attention_in", "attend", "experts_in", "unembed"}
+            assert all(seconds > 0 for seconds in stats.phase_seconds.values())
             with llm.submit(PROMPT, **ENDLESS) as request:
                 next(request)
                 stats = llm.stats()
