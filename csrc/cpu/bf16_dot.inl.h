@@ -60,6 +60,7 @@ class DotRow {
   int k_ = 0;
 };
 
+// kRows x kTokens outputs, all of K.
 template <int kRows, int kTokens>
 void dot_tile(const MatmulTask& task, int row, int token) {
   DotRow rows[kRows];

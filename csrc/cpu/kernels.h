@@ -4,7 +4,7 @@
 // padded with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
 // 16 odd ones, the order in which 32-bit lanes give up bf16 pairs and MXFP4 nibbles; or quantised
 // to int8 (Q8 rows below), so that products are exact integers within a block of 32, and only the
-// sum over blocks is f32; or in tiles of bf16.
+// sum over blocks is f32; or as bf16, in rows or in tiles.
 //
 // Every sum has one fixed order per output element, whatever the tile: a row's result does not
 // depend on how many rows or tokens are computed with it.
