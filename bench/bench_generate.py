@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 import gptoss
+from bench_phases import keys_seen, phase_bytes
 from gptoss.config import ModelConfig
 from hw_limits import hw_limits
 from timing import peak_memory_gb, print_results
@@ -25,16 +26,10 @@ from timing import peak_memory_gb, print_results
 def bytes_per_token(config: ModelConfig, depth: int, kv_bytes: int, q8: bool = False) -> float:
     """Bytes read to decode one token after `depth` others; `q8`: dense weights in int8."""
     c = config
-    dense_bytes = 34 / 32 if q8 else 2
-    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    dense = c.hidden_size * (dense_bytes * (2 * q + 2 * kv) + 2 * c.num_local_experts)
-    expert = 3 * c.hidden_size * c.intermediate_size * 17 / 32
-    cached = sum(
-        2 * kv * kv_bytes * (min(depth, c.sliding_window) if kind == "sliding_attention" else depth)
-        for kind in c.layer_types
-    )
-    layers = c.num_hidden_layers * (dense + c.num_experts_per_tok * expert)
-    return layers + dense_bytes * c.vocab_size * c.hidden_size + cached
+    routers = c.num_hidden_layers * 2 * c.hidden_size * c.num_local_experts
+    kv_row = 2 * c.num_key_value_heads * c.head_dim * kv_bytes
+    cached = kv_row * keys_seen(c, range(depth - 1, depth))
+    return sum(phase_bytes(c, q8).values()) + routers + cached
 
 
 def main() -> None:

@@ -39,6 +39,15 @@ def phase_parameters(config: ModelConfig) -> dict[str, float]:
     return whole | {"unembed": float(c.vocab_size * c.hidden_size)}
 
 
+def phase_bytes(config: ModelConfig, q8: bool) -> dict[str, float]:
+    """Bytes of those weights; `q8`: dense ones in int8."""
+    dense = 34 / 32 if q8 else 2
+    return {
+        name: n * (_MXFP4_BYTES if name.startswith("experts") else dense)
+        for name, n in phase_parameters(config).items()
+    }
+
+
 def keys_seen(config: ModelConfig, positions: range) -> int:
     """Keys that the tokens at these positions see, of all layers."""
     seen = np.arange(positions.start, positions.stop) + 1
@@ -109,15 +118,11 @@ def main() -> None:
 
     parameters = phase_parameters(config)
     peak = peaks(description, limits)
-    dense_bytes = 2 if args.dense == "bf16" else 34 / 32
     per_key = config.num_attention_heads * config.head_dim
     operations = {name: 2 * args.prompt * n for name, n in parameters.items()}
     operations["attend"] = 4 * per_key * keys_seen(config, range(args.prompt))
     operations["unembed"] = 2 * parameters["unembed"]  # for the last token alone
-    nbytes = {
-        name: n * (_MXFP4_BYTES if name.startswith("experts") else dense_bytes)
-        for name, n in parameters.items()
-    }
+    nbytes = phase_bytes(config, args.dense == "q8")
     kv_row = 4 * config.num_key_value_heads * config.head_dim  # f16 keys and values
     decoded = range(args.prompt, length - 1)
     nbytes["attend"] = kv_row * keys_seen(config, decoded) / len(decoded)

@@ -9,32 +9,32 @@ void forward(Backend& backend, const ModelConfig& config, const StepInput& input
   if (backend.run_step(input, logits)) return;
   auto last = std::chrono::steady_clock::now();
   // The time since the call before belongs to this phase.
-  const auto count_as = [&](size_t phase) {
+  const auto count_as = [&](Phase phase) {
     const auto now = std::chrono::steady_clock::now();
-    seconds[phase] += std::chrono::duration<double>(now - last).count();
+    seconds[static_cast<size_t>(phase)] += std::chrono::duration<double>(now - last).count();
     last = now;
   };
   backend.begin_step(input);
-  count_as(0);
+  count_as(Phase::begin_step);
   backend.embed();
-  count_as(1);
+  count_as(Phase::embed);
   for (int layer = 0; layer < config.n_layers; ++layer) {
     between_layers();
     backend.attention_in(layer);
-    count_as(2);
+    count_as(Phase::attention_in);
     backend.attend(layer);
-    count_as(3);
+    count_as(Phase::attend);
     backend.attention_out(layer);
-    count_as(4);
+    count_as(Phase::attention_out);
     backend.route(layer);
-    count_as(5);
+    count_as(Phase::route);
     backend.experts_in(layer);
-    count_as(6);
+    count_as(Phase::experts_in);
     backend.experts_out(layer);
-    count_as(7);
+    count_as(Phase::experts_out);
   }
   backend.unembed(logits);
-  count_as(8);
+  count_as(Phase::unembed);
 }
 
 }  // namespace gptoss

@@ -2,13 +2,25 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <functional>
 
 #include "backend/backend.h"
 
 namespace gptoss {
 
-// The phases of a step, as Backend has them.
+// The phases of a step, as Backend has them, and what they are called.
+enum class Phase : uint8_t {
+  begin_step,
+  embed,
+  attention_in,
+  attend,
+  attention_out,
+  route,
+  experts_in,
+  experts_out,
+  unembed
+};
 inline constexpr std::array kPhaseNames = {"begin_step", "embed",         "attention_in",
                                            "attend",     "attention_out", "route",
                                            "experts_in", "experts_out",   "unembed"};
