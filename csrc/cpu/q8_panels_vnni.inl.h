@@ -2,14 +2,17 @@
 //
 // A panel is 32 rows, one per lane of two registers. A chunk of K is unpacked once, then all tokens
 // pass over it, once for each of the four chains of blocks (see Kernels::mxfp4_q8), so that a sum
-// is one register. Per block, 16 rows and token: 8 products of 64, one conversion, one
-// multiplication by the weights' scale, one FMA.
+// is one register. Per block, 16 rows and token: 8 products of 64, one conversion, the product of
+// the scales, one FMA. Scales of MXFP4 are powers of two, so that their products are integer sums,
+// which do not compete with the rest for execution units: on Zen 4, in cache, 379 Gop/s instead of
+// 340.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/kernels.h"
 #include "cpu/q8_unpack_avx512.inl.h"
@@ -32,8 +35,52 @@ inline constexpr int kFewestPanelTokens = 12;
 
 struct UnpackedChunk {
   __m512i codes[kChunkBlocks][kBlockQuads][kPanelVectors];  // offset, so that they are unsigned
-  __m512 scales[kChunkBlocks][kPanelVectors];
+  __m512 scales[kChunkBlocks][kPanelVectors];               // or exponents, see take_exponents
 };
+
+inline constexpr int kExponentBias = 127 << 23;
+
+// Scales from 2^-62 to 2^62: products of two of them have no exponent out of range.
+inline constexpr float kSmallScale = 0x1p-62f;
+inline constexpr float kLargeScale = 0x1p62f;
+
+inline __mmask16 in_exponent_range(__m512 scales) {
+  return _mm512_cmp_ps_mask(scales, _mm512_set1_ps(kSmallScale), _CMP_GE_OQ) &
+         _mm512_cmp_ps_mask(scales, _mm512_set1_ps(kLargeScale), _CMP_LE_OQ);
+}
+
+// Whether exponents can be added to all scales of the activations: none is zero, huge or NaN.
+bool exponents_can_be_added(const MatmulTask& task) {
+  const int blocks = task.k / kQ8Block;
+  const auto* row = static_cast<const uint8_t*>(task.x) + q8_scales_offset(task.k);
+  for (int t = 0; t < task.tokens; ++t, row += q8_row_bytes(task.k)) {
+    const auto* const scales = reinterpret_cast<const float*>(row);
+    for (int b = 0; b < blocks; b += kLanes) {
+      const int count = blocks - b < kLanes ? blocks - b : kLanes;
+      const auto lanes = static_cast<__mmask16>((1u << count) - 1);
+      const __m512 some = _mm512_maskz_loadu_ps(lanes, scales + b);
+      if ((in_exponent_range(some) & lanes) != lanes) return false;
+    }
+  }
+  return true;
+}
+
+// Makes numbers that multiply by a scale when they are added to the bits of a float, if all scales
+// of the chunk are powers of two in range; else leaves it as it is.
+bool take_exponents(UnpackedChunk& chunk, int count) {
+  __mmask16 in_range = 0xffff;
+  for (int b = 0; b < count; ++b) {
+    for (const __m512& scales : chunk.scales[b]) in_range &= in_exponent_range(scales);
+  }
+  if (in_range != 0xffff) return false;
+  for (int b = 0; b < count; ++b) {
+    for (__m512& scales : chunk.scales[b]) {
+      scales = _mm512_castsi512_ps(
+          _mm512_sub_epi32(_mm512_castps_si512(scales), _mm512_set1_epi32(kExponentBias)));
+    }
+  }
+  return true;
+}
 
 // Added to codes, which makes them unsigned; as a byte, 128 is -128.
 template <class Group>
@@ -71,8 +118,21 @@ void prefetch_chunk(const MatmulTask& task, int row, int begin, int count) {
 
 using TokenSums = float[4][kVnniPanelRows];  // a token's four chains
 
+// total + exact * w_scale * x_scale, w_scale a power of two if kExponents: the same bits then.
+template <bool kExponents>
+__m512 add_scaled_dot(__m512i exact, __m512 w_scale, __m512 x_scale, __m512 total) {
+  const __m512 dot = _mm512_cvtepi32_ps(exact);
+  if constexpr (kExponents) {
+    const __m512i scale =
+        _mm512_add_epi32(_mm512_castps_si512(w_scale), _mm512_castps_si512(x_scale));
+    return _mm512_fmadd_ps(dot, _mm512_castsi512_ps(scale), total);
+  } else {
+    return _mm512_fmadd_ps(_mm512_mul_ps(dot, w_scale), x_scale, total);
+  }
+}
+
 // sums of kTokens tokens += the chunk's blocks, which are [begin, begin + count) of K.
-template <class Group, int kTokens>
+template <class Group, bool kExponents, int kTokens>
 void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count, int token,
                TokenSums* sums) {
   constexpr int kCorrectionFactor = kOffset<Group> / 16;
@@ -112,9 +172,8 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
       for (int t = 0; t < kTokens; ++t) {
         const __m512 x_scale = _mm512_set1_ps(scales[t][block]);
         for (int v = 0; v < kPanelVectors; ++v) {
-          const __m512 weighted =
-              _mm512_mul_ps(_mm512_cvtepi32_ps(exact[t][v]), chunk.scales[block][v]);
-          totals[t][v] = _mm512_fmadd_ps(weighted, x_scale, totals[t][v]);
+          totals[t][v] = add_scaled_dot<kExponents>(exact[t][v], chunk.scales[block][v], x_scale,
+                                                    totals[t][v]);
         }
       }
     }
@@ -123,6 +182,26 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
         _mm512_store_ps(sums[t][chain] + v * kLanes, totals[t][v]);
       }
     }
+  }
+}
+
+// The same for tokens [token, token + n_tokens).
+template <class Group, bool kExponents>
+void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
+                         int token, int n_tokens, TokenSums* sums) {
+  int t = 0;
+  for (; t + kPanelTokens <= n_tokens; t += kPanelTokens) {
+    add_chunk<Group, kExponents, kPanelTokens>(task, chunk, begin, count, token + t, sums + t);
+  }
+  switch (n_tokens - t) {
+    case 3:
+      return add_chunk<Group, kExponents, 3>(task, chunk, begin, count, token + t, sums + t);
+    case 2:
+      return add_chunk<Group, kExponents, 2>(task, chunk, begin, count, token + t, sums + t);
+    case 1:
+      return add_chunk<Group, kExponents, 1>(task, chunk, begin, count, token + t, sums + t);
+    default:
+      return;
   }
 }
 
@@ -151,6 +230,8 @@ void matmul_q8_panels(const MatmulTask& task) {
   alignas(64) TokenSums sums[kTokensAtOnce];
   UnpackedChunk chunk;
   const int blocks = task.k / kMxfp4BlockSize;
+  // bf16 scales of int8 weights are no powers of two.
+  const bool exponents = std::is_same_v<Group, Mxfp4Group> && exponents_can_be_added(task);
   for (int row = task.row_begin; row < task.row_end; row += kVnniPanelRows) {
     for (int first = 0; first < task.tokens; first += kTokensAtOnce) {
       const int tokens = task.tokens - first < kTokensAtOnce ? task.tokens - first : kTokensAtOnce;
@@ -161,22 +242,10 @@ void matmul_q8_panels(const MatmulTask& task) {
         const bool last = begin + count == blocks;
         prefetch_chunk<Group>(task, last ? row + kVnniPanelRows : row, last ? 0 : begin + count,
                               kChunkBlocks);
-        int t = 0;
-        for (; t + kPanelTokens <= tokens; t += kPanelTokens) {
-          add_chunk<Group, kPanelTokens>(task, chunk, begin, count, first + t, sums + t);
-        }
-        switch (tokens - t) {
-          case 3:
-            add_chunk<Group, 3>(task, chunk, begin, count, first + t, sums + t);
-            break;
-          case 2:
-            add_chunk<Group, 2>(task, chunk, begin, count, first + t, sums + t);
-            break;
-          case 1:
-            add_chunk<Group, 1>(task, chunk, begin, count, first + t, sums + t);
-            break;
-          default:
-            break;
+        if (exponents && take_exponents(chunk, count)) {
+          add_chunk_to_tokens<Group, true>(task, chunk, begin, count, first, tokens, sums);
+        } else {
+          add_chunk_to_tokens<Group, false>(task, chunk, begin, count, first, tokens, sums);
         }
       }
       for (int t = 0; t < tokens; ++t) store_panel(task, row, first + t, sums[t]);

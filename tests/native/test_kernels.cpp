@@ -460,6 +460,51 @@ GPTOSS_TEST(int8_matmul_agrees_with_double_and_rows_are_independent) {
   }
 }
 
+// Panels multiply scales by adding exponents where that is possible: it must not show.
+GPTOSS_TEST(mxfp4_panels_agree_with_single_tokens_at_extreme_scales) {
+  constexpr int kTokens = 13;
+  constexpr int kRows = 32;
+  constexpr int k = 576;  // two chunks
+  for (const Kernels* kernels : supported_kernels()) {
+    for (const int byte : {0, 1, 64, 65, 127, 189, 190, 254, 255}) {
+      for (const float factor : {1.0f, 0.0f, 1e-38f, 1e-19f, 1e19f, 1e36f, INFINITY, kNan}) {
+        Random random(static_cast<uint64_t>(byte));
+        Weights weights = mxfp4_weights(random, kRows, k);
+        weights.scales[7 * k / 32 + 3] = static_cast<uint8_t>(byte);  // row 7, chunk 0
+        std::vector<float> x = random.floats(size_t{kTokens} * k);
+        for (int i = 32; i < 64; ++i) x[5 * k + i] *= factor;
+        const auto compute = [&](int token, int tokens) {
+          const std::vector<uint8_t> packed = pack_tokens(kernels->mxfp4_q8, x, token, tokens, k);
+          std::vector<float> y(static_cast<size_t>(tokens) * kRows);
+          MatmulTask task{};
+          task.x = packed.data();
+          task.tokens = tokens;
+          task.k = k;
+          task.weights = weights.bytes.data();
+          task.scales = weights.scales.data();
+          task.y = y.data();
+          task.y_stride = kRows;
+          task.row_end = kRows;
+          kernels->mxfp4_q8.run(task);
+          return y;
+        };
+        const std::vector<float> found = compute(0, kTokens);
+        for (int t = 0; t < kTokens; ++t) {
+          const std::vector<float> alone = compute(t, 1);
+          for (size_t row = 0; row < kRows; ++row) {
+            const float one = found[static_cast<size_t>(t) * kRows + row];
+            GPTOSS_CHECK(one == alone[row] || (std::isnan(one) && std::isnan(alone[row])),
+                         kernels->name, " scale byte ", byte, " factor ", factor, " token ", t,
+                         " row ", row, ": ", one, " and ", alone[row]);
+          }
+        }
+        // What is not finite must not be lost.
+        GPTOSS_CHECK(std::isfinite(factor) || std::isnan(found[5 * kRows]), kernels->name);
+      }
+    }
+  }
+}
+
 GPTOSS_TEST(q8_rows_hold_what_their_layout_says) {
   for (const Kernels* kernels : supported_kernels()) {
     Random random(8);
