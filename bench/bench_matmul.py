@@ -13,6 +13,8 @@ import argparse
 
 import numpy as np
 
+import gptoss
+from bench_phases import inputs_of, peaks_by_inputs
 from gptoss import _core, ops
 from hw_limits import hw_limits
 from shapes import DENSE_MATRICES, EXPERT_MATRICES
@@ -25,26 +27,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     threads = _core.default_threads()
-    limits = {name: values[-1] for name, values in hw_limits(threads).items()}
-    read_gb_s = max(limits["read_gb_s_huge_pages"], limits["read_gb_s_4k_pages"])
-    amx = _core.selected_isa() == "amx"
-    # Blocks of 32 fill half of an int8 tile.
-    limits["half_amx_int8_gop_s"] = limits.get("amx_int8_gop_s", 0) / 2
-    int8_peak = "half_amx_int8_gop_s" if amx else "int8_gop_s"
+    limits = hw_limits(threads)
+    read_gb_s = max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+    # A model says what its matmuls make of their inputs.
+    with gptoss.load("demo", threads=threads) as llm:
+        fast_dense = inputs_of(llm.description)["dense"]
+        peaks = peaks_by_inputs(llm.description, limits)
     rng = np.random.default_rng(0)
     rows = []
 
-    def measure(name: str, nbytes: int, operations: float, peak: str, work) -> None:  # type: ignore[no-untyped-def]
-        seconds = median_s(work, args.rounds)
+    def measure(name: str, nbytes: int, operations: float, inputs: str, work) -> None:  # type: ignore[no-untyped-def]
+        seconds, peak = median_s(work, args.rounds), peaks[inputs]
         rows.append(
             {
-                "matmul": name,
+                "matmul": f"{name} x {inputs}",
                 "T": tokens,
                 "ms": seconds * 1e3,
                 "GB/s": nbytes / seconds / 1e9,
                 "% of memory": 100 * nbytes / seconds / 1e9 / read_gb_s,
                 "Gop/s": operations / seconds / 1e9,
-                "% of peak": 100 * operations / seconds / 1e9 / limits[peak],
+                "% of peak": 100 * operations / seconds / 1e9 / peak if peak else "",
             }
         )
 
@@ -55,12 +57,13 @@ def main() -> None:
             blocks = rng.integers(0, 256, (n, k // 32, 16), dtype=np.uint8)
             scales = rng.integers(116, 123, (n, k // 32), dtype=np.uint8)
             nbytes, operations = blocks.nbytes + scales.nbytes, 2.0 * tokens * n * k
-            for name, int8, peak in (("f32", False, "fma_gflop_s"), ("int8", True, int8_peak)):
+            for inputs in ("f32", "int8"):
+                int8 = inputs == "int8"
                 measure(
-                    f"{matrix.name}, MXFP4 x {name}",
+                    f"{matrix.name}, MXFP4",
                     nbytes,
                     operations,
-                    peak,
+                    inputs,
                     lambda x=x, b=blocks, s=scales, i=int8: _core.mxfp4_matmul(x, b, s, None, i),
                 )
         for matrix in DENSE_MATRICES:
@@ -70,26 +73,20 @@ def main() -> None:
             w = w.astype(np.uint16)
             codes, scales = ops.q8_encode(w)
             operations = 2.0 * tokens * matrix.n * matrix.k
-            measure(
-                f"{matrix.name}, bf16 x f32",
-                w.nbytes,
-                operations,
-                "fma_gflop_s",
-                lambda x=x, w=w: ops.dense_matmul(x, w),
-            )
-            if amx:
+            for inputs in dict.fromkeys(("f32", fast_dense)):
+                fast = inputs != "f32"
                 measure(
-                    f"{matrix.name}, bf16 x 2 bf16",
+                    f"{matrix.name}, bf16",
                     w.nbytes,
-                    2 * operations,
-                    "amx_bf16_gflop_s",
-                    lambda x=x, w=w: ops.dense_matmul(x, w, fast=True),
+                    operations,
+                    inputs,
+                    lambda x=x, w=w, f=fast: ops.dense_matmul(x, w, fast=f),
                 )
             measure(
-                f"{matrix.name}, int8 x int8",
+                f"{matrix.name}, int8",
                 codes.nbytes + scales.nbytes,
                 operations,
-                int8_peak,
+                "int8",
                 lambda x=x, c=codes, s=scales: ops.q8_matmul(x, c, s),
             )
     print_results(f"matmuls, {threads} threads, {_core.selected_isa()}", rows, limits=limits)

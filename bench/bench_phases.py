@@ -58,19 +58,27 @@ def keys_seen(config: ModelConfig, positions: range) -> int:
     )
 
 
-def peaks(description: str, limits: dict[str, list[float]]) -> dict[str, float]:
-    """The arithmetic limit of each phase, in 1e9 operations per second."""
+def inputs_of(description: str) -> dict[str, str]:
+    """What a model makes of the inputs of "dense" and "expert" matmuls."""
+    parts = description.split(", ")
+    return dict(part.rsplit(" inputs ", 1) for part in parts if " inputs " in part)
+
+
+def peaks_by_inputs(description: str, limits: dict[str, list[float]]) -> dict[str, float]:
+    """The arithmetic limit of each kind of inputs, in 1e9 operations per second; 0: none."""
     # An AMX product of 32 elements of K fills half of a tile; two bf16 take two products.
     amx = description.startswith("cpu, amx")
-    by_inputs = {
+    return {
         "f32": limits["fma_gflop_s"][-1],
         "bf16": limits.get("bf16_gflop_s", [0.0])[-1],
         "2 x bf16": limits.get("amx_bf16_gflop_s", [0.0])[-1] / 2,
         "int8": limits["amx_int8_gop_s"][-1] / 2 if amx else limits.get("int8_gop_s", [0.0])[-1],
     }
-    inputs = dict(
-        part.rsplit(" inputs ", 1) for part in description.split(", ") if " inputs " in part
-    )
+
+
+def peaks(description: str, limits: dict[str, list[float]]) -> dict[str, float]:
+    """The arithmetic limit of each phase, in 1e9 operations per second."""
+    by_inputs, inputs = peaks_by_inputs(description, limits), inputs_of(description)
     dense, expert = by_inputs[inputs["dense"]], by_inputs[inputs["expert"]]
     return {
         "attention_in": dense,
