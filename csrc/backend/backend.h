@@ -73,6 +73,7 @@ class Backend {
 // How attention's matrices and the unembedding are held.
 enum class DenseType : uint8_t {
   bf16,  // as they lie in the checkpoint
+  bf12,  // the same numbers in 12 bits each: made when the model is loaded
   q8,    // int8, 32 weights to a scale: made when the model is loaded
 };
 

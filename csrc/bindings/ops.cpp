@@ -104,6 +104,48 @@ Array<float> q8_matmul(const Array<float>& x, const Array<int8_t>& codes,
   return y;
 }
 
+// rows (N, row bytes) u8 and escapes (n, 64) bf16 bits from w (N, K) bf16 bits.
+py::tuple bf12_encode(const Array<uint16_t>& w) {
+  const int n = dim(w, 0);
+  const int k = dim(w, 1);
+  Array<uint8_t> rows({py::ssize_t{n}, static_cast<py::ssize_t>(bf12_row_bytes(k))});
+  std::vector<uint16_t> escapes;
+  const ops::Bf12Encode op = {
+      .w = w.data(), .rows = rows.mutable_data(), .escapes = &escapes, .n = n, .k = k};
+  ops::validate(op);
+  {
+    const py::gil_scoped_release release;
+    cpu::bf12_encode(default_pool(), op);
+  }
+  Array<uint16_t> groups(
+      {static_cast<py::ssize_t>(escapes.size() / kBf12Group), py::ssize_t{kBf12Group}});
+  std::copy(escapes.begin(), escapes.end(), groups.mutable_data());
+  return py::make_tuple(rows, groups);
+}
+
+Array<float> bf12_matmul(const Array<float>& x, const Array<uint8_t>& rows,
+                         const Array<uint16_t>& escapes, const std::optional<Array<float>>& bias,
+                         const std::string& isa) {
+  const int k = dim(x, 1);
+  check(rows.shape(1) == bf12_row_bytes(k), "[bf12_matmul] rows must have ", bf12_row_bytes(k),
+        " bytes for K = ", k, ", got ", rows.shape(1));
+  Array<float> y({x.shape(0), rows.shape(0)});
+  const ops::Bf12Matmul op = {.x = x.data(),
+                              .rows = rows.data(),
+                              .escapes = escapes.data(),
+                              .bias = data_or_null(bias),
+                              .y = y.mutable_data(),
+                              .tokens = dim(x, 0),
+                              .n = dim(rows, 0),
+                              .k = k,
+                              .n_escapes = escapes.shape(0)};
+  ops::validate(op);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::bf12_matmul(kernels, default_pool(), op);
+  return y;
+}
+
 Array<float> mxfp4_matmul(const Array<float>& x, const Array<uint8_t>& blocks,
                           const Array<uint8_t>& scales, const std::optional<Array<float>>& bias,
                           bool int8_activations, const std::string& isa) {
@@ -275,6 +317,9 @@ void register_ops(py::module_& m) {
   m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "isa"_a = "");
   m.def("dense_matmul", &dense_matmul, "x"_a.noconvert(), "w"_a.noconvert(),
         py::arg("bias").noconvert() = py::none(), "fast"_a = false, "isa"_a = "");
+  m.def("bf12_encode", &bf12_encode, "w"_a.noconvert());
+  m.def("bf12_matmul", &bf12_matmul, "x"_a.noconvert(), "rows"_a.noconvert(),
+        "escapes"_a.noconvert(), "bias"_a.noconvert() = py::none(), "isa"_a = "");
   m.def("q8_encode", &q8_encode, "w"_a.noconvert());
   m.def("q8_matmul", &q8_matmul, "x"_a.noconvert(), "codes"_a.noconvert(), "scales"_a.noconvert(),
         py::arg("bias").noconvert() = py::none(), "isa"_a = "");

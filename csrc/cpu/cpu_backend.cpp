@@ -1,6 +1,6 @@
 // The forward pass on the CPU. Large weights are used as they lie in the checkpoint, unless dense
-// ones are asked for in int8; norms, sinks and biases, which are small, are widened to f32 when the
-// model is loaded.
+// ones are asked for in another form; norms, sinks and biases, which are small, are widened to f32
+// when the model is loaded.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -37,7 +37,7 @@ struct KvPool {
   int64_t page_bytes() const { return layer_bytes * n_layers; }
 };
 
-// A dense matrix as its matmul reads it: bf16 in the checkpoint, or int8 in memory of our own.
+// A dense matrix as its matmul reads it: bf16 in the checkpoint, or in memory of our own.
 struct DenseWeights {
   const void* weights = nullptr;
   const void* scales = nullptr;
@@ -60,6 +60,7 @@ const char* name_of(KvType type) {
 
 const Matmul& dense_matmul_of(const Kernels& kernels, const BackendOptions& options) {
   if (options.dense == DenseType::q8) return kernels.q8;
+  if (options.dense == DenseType::bf12) return kernels.bf12;
   return options.precision == Precision::reference ? kernels.bf16 : kernels.bf16_fast;
 }
 
@@ -82,8 +83,8 @@ class CpuBackend final : public Backend {
           "[cpu] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
           config_.head_dim);
     widen_small_weights();
-    if (options.dense == DenseType::q8) {
-      encode_dense_weights();
+    if (options.dense != DenseType::bf16) {
+      encode_dense_weights(options.dense);
     } else {
       for (const LayerWeights& w : weights_.layers) {
         dense_.push_back({{w.q.data}, {w.k.data}, {w.v.data}, {w.o.data}});
@@ -102,7 +103,9 @@ class CpuBackend final : public Backend {
                   pool_.size() == 1 ? " thread" : " threads", ", KV cache ", name_of(kv_type_),
                   ", expert inputs ", expert_matmul_.inputs, ", dense inputs ",
                   dense_matmul_.inputs,
-                  &dense_matmul_ == &kernels_.q8 ? ", dense weights int8" : "");
+                  &dense_matmul_ == &kernels_.q8     ? ", dense weights int8"
+                  : &dense_matmul_ == &kernels_.bf12 ? ", dense weights bf12"
+                                                     : "");
   }
 
   int64_t full_page_bytes() const override { return full_.page_bytes(); }
@@ -411,16 +414,16 @@ class CpuBackend final : public Backend {
     }
   }
 
-  // Every dense matrix in int8, made by all threads from the checkpoint's bf16, whose pages the
-  // system may then have back.
-  void encode_dense_weights() {
+  // Every dense matrix in int8 or bf12, made by all threads from the checkpoint's bf16, whose pages
+  // the system may then have back.
+  void encode_dense_weights(DenseType type) {
     const auto bytes = [&](const TensorView& w) {
-      const int64_t size = w.shape[0] * w.shape[1];
-      check(w.shape[1] % kQ8Block == 0,
-            "[cpu] dense weights in int8 need in-features in whole "
-            "blocks of ",
-            kQ8Block, ", got ", w.shape[1]);
-      return size + size / kQ8Block * int64_t{sizeof(uint16_t)};
+      const int64_t rows = w.shape[0];
+      const int64_t k = w.shape[1];
+      if (type == DenseType::bf12) return rows * bf12_row_bytes(k);
+      check(k % kQ8Block == 0, "[cpu] dense weights in int8 need in-features in whole blocks of ",
+            kQ8Block, ", got ", k);
+      return rows * (k + k / kQ8Block * int64_t{sizeof(uint16_t)});
     };
     int64_t total = bytes(weights_.unembedding);
     for (const LayerWeights& w : weights_.layers) {
@@ -429,19 +432,25 @@ class CpuBackend final : public Backend {
     encoded_ = LazyMemory(total);
     uint8_t* next = encoded_.data();
     const auto encode = [&](const TensorView& w) {
-      const int64_t rows = w.shape[0];
-      const int64_t k = w.shape[1];
-      auto* const codes = reinterpret_cast<int8_t*>(next);
-      auto* const scales = reinterpret_cast<uint16_t*>(next + rows * k);
+      uint8_t* const to = next;
       next += bytes(w);
-      q8_encode(kernels_, pool_,
-                {.w = reinterpret_cast<const uint16_t*>(w.data),
-                 .codes = codes,
-                 .scales = scales,
-                 .n = static_cast<int>(rows),
-                 .k = static_cast<int>(k)});
-      if (w.mapped) release_file_pages(w.data, rows * k * size_of(w.dtype));
-      return DenseWeights{codes, scales};
+      const auto* const from = reinterpret_cast<const uint16_t*>(w.data);
+      const auto rows = static_cast<int>(w.shape[0]);
+      const auto k = static_cast<int>(w.shape[1]);
+      DenseWeights encoded = {to, nullptr};
+      if (type == DenseType::bf12) {
+        std::vector<uint16_t>& escapes = escapes_.emplace_back();
+        bf12_encode(pool_, {.w = from, .rows = to, .escapes = &escapes, .n = rows, .k = k});
+        encoded.scales = escapes.data();
+      } else {
+        auto* const codes = reinterpret_cast<int8_t*>(to);
+        auto* const scales = reinterpret_cast<uint16_t*>(to + int64_t{rows} * k);
+        q8_encode(kernels_, pool_,
+                  {.w = from, .codes = codes, .scales = scales, .n = rows, .k = k});
+        encoded.scales = scales;
+      }
+      if (w.mapped) release_file_pages(w.data, int64_t{rows} * k * size_of(w.dtype));
+      return encoded;
     };
     for (const LayerWeights& w : weights_.layers) {
       dense_.push_back({encode(w.q), encode(w.k), encode(w.v), encode(w.o)});
@@ -545,7 +554,8 @@ class CpuBackend final : public Backend {
 
   std::vector<LayerDenseWeights> dense_;  // (layers)
   DenseWeights unembedding_;
-  LazyMemory encoded_;  // dense weights that are not the checkpoint's
+  LazyMemory encoded_;                          // dense weights that are not the checkpoint's
+  std::vector<std::vector<uint16_t>> escapes_;  // of those in bf12
 
   KvPool full_, window_;
   std::vector<int> index_in_kind_;  // (layers): a layer's place among those of its kind

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "core/bf12.h"
 #include "core/kv_page.h"
 #include "core/q8.h"
 
@@ -38,13 +39,16 @@ struct MatmulTask {
   const void* x;  // activations in the matmul's form
   int tokens;
   int k;
-  const void* weights;  // bf16 (N, K), MXFP4 blocks (N, K/32, 16) or int8 codes (N, K)
-  const void* scales;   // (N, K/32): E8M0 for MXFP4, bf16 for int8; null for bf16
+  const void* weights;  // bf16 (N, K), bf12 rows, MXFP4 blocks (N, K/32, 16) or int8 codes (N, K)
+  const void* scales;   // (N, K/32): E8M0 for MXFP4, bf16 for int8; bf12's escapes; null for bf16
   const float* bias;    // (N), nullable
   float* y;             // (tokens, row_end - row_begin), rows y_stride apart
   int64_t y_stride;
   bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
+  // What is read after row_begin and on, where that is not the rows below: kernels may ask for it.
+  const uint8_t* later = nullptr;
+  int64_t later_stride = 0;  // bytes
 };
 
 // Most tokens that pack() takes: a group, which lies contiguous.
@@ -123,6 +127,8 @@ struct Kernels {
   // bf16 weights as fast as the CPU can, with activations of no fewer bits than bf16: `bf16` again,
   // or what the instruction set has that is better.
   Matmul bf16_fast;
+  // The bits of bf16_fast from weights in 12 bits.
+  Matmul bf12;
   // From Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order; then
   // (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
   Matmul mxfp4_q8;
@@ -147,6 +153,9 @@ struct Kernels {
   // y (n) += weight * x (n)
   void (*add_scaled)(const float* x, float weight, int n, float* y);
 };
+
+// This thread's room for `n` numbers, overwritten by the next call.
+uint16_t* bf16_scratch(int64_t n);
 
 extern const Kernels kScalarKernels;
 #if defined(__x86_64__)

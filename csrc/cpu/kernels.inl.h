@@ -10,6 +10,7 @@
 
 #include "core/float16.h"
 #include "core/mxfp4.h"
+#include "cpu/bf12.inl.h"
 #include "cpu/kernels.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
@@ -690,13 +691,15 @@ void attention_finish(int rows, int head_dim, const float* state, float* out, in
 
 constexpr Matmul kBf16F32 = {"f32", f32_row_bytes, pack_block_f32, matmul<Bf16Rows>};
 
-// `bf16_fast`: what the instruction set has for it.
-constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16F32) {
+// `bf16_fast`, `bf12`: what the instruction set has for them.
+constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16F32,
+                               const Matmul& bf12 = kBf12Of<kBf16F32>) {
   return {.name = name,
           .rms_norm = rms_norm,
           .bf16 = kBf16F32,
           .mxfp4 = {"f32", f32_row_bytes, pack_block_f32, matmul<Mxfp4Rows>},
           .bf16_fast = bf16_fast,
+          .bf12 = bf12,
           .mxfp4_q8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>},
           .q8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q8Group>},
           .encode_q8_weights = encode_q8_weights,

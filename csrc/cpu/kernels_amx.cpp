@@ -7,5 +7,5 @@
 #include "cpu/kernels.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kAmxKernels = amx::make_kernels("amx", amx::kBf16Amx);
+const Kernels kAmxKernels = amx::make_kernels("amx", amx::kBf16Amx, amx::kBf12Of<amx::kBf16Amx>);
 }  // namespace gptoss::cpu

@@ -7,5 +7,6 @@
 #include "cpu/kernels.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kAvx512Bf16Kernels = avx512_bf16::make_kernels("avx512_bf16", avx512_bf16::kBf16Dot);
+const Kernels kAvx512Bf16Kernels =
+    avx512_bf16::make_kernels("avx512_bf16", avx512_bf16::kBf16Dot, avx512_bf16::kBf12Dot);
 }  // namespace gptoss::cpu

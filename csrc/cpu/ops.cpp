@@ -154,6 +154,39 @@ void q8_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Q8Matmul& op
   run_matmul(kernels.q8, pool, op, op.codes, op.scales);
 }
 
+void bf12_encode(ThreadPool& pool, const ops::Bf12Encode& op) {
+  const int64_t row_bytes = bf12_row_bytes(op.k);
+  const int64_t panels = (op.n + kPanelRows - 1) / kPanelRows;
+  std::vector<std::vector<uint16_t>> escapes(static_cast<size_t>(panels));
+  const auto rows_of = [&](int64_t panel, auto f) {
+    const int64_t end = std::min<int64_t>(op.n, (panel + 1) * kPanelRows);
+    for (int64_t row = panel * kPanelRows; row < end; ++row) f(row);
+  };
+  pool.run(panels, [&](int64_t panel) {
+    rows_of(panel, [&](int64_t row) {
+      bf12_encode_row(op.w + row * op.k, op.k, op.rows + row * row_bytes,
+                      escapes[static_cast<size_t>(panel)]);
+    });
+  });
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    const std::vector<uint16_t>& own = escapes[static_cast<size_t>(panel)];
+    const size_t before = op.escapes->size() / kBf12Group;
+    rows_of(panel,
+            [&](int64_t row) { bf12_shift_escapes(op.rows + row * row_bytes, op.k, before); });
+    op.escapes->insert(op.escapes->end(), own.begin(), own.end());
+  }
+}
+
+void bf12_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Bf12Matmul& op) {
+  run_matmul(kernels.bf12, pool, op, op.rows, op.escapes);
+}
+
+uint16_t* bf16_scratch(int64_t n) {
+  static thread_local std::vector<uint16_t> scratch;
+  if (scratch.size() < static_cast<size_t>(n)) scratch.resize(static_cast<size_t>(n));
+  return scratch.data();
+}
+
 void rope(const Kernels& kernels, ThreadPool& pool, const ops::Rope& op) {
   const ops::RopeTable table(op.config, op.head_dim);
   pool.run(op.tokens, [&](int64_t t) {

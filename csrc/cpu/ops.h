@@ -6,6 +6,7 @@
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
 #include "ops/banded_attention.h"
+#include "ops/bf12_matmul.h"
 #include "ops/dense_matmul.h"
 #include "ops/expert_gather.h"
 #include "ops/mxfp4_matmul.h"
@@ -22,6 +23,8 @@ void dense_matmul(const Kernels&, ThreadPool&, const ops::DenseMatmul&);
 void mxfp4_matmul(const Kernels&, ThreadPool&, const ops::Mxfp4Matmul&);
 void q8_encode(const Kernels&, ThreadPool&, const ops::Q8Encode&);
 void q8_matmul(const Kernels&, ThreadPool&, const ops::Q8Matmul&);
+void bf12_encode(ThreadPool&, const ops::Bf12Encode&);
+void bf12_matmul(const Kernels&, ThreadPool&, const ops::Bf12Matmul&);
 void rope(const Kernels&, ThreadPool&, const ops::Rope&);
 void banded_attention(const Kernels&, ThreadPool&, const ops::BandedAttention&);
 void swiglu(const Kernels&, ThreadPool&, const ops::Swiglu&);

@@ -112,6 +112,23 @@ inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
   odd.lo = _mm256_castsi256_ps(_mm256_and_si256(first, high_words));
   odd.hi = _mm256_castsi256_ps(_mm256_and_si256(second, high_words));
 }
+// A group of bf12, in order.
+inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_t* table,
+                        uint16_t* out) {
+  const __m256i upper_bytes =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  for (int half = 0; half < 2; ++half) {
+    const __m256i pairs = _mm256_cvtepu8_epi16(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(nibbles + 16 * half)));
+    const __m256i places =
+        _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)), _mm256_set1_epi8(15));
+    const __m256i upper = _mm256_shuffle_epi8(upper_bytes, places);
+    const __m256i lower = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low + 32 * half));
+    auto* const to = reinterpret_cast<__m256i*>(out + 16 * half);
+    _mm256_storeu_si256(to, _mm256_unpacklo_epi8(lower, upper));
+    _mm256_storeu_si256(to + 2, _mm256_unpackhi_epi8(lower, upper));
+  }
+}
 // Eight codes in the low nibbles of the low 8 bytes -> scaled values. `table` holds 2 * value as
 // int8, so that one byte shuffle looks all of them up; `half_scale` undoes the factor.
 inline __m256 e2m1_lanes8(__m128i doubled, __m256 half_scale) {

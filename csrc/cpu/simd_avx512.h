@@ -82,6 +82,29 @@ inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
   odd.v = _mm512_castsi512_ps(
       _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+// A group of bf12 as two vectors of bf16, in order.
+inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, __m512i table, __m512i& first,
+                        __m512i& second) {
+  const __m512i pairs =
+      _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(nibbles)));
+  const __m512i places =
+      _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), _mm512_set1_epi8(15));
+  const __m512i upper = _mm512_shuffle_epi8(table, places);
+  const __m512i lower = _mm512_loadu_si512(low);
+  first = _mm512_unpacklo_epi8(lower, upper);
+  second = _mm512_unpackhi_epi8(lower, upper);
+}
+inline __m512i load_bf12_table(const uint8_t* table) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
+inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_t* table,
+                        uint16_t* out) {
+  __m512i first;
+  __m512i second;
+  unpack_bf12(low, nibbles, load_bf12_table(table), first, second);
+  _mm512_storeu_si512(out, first);
+  _mm512_storeu_si512(out + 32, second);
+}
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
   const __m512i bytes =
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));

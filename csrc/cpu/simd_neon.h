@@ -116,6 +116,19 @@ inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
     odd.q[i] = vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xffff0000u)));
   }
 }
+// A group of bf12, in order.
+inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_t* table,
+                        uint16_t* out) {
+  const uint8x16_t upper_bytes = vld1q_u8(table);
+  for (int i = 0; i < 4; ++i) {
+    const uint8x8_t pairs = vld1_u8(nibbles + 8 * i);
+    const uint8x8x2_t places = vzip_u8(vand_u8(pairs, vdup_n_u8(15)), vshr_n_u8(pairs, 4));
+    const uint8x16_t upper = vqtbl1q_u8(upper_bytes, vcombine_u8(places.val[0], places.val[1]));
+    const uint8x16_t lower = vld1q_u8(low + 16 * i);
+    vst1q_u16(out + 8 * i, vreinterpretq_u16_u8(vzip1q_u8(lower, upper)));
+    vst1q_u16(out + 32 + 8 * i, vreinterpretq_u16_u8(vzip2q_u8(lower, upper)));
+  }
+}
 inline F32x16 to_float(int8x16_t a) {
   const int16x8_t first = vmovl_s8(vget_low_s8(a));
   const int16x8_t second = vmovl_s8(vget_high_s8(a));

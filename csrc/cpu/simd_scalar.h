@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/bf12.h"
 #include "core/float16.h"
 #include "core/mxfp4.h"
 
@@ -115,6 +116,15 @@ inline F32x16 load_int8(const int8_t* p) {
   return r;
 }
 // 32 bf16 as their even and odd elements.
+// A group of bf12, in order.
+inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_t* table,
+                        uint16_t* out) {
+  for (int i = 0; i < kBf12Group; ++i) {
+    const int place = bf12_place(i);
+    const int upper = table[nibbles[place / 2] >> place % 2 * 4 & 15];
+    out[i] = static_cast<uint16_t>(upper << 8 | low[place]);
+  }
+}
 inline void load_bf16_pairs(const uint16_t* p, F32x16& even, F32x16& odd) {
   GPTOSS_LANES {
     even.v[i] = bf16_to_float(load_u16(p + 2 * i));

@@ -38,6 +38,16 @@ def dense_matmul(
     fast: bool = False,
     isa: str = "",
 ) -> npt.NDArray[np.float32]: ...
+def bf12_encode(
+    w: npt.NDArray[np.uint16],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]: ...
+def bf12_matmul(
+    x: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.uint8],
+    escapes: npt.NDArray[np.uint16],
+    bias: npt.NDArray[np.float32] | None = None,
+    isa: str = "",
+) -> npt.NDArray[np.float32]: ...
 def q8_encode(
     w: npt.NDArray[np.uint16],
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]: ...

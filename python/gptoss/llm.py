@@ -74,10 +74,12 @@ def load(
         CPU threads; None takes GPTOSS_NUM_THREADS, else all CPUs that the process may use.
     precision : {"auto", "reference"}
         "auto" is fast; "reference" computes in float32 throughout and keeps a float32 KV cache.
-    dense : {"bf16", "q8"}
-        How attention's matrices and the unembedding are held: as they are stored, or in int8, 32
-        weights to a scale, made while loading. That reads a third less per decoded token, for
-        weights that are rounded; not with precision "reference".
+    dense : {"bf16", "bf12", "q8"}
+        How attention's matrices and the unembedding are held; the last two are made while loading
+        and do not go with precision "reference". "bf16": as they are stored, mapped from the file.
+        "bf12": the same numbers in 12 bits each, without loss, for the same results; a sixth less
+        is read per decoded token, for up to about six requests at a time. "q8": in int8, 32
+        weights to a scale; a third less is read, for weights that are rounded.
     context_length : int, optional
         Most tokens of a request, prompt and output together. None takes the model's limit, or
         what fits into memory.

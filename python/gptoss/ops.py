@@ -2,7 +2,7 @@
 
 Arguments are taken as they are or not at all: a wrong dtype raises TypeError, a wrong shape,
 order or value raises ValueError, and nothing is converted or copied on the way in. All arrays are
-C-contiguous; an array of size 0 is an error.
+C-contiguous; an array of size 0 is an error, but for escapes.
 
 Letters in shapes: T tokens, K in-features, N out-features, H query heads, G key/value heads, D
 head_dim, S keys, E experts, A active experts per token, I intermediate size.
@@ -27,6 +27,8 @@ from gptoss.config import RopeConfig
 
 __all__ = [
     "banded_attention",
+    "bf12_encode",
+    "bf12_matmul",
     "dense_matmul",
     "expert_gather",
     "mxfp4_dequantize",
@@ -233,6 +235,82 @@ def dense_matmul(
     if bias is not None:
         check.array("bias", bias, np.float32, "N")
     return _core.dense_matmul(x, w, bias, bool(fast), isa or "")
+
+
+def bf12_encode(
+    w: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
+    """Hold bfloat16 weights in 12 bits, without loss: what `load(dense="bf12")` does.
+
+    The upper byte of a bfloat16 is its sign and seven bits of its exponent. In a row of weights few
+    of them are frequent: the 16 most frequent are named by four bits. Groups of 64 weights that
+    have another one are kept whole.
+
+    Parameters
+    ----------
+    w : numpy.ndarray
+        (N, K) bfloat16, as ml_dtypes.bfloat16 or as its bits in uint16; any values.
+
+    Returns
+    -------
+    rows : numpy.ndarray
+        (N, B) uint8, about 1.5 bytes a weight. `gptoss.reference.bf12` reads the format.
+    escapes : numpy.ndarray
+        (n, 64) uint16, the groups that are kept whole.
+
+    Raises
+    ------
+    TypeError
+        The array has another dtype.
+    ValueError
+        The shape or order is not as above.
+    """
+    check = _Arguments("bf12_encode")
+    return _core.bf12_encode(_bf16_bits(check, w))
+
+
+def bf12_matmul(
+    x: F32Array,
+    rows: npt.NDArray[np.uint8],
+    escapes: npt.NDArray[np.uint16],
+    bias: F32Array | None = None,
+    *,
+    isa: str | None = None,
+) -> F32Array:
+    """Multiply by weights held in 12 bits: the bits of `dense_matmul(..., fast=True)`.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        (T, K) float32.
+    rows, escapes : numpy.ndarray
+        (N, B) uint8 and (n, 64) uint16, from `bf12_encode` of (N, K) weights.
+    bias : numpy.ndarray, optional
+        (N) float32.
+    isa : str, optional
+        Instruction set to use; see the module.
+
+    Returns
+    -------
+    numpy.ndarray
+        (T, N) float32.
+
+    Raises
+    ------
+    TypeError
+        An array has another dtype.
+    ValueError
+        A shape or order is not as above, or a row refers to groups that `escapes` does not have.
+    gptoss.errors.BackendError
+        `isa` is unknown or cannot run here.
+    """
+    check = _Arguments("bf12_matmul")
+    check.array("x", x, np.float32, "T K")
+    check.array("rows", rows, np.uint8, "N B")
+    check.array("escapes", escapes, np.uint16, "n 64", smallest=0)
+    if bias is not None:
+        check.array("bias", bias, np.float32, "N")
+    return _core.bf12_matmul(x, rows, escapes, bias, isa or "")
 
 
 def q8_encode(w: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
@@ -630,6 +708,7 @@ class _Arguments:
         *,
         called: str | None = None,
         aligned: bool = True,
+        smallest: int = 1,
     ) -> None:
         """Check an array against "T K" or "N K/32 16"; "..." stands for any leading sizes."""
         kind = called or np.dtype(dtype).name
@@ -650,9 +729,10 @@ class _Arguments:
                 f"[{self.op}] expected {name} of shape ({shape.replace(' ', ', ')})"
                 f"{f' with {known}' if known else ''}, got {value.shape}"
             )
-        if value.size == 0 or max(value.shape) > _MAX_INT:
+        if min(value.shape) < smallest or max(value.shape) > _MAX_INT:
             raise ValueError(
-                f"[{self.op}] expected sizes of {name} from 1 to {_MAX_INT}, got {value.shape}"
+                f"[{self.op}] expected sizes of {name} from {smallest} to {_MAX_INT}, got "
+                f"{value.shape}"
             )
         if not value.flags.c_contiguous:
             raise ValueError(

@@ -137,6 +137,23 @@ def test_dense_weights_in_int8(
 
 
 @pytest.mark.parametrize("isa", supported_isas())
+def test_dense_weights_in_12_bits(
+    isa: str, case: ModelCase, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers, and so the same bits."""
+    monkeypatch.setenv("GPTOSS_ISA", isa)
+    with (
+        gptoss.load(checkpoint.path) as plain,
+        gptoss.load(checkpoint.path, dense="bf12") as llm,
+    ):
+        assert "dense weights bf12" in repr(llm)
+        for prompt in case.prompts():
+            logits = llm.logits(prompt)
+            np.testing.assert_array_equal(logits, plain.logits(prompt))
+            np.testing.assert_array_equal(llm.logits(prompt, chunk_tokens=7), logits)
+
+
+@pytest.mark.parametrize("isa", supported_isas())
 def test_keys_and_values_in_int8(
     isa: str, case: ModelCase, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

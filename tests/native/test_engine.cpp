@@ -267,7 +267,7 @@ GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
   };
   for (const Mode mode :
        {Mode{Precision::reference, DenseType::bf16}, Mode{Precision::automatic, DenseType::bf16},
-        Mode{Precision::automatic, DenseType::q8}}) {
+        Mode{Precision::automatic, DenseType::bf12}, Mode{Precision::automatic, DenseType::q8}}) {
     const Precision precision = mode.precision;
     std::vector<float> fused;
     for (const cpu::Kernels* kernels : supported_kernels()) {

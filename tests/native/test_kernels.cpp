@@ -268,7 +268,34 @@ Weights q8_weights(const Kernels& kernels, Random& random, int n, int k) {
   return weights;
 }
 
-enum class Kind : uint8_t { bf16, bf16_fast, mxfp4, mxfp4_q8, q8 };
+// Every 40th weight is one that a table of 16 has no room for.
+Weights bf12_weights(Random& random, int n, int k) {
+  const Weights exact = bf16_weights(random, n, k);
+  std::vector<uint16_t> bits(static_cast<size_t>(n) * static_cast<size_t>(k));
+  std::memcpy(bits.data(), exact.bytes.data(), exact.bytes.size());
+  Weights weights;
+  std::vector<uint16_t> escapes;
+  const auto row_bytes = static_cast<size_t>(bf12_row_bytes(k));
+  for (size_t row = 0; row < static_cast<size_t>(n); ++row) {
+    uint16_t* const w = bits.data() + row * static_cast<size_t>(k);
+    for (int i = static_cast<int>(row); i < k; i += 40) {
+      w[i] = static_cast<uint16_t>(0x3000 + 0x100 * (i % 23));
+    }
+    for (int i = 0; i < k; ++i) weights.values.push_back(bf16_to_float(w[i]));
+    Output<uint8_t> bytes(row_bytes, 1);
+    bf12_encode_row(w, k, bytes.data(), escapes);
+    GPTOSS_CHECK(bytes.intact());
+    const std::vector<uint8_t> written = bytes.values();
+    weights.bytes.insert(weights.bytes.end(), written.begin(), written.end());
+    GPTOSS_CHECK(bf12_escapes_end(written.data(), k) ==
+                 static_cast<int64_t>(escapes.size() / kBf12Group));
+  }
+  const auto* const escape_bytes = reinterpret_cast<const uint8_t*>(escapes.data());
+  weights.scales.assign(escape_bytes, escape_bytes + 2 * escapes.size());
+  return weights;
+}
+
+enum class Kind : uint8_t { bf16, bf16_fast, bf12, mxfp4, mxfp4_q8, q8 };
 
 const cpu::Matmul& matmul_of(const Kernels& kernels, Kind kind) {
   switch (kind) {
@@ -276,6 +303,8 @@ const cpu::Matmul& matmul_of(const Kernels& kernels, Kind kind) {
       return kernels.bf16;
     case Kind::bf16_fast:
       return kernels.bf16_fast;
+    case Kind::bf12:
+      return kernels.bf12;
     case Kind::mxfp4:
       return kernels.mxfp4;
     case Kind::mxfp4_q8:
@@ -335,8 +364,8 @@ std::vector<double> packed_values(const Kernels& kernels, Kind kind, const std::
 // One case: all rows and tokens at once against double, then each row and each token alone
 // against the bits of the whole.
 void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, bool accumulate) {
-  static constexpr const char* kNames[] = {"matmul_bf16", "matmul_bf16_fast", "matmul_mxfp4",
-                                           "matmul_mxfp4_q8", "matmul_q8"};
+  static constexpr const char* kNames[] = {"matmul_bf16",  "matmul_bf16_fast", "matmul_bf12",
+                                           "matmul_mxfp4", "matmul_mxfp4_q8",  "matmul_q8"};
   const char* const name = kNames[static_cast<size_t>(kind)];
   Random random(static_cast<uint64_t>(1000 * tokens + 100 * n + k));
   const auto where = [&] {
@@ -345,18 +374,19 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
     return out.str();
   };
   const auto size = [](int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); };
-  const bool is_fast = kind == Kind::bf16_fast;
+  const bool is_fast = kind == Kind::bf16_fast || kind == Kind::bf12;
   const std::string inputs = matmul_of(kernels, kind).inputs;
   const bool is_mxfp4 = kind == Kind::mxfp4 || kind == Kind::mxfp4_q8;
-  const Weights weights = is_mxfp4           ? mxfp4_weights(random, n, k)
-                          : kind == Kind::q8 ? q8_weights(kernels, random, n, k)
-                                             : bf16_weights(random, n, k);
+  const Weights weights = is_mxfp4             ? mxfp4_weights(random, n, k)
+                          : kind == Kind::q8   ? q8_weights(kernels, random, n, k)
+                          : kind == Kind::bf12 ? bf12_weights(random, n, k)
+                                               : bf16_weights(random, n, k);
   const std::vector<float> bias = random.floats(static_cast<size_t>(n));
   const std::vector<float> x = random.floats(size(tokens, k));
   const std::vector<double> x_values = packed_values(kernels, kind, x, tokens, k);
 
   const Input<uint8_t> bytes(weights.bytes, 1);
-  const Input<uint8_t> scales(weights.scales, kind == Kind::q8 ? 2 : 3);
+  const Input<uint8_t> scales(weights.scales, is_mxfp4 ? 3 : 2);
   const Input<float> bias_input(bias, 4);
   const cpu::Matmul& matmul = matmul_of(kernels, kind);
   MatmulTask task{};
@@ -428,6 +458,7 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
         for (const int k : {1, 31, 32, 33, 100}) {
           check_matmul(*kernels, Kind::bf16, tokens, n, k, (n + k) % 3 == 0);
           check_matmul(*kernels, Kind::bf16_fast, tokens, n, k, (n + k) % 3 == 0);
+          check_matmul(*kernels, Kind::bf12, tokens, n, k, (n + k) % 3 == 0);
         }
         for (const int k : {32, 64, 96}) {
           check_matmul(*kernels, Kind::mxfp4, tokens, n, k, (n + k) % 3 == 0);
@@ -437,6 +468,10 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
     check_matmul(*kernels, Kind::bf16, 2, 3, 2880, false);
     check_matmul(*kernels, Kind::bf16_fast, 2, 3, 2880, false);
     check_matmul(*kernels, Kind::bf16_fast, 50, 50, 96, false);
+    for (const int tokens : {6, 7, 12, 48, 50}) {
+      check_matmul(*kernels, Kind::bf12, tokens, 70, 96, false);
+    }
+    check_matmul(*kernels, Kind::bf12, 2, 9, 65 * 64 + 1, false);
     check_matmul(*kernels, Kind::mxfp4, 2, 3, 2880, false);
   }
 }

@@ -304,7 +304,8 @@ def test_memory_of_a_small_model(sharded: Path) -> None:
         ({"precision": "f16"}, "precision must be one of .* got 'f16'"),
         ({"dense": "q4"}, "dense must be one of .* got 'q4'"),
         ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype must be one of .* got 'fp8'"),
-        ({"precision": "reference", "dense": "q8"}, "dense='q8' rounds weights"),
+        ({"precision": "reference", "dense": "q8"}, "dense='q8' does not go with precision"),
+        ({"precision": "reference", "dense": "bf12"}, "dense='bf12' does not go with precision"),
         (
             {"precision": "reference", "kv_cache_dtype": "int8"},
             "kv_cache_dtype='int8' rounds keys and values: it does not go with precision",

@@ -18,7 +18,7 @@ import tolerances
 from gptoss import _core, ops
 from gptoss.config import RopeConfig
 from gptoss.errors import BackendError
-from gptoss.reference import attention, bf16, dense, experts, kv_cache, mxfp4, q8
+from gptoss.reference import attention, bf12, bf16, dense, experts, kv_cache, mxfp4, q8
 from gptoss.reference import rms_norm as rms_norm_reference
 from gptoss.reference import rope as rope_reference
 from gptoss.reference import route_topk as route_reference
@@ -120,6 +120,60 @@ def test_fast_dense_matmul(isa: str, rng: np.random.Generator, tokens: int, n: i
     shifted[...] = w
     again = ops.dense_matmul(x, shifted, bias, fast=True, isa=isa)
     np.testing.assert_array_equal(again, found)
+
+
+def bf12_weights(rng: np.random.Generator, n: int, k: int) -> npt.NDArray[np.uint16]:
+    """Return weights as models have them, with some that are far from the rest, and all kinds."""
+    w = bf16.to_bits(rng.standard_normal((n, k)) * 10.0 ** rng.integers(-20, 20, (n, 1)))
+    rare = rng.random((n, k)) < 0.01
+    w[rare] = rng.integers(0, 2**16, rare.sum(), dtype=np.uint16)
+    w[0] = rng.integers(0, 2**16, k, dtype=np.uint16)
+    w[n // 2, : k // 2] = 0
+    return w
+
+
+def test_bf12_loses_nothing(rng: np.random.Generator) -> None:
+    for n, k in ((1, 1), (2, 63), (3, 64), (70, 65), (131, 96), (2, HIDDEN), (3, 64 * 65 + 1)):
+        w = bf12_weights(rng, n, k)
+        rows, escapes = ops.bf12_encode(w)
+        assert rows.shape == (n, bf12.row_bytes(k))
+        np.testing.assert_array_equal(bf12.decode(rows, escapes, k), w)
+    # A normal distribution fits: few groups are kept whole.
+    w = bf16.to_bits(rng.standard_normal((64, HIDDEN)))
+    rows, escapes = ops.bf12_encode(w)
+    assert rows.nbytes + escapes.nbytes < 0.8 * w.nbytes
+    np.testing.assert_array_equal(bf12.decode(rows, escapes, HIDDEN), w)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6, 7, 8, 15, 33, 48, 49, 50])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 1), (16, 32), (17, 33), (65, 96), (67, 64), (9, 4160), (70, 130), (50, HIDDEN)]
+)
+def test_bf12_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+    x, bias = floats(rng, tokens, k), floats(rng, n)
+    # Finite: what NaN is does not matter here.
+    w = bf16.to_bits(rng.standard_normal((n, k)) * 10.0 ** rng.integers(-9, 9, (n, 1)))
+    w[rng.random((n, k)) < 0.01] = 0x0123
+    w[rng.random((n, k)) < 0.01] = 0x4423
+    rows, escapes = ops.bf12_encode(w)
+    assert k < 64 or len(escapes) > 0
+    for b in (bias, None):
+        np.testing.assert_array_equal(
+            ops.bf12_matmul(x, rows, escapes, b, isa=isa),
+            ops.dense_matmul(x, w, b, fast=True, isa=isa),
+        )
+
+
+def test_bf12_matmul_refuses_rows_of_another_matrix(rng: np.random.Generator) -> None:
+    w = rng.integers(0, 2**16, (3, 128), dtype=np.uint16)  # every group is escaped
+    rows, escapes = ops.bf12_encode(w)
+    x = floats(rng, 2, 128)
+    with pytest.raises(ValueError, match="row 2 needs 6 escaped groups, got 5"):
+        ops.bf12_matmul(x, rows, escapes[:5].copy())
+    with pytest.raises(ValueError, match="rows must have 320 bytes for K = 192, got 256"):
+        ops.bf12_matmul(floats(rng, 2, 192), rows, escapes)
+    with pytest.raises(TypeError, match="rows"):
+        ops.bf12_matmul(x, rows.astype(np.int8), escapes)
 
 
 def test_q8_encode(rng: np.random.Generator) -> None:
@@ -463,6 +517,7 @@ def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice
     x, bias = floats(rng, tokens, 320), floats(rng, 144)
     w = bf16.to_bits(rng.standard_normal((144, 320)))
     codes, code_scales = ops.q8_encode(w)
+    packed, escapes = ops.bf12_encode(w)
     blocks, scales = mxfp4_weights(rng, 144, 320)
     q, k, v = floats(rng, tokens, 4, 16), floats(rng, tokens, 2, 16), floats(rng, tokens, 2, 16)
     positions = rng.integers(0, 131072, tokens, dtype=np.int32)
@@ -484,6 +539,7 @@ def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice
         "dense_matmul fast": lambda rows, isa: ops.dense_matmul(
             x[rows], w, bias, fast=True, isa=isa
         ),
+        "bf12_matmul": lambda rows, isa: ops.bf12_matmul(x[rows], packed, escapes, bias, isa=isa),
         "q8_matmul": lambda rows, isa: ops.q8_matmul(x[rows], codes, code_scales, bias, isa=isa),
         "mxfp4_matmul": lambda rows, isa: ops.mxfp4_matmul(x[rows], blocks, scales, isa=isa),
         "mxfp4_matmul int8": lambda rows, isa: ops.mxfp4_matmul(
@@ -511,7 +567,7 @@ def test_isas_with_fused_multiply_add_give_the_same_bits(rng: np.random.Generato
     if len(fused) < 2:
         pytest.skip(f"this machine has {', '.join(ISAS)}: nothing to compare")
     for name, op in every_op(rng, 37).items():
-        if name == "dense_matmul fast":  # each as it does it best
+        if name in ("dense_matmul fast", "bf12_matmul"):  # each as it does it best
             continue
         results = [op(slice(0, 37), isa) for isa in fused]
         for found in results[1:]:

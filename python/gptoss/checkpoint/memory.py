@@ -19,7 +19,7 @@ from gptoss.checkpoint.open import (
 from gptoss.config import ModelConfig
 
 Precision = Literal["auto", "reference"]
-Dense = Literal["bf16", "q8"]
+Dense = Literal["bf16", "bf12", "q8"]
 KvCacheDtype = Literal["auto", "int8"]
 
 # Pages of the full-attention layers' KV cache.
@@ -42,13 +42,13 @@ class MemoryEstimate:
         Tokens that the KV cache has room for.
     precision : {"auto", "reference"}
         Decides the size of a KV element: 2 or 4 bytes.
-    dense : {"bf16", "q8"}
+    dense : {"bf16", "bf12", "q8"}
         What attention's matrices and the unembedding are held in.
     kv_cache_dtype : {"auto", "int8"}
         "int8": 1 byte for a KV element, and 4 for each token's key and value of each head.
     weights : dict of str to int
         Bytes of the weights, by component. They are mapped from the file, not copied, but for
-        dense weights in q8.
+        dense weights in q8 or bf12; the groups that bf12 keeps whole are not counted.
     kv_bytes : int
         KV cache: all tokens on full-attention layers, a ring on window layers.
     workspace_bytes : int
@@ -116,7 +116,7 @@ def estimate_memory(
         Tokens of the one sequence, at most the model's own limit.
     precision : {"auto", "reference"}
         "auto" holds keys and values in 2 bytes each, "reference" in 4.
-    dense : {"bf16", "q8"}
+    dense : {"bf16", "bf12", "q8"}
         As for `load`.
     kv_cache_dtype : {"auto", "int8"}
         As for `load`.
@@ -161,8 +161,8 @@ def estimate_memory(
     for stored in stored_tensors(config, layout):
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
-            if dense == "q8" and part.name.endswith(_DENSE_MATRICES):
-                nbytes = nbytes // 64 * 34  # a block of 32: 32 codes and a scale of 2 bytes
+            if part.name.endswith(_DENSE_MATRICES):
+                nbytes = nbytes // part.shape[-1] // 2 * _dense_row_bytes(dense, part.shape[-1])
             weights[part.component] = weights.get(part.component, 0) + nbytes
     chunk_tokens = min(chunk_tokens, context_length)
     return MemoryEstimate(
@@ -188,13 +188,24 @@ def check_modes(precision: Precision, dense: Dense, kv_cache_dtype: KvCacheDtype
     ):
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
-    if precision == "reference" and dense == "q8":
-        raise ValueError("dense='q8' rounds weights: it does not go with precision='reference'")
+    if precision == "reference" and dense != "bf16":
+        raise ValueError(f"dense={dense!r} does not go with precision='reference'")
     if precision == "reference" and kv_cache_dtype == "int8":
         raise ValueError(
             "kv_cache_dtype='int8' rounds keys and values: it does not go with "
             "precision='reference'"
         )
+
+
+def _dense_row_bytes(dense: Dense, k: int) -> int:
+    """Bytes of a row of `k` weights."""
+    if dense == "q8":
+        return k // 32 * 34  # a block of 32: 32 codes and a scale of 2 bytes
+    if dense == "bf12":
+        # 12 bits each, a table of 16, 8 bytes and a bit for each group, in lines of 64.
+        padded = math.ceil(k / 64) * 64
+        return math.ceil((padded // 2 * 3 + 24 + 8 * math.ceil(padded / 4096)) / 64) * 64
+    return 2 * k
 
 
 def _kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:

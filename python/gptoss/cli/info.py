@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder or a Hub id")
     parser.add_argument("--precision", default="auto", help="auto or reference")
-    parser.add_argument("--dense", default="bf16", help="bf16 or q8")
+    parser.add_argument("--dense", default="bf16", help="bf16, bf12 or q8")
     parser.add_argument("--kv-cache-dtype", default="auto", help="auto or int8")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")

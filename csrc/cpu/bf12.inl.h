@@ -1,0 +1,89 @@
+// Rows of bf16 held in 12 bits (core/bf12.h), made into bf16 again for matmuls that read that.
+// Included after the instruction set's simd header.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/bf12.h"
+#include "cpu/kernels.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+namespace {
+
+struct Bf12Row {
+  const uint8_t* low;
+  const uint8_t* nibbles;
+  const uint8_t* table;
+  const uint8_t* escaped;
+  const uint16_t* next_escape;
+
+  Bf12Row() = default;
+  Bf12Row(const MatmulTask& task, int row) {
+    low = static_cast<const uint8_t*>(task.weights) + row * bf12_row_bytes(task.k);
+    nibbles = low + bf12_nibbles_offset(task.k);
+    table = low + bf12_table_offset(task.k);
+    escaped = low + bf12_escaped_offset(task.k);
+    uint32_t first;
+    std::memcpy(&first, low + bf12_first_offset(task.k), sizeof first);
+    next_escape = static_cast<const uint16_t*>(task.scales) + int64_t{kBf12Group} * first;
+  }
+
+  // Bits of groups 64 * word and on.
+  uint64_t escaped_word(int word) const {
+    uint64_t bits;
+    std::memcpy(&bits, escaped + 8 * word, sizeof bits);
+    return bits;
+  }
+  bool is_escaped(int group) const { return escaped[group / 8] >> group % 8 & 1; }
+};
+
+// out = the row's k numbers, and some after them, up to a multiple of 64.
+void unpack_bf12_row(const MatmulTask& task, int row, uint16_t* out) {
+  Bf12Row source(task, row);
+  const int groups = static_cast<int>(bf12_padded(task.k) / kBf12Group);
+  for (int g = 0; g < groups; ++g, out += kBf12Group) {
+    if (source.is_escaped(g)) {
+      std::memcpy(out, source.next_escape, kBf12Group * sizeof *out);
+      source.next_escape += kBf12Group;
+    } else {
+      unpack_bf12(source.low + kBf12Group * g, source.nibbles + kBf12Group / 2 * g, source.table,
+                  out);
+    }
+  }
+}
+
+// Rows that are unpacked before they are multiplied: many for many tokens, as if they lay unpacked;
+// for a few, as many as stay near.
+inline constexpr int kBf12Rows = 64;
+inline constexpr int kBf12RowsOfFewTokens = 32;
+inline constexpr int kBf12FewTokens = 8;
+
+// What kBf16 makes of the unpacked rows.
+template <const Matmul& kBf16>
+void matmul_bf12(const MatmulTask& task) {
+  const int most = task.tokens > kBf12FewTokens ? kBf12Rows : kBf12RowsOfFewTokens;
+  uint16_t* const unpacked = bf16_scratch(int64_t{most} * task.k + kBf12Group);
+  const int64_t row_bytes = bf12_row_bytes(task.k);
+  MatmulTask part = task;
+  part.weights = unpacked;
+  for (int row = task.row_begin; row < task.row_end; row += most) {
+    const int count = task.row_end - row < most ? task.row_end - row : most;
+    for (int r = 0; r < count; ++r) unpack_bf12_row(task, row + r, unpacked + int64_t{r} * task.k);
+    // The multiplication may read in ways that the compiler does not see.
+    asm volatile("" ::: "memory");
+    part.row_begin = 0;
+    part.row_end = count;
+    part.bias = task.bias == nullptr ? nullptr : task.bias + row;
+    part.y = task.y + (row - task.row_begin);
+    part.later = static_cast<const uint8_t*>(task.weights) + (row + count) * row_bytes;
+    part.later_stride = row_bytes;
+    kBf16.run(part);
+  }
+}
+
+template <const Matmul& kBf16>
+constexpr Matmul kBf12Of = {kBf16.inputs, kBf16.row_bytes, kBf16.pack_block, matmul_bf12<kBf16>};
+
+}  // namespace
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE
