@@ -22,6 +22,8 @@ from hw_limits import hw_limits
 from timing import print_results
 
 _MXFP4_BYTES = 17 / 32
+# Of a weight; a row of bf12 has a table besides.
+DENSE_BYTES = {"bf16": 2.0, "bf12": 1.51, "q8": 34 / 32}
 
 
 def phase_parameters(config: ModelConfig) -> dict[str, float]:
@@ -39,11 +41,10 @@ def phase_parameters(config: ModelConfig) -> dict[str, float]:
     return whole | {"unembed": float(c.vocab_size * c.hidden_size)}
 
 
-def phase_bytes(config: ModelConfig, q8: bool) -> dict[str, float]:
-    """Bytes of those weights; `q8`: dense ones in int8."""
-    dense = 34 / 32 if q8 else 2
+def phase_bytes(config: ModelConfig, dense: str) -> dict[str, float]:
+    """Bytes of those weights; `dense`: how the dense ones are held."""
     return {
-        name: n * (_MXFP4_BYTES if name.startswith("experts") else dense)
+        name: n * (_MXFP4_BYTES if name.startswith("experts") else DENSE_BYTES[dense])
         for name, n in phase_parameters(config).items()
     }
 
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=32, metavar="TOKENS")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--dense", choices=["bf16", "q8"], default="bf16")
+    parser.add_argument("--dense", choices=list(DENSE_BYTES), default="bf16")
     args = parser.parse_args()
 
     limits = hw_limits(args.threads)
@@ -130,7 +131,7 @@ def main() -> None:
     operations = {name: 2 * args.prompt * n for name, n in parameters.items()}
     operations["attend"] = 4 * per_key * keys_seen(config, range(args.prompt))
     operations["unembed"] = 2 * parameters["unembed"]  # for the last token alone
-    nbytes = phase_bytes(config, args.dense == "q8")
+    nbytes = phase_bytes(config, args.dense)
     kv_row = 4 * config.num_key_value_heads * config.head_dim  # f16 keys and values
     decoded = range(args.prompt, length - 1)
     nbytes["attend"] = kv_row * keys_seen(config, decoded) / len(decoded)

@@ -4,10 +4,11 @@
     python bench/compare.py /path/to/20b --llama-python /path/to/llama/bin/python --plot speed
 
 Each program runs in a process of its own, with its files in the page cache and as many threads as
-there are CPUs, in rounds; figures are medians over the rounds. bfloat16 dense matrices are compared
-with bfloat16, and 8-bit ones (gptoss dense="q8") with Q8_0. llama.cpp is tried with and without
-flash attention, and each measure takes the better. It reads a GGUF file that is made from the
-checkpoint here, with the experts' MXFP4 values bit for bit. transformers holds the experts in
+there are CPUs, in rounds; figures are medians over the rounds. bfloat16 dense matrices, and
+those held in 12 bits (gptoss dense="bf12"), are compared with bfloat16, 8-bit ones (dense="q8")
+with Q8_0. llama.cpp is tried with and without flash attention, and each measure takes the better.
+It reads a GGUF file that is made from the checkpoint here, with the experts' MXFP4 values bit for
+bit. transformers holds the experts in
 bfloat16, too many for most machines: two small numbers of layers are measured, and the time that
 each layer adds is carried on to the model's.
 
@@ -53,7 +54,9 @@ _FILES_VERSION = 1
 _COPY_BYTES = 1 << 26
 _MESSAGE_CHARACTERS = 300
 _WORKERS = Path(__file__).with_name("compare_workers.py")
-_GGUF_DENSE = {"bf16": "bf16", "q8": "q8_0"}
+# The form of dense weights in which the others hold what gptoss does, and its type in GGUF.
+_THEIR_DENSE = {"bf16": "bf16", "bf12": "bf16", "q8": "q8"}
+_GGUF_TYPE = {"bf16": "bf16", "q8": "q8_0"}
 _UNITS = {"prefill": "tok/s", "depth": "tok/s", "batch": "tok/s", "load": "s", "first": "s"}
 # Its third way, batched_mm, copies the experts of every token: gigabytes for a short prompt.
 _TRANSFORMERS_EXPERTS = ("eager", "grouped_mm")
@@ -119,7 +122,7 @@ def main() -> None:
             _measure(variant, wanted, round_index, args, checkpoint.config)
 
     read_gb_s = max(v[-1] for name, v in limits.items() if name.startswith("read_gb_s"))
-    rows = _rows(variants, measures, checkpoint.config, read_gb_s)
+    rows = _rows(variants, args.dense, measures, checkpoint.config, read_gb_s)
     agreement = _agreement(args, checkpoint) if args.agreement_tokens else []
     _print(rows, variants, checkpoint, read_gb_s, agreement, args.agreement_layers)
     result = {
@@ -228,7 +231,7 @@ def _gguf(checkpoint: Checkpoint, dense: str, work: Path) -> Path:
                 f"{path}: needs up to {checkpoint.weight_bytes / 1e9:.0f} GB, "
                 f"{free / 1e9:.0f} GB are free"
             )
-        write_gguf(checkpoint, path, dense=_GGUF_DENSE[dense], progress=True)
+        write_gguf(checkpoint, path, dense=_GGUF_TYPE[dense], progress=True)
     return path
 
 
@@ -245,6 +248,8 @@ def _variants(
         if "gptoss" in args.programs:
             options = {} if dense == "bf16" else {"dense": dense}
             yield Variant("gptoss", dense, layers, sys.executable, checkpoint.path, [options])
+    their_dense = list(dict.fromkeys(_THEIR_DENSE[dense] for dense in args.dense))
+    for dense in their_dense:
         if "llama.cpp" in args.programs:
             candidates = [
                 {"weights": weights, "flash_attention": flash}
@@ -253,7 +258,7 @@ def _variants(
             ]
             path = _gguf(checkpoint, dense, args.work)
             yield Variant("llama.cpp", dense, layers, args.llama_python, path, candidates)
-    if "transformers" in args.programs and "bf16" in args.dense:
+    if "transformers" in args.programs and "bf16" in their_dense:
         for count in (args.transformers_layers, 2 * args.transformers_layers):
             folder = prepare_model(source, count, args.work)
             candidates = [{"experts_implementation": name} for name in _TRANSFORMERS_EXPERTS]
@@ -363,19 +368,24 @@ def _unit(measure: str) -> str:
 
 
 def _rows(
-    variants: list[Variant], measures: list[str], config: ModelConfig, read_gb_s: float
+    variants: list[Variant],
+    dense_types: list[str],
+    measures: list[str],
+    config: ModelConfig,
+    read_gb_s: float,
 ) -> list[dict[str, Any]]:
     """Collect medians: one row for each measure, dense type and program."""
     others = ["load s", "first token s", "peak GB", "anonymous GB"]
     rows = []
-    for dense in dict.fromkeys(v.dense for v in variants):
+    for dense in dense_types:
+        theirs = _THEIR_DENSE[dense]
         for measure in [*measures, *others]:
             values = {
                 v.program: (v.median(measure), _chosen(v, measure))
                 for v in variants
-                if v.dense == dense and v.program != "transformers"
+                if (v.program, v.dense) in (("gptoss", dense), ("llama.cpp", theirs))
             }
-            values["transformers"] = _extrapolated(variants, dense, measure, config)
+            values["transformers"] = _extrapolated(variants, theirs, measure, config)
             ours = values.get("gptoss", (None, ""))[0]
             for program, (value, note) in values.items():
                 if value is None:
@@ -389,7 +399,8 @@ def _rows(
                     "options": note,
                     "gptoss / it": ours / value if ours else None,
                 }
-                if nbytes := _bytes_read(config, measure, dense):
+                held = dense if program == "gptoss" else theirs
+                if nbytes := _bytes_read(config, measure, held):
                     row["% of memory speed"] = 100 * value * nbytes / 1e9 / read_gb_s
                 rows.append(row)
     return rows
@@ -431,7 +442,7 @@ def _bytes_read(config: ModelConfig, measure: str, dense: str) -> float | None:
     kind, _, number = measure.partition(" ")
     if kind != "depth" and measure != "batch 1":
         return None
-    return bytes_per_token(config, int(number) if kind == "depth" else 0, 2, dense == "q8")
+    return bytes_per_token(config, int(number) if kind == "depth" else 0, 2, dense)
 
 
 def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -453,8 +464,9 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
         jobs[f"gptoss {dense}"] = (ours, "gptoss", checkpoint.path, options)
         if "llama.cpp" in args.programs:
             options = {"weights": args.llama_weights[0], "flash_attention": False}
-            path = _gguf(checkpoint, dense, args.work)
-            jobs[f"llama.cpp {dense}"] = (args.llama_python, "llama.cpp", path, options)
+            theirs = _THEIR_DENSE[dense]
+            path = _gguf(checkpoint, theirs, args.work)
+            jobs[f"llama.cpp {theirs}"] = (args.llama_python, "llama.cpp", path, options)
 
     found: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
@@ -477,7 +489,7 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
             found[name] = path
         pairs = [(name, reference) for name in jobs if name != reference]
         pairs += [(name, rounded_reference) for name in jobs if name.startswith("llama.cpp")]
-        pairs += [(f"gptoss {dense}", f"llama.cpp {dense}") for dense in args.dense]
+        pairs += [(f"gptoss {d}", f"llama.cpp {_THEIR_DENSE[d]}") for d in args.dense]
         return [
             {"logits": name, "against": against, **_difference(found[name], found[against])}
             for name, against in pairs
@@ -597,9 +609,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dense",
         nargs="+",
-        choices=list(_GGUF_DENSE),
-        default=list(_GGUF_DENSE),
-        help="how the dense matrices are held; default: both",
+        choices=list(_THEIR_DENSE),
+        default=list(_THEIR_DENSE),
+        help="how the dense matrices are held; default: all",
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument(

@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _COLORS = {"gptoss": "#1f5fa8", "llama.cpp": "#e08a1e", "transformers": "#6f7f8f"}
-_HATCHES = {"bf16": "", "q8": "//"}
-_DENSE_NAMES = {"bf16": "bf16 dense", "q8": "8-bit dense"}
+_HATCHES = {"bf16": "", "bf12": "..", "q8": "//"}
+_LINES = {"bf16": "-", "bf12": ":", "q8": "--"}
+_DENSE_NAMES = {"bf16": "bf16 dense", "bf12": "12-bit dense", "q8": "8-bit dense"}
 
 Series = dict[tuple[str, str], dict[str, float]]
 
@@ -34,7 +35,9 @@ def plot_comparison(result: dict[str, Any], path: Path) -> None:
     """
     series: Series = {}
     for row in result["rows"]:
-        series.setdefault((row["program"], row["dense"]), {})[row["measure"]] = row["value"]
+        # Others have no such form: it is their bf16 again.
+        dense = "bf16" if row["program"] != "gptoss" and row["dense"] == "bf12" else row["dense"]
+        series.setdefault((row["program"], dense), {})[row["measure"]] = row["value"]
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context({**style, "svg.hashsalt": "compare"}):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
@@ -96,13 +99,13 @@ def _lines(axes: Axes, series: Series) -> None:
                 list(points.values()),
                 marker="o",
                 color=_COLORS[program],
-                linestyle="--" if _HATCHES[dense] else "-",
+                linestyle=_LINES[dense],
             )
     counts = sorted({int(n.split()[1]) for n in _measures(series) if n.startswith("batch")})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("sequences; dashed: 8-bit dense")
+    axes.set_xlabel("sequences; dotted: 12-bit dense, dashed: 8-bit dense")
     axes.set_title("Decode, all sequences together (tokens/s)", loc="left")
 
 
