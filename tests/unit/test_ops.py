@@ -595,7 +595,7 @@ def test_threads_do_not_change_bits() -> None:
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found.add(run.stdout)
     assert len(found) == 1
-    assert len(found.pop().splitlines()) == 10 * len(ISAS)
+    assert len(found.pop().splitlines()) == 11 * len(ISAS)
 
 
 if __name__ == "__main__":
