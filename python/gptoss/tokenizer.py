@@ -9,10 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from operator import index
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
-import tokenizers
-
+from gptoss.bpe import read_bpe
 from gptoss.checkpoint.files import TOKENIZER, read_text
 from gptoss.checkpoint.tokenizer_json import AddedToken, split_added_tokens
 from gptoss.errors import CheckpointError
@@ -21,14 +20,6 @@ SpecialNames = Literal["all"] | Collection[str]
 
 # The published vocabulary writes this id under one of its two names only.
 _SECOND_NAMES = {("<|endofprompt|>", 200018): "<|reserved_200018|>"}
-
-# Byte-level BPE writes each byte as one character: printable Latin-1 as itself, the other bytes,
-# in order, as U+0100 on.
-_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-_CHARACTERS = {byte: byte for byte in _PRINTABLE} | {
-    byte: 0x100 + i for i, byte in enumerate(sorted(set(range(256)) - _PRINTABLE))
-}
-_TO_LATIN1 = {character: byte for byte, character in _CHARACTERS.items()}
 
 # No UTF-8 has it, and on its own it decodes to one U+FFFD.
 _NEVER_UTF8 = b"\xff"
@@ -42,21 +33,12 @@ class Tokenizer:
 
     def __init__(self, json: str, *, source: str = TOKENIZER) -> None:
         added, rest = split_added_tokens(json, source=source)
-        try:
-            inner = tokenizers.Tokenizer.from_str(rest)
-        except Exception as error:  # the library raises nothing more specific
-            raise CheckpointError(f"{source}: expected a tokenizer, found: {error}") from error
-        vocab = inner.get_vocab()
+        self._bpe, vocab = read_bpe(json, rest, [token.content for token in added], source=source)
         # The vocabulary may list the added tokens as well.
         listed = [token for token in added if vocab.get(token.content) == token.id]
         for token in listed:
             del vocab[token.content]
-        _check_byte_level(inner, vocab, source)
         _check_ids(added, set(vocab.values()), source)
-        # What a file may ask for and that would lose text.
-        inner.no_truncation()
-        inner.no_padding()
-        self._inner = inner
         self._vocab_size = 1 + max([*vocab.values(), *(token.id for token in added)])
         self._added = {token.id: token.content.encode() for token in added}
         # As in transformers, added tokens that are not special are made from text always.
@@ -67,7 +49,7 @@ class Tokenizer:
             if self._special.get(name) == token_id:
                 self._special.setdefault(second_name, token_id)
         for token in listed:
-            if token.id in self._encode_plain(token.content):
+            if token.id in self._bpe.encode(token.content):
                 raise CheckpointError(
                     f"{source}: added token {token.content!r}: expected plain text not to become "
                     "it, found a vocabulary whose merges make it"
@@ -154,14 +136,14 @@ class Tokenizer:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         cut_out = self._always | {name: self._special[name] for name in allowed}
         if not cut_out:
-            return self._encode_plain(text)
+            return self._bpe.encode(text)
         ids: list[int] = []
         start = 0
         for match in _any_of(cut_out).finditer(text):
-            ids += self._encode_plain(text[start : match.start()])
+            ids += self._bpe.encode(text[start : match.start()])
             ids.append(cut_out[match[0]])
             start = match.end()
-        return ids + self._encode_plain(text[start:])
+        return ids + self._bpe.encode(text[start:])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn token ids into text; special tokens become their names.
@@ -203,24 +185,11 @@ class Tokenizer:
                 raise ValueError(f"[encode] {argument}: {name!r} is not a special token")
         return names
 
-    def _encode_plain(self, text: str) -> list[int]:
-        try:
-            return list(self._inner.encode(text, add_special_tokens=False).ids)
-        except BaseException as error:
-            # The library panics, past `except Exception`, where its regular expressions give up.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise ValueError(
-                f"[encode] a text of {len(text)} characters cannot be split: {error}"
-            ) from None
-
     def _bytes_or_none(self, token_id: int) -> bytes | None:
         token_id = index(token_id)
         if (added := self._added.get(token_id)) is not None:
             return added
-        # Outside of 32 bits the library raises OverflowError.
-        piece = self._inner.id_to_token(token_id) if 0 <= token_id < self._vocab_size else None
-        return None if piece is None else piece.translate(_TO_LATIN1).encode("latin-1")
+        return self._bpe.token_bytes(token_id)
 
     def _lossy_bytes(self, token_id: int) -> bytes:
         found = self._bytes_or_none(token_id)
@@ -251,28 +220,6 @@ class IncrementalDecoder:
 def _any_of(names: Collection[str]) -> re.Pattern[str]:
     # The longest first, for names that begin alike.
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
-
-
-def _check_byte_level(inner: Any, pieces: Collection[str], source: str) -> None:
-    """Refuse other kinds, whose tokens are not the bytes of the text."""
-    kind = type(inner.model).__name__
-    decoder = type(inner.decoder).__name__
-    if kind != "BPE" or decoder != "ByteLevel":
-        raise CheckpointError(
-            f"{source}: expected the model BPE with the decoder ByteLevel, found {kind} with "
-            f"{decoder}"
-        )
-    missing = [byte for byte, character in _CHARACTERS.items() if chr(character) not in pieces]
-    if missing:
-        raise CheckpointError(
-            f"{source}: expected a token for every byte, found none for {len(missing)}, the first "
-            f"of them 0x{min(missing):02x}"
-        )
-    unknown = set(map(ord, set("".join(pieces)))) - _TO_LATIN1.keys()
-    if unknown:
-        raise CheckpointError(
-            f"{source}: expected tokens of byte-level characters, found U+{min(unknown):04X} in one"
-        )
 
 
 def _check_ids(added: list[AddedToken], taken: Collection[int], source: str) -> None:

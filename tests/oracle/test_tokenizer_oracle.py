@@ -14,17 +14,23 @@ from functools import cache
 from typing import Any
 
 import pytest
+import tiktoken
 
+from gptoss.bpe import Library, Published
 from gptoss.tokenizer import Tokenizer
 from paths import real_data
 
 pytestmark = pytest.mark.oracle
-tiktoken = pytest.importorskip("tiktoken", reason="needs the extra `oracle`")
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(real_data() / "gpt-oss-20b")
+@pytest.fixture(scope="module", params=["published", "as any other"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    """Return both ways to read the file; the digest of the second is another."""
+    text = (real_data() / "gpt-oss-20b" / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = Tokenizer(text if request.param == "published" else f"{text} ")
+    kind = Published if request.param == "published" else Library
+    assert isinstance(tokenizer._bpe, kind)
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +184,24 @@ def test_100_000_characters(tokenizer: Tokenizer, oracle: Any, run: str) -> None
     elapsed_s = time.perf_counter() - start
     assert ids == oracle.encode_ordinary(LONG_RUNS[run])
     assert elapsed_s < 2
+
+
+def test_a_run_that_only_one_library_can_split(tokenizer: Tokenizer) -> None:
+    text = "a" + " " * 1_000_000 + "antidisestablishmentarianism, b"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert len(ids) < 9000
+    # What is after the run is as without it.
+    rest = tokenizer.encode(" antidisestablishmentarianism, b")
+    assert ids[-len(rest) :] == rest
+
+
+def test_both_ways_agree_where_one_falls_back() -> None:
+    text = (real_data() / "gpt-oss-20b" / "tokenizer.json").read_text(encoding="utf-8")
+    published, other = Tokenizer(text)._bpe, Tokenizer(f"{text} ")._bpe
+    assert isinstance(published, Published)
+    for sample in (*SAMPLES, *generated(300), *LONG_RUNS.values()):
+        assert published._library.encode(sample) == other.encode(sample), sample[:100]
 
 
 def test_a_text_that_the_pattern_cannot_match_is_an_error(tokenizer: Tokenizer) -> None:
