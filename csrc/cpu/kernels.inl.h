@@ -535,16 +535,24 @@ struct QueryRow {
   int key_begin, key_end;  // keys of this page that the row sees
 };
 
+template <class T>
+void prefetch(const T* row, int n) {
+  for (int i = 0; i < n; i += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(row + i);
+}
+
 // kRows query rows that see the same keys, against the 64 keys of one page: online softmax, then
-// o += p V.
+// o += p V. Keys ask for the values, values for `next_keys`, the next page's: the pages of a
+// sequence lie anywhere.
 template <int kRows, class Cache>
-void attend_page(const AttentionTask& task, const CachedHead<Cache>& head, const QueryRow* rows) {
+void attend_page(const AttentionTask& task, const CachedHead<Cache>& head,
+                 const typename Cache::Element* next_keys, const QueryRow* rows) {
   const int head_dim = task.kv.head_dim;
   F32x16 scores[kRows][kPageVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kPageVectors; ++v) scores[r][v] = set1(0.0f);
   }
   for (int d = 0; d < head_dim; ++d) {
+    prefetch(head.values + int64_t{d} * kPageTokens, kPageTokens);
     F32x16 k[kPageVectors];
     for (int v = 0; v < kPageVectors; ++v) {
       k[v] = Cache::load(head.keys + static_cast<int64_t>(d) * kPageTokens + 16 * v);
@@ -596,6 +604,7 @@ void attend_page(const AttentionTask& task, const CachedHead<Cache>& head, const
       }
     }
     for (int key = rows[0].key_begin; key < rows[0].key_end; ++key) {
+      prefetch(next_keys + static_cast<int64_t>(key) * head_dim + d, 16 * kVectors);
       F32x16 value[kVectors];
       for (int v = 0; v < kVectors; ++v) {
         value[v] = Cache::load(head.values + static_cast<int64_t>(key) * head_dim + d + 16 * v);
@@ -625,10 +634,12 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
   for (int page = page_begin; page < page_end; ++page) {
     const int page_start = page * kPageTokens;
     const CachedHead<Cache> head(task.kv, page, task.kv_head);
+    const int next_page = page + 1 < page_end ? page + 1 : page;
+    const auto* const next_keys = CachedHead<Cache>(task.kv, next_page, task.kv_head).keys;
     QueryRow tile[kTileQueries];
     int filled = 0;
     const auto attend_singly = [&] {
-      for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, head, tile + i);
+      for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, head, next_keys, tile + i);
       filled = 0;
     };
     for (int r = 0; r < n_rows; ++r) {
@@ -645,7 +656,7 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
           task.q + token * task.q_stride + static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
           state + r * stride, begin, end};
       if (filled == kTileQueries) {
-        attend_page<kTileQueries, Cache>(task, head, tile);
+        attend_page<kTileQueries, Cache>(task, head, next_keys, tile);
         filled = 0;
       }
     }
@@ -691,9 +702,54 @@ void attention_finish(int rows, int head_dim, const float* state, float* out, in
 
 constexpr Matmul kBf16F32 = {"f32", f32_row_bytes, pack_block_f32, matmul<Bf16Rows>};
 
+// The outputs of matmul_tile<kRows, 1, Bf16Rows> from rows of bf12, unpacked in registers.
+template <int kRows>
+void bf12_tile_one_token(const MatmulTask& task, int row) {
+  const auto* const x = static_cast<const float*>(task.x);
+  Bf12Row rows[kRows];
+  F32x16 sums[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    rows[r] = Bf12Row(task, row + r);
+    sums[r] = set1(0.0f);
+  }
+  const auto add_block = [&](int block, int r, const uint16_t* weights) {
+    F32x16 even;
+    F32x16 odd;
+    load_bf16_pairs(weights, even, odd);
+    sums[r] = fma(even, load(x + int64_t{32} * block), sums[r]);
+    sums[r] = fma(odd, load(x + int64_t{32} * block + 16), sums[r]);
+  };
+  const int blocks = static_cast<int>(packed_size(task.k) / 32);
+  for (int group = 0; 2 * group < blocks; ++group) {
+    for (int r = 0; r < kRows; ++r) {
+      rows[r].prefetch(group, kRows * bf12_row_bytes(task.k));
+      uint16_t weights[kBf12Group];
+      rows[r].unpack(group, weights);
+      add_block(2 * group, r, weights);
+      if (2 * group + 1 < blocks) add_block(2 * group + 1, r, weights + 32);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float* const y = task.y + (row + r - task.row_begin);
+    float value = reduce_add(sums[r]);
+    if (task.bias != nullptr) value += task.bias[row + r];
+    *y = task.accumulate ? *y + value : value;
+  }
+}
+
+void matmul_bf12_f32(const MatmulTask& task) {
+  if (task.tokens > 1) return matmul_bf12<kBf16F32>(task);
+  int row = task.row_begin;
+  for (; row + kTileRowsOneToken <= task.row_end; row += kTileRowsOneToken) {
+    bf12_tile_one_token<kTileRowsOneToken>(task, row);
+  }
+  for (; row < task.row_end; ++row) bf12_tile_one_token<1>(task, row);
+}
+constexpr Matmul kBf12F32 = {"f32", f32_row_bytes, pack_block_f32, matmul_bf12_f32};
+
 // `bf16_fast`, `bf12`: what the instruction set has for them.
 constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16F32,
-                               const Matmul& bf12 = kBf12Of<kBf16F32>) {
+                               const Matmul& bf12 = kBf12F32) {
   return {.name = name,
           .rms_norm = rms_norm,
           .bf16 = kBf16F32,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from checkpoints import MICRO, PRESETS, edit_json, make_checkpoint, script, writ
 from gptoss.checkpoint import Checkpoint, check_scales, estimate_memory, open_checkpoint
 from gptoss.checkpoint.files import read_header
 from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.memory import Dense
 from gptoss.config import ModelConfig, RopeConfig
+from gptoss.reference import bf12
 from paths import real_data
 
 
@@ -293,6 +296,24 @@ def test_memory_of_a_small_model(sharded: Path) -> None:
     assert int8.kv_bytes == estimate.kv_bytes // 32 * 20
     # A short context needs no ring beyond itself.
     assert estimate_memory(sharded, 64).kv_bytes == 2 * 2 * 16 * 2 * (64 + 64)
+
+
+def test_memory_of_dense_weights(sharded: Path) -> None:
+    config = open_checkpoint(sharded).config
+    hidden = config.hidden_size
+    q_size = config.num_attention_heads * config.head_dim
+    kv_size = config.num_key_value_heads * config.head_dim
+    row_bytes: dict[Dense, Callable[[int], int]] = {
+        "bf16": lambda k: 2 * k,
+        "bf12": bf12.row_bytes,
+        "q8": lambda k: k + k // 32 * 2,
+    }
+    for dense, of_row in row_bytes.items():
+        weights = estimate_memory(sharded, 64, dense=dense).weights
+        layer = (q_size + 2 * kv_size) * of_row(hidden) + hidden * of_row(q_size)
+        assert weights["attention"] == config.num_hidden_layers * layer
+        assert weights["unembedding"] == config.vocab_size * of_row(hidden)
+        assert weights["embedding"] == config.vocab_size * 2 * hidden
 
 
 @pytest.mark.parametrize(
