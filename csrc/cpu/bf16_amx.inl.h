@@ -14,6 +14,7 @@
 
 #include "cpu/amx.h"
 #include "cpu/kernels.h"
+#include "cpu/simd_avx512.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
@@ -39,13 +40,11 @@ inline __m512i round_to_bf16(__m512 x) {
 
 // 32 floats as 16 pairs of bf16: what is nearest, and what that leaves.
 inline void split_pairs(const float* x, __m512i& high, __m512i& low) {
-  const __m512 first = _mm512_loadu_ps(x);
-  const __m512 second = _mm512_loadu_ps(x + 16);
-  const __m512i evens =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512 even = _mm512_permutex2var_ps(first, evens, second);
-  const __m512 odd =
-      _mm512_permutex2var_ps(first, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), second);
+  F32x16 evens;
+  F32x16 odds;
+  load_pairs(x, evens, odds);
+  const __m512 even = evens.v;
+  const __m512 odd = odds.v;
   const __m512i even_high = round_to_bf16(even);
   const __m512i odd_high = round_to_bf16(odd);
   high = _mm512_or_si512(_mm512_srli_epi32(even_high, 16), odd_high);

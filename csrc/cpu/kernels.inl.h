@@ -78,10 +78,11 @@ void pack_block_f32(const float* x, int64_t x_stride, int tokens, int k, int blo
                     uint8_t* group) {
   for (int t = 0; t < tokens; ++t, x += x_stride) {
     auto* const packed = reinterpret_cast<float*>(group + t * f32_row_bytes(k)) + 32 * block;
-    for (int i = 0; i < 16; ++i) {
-      packed[i] = x[2 * i];
-      packed[16 + i] = x[2 * i + 1];
-    }
+    F32x16 even;
+    F32x16 odd;
+    load_pairs(x, even, odd);
+    store(packed, even);
+    store(packed + 16, odd);
   }
 }
 
@@ -107,14 +108,17 @@ void swiglu(const float* gate_up, int n, float limit, float* h) {
   const F32x16 one = set1(1.0f);
   for (int begin = 0; begin < n; begin += 16) {
     const int count = n - begin < 16 ? n - begin : 16;
-    float gates[16] = {};
-    float ups[16] = {};
-    for (int i = 0; i < count; ++i) {
-      gates[i] = gate_up[2 * (begin + i)];
-      ups[i] = gate_up[2 * (begin + i) + 1];
+    float padded[32] = {};
+    const float* pairs = gate_up + 2 * begin;
+    if (count < 16) {
+      std::memcpy(padded, pairs, static_cast<size_t>(count) * 2 * sizeof(float));
+      pairs = padded;
     }
-    const F32x16 gate = min(limits, load(gates));  // in this order NaN stays NaN
-    const F32x16 up = min(limits, max(lower, load(ups)));
+    F32x16 gate;
+    F32x16 up;
+    load_pairs(pairs, gate, up);
+    gate = min(limits, gate);  // in this order NaN stays NaN
+    up = min(limits, max(lower, up));
     const F32x16 sigmoid = div(one, add(one, exp(mul(gate, set1(-1.702f)))));
     float out[16];
     store(out, mul(mul(gate, sigmoid), add(up, one)));
@@ -249,29 +253,22 @@ void matmul(const MatmulTask& task) {
 float int8_factor(float largest) { return largest > 1e-30f ? 127.0f / largest : 0.0f; }
 
 void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
-  const F32x16 first = load(x);
-  const F32x16 second = load(x + 16);
+  F32x16 even;
+  F32x16 odd;
+  load_pairs(x, even, odd);
   const F32x16 zero = set1(0.0f);
-  const float largest =
-      reduce_max(max(max(first, sub(zero, first)), max(second, sub(zero, second))));
+  const float largest = reduce_max(max(max(even, sub(zero, even)), max(odd, sub(zero, odd))));
   // NaN and infinity in the block make its scale NaN, and so the result.
-  const float poison = reduce_add(fma(first, zero, mul(second, zero)));
+  const float poison = reduce_add(fma(even, zero, mul(odd, zero)));
   const F32x16 inverse = set1(int8_factor(largest));
-  float codes[32];
-  store(codes, round(mul(first, inverse)));
-  store(codes + 16, round(mul(second, inverse)));
+  even = round(mul(even, inverse));
+  odd = round(mul(odd, inverse));
+  if (poison != 0.0f) even = odd = zero;  // they are out of range
   auto* const out = reinterpret_cast<int8_t*>(row) + 32 * block;
-  int32_t sum = 0;
-  for (int i = 0; i < 16; ++i) {
-    // Out of range only where the block is poisoned.
-    const int even = poison == 0.0f ? static_cast<int>(codes[2 * i]) : 0;
-    const int odd = poison == 0.0f ? static_cast<int>(codes[2 * i + 1]) : 0;
-    out[i] = static_cast<int8_t>(even);
-    out[16 + i] = static_cast<int8_t>(odd);
-    sum += even + odd;
-  }
+  store_int8(out, even);
+  store_int8(out + 16, odd);
   const float scale = largest * (1.0f / 254.0f) + poison;
-  const int32_t correction = -16 * sum;
+  const auto correction = -16 * static_cast<int32_t>(reduce_add(add(even, odd)));  // exact
   std::memcpy(row + q8_scales_offset(k) + 4 * block, &scale, sizeof scale);
   std::memcpy(row + q8_corrections_offset(k) + 4 * block, &correction, sizeof correction);
 }
@@ -438,11 +435,7 @@ struct Int8Cache {
   using Element = int8_t;
   static constexpr bool kScaled = true;
   static F32x16 load(const int8_t* p) { return load_int8(p); }
-  static void store(int8_t* p, F32x16 a) {
-    float whole[16];
-    cpu::GPTOSS_ISA_NAMESPACE::store(whole, round(a));
-    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(whole[i]);
-  }
+  static void store(int8_t* p, F32x16 a) { store_int8(p, round(a)); }
 };
 
 // One head's keys and values in one page.

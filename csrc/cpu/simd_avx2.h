@@ -98,6 +98,28 @@ inline void store_half(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_half_lanes8(a.lo));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), to_half_lanes8(a.hi));
 }
+inline void load_pairs8(const float* p, __m256& even, __m256& odd) {
+  const __m256 first = _mm256_loadu_ps(p);
+  const __m256 second = _mm256_loadu_ps(p + 8);
+  const auto in_order = [](__m256 a) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8));
+  };
+  even = in_order(_mm256_shuffle_ps(first, second, 0x88));
+  odd = in_order(_mm256_shuffle_ps(first, second, 0xdd));
+}
+// Of 32 numbers, those with even index and those with odd ones.
+inline void load_pairs(const float* p, F32x16& even, F32x16& odd) {
+  load_pairs8(p, even.lo, odd.lo);
+  load_pairs8(p + 16, even.hi, odd.hi);
+}
+// Whole numbers in [-127, 127].
+inline void store_int8(int8_t* p, F32x16 a) {
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
 inline F32x16 load_int8(const int8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),

@@ -139,6 +139,21 @@ inline F32x16 to_float(int8x16_t a) {
   r.q[3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(second)));
   return r;
 }
+// Of 32 numbers, those with even index and those with odd ones.
+inline void load_pairs(const float* p, F32x16& even, F32x16& odd) {
+  GPTOSS_QUARTERS {
+    const float32x4x2_t pairs = vld2q_f32(p + 8 * i);
+    even.q[i] = pairs.val[0];
+    odd.q[i] = pairs.val[1];
+  }
+}
+// Whole numbers in [-127, 127].
+inline void store_int8(int8_t* p, F32x16 a) {
+  int16x4_t words[4];
+  GPTOSS_QUARTERS words[i] = vmovn_s32(vcvtq_s32_f32(a.q[i]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(vcombine_s16(words[0], words[1])),
+                          vmovn_s16(vcombine_s16(words[2], words[3]))));
+}
 inline F32x16 load_int8(const int8_t* p) { return to_float(vld1q_s8(p)); }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
   static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};

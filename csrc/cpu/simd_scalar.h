@@ -110,6 +110,15 @@ inline F32x16 load_half(const uint16_t* p) {
 // Rounds to nearest even, saturating at +-65504.
 inline void store_half(uint16_t* p, F32x16 a) { GPTOSS_LANES p[i] = float_to_half(a.v[i]); }
 
+// Of 32 numbers, those with even index and those with odd ones.
+inline void load_pairs(const float* p, F32x16& even, F32x16& odd) {
+  GPTOSS_LANES {
+    even.v[i] = p[2 * i];
+    odd.v[i] = p[2 * i + 1];
+  }
+}
+// Whole numbers in [-127, 127].
+inline void store_int8(int8_t* p, F32x16 a) { GPTOSS_LANES p[i] = static_cast<int8_t>(a.v[i]); }
 inline F32x16 load_int8(const int8_t* p) {
   F32x16 r;
   GPTOSS_LANES r.v[i] = static_cast<float>(p[i]);
