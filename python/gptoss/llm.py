@@ -78,8 +78,9 @@ def load(
         How attention's matrices and the unembedding are held; the last two are made while loading
         and do not go with precision "reference". "bf16": as they are stored, mapped from the file.
         "bf12": the same numbers in 12 bits each, without loss, for the same results; a sixth less
-        is read per decoded token, for up to about six requests at a time. "q8": in int8, 32
-        weights to a scale; a third less is read, for weights that are rounded.
+        is read per decoded token, which helps one request at a time, and with AVX512_BF16 up to
+        about four; eight or more may be slower. "q8": in int8, 32 weights to a scale; a third less
+        is read, for weights that are rounded.
     context_length : int, optional
         Most tokens of a request, prompt and output together. None takes the model's limit, or
         what fits into memory.
