@@ -240,45 +240,44 @@ py::tuple sample_once(const Array<float>& logits, const py::object& params,
 
 void register_engine(py::module_& m) {
   py::class_<Engine>(m, "Engine")
-      .def(
-          py::init([](const py::object& config, const py::dict& tensors,
-                      const std::vector<int32_t>& eos_token_ids, const std::string& device,
-                      int threads, const std::string& precision, int context_length,
-                      int max_step_tokens, int max_sequences, int64_t kv_memory_bytes,
-                      bool prefix_cache, bool speculative, const std::string& dense,
-                      const std::string& kv_cache_dtype) {
-            check(precision == "auto" || precision == "reference",
-                  "precision must be 'auto' or 'reference', got '", precision, "'");
-            check(dense == "bf16" || dense == "bf12" || dense == "q8",
-                  "dense must be 'bf16', 'bf12' or 'q8', got '", dense, "'");
-            check(kv_cache_dtype == "auto" || kv_cache_dtype == "int8",
-                  "kv_cache_dtype must be 'auto' or 'int8', got '", kv_cache_dtype, "'");
-            check(
-                (dense == "bf16" && kv_cache_dtype == "auto") || precision == "auto",
-                "dense='bf12', dense='q8' and kv_cache_dtype='int8' go with precision='auto' only");
-            const ModelConfig model = to_config(config);
-            TensorTable table = to_tensors(tensors);
-            const py::gil_scoped_release release;
-            auto backend = make_backend(
-                device, make_weights(model, std::move(table)),
-                {.threads = threads,
-                 .precision = precision == "auto" ? Precision::automatic : Precision::reference,
-                 .dense = dense == "q8"     ? DenseType::q8
-                          : dense == "bf12" ? DenseType::bf12
-                                            : DenseType::bf16,
-                 .int8_kv_cache = kv_cache_dtype == "int8"});
-            return std::make_unique<Engine>(std::move(backend), model, eos_token_ids,
-                                            EngineOptions{.context_length = context_length,
-                                                          .max_step_tokens = max_step_tokens,
-                                                          .max_sequences = max_sequences,
-                                                          .prefix_cache = prefix_cache,
-                                                          .kv_memory_bytes = kv_memory_bytes,
-                                                          .speculative = speculative});
-          }),
-          "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
-          "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
-          "kv_memory_bytes"_a, "prefix_cache"_a = true, "speculative"_a = false, "dense"_a = "bf16",
-          "kv_cache_dtype"_a = "auto")
+      .def(py::init([](const py::object& config, const py::dict& tensors,
+                       const std::vector<int32_t>& eos_token_ids, const std::string& device,
+                       int threads, const std::string& precision, int context_length,
+                       int max_step_tokens, int max_sequences, int64_t kv_memory_bytes,
+                       bool prefix_cache, bool speculative, const std::string& dense,
+                       const std::string& kv_cache_dtype) {
+             check(precision == "auto" || precision == "reference",
+                   "precision must be 'auto' or 'reference', got '", precision, "'");
+             check(dense == "bf16" || dense == "bf12" || dense == "q8",
+                   "dense must be 'bf16', 'bf12' or 'q8', got '", dense, "'");
+             check(kv_cache_dtype == "auto" || kv_cache_dtype == "int8",
+                   "kv_cache_dtype must be 'auto' or 'int8', got '", kv_cache_dtype, "'");
+             check((dense == "bf16" && kv_cache_dtype == "auto") || precision == "auto",
+                   "dense='bf12', dense='q8' and kv_cache_dtype='int8' go with "
+                   "precision='auto' only");
+             const ModelConfig model = to_config(config);
+             TensorTable table = to_tensors(tensors);
+             const py::gil_scoped_release release;
+             auto backend = make_backend(
+                 device, make_weights(model, std::move(table)),
+                 {.threads = threads,
+                  .precision = precision == "auto" ? Precision::automatic : Precision::reference,
+                  .dense = dense == "q8"     ? DenseType::q8
+                           : dense == "bf12" ? DenseType::bf12
+                                             : DenseType::bf16,
+                  .int8_kv_cache = kv_cache_dtype == "int8"});
+             return std::make_unique<Engine>(std::move(backend), model, eos_token_ids,
+                                             EngineOptions{.context_length = context_length,
+                                                           .max_step_tokens = max_step_tokens,
+                                                           .max_sequences = max_sequences,
+                                                           .prefix_cache = prefix_cache,
+                                                           .kv_memory_bytes = kv_memory_bytes,
+                                                           .speculative = speculative});
+           }),
+           "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
+           "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
+           "kv_memory_bytes"_a, "prefix_cache"_a = true, "speculative"_a = false,
+           "dense"_a = "bf16", "kv_cache_dtype"_a = "auto")
       .def_property_readonly("context_length", &Engine::context_length)
       .def_property_readonly("description",
                              [](const Engine& engine) { return engine.backend().description(); })

@@ -52,17 +52,14 @@ void bf12_encode_row(const uint16_t* w, int64_t k, uint8_t* row, std::vector<uin
 }
 
 void bf12_shift_escapes(uint8_t* row, int64_t k, size_t groups) {
-  uint32_t first;
-  std::memcpy(&first, row + bf12_first_offset(k), sizeof first);
+  uint32_t first = bf12_first(row, k);
   check(groups <= std::numeric_limits<uint32_t>::max() - first, "[bf12] too many escaped groups");
   first += static_cast<uint32_t>(groups);
   std::memcpy(row + bf12_first_offset(k), &first, sizeof first);
 }
 
 int64_t bf12_escapes_end(const uint8_t* row, int64_t k) {
-  uint32_t first;
-  std::memcpy(&first, row + bf12_first_offset(k), sizeof first);
-  int64_t end = first;
+  int64_t end = bf12_first(row, k);
   for (int64_t i = 0; i < 8 * bf12_escaped_words(k); ++i) {
     end += std::popcount(row[bf12_escaped_offset(k) + i]);
   }

@@ -24,9 +24,8 @@ struct Bf12Row {
     nibbles = low + bf12_nibbles_offset(task.k);
     table = low + bf12_table_offset(task.k);
     escaped = low + bf12_escaped_offset(task.k);
-    uint32_t first;
-    std::memcpy(&first, low + bf12_first_offset(task.k), sizeof first);
-    escapes = static_cast<const uint16_t*>(task.scales) + int64_t{kBf12Group} * first;
+    escapes =
+        static_cast<const uint16_t*>(task.scales) + int64_t{kBf12Group} * bf12_first(low, task.k);
   }
 
   // Bits of groups 64 * word and on.
@@ -40,8 +39,9 @@ struct Bf12Row {
   // The numbers of an escaped group.
   const uint16_t* escape(int group) const {
     int before = 0;
-    for (int word = 0; word < group / 64; ++word)
+    for (int word = 0; word < group / 64; ++word) {
       before += __builtin_popcountll(escaped_word(word));
+    }
     const uint64_t below = (uint64_t{1} << group % 64) - 1;
     before += __builtin_popcountll(escaped_word(group / 64) & below);
     return escapes + int64_t{kBf12Group} * before;
@@ -69,23 +69,19 @@ struct Bf12Row {
   }
 };
 
-// Rows that are unpacked before they are multiplied: many for many tokens, as if they lay unpacked;
-// for a few, as many as stay near.
+// Rows that are unpacked before they are multiplied.
 inline constexpr int kBf12Rows = 64;
-inline constexpr int kBf12RowsOfFewTokens = 32;
-inline constexpr int kBf12FewTokens = 8;
 
 // What kBf16 makes of the unpacked rows.
 template <const Matmul& kBf16>
 void matmul_bf12(const MatmulTask& task) {
-  const int most = task.tokens > kBf12FewTokens ? kBf12Rows : kBf12RowsOfFewTokens;
-  uint16_t* const unpacked = bf16_scratch(int64_t{most} * task.k + kBf12Group);
+  uint16_t* const unpacked = bf16_scratch(int64_t{kBf12Rows} * task.k + kBf12Group);
   const int64_t row_bytes = bf12_row_bytes(task.k);
   const int groups = static_cast<int>(bf12_padded(task.k) / kBf12Group);
   MatmulTask part = task;
   part.weights = unpacked;
-  for (int row = task.row_begin; row < task.row_end; row += most) {
-    const int count = task.row_end - row < most ? task.row_end - row : most;
+  for (int row = task.row_begin; row < task.row_end; row += kBf12Rows) {
+    const int count = task.row_end - row < kBf12Rows ? task.row_end - row : kBf12Rows;
     for (int r = 0; r < count; ++r) {
       const Bf12Row source(task, row + r);
       // The last group writes into the next row, whose turn comes.
@@ -93,8 +89,6 @@ void matmul_bf12(const MatmulTask& task) {
         source.unpack(g, unpacked + int64_t{r} * task.k + kBf12Group * g);
       }
     }
-    // The multiplication may read in ways that the compiler does not see.
-    asm volatile("" ::: "memory");
     part.row_begin = 0;
     part.row_end = count;
     part.bias = task.bias == nullptr ? nullptr : task.bias + row;

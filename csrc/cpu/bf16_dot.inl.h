@@ -60,12 +60,8 @@ class DotRow {
 template <int kRows, int kTokens>
 void store_sums(const MatmulTask& task, int row, int token, const __m512 (&sums)[kTokens][kRows]) {
   for (int t = 0; t < kTokens; ++t) {
-    float* const y = task.y + (token + t) * task.y_stride + (row - task.row_begin);
-    for (int r = 0; r < kRows; ++r) {
-      float value = reduce_add({sums[t][r]});
-      if (task.bias != nullptr) value += task.bias[row + r];
-      y[r] = task.accumulate ? y[r] + value : value;
-    }
+    for (int r = 0; r < kRows; ++r)
+      store_output(task, row + r, token + t, reduce_add({sums[t][r]}));
   }
 }
 
@@ -171,8 +167,6 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
     tables[r] = load_bf12_table(rows[r].table);
     for (int t = 0; t < kTokens; ++t) sums[t][r] = _mm512_setzero_ps();
   }
-  const uint8_t* const low = rows[0].low;
-  const uint8_t* const nibbles = rows[0].nibbles;
   const auto add_group = [&](int group, int blocks, auto weights_of) {
     __m512bh inputs[kTokens][2] = {};
     for (int t = 0; t < kTokens; ++t) {
@@ -181,11 +175,9 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      const uint8_t* const low_bytes = low + r * row_bytes + 64 * group;
-      const uint8_t* const nibble_bytes = nibbles + r * row_bytes + 32 * group;
       if constexpr (kPrefetch) rows[r].prefetch(group, kRows * row_bytes);
       __m512i weights[2];
-      weights_of(r, low_bytes, nibble_bytes, weights);
+      weights_of(r, weights);
       for (int t = 0; t < kTokens; ++t) {
         for (int b = 0; b < blocks; ++b) {
           sums[t][r] = _mm512_dpbf16_ps(sums[t][r], (__m512bh)weights[b], inputs[t][b]);
@@ -193,9 +185,9 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
       }
     }
   };
-  const auto unpacked = [&](int r, const uint8_t* low_bytes, const uint8_t* nibble_bytes,
-                            __m512i* weights) {
-    unpack_bf12(low_bytes, nibble_bytes, tables[r], weights[0], weights[1]);
+  const auto unpacked = [&](int group, int r, __m512i* weights) {
+    unpack_bf12(rows[r].low + kBf12Group * group, rows[r].nibbles + kBf12Group / 2 * group,
+                tables[r], weights[0], weights[1]);
   };
   const int blocks = static_cast<int>(packed_size(task.k) / 32);
   for (int group = 0; 2 * group < blocks;) {
@@ -204,17 +196,15 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
     for (int end = group + 64; group < end && 2 * group < blocks; ++group) {
       const int in_group = 2 * group + 2 <= blocks ? 2 : 1;
       if (in_group == 2 && (escaped >> group % 64 & 1) == 0) [[likely]] {
-        add_group(group, 2, unpacked);
+        add_group(group, 2, [&](int r, __m512i* weights) { unpacked(group, r, weights); });
         continue;
       }
-      add_group(
-          group, in_group,
-          [&](int r, const uint8_t* low_bytes, const uint8_t* nibble_bytes, __m512i* weights) {
-            if (!rows[r].is_escaped(group)) return unpacked(r, low_bytes, nibble_bytes, weights);
-            const uint16_t* const escape = rows[r].escape(group);
-            weights[0] = _mm512_loadu_si512(escape);
-            weights[1] = _mm512_loadu_si512(escape + 32);
-          });
+      add_group(group, in_group, [&](int r, __m512i* weights) {
+        if (!rows[r].is_escaped(group)) return unpacked(group, r, weights);
+        const uint16_t* const escape = rows[r].escape(group);
+        weights[0] = _mm512_loadu_si512(escape);
+        weights[1] = _mm512_loadu_si512(escape + 32);
+      });
     }
   }
   store_sums<kRows, kTokens>(task, row, token, sums);

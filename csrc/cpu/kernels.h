@@ -46,10 +46,19 @@ struct MatmulTask {
   int64_t y_stride;
   bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
-  // What is read after row_begin and on, where that is not the rows below: kernels may ask for it.
+  // Where weights are a copy: what the next ones will be made of, for kernels to ask for. Row
+  // row_begin + r stands for later + r * later_stride bytes.
   const uint8_t* later = nullptr;
-  int64_t later_stride = 0;  // bytes
+  int64_t later_stride = 0;
 };
+
+// Writes the sum of one row and token.
+[[gnu::always_inline]] inline void store_output(const MatmulTask& task, int row, int token,
+                                                float sum) {
+  float& y = task.y[token * task.y_stride + (row - task.row_begin)];
+  if (task.bias != nullptr) sum += task.bias[row];
+  y = task.accumulate ? y + sum : sum;
+}
 
 // Most tokens that pack() takes: a group, which lies contiguous.
 inline constexpr int kGroupTokens = 16;

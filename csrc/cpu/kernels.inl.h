@@ -203,12 +203,7 @@ void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
     }
   }
   for (int t = 0; t < kTokens; ++t) {
-    float* const y = task.y + (token + t) * task.y_stride + (row - task.row_begin);
-    for (int r = 0; r < kRows; ++r) {
-      float value = reduce_add(sums[r][t]);
-      if (task.bias != nullptr) value += task.bias[row + r];
-      y[r] = task.accumulate ? y[r] + value : value;
-    }
+    for (int r = 0; r < kRows; ++r) store_output(task, row + r, token + t, reduce_add(sums[r][t]));
   }
 }
 
@@ -378,11 +373,9 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
   for (int t = 0; t < kTokens; ++t) {
     float lanes[16];
     store(lanes, sums[t]);
-    float* const y = task.y + (token + t) * task.y_stride + (row - task.row_begin);
     for (int r = 0; r < n_rows; ++r) {
-      float value = (lanes[r] + lanes[8 + r]) + (lanes[4 + r] + lanes[12 + r]);
-      if (task.bias != nullptr) value += task.bias[row + r];
-      y[r] = task.accumulate ? y[r] + value : value;
+      store_output(task, row + r, token + t,
+                   (lanes[r] + lanes[8 + r]) + (lanes[4 + r] + lanes[12 + r]));
     }
   }
 }
@@ -722,12 +715,7 @@ void bf12_tile_one_token(const MatmulTask& task, int row) {
       if (2 * group + 1 < blocks) add_block(2 * group + 1, r, weights + 32);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    float* const y = task.y + (row + r - task.row_begin);
-    float value = reduce_add(sums[r]);
-    if (task.bias != nullptr) value += task.bias[row + r];
-    *y = task.accumulate ? *y + value : value;
-  }
+  for (int r = 0; r < kRows; ++r) store_output(task, row + r, 0, reduce_add(sums[r]));
 }
 
 void matmul_bf12_f32(const MatmulTask& task) {

@@ -231,7 +231,8 @@ void matmul_q8_panels(const MatmulTask& task) {
   UnpackedChunk chunk;
   const int blocks = task.k / kMxfp4BlockSize;
   // bf16 scales of int8 weights are no powers of two.
-  const bool exponents = std::is_same_v<Group, Mxfp4Group> && exponents_can_be_added(task);
+  constexpr bool kPowersOfTwo = std::is_same_v<Group, Mxfp4Group>;
+  const bool exponents = kPowersOfTwo && exponents_can_be_added(task);
   for (int row = task.row_begin; row < task.row_end; row += kVnniPanelRows) {
     for (int first = 0; first < task.tokens; first += kTokensAtOnce) {
       const int tokens = task.tokens - first < kTokensAtOnce ? task.tokens - first : kTokensAtOnce;
@@ -243,7 +244,7 @@ void matmul_q8_panels(const MatmulTask& task) {
         prefetch_chunk<Group>(task, last ? row + kVnniPanelRows : row, last ? 0 : begin + count,
                               kChunkBlocks);
         if (exponents && take_exponents(chunk, count)) {
-          add_chunk_to_tokens<Group, true>(task, chunk, begin, count, first, tokens, sums);
+          add_chunk_to_tokens<Group, kPowersOfTwo>(task, chunk, begin, count, first, tokens, sums);
         } else {
           add_chunk_to_tokens<Group, false>(task, chunk, begin, count, first, tokens, sums);
         }

@@ -4,7 +4,8 @@
 //   bias (N)     f32   nullable
 //   y    (T, N)  f32   overwritten; must not alias x
 // Requires T, N, K >= 1.  Accumulates in f32: 16 lanes over K, then a tree. With `fast`, as the
-// instruction set does it best: where that is bf16 products, x is split into two bf16 first.
+// instruction set does it best: where that is bf16 products, x is split into two bf16 or rounded to
+// one first.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 """Byte-level BPE: text without special tokens to token ids, by the libraries that are good at it.
 
 `Library` reads any byte-level tokenizer.json with `tokenizers`. `Published` reads the one file that
-gpt-oss is published with, known by its digest, with `tiktoken`, whose vocabulary it is: in half of
-the time, which the first token waits for, and encodes three times as fast.
+gpt-oss is published with, known by its digest, with `tiktoken`, whose vocabulary it is. That takes
+half of the time, for which a model's first token waits, and encodes three times as fast.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Bpe(Protocol):
 
 
 def read_bpe(
-    text: str, rest: str, added: Collection[str], *, source: str
+    text: str, rest: str, added: Mapping[str, int], *, source: str
 ) -> tuple[Bpe, dict[str, int]]:
     """Read a tokenizer.json.
 
@@ -52,8 +52,8 @@ def read_bpe(
         The whole file.
     rest : str
         The file without its added tokens.
-    added : collection of str
-        The added tokens, which the vocabulary may list as well.
+    added : mapping of str to int
+        Ids of the added tokens. The vocabulary may list them as well, and any characters in them.
     source : str
         The file's name, for error messages.
 
@@ -77,7 +77,8 @@ def read_bpe(
     except Exception as error:  # the library raises nothing more specific
         raise CheckpointError(f"{source}: expected a tokenizer, found: {error}") from error
     ids = inner.get_vocab()
-    _check_byte_level(inner, ids.keys() - set(added), source)
+    own = [piece for piece, token_id in ids.items() if added.get(piece) != token_id]
+    _check_byte_level(inner, own, source)
     # What a file may ask for and that would lose text.
     inner.no_truncation()
     inner.no_padding()
@@ -180,7 +181,8 @@ def _check_byte_level(inner: Any, pieces: Collection[str], source: str) -> None:
             f"{source}: expected the model BPE with the decoder ByteLevel, found {kind} with "
             f"{decoder}"
         )
-    missing = [byte for byte, character in _CHARACTERS.items() if chr(character) not in pieces]
+    known = set(pieces)
+    missing = [byte for byte, character in _CHARACTERS.items() if chr(character) not in known]
     if missing:
         raise CheckpointError(
             f"{source}: expected a token for every byte, found none for {len(missing)}, the first "

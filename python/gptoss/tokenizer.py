@@ -33,7 +33,8 @@ class Tokenizer:
 
     def __init__(self, json: str, *, source: str = TOKENIZER) -> None:
         added, rest = split_added_tokens(json, source=source)
-        self._bpe, vocab = read_bpe(json, rest, [token.content for token in added], source=source)
+        ids = {token.content: token.id for token in added}
+        self._bpe, vocab = read_bpe(json, rest, ids, source=source)
         # The vocabulary may list the added tokens as well.
         listed = [token for token in added if vocab.get(token.content) == token.id]
         for token in listed:

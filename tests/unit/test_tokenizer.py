@@ -278,6 +278,15 @@ BROKEN: dict[str, tuple[str, str]] = {
         damaged(lambda value: value["model"]["vocab"].update({"好": 400})),
         r"U\+597D",
     ),
+    "an added token that the vocabulary lists with another id": (
+        damaged(
+            lambda value: (
+                value["model"]["vocab"].update({"好": 400}),
+                value["added_tokens"].append({"id": 300_000, "content": "好", "special": True}),
+            )
+        ),
+        r"U\+597D",
+    ),
     "added_tokens is no list": (
         damaged(lambda value: value.update(added_tokens=3)),
         "added_tokens: expected a list",

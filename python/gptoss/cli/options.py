@@ -77,8 +77,8 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dense",
         default="bf16",
-        help="how attention and unembedding are held: bf16; bf12, the same in 12 bits, a second "
-        "longer to load and faster to decode; or q8, rounded to 8 bits, the fastest",
+        help="how attention and unembedding are held: bf16; bf12, the same in 12 bits, longer "
+        "to load and faster to decode; or q8, rounded to 8 bits, the fastest",
     )
     group.add_argument(
         "--context-length", type=int, metavar="N", help="most tokens, prompt and output together"
