@@ -20,6 +20,13 @@ namespace gptoss::cpu {
 
 inline constexpr int64_t packed_size(int64_t k) { return (k + 31) / 32 * 32; }
 
+// Bytes from one row of activations to the next. A tile reads the same columns of many rows: if
+// rows were a power of two apart, those would share a few places of the first-level cache and push
+// one another out.
+inline constexpr int64_t row_stride(int64_t bytes) {
+  return bytes % 1024 == 0 ? bytes + 64 : bytes;
+}
+
 // A row of K activations in int8, 32 with a scale: x = code * 2 * scale, codes in [-127, 127]. K is
 // padded with zeros to whole groups of 4 blocks. In bytes, from the row's start:
 //   codes       (blocks, 2, 16) i8   a block's 16 even elements, then its 16 odd ones

@@ -72,7 +72,7 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* y) {
   for (; i < n; ++i) y[i] = (x[i] * factor) * weight[i];
 }
 
-int64_t f32_row_bytes(int64_t k) { return packed_size(k) * int64_t{sizeof(float)}; }
+int64_t f32_row_bytes(int64_t k) { return row_stride(packed_size(k) * int64_t{sizeof(float)}); }
 
 void pack_block_f32(const float* x, int64_t x_stride, int tokens, int k, int block,
                     uint8_t* group) {
@@ -102,27 +102,30 @@ void rope(float* x, int heads, int head_dim, const float* cos, const float* sin)
   }
 }
 
-void swiglu(const float* gate_up, int n, float limit, float* h) {
+F32x16 swiglu_of(F32x16 gate, F32x16 up, float limit) {
   const F32x16 limits = set1(limit);
-  const F32x16 lower = set1(-limit);
   const F32x16 one = set1(1.0f);
-  for (int begin = 0; begin < n; begin += 16) {
-    const int count = n - begin < 16 ? n - begin : 16;
+  gate = min(limits, gate);  // in this order NaN stays NaN
+  up = min(limits, max(set1(-limit), up));
+  const F32x16 sigmoid = div(one, add(one, exp(mul(gate, set1(-1.702f)))));
+  return mul(mul(gate, sigmoid), add(up, one));
+}
+
+void swiglu(const float* gate_up, int n, float limit, float* h) {
+  F32x16 gate;
+  F32x16 up;
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    load_pairs(gate_up + 2 * i, gate, up);
+    store(h + i, swiglu_of(gate, up, limit));
+  }
+  if (i < n) {
+    const auto left = static_cast<size_t>(n - i);
     float padded[32] = {};
-    const float* pairs = gate_up + 2 * begin;
-    if (count < 16) {
-      std::memcpy(padded, pairs, static_cast<size_t>(count) * 2 * sizeof(float));
-      pairs = padded;
-    }
-    F32x16 gate;
-    F32x16 up;
-    load_pairs(pairs, gate, up);
-    gate = min(limits, gate);  // in this order NaN stays NaN
-    up = min(limits, max(lower, up));
-    const F32x16 sigmoid = div(one, add(one, exp(mul(gate, set1(-1.702f)))));
-    float out[16];
-    store(out, mul(mul(gate, sigmoid), add(up, one)));
-    std::memcpy(h + begin, out, static_cast<size_t>(count) * sizeof(float));
+    std::memcpy(padded, gate_up + 2 * i, 2 * left * sizeof(float));
+    load_pairs(padded, gate, up);
+    store(padded, swiglu_of(gate, up, limit));
+    std::memcpy(h + i, padded, left * sizeof(float));
   }
 }
 
@@ -172,7 +175,7 @@ struct Mxfp4Rows {
 // kRows x kTokens sums, each in 16 lanes: even elements of a block, then odd ones, block by block.
 template <int kRows, int kTokens, class Rows>
 void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
-  const int64_t x_stride = packed_size(task.k);
+  const int64_t x_stride = f32_row_bytes(task.k) / int64_t{sizeof(float)};
   const float* const x = static_cast<const float*>(task.x) + token * x_stride;
   F32x16 sums[kRows][kTokens];
   for (int r = 0; r < kRows; ++r) {

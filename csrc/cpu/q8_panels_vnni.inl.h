@@ -104,15 +104,40 @@ void unpack_chunk(const MatmulTask& task, int row, int begin, int count, Unpacke
   }
 }
 
-// Asks for the chunk that comes next: the rows are too far apart for the hardware to foresee it.
-template <class Group>
-void prefetch_chunk(const MatmulTask& task, int row, int begin, int count) {
-  const int64_t row_bytes = task.k / kQ8Block * int64_t{Group::kBlockBytes};
-  const auto* const first = static_cast<const uint8_t*>(task.weights) + row * row_bytes;
-  for (int r = 0; r < kVnniPanelRows; ++r) {
-    for (int byte = 0; byte < count * Group::kBlockBytes; byte += 64) {
-      __builtin_prefetch(first + r * row_bytes + begin * Group::kBlockBytes + byte, 0, 2);
+// Asks for the chunk that comes next, a few rows at a time: they are too far apart for the hardware
+// to foresee them, and it drops many of a hundred requests made at once.
+struct NextChunk {
+  const uint8_t* row;
+  int64_t row_bytes;
+  int chunk_bytes, rows_left, rows_at_once;
+
+  void prefetch() {
+    for (int r = 0; r < rows_at_once && rows_left > 0; ++r, --rows_left, row += row_bytes) {
+      // To the end inclusive: rows need not begin with a cache line.
+      for (int byte = 0; byte <= chunk_bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
     }
+  }
+};
+
+// The chunk from block `begin` of the panel at `row`, to be asked for in so many calls.
+template <class Group>
+NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
+  const int64_t row_bytes = task.k / kQ8Block * int64_t{Group::kBlockBytes};
+  return {static_cast<const uint8_t*>(task.weights) + row * row_bytes + begin * Group::kBlockBytes,
+          row_bytes, kChunkBlocks * Group::kBlockBytes, kVnniPanelRows,
+          (kVnniPanelRows + calls - 1) / calls};
+}
+
+// Asks for the scales of the panel at `row`, which lie together: the share that falls to blocks
+// [begin, begin + count).
+template <class Group>
+void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
+  constexpr int kBytes = kVnniPanelRows * sizeof(typename Group::Scale);
+  const int64_t row_blocks = task.k / kQ8Block;
+  const auto* const scales = static_cast<const typename Group::Scale*>(task.scales);
+  const auto* const panel = reinterpret_cast<const uint8_t*>(scales + row * row_blocks);
+  for (int byte = begin * kBytes; byte < (begin + count) * kBytes; byte += 64) {
+    __builtin_prefetch(panel + byte, 0, 2);
   }
 }
 
@@ -185,12 +210,13 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
   }
 }
 
-// The same for tokens [token, token + n_tokens).
+// The same for tokens [token, token + n_tokens), asking for the next chunk between them.
 template <class Group, bool kExponents>
 void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
-                         int token, int n_tokens, TokenSums* sums) {
+                         int token, int n_tokens, TokenSums* sums, NextChunk next) {
   int t = 0;
   for (; t + kPanelTokens <= n_tokens; t += kPanelTokens) {
+    next.prefetch();
     add_chunk<Group, kExponents, kPanelTokens>(task, chunk, begin, count, token + t, sums + t);
   }
   switch (n_tokens - t) {
@@ -241,12 +267,15 @@ void matmul_q8_panels(const MatmulTask& task) {
         const int count = blocks - begin < kChunkBlocks ? blocks - begin : kChunkBlocks;
         unpack_chunk<Group>(task, row, begin, count, chunk);
         const bool last = begin + count == blocks;
-        prefetch_chunk<Group>(task, last ? row + kVnniPanelRows : row, last ? 0 : begin + count,
-                              kChunkBlocks);
+        const NextChunk next =
+            next_chunk<Group>(task, last ? row + kVnniPanelRows : row, last ? 0 : begin + count,
+                              tokens < kPanelTokens ? 1 : tokens / kPanelTokens);
+        prefetch_scales<Group>(task, row + kVnniPanelRows, begin, count);
         if (exponents && take_exponents(chunk, count)) {
-          add_chunk_to_tokens<Group, kPowersOfTwo>(task, chunk, begin, count, first, tokens, sums);
+          add_chunk_to_tokens<Group, kPowersOfTwo>(task, chunk, begin, count, first, tokens, sums,
+                                                   next);
         } else {
-          add_chunk_to_tokens<Group, false>(task, chunk, begin, count, first, tokens, sums);
+          add_chunk_to_tokens<Group, false>(task, chunk, begin, count, first, tokens, sums, next);
         }
       }
       for (int t = 0; t < tokens; ++t) store_panel(task, row, first + t, sums[t]);
