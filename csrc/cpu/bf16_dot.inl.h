@@ -112,9 +112,9 @@ void dot_tile(const MatmulTask& task, int row, int token) {
 // Tokens [token, token_end) of kRows rows.
 template <int kRows>
 void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
-  if (token + kDotTokens <= token_end) {
+  // What one tile asks for is more than the hardware can note at once: the second asks again.
+  for (int tile = 0; tile < 2 && token + kDotTokens <= token_end; ++tile, token += kDotTokens) {
     dot_tile<kRows, kDotTokens, true>(task, row, token);
-    token += kDotTokens;
   }
   for (; token + kDotTokens <= token_end; token += kDotTokens) {
     dot_tile<kRows, kDotTokens, false>(task, row, token);

@@ -385,7 +385,7 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
 
 template <class Group>
 void matmul_q8(const MatmulTask& task) {
-  if (q8_panels_pay(task)) {
+  if (q8_panels_pay<Group>(task)) {
     matmul_q8_panels<Group>(task);
     return;
   }

@@ -23,6 +23,7 @@ inline constexpr int kFewestPanelTokens = 8;
 
 inline constexpr int kTileTokensAmx = 16;
 
+template <class Group>
 bool q8_panels_pay(const MatmulTask& task) {
   return task.tokens >= kFewestPanelTokens && (task.row_end - task.row_begin) % kLanes == 0;
 }

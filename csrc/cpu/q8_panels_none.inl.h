@@ -5,7 +5,10 @@
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 
-inline bool q8_panels_pay(const MatmulTask&) { return false; }
+template <class Group>
+bool q8_panels_pay(const MatmulTask&) {
+  return false;
+}
 template <class Group>
 void matmul_q8_panels(const MatmulTask&) {}
 

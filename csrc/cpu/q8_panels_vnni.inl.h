@@ -30,8 +30,12 @@ inline constexpr int kChunkBlocks = 16;
 // registers, and 6 loads feed 8 products.
 inline constexpr int kPanelTokens = 4;
 
-// With fewer, unpacking a panel costs more than its faster products save.
+// With fewer, unpacking a panel costs more than its faster products save: the tiles of few tokens
+// unpack MXFP4 as well, but take int8 as it is.
+template <class Group>
 inline constexpr int kFewestPanelTokens = 12;
+template <>
+inline constexpr int kFewestPanelTokens<Mxfp4Group> = 7;
 
 struct UnpackedChunk {
   __m512i codes[kChunkBlocks][kBlockQuads][kPanelVectors];  // offset, so that they are unsigned
@@ -231,8 +235,10 @@ void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int
   }
 }
 
+template <class Group>
 bool q8_panels_pay(const MatmulTask& task) {
-  return task.tokens >= kFewestPanelTokens && (task.row_end - task.row_begin) % kVnniPanelRows == 0;
+  return task.tokens >= kFewestPanelTokens<Group> &&
+         (task.row_end - task.row_begin) % kVnniPanelRows == 0;
 }
 
 void store_panel(const MatmulTask& task, int row, int token, const TokenSums& sums) {
