@@ -3,14 +3,16 @@
     python bench/make_checkpoint.py --preset 20b /path/to/20b
     python bench/compare.py /path/to/20b --llama-python /path/to/llama/bin/python --plot speed
 
-Each program runs in a process of its own, with its files in the page cache and as many threads as
-there are CPUs, in rounds; figures are medians over the rounds. bfloat16 dense matrices, and
-those held in 12 bits (gptoss dense="bf12"), are compared with bfloat16, 8-bit ones (dense="q8")
-with Q8_0. llama.cpp is tried with and without flash attention, and each measure takes the better.
-It reads a GGUF file that is made from the checkpoint here, with the experts' MXFP4 values bit for
-bit. transformers holds the experts in
-bfloat16, too many for most machines: two small numbers of layers are measured, and the time that
-each layer adds is carried on to the model's.
+Each program runs in a process of its own, with its files in the page cache (and the others' out of
+it: two models may be more than the memory holds) and as many threads as there are CPUs, in rounds;
+figures are medians over the rounds, and so are the machine's limits, measured in each. bfloat16
+dense matrices, and those held in 12 bits (gptoss dense="bf12"), are compared with bfloat16, 8-bit
+ones (dense="q8") with Q8_0. llama.cpp is tried with and without flash attention, and each measure
+takes the better. It reads a GGUF file that is made from the checkpoint here, with the experts'
+MXFP4 values bit for bit. transformers holds the experts in bfloat16, too many for most machines:
+two small numbers of layers are measured, and the time that each layer adds is carried on to the
+model's. In brackets are shares of a limit: of memory speed for decoding, of the CPU's arithmetic
+for the experts' matmuls.
 
 Ratios are gptoss / other: speeds above 1 and times and memory below 1 are in favour of gptoss.
 The last line is JSON. What it needs beside gptoss: bench/requirements-compare.txt.
@@ -41,6 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench_generate import bytes_per_token
+from bench_phases import peaks, phase_parameters
 from gguf_writer import write_gguf
 from gptoss.checkpoint import open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
@@ -57,7 +60,14 @@ _WORKERS = Path(__file__).with_name("compare_workers.py")
 # The form of dense weights in which the others hold what gptoss does, and its type in GGUF.
 _THEIR_DENSE = {"bf16": "bf16", "bf12": "bf16", "q8": "q8"}
 _GGUF_TYPE = {"bf16": "bf16", "q8": "q8_0"}
-_UNITS = {"prefill": "tok/s", "depth": "tok/s", "batch": "tok/s", "load": "s", "first": "s"}
+_UNITS = {
+    "prefill": "tok/s",
+    "experts": "s",
+    "depth": "tok/s",
+    "batch": "tok/s",
+    "load": "s",
+    "first": "s",
+}
 # Its third way, batched_mm, copies the experts of every token: gigabytes for a short prompt.
 _TRANSFORMERS_EXPERTS = ("eager", "grouped_mm")
 
@@ -83,6 +93,7 @@ class Variant:
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
     about: str = ""
+    description: str = ""  # how gptoss computes
     problems: list[str] = field(default_factory=list)
 
     def best(self, measure: str) -> int | None:
@@ -110,19 +121,25 @@ def main() -> None:
     folder = prepare_model(source, layers, args.work)
     checkpoint = open_checkpoint(folder)
     variants = list(_variants(args, source, checkpoint))
-    limits = hw_limits(args.threads)
 
     measures = [f"prefill {n}" for n in args.prefill] + [f"batch {n}" for n in args.batch]
     measures += [f"depth {args.depth}"] if args.depth else []
+    limits_of_rounds = []
     for round_index in range(args.rounds):
+        limits_of_rounds.append(hw_limits(args.threads))
         for variant in variants:
             wanted = measures
             if variant.program == "transformers":
                 wanted = [m for m in measures if m in (f"prefill {min(args.prefill)}", "batch 1")]
+            _drop_others_from_cache(variant, variants)
             _measure(variant, wanted, round_index, args, checkpoint.config)
 
+    limits = {
+        name: np.median([each[name] for each in limits_of_rounds], axis=0).tolist()
+        for name in limits_of_rounds[0]
+    }
     read_gb_s = max(v[-1] for name, v in limits.items() if name.startswith("read_gb_s"))
-    rows = _rows(variants, args.dense, measures, checkpoint.config, read_gb_s)
+    rows = _rows(variants, args.dense, measures, checkpoint.config, limits, read_gb_s)
     agreement = _agreement(args, checkpoint) if args.agreement_tokens else []
     _print(rows, variants, checkpoint, read_gb_s, agreement, args.agreement_layers)
     result = {
@@ -279,6 +296,21 @@ def _require(package: str, python: str, option: str) -> None:
         )
 
 
+def _drop_others_from_cache(variant: Variant, variants: list[Variant]) -> None:
+    """Let the system forget the files that this variant does not read.
+
+    They could push its own out of the page cache, or keep them from lying in large pieces there.
+    """
+
+    def files(model: Path) -> set[Path]:
+        found = [model] if model.is_file() else model.glob("*.safetensors")
+        return {file.resolve() for file in found}
+
+    for path in set().union(*(files(v.model) for v in variants)) - files(variant.model):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def _measure(
     variant: Variant,
     measures: list[str],
@@ -310,7 +342,7 @@ def _measure(
             variant.problems.append(f"{_label(variant, options)}: {error}")
             _console.print(f"[yellow]Left out:[/] {variant.problems[-1]}")
             continue
-        variant.about = answer["about"]
+        variant.about, variant.description = answer["about"], answer["description"]
         for name, value in answer["results"].items():
             variant.values[name][index].append(value)
 
@@ -372,14 +404,17 @@ def _rows(
     dense_types: list[str],
     measures: list[str],
     config: ModelConfig,
+    limits: dict[str, list[float]],
     read_gb_s: float,
 ) -> list[dict[str, Any]]:
     """Collect medians: one row for each measure, dense type and program."""
     others = ["load s", "first token s", "peak GB", "anonymous GB"]
+    experts = [m.replace("prefill", "experts") for m in measures if m.startswith("prefill")]
+    descriptions = {v.dense: v.description for v in variants if v.program == "gptoss"}
     rows = []
     for dense in dense_types:
         theirs = _THEIR_DENSE[dense]
-        for measure in [*measures, *others]:
+        for measure in [*measures, *experts, *others]:
             values = {
                 v.program: (v.median(measure), _chosen(v, measure))
                 for v in variants
@@ -402,6 +437,10 @@ def _rows(
                 held = dense if program == "gptoss" else theirs
                 if nbytes := _bytes_read(config, measure, held):
                     row["% of memory speed"] = 100 * value * nbytes / 1e9 / read_gb_s
+                if measure in experts:
+                    gop = _expert_gop(config, int(measure.split()[1]))
+                    peak = peaks(descriptions[dense], limits)["experts_in"]
+                    row["% of peak"] = 100 * gop / value / peak if peak else None
                 rows.append(row)
     return rows
 
@@ -443,6 +482,12 @@ def _bytes_read(config: ModelConfig, measure: str, dense: str) -> float | None:
     if kind != "depth" and measure != "batch 1":
         return None
     return bytes_per_token(config, int(number) if kind == "depth" else 0, 2, dense)
+
+
+def _expert_gop(config: ModelConfig, tokens: int) -> float:
+    """Return the operations of the experts' matmuls, in 1e9."""
+    parameters = phase_parameters(config)
+    return 2 * tokens * (parameters["experts_in"] + parameters["experts_out"]) / 1e9
 
 
 def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -571,6 +616,7 @@ def _title(measure: str) -> str:
         return f"decode, {number} sequence{'' if number == '1' else 's'}"
     return {
         "prefill": f"prefill, {number} tokens",
+        "experts": f"experts' matmuls of {number} tokens",
         "depth": f"decode after {number} tokens",
         "load": "loading",
         "first": "first token, loading included",
@@ -583,7 +629,7 @@ def _cell(row: dict[str, Any]) -> str:
     if not row:
         return ""
     text = f"{row['value']:,.2f}"
-    share = row.get("% of memory speed")
+    share = row.get("% of memory speed", row.get("% of peak"))
     return text if share is None else f"{text} ({share:.0f} %)"
 
 

@@ -32,6 +32,7 @@ class Program(Protocol):
     """One way to run the model, loaded; `about` names it and its version."""
 
     about: str
+    description: str  # of the way it computes, if it tells
 
     def generate(self, prompts: list[list[int]], new: int) -> list[float]:
         """Continue all prompts together, greedily, by `new` tokens each.
@@ -41,6 +42,9 @@ class Program(Protocol):
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """Return the logits of all positions, (T, V) float32."""
+
+    def expert_seconds(self) -> float | None:
+        """Return the seconds spent in the experts' matmuls so far, None if it does not tell."""
 
 
 class Gptoss:
@@ -57,6 +61,7 @@ class Gptoss:
         self._llm = gptoss.load(
             job["model"], threads=job["threads"], context_length=job["context_length"], **options
         )
+        self.description = self._llm.description
 
     def generate(self, prompts: list[list[int]], new: int) -> list[float]:
         times = [time.perf_counter()]
@@ -74,8 +79,21 @@ class Gptoss:
     def logits(self, tokens: list[int]) -> np.ndarray:
         return self._llm.logits(tokens)
 
+    def expert_seconds(self) -> float | None:
+        seconds = self._llm.stats().phase_seconds
+        return seconds["experts_in"] + seconds["experts_out"]
 
-class Llama:
+
+class _Silent:
+    """A program that does not tell how it computes, or where the time goes."""
+
+    description = ""
+
+    def expert_seconds(self) -> float | None:
+        return None
+
+
+class Llama(_Silent):
     """llama.cpp, by its C interface as llama-cpp-python binds it."""
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -177,7 +195,7 @@ class Llama:
             return np.stack([self._row(context, i) for i in range(len(tokens))])
 
 
-class Transformers:
+class Transformers(_Silent):
     """transformers on torch in bfloat16, with the experts dequantised."""
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -239,8 +257,11 @@ def measure(program: Program, job: dict[str, Any], report: Any) -> dict[str, flo
         kind, _, number = name.partition(" ")
         n = int(number)
         if kind == "prefill":
+            before = program.expert_seconds()
             times = generate(1, n, 1)
             results[name] = n / (times[1] - times[0])
+            if (after := program.expert_seconds()) is not None and before is not None:
+                results[f"experts {n}"] = after - before
         elif kind == "depth":
             results[name] = rate(generate(1, n, job["new"]), 1)
         else:
@@ -275,7 +296,7 @@ def run(job: dict[str, Any], report: Any) -> dict[str, Any]:
     if "logits" in job:
         report("logits")
         np.save(job["logits"], program.logits(job["tokens"]))
-        return {"about": program.about}
+        return {"about": program.about, "description": program.description}
     report("first token")
     program.generate([list(range(1, SHORT_PROMPT_TOKENS + 1))], 1)
     results = {"load s": load_s, "first token s": time.perf_counter() - start}
@@ -283,7 +304,7 @@ def run(job: dict[str, Any], report: Any) -> dict[str, Any]:
     gc.collect()
     results["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     results["anonymous GB"] = anonymous_gb()
-    return {"about": program.about, "results": results}
+    return {"about": program.about, "description": program.description, "results": results}
 
 
 def main() -> None:

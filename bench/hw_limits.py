@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +27,6 @@ UNITS = {
 }
 
 
-@cache
 def hw_limits(threads: int | None = None) -> dict[str, list[float]]:
     """Measure; each list has an entry for 1, 2, ... `threads` threads (default: all CPUs)."""
     n = threads or len(os.sched_getaffinity(0))
