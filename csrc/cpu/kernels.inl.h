@@ -396,9 +396,8 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
 
 template <class Group>
 void matmul_q8(const MatmulTask& task) {
-  if (q8_panels_pay<Group>(task)) {
-    matmul_q8_panels<Group>(task);
-    return;
+  if constexpr (kHasPanels<Group>) {
+    if (q8_panels_pay<Group>(task)) return matmul_q8_panels<Group>(task);
   }
   for (int row = task.row_begin; row < task.row_end; row += 4) {
     const int n_rows = task.row_end - row < 4 ? task.row_end - row : 4;

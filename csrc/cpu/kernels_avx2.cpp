@@ -1,8 +1,10 @@
 #define GPTOSS_ISA_NAMESPACE avx2
 
-#include "cpu/q8_panels_none.inl.h"
+#include "cpu/q8_panels_avx2.inl.h"
 #include "cpu/simd_avx2.h"
-// The kernels come after the vectors and panels that they are written in.
+// What is written in vectors and panels comes after them.
+#include "cpu/q8_panels.inl.h"
+//
 #include "cpu/kernels.inl.h"
 
 namespace gptoss::cpu {

@@ -3,7 +3,9 @@
 #include "cpu/bf16_dot.inl.h"
 #include "cpu/q8_panels_vnni.inl.h"
 #include "cpu/simd_avx512.h"
-// The kernels come after the vectors and panels that they are written in.
+// What is written in vectors and panels comes after them.
+#include "cpu/q8_panels.inl.h"
+//
 #include "cpu/kernels.inl.h"
 
 namespace gptoss::cpu {

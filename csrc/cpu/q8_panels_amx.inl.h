@@ -24,6 +24,9 @@ inline constexpr int kFewestPanelTokens = 8;
 inline constexpr int kTileTokensAmx = 16;
 
 template <class Group>
+inline constexpr bool kHasPanels = true;
+
+template <class Group>
 bool q8_panels_pay(const MatmulTask& task) {
   return task.tokens >= kFewestPanelTokens && (task.row_end - task.row_begin) % kLanes == 0;
 }

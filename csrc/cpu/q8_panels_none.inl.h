@@ -1,4 +1,4 @@
-// For instruction sets without the panel kernel (q8_panels_vnni.inl.h, q8_panels_amx.inl.h).
+// For instruction sets without a panel kernel (q8_panels_*.inl.h).
 #pragma once
 
 #include "cpu/kernels.h"
@@ -6,10 +6,10 @@
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 
 template <class Group>
-bool q8_panels_pay(const MatmulTask&) {
-  return false;
-}
+inline constexpr bool kHasPanels = false;
 template <class Group>
-void matmul_q8_panels(const MatmulTask&) {}
+bool q8_panels_pay(const MatmulTask& task);
+template <class Group>
+void matmul_q8_panels(const MatmulTask& task);
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -1,11 +1,9 @@
 // Q8 rows times many tokens, AVX-512 VNNI.
 //
-// A panel is 32 rows, one per lane of two registers. A chunk of K is unpacked once, then all tokens
-// pass over it, once for each of the four chains of blocks (see Kernels::mxfp4_q8), so that a sum
-// is one register. Per block, 16 rows and token: 8 products of 64, one conversion, the product of
-// the scales, one FMA. Scales of MXFP4 are powers of two, so that their products are integer sums,
-// which do not compete with the rest for execution units: on Zen 4, in cache, 379 Gop/s instead of
-// 340.
+// A panel is 32 rows, one per lane of two registers (q8_panels.inl.h). Per block, 16 rows and
+// token: 8 products of 64, one conversion, the product of the scales, one FMA. Scales of MXFP4 are
+// powers of two, so that their products are integer sums, which do not compete with the rest for
+// execution units: on Zen 4, in cache, 379 Gop/s instead of 340.
 #pragma once
 
 #include <immintrin.h>
@@ -21,7 +19,7 @@ namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
 inline constexpr int kPanelVectors = 2;
-inline constexpr int kVnniPanelRows = kPanelVectors * kLanes;
+inline constexpr int kPanelSize = kPanelVectors * kLanes;
 
 // Blocks in an unpacked chunk: 16 * 32 rows * 32 bytes = 16 kB, half of the first-level cache.
 inline constexpr int kChunkBlocks = 16;
@@ -37,10 +35,17 @@ inline constexpr int kFewestPanelTokens = 12;
 template <>
 inline constexpr int kFewestPanelTokens<Mxfp4Group> = 7;
 
+template <class Group>
+inline constexpr bool kHasPanels = true;
+
 struct UnpackedChunk {
   __m512i codes[kChunkBlocks][kBlockQuads][kPanelVectors];  // offset, so that they are unsigned
   __m512 scales[kChunkBlocks][kPanelVectors];               // or exponents, see take_exponents
 };
+
+// bf16 scales of int8 weights are no powers of two.
+template <class Group>
+inline constexpr bool kAddsExponents = std::is_same_v<Group, Mxfp4Group>;
 
 inline constexpr int kExponentBias = 127 << 23;
 
@@ -108,44 +113,7 @@ void unpack_chunk(const MatmulTask& task, int row, int begin, int count, Unpacke
   }
 }
 
-// Asks for the chunk that comes next, a few rows at a time: they are too far apart for the hardware
-// to foresee them, and it drops many of a hundred requests made at once.
-struct NextChunk {
-  const uint8_t* row;
-  int64_t row_bytes;
-  int chunk_bytes, rows_left, rows_at_once;
-
-  void prefetch() {
-    for (int r = 0; r < rows_at_once && rows_left > 0; ++r, --rows_left, row += row_bytes) {
-      // To the end inclusive: rows need not begin with a cache line.
-      for (int byte = 0; byte <= chunk_bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-    }
-  }
-};
-
-// The chunk from block `begin` of the panel at `row`, to be asked for in so many calls.
-template <class Group>
-NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
-  const int64_t row_bytes = task.k / kQ8Block * int64_t{Group::kBlockBytes};
-  return {static_cast<const uint8_t*>(task.weights) + row * row_bytes + begin * Group::kBlockBytes,
-          row_bytes, kChunkBlocks * Group::kBlockBytes, kVnniPanelRows,
-          (kVnniPanelRows + calls - 1) / calls};
-}
-
-// Asks for the scales of the panel at `row`, which lie together: the share that falls to blocks
-// [begin, begin + count).
-template <class Group>
-void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
-  constexpr int kBytes = kVnniPanelRows * sizeof(typename Group::Scale);
-  const int64_t row_blocks = task.k / kQ8Block;
-  const auto* const scales = static_cast<const typename Group::Scale*>(task.scales);
-  const auto* const panel = reinterpret_cast<const uint8_t*>(scales + row * row_blocks);
-  for (int byte = begin * kBytes; byte < (begin + count) * kBytes; byte += 64) {
-    __builtin_prefetch(panel + byte, 0, 2);
-  }
-}
-
-using TokenSums = float[4][kVnniPanelRows];  // a token's four chains
+using TokenSums = float[4][kPanelSize];  // a token's four chains
 
 // total + exact * w_scale * x_scale, w_scale a power of two if kExponents: the same bits then.
 template <bool kExponents>
@@ -214,33 +182,6 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
   }
 }
 
-// The same for tokens [token, token + n_tokens), asking for the next chunk between them.
-template <class Group, bool kExponents>
-void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
-                         int token, int n_tokens, TokenSums* sums, NextChunk next) {
-  int t = 0;
-  for (; t + kPanelTokens <= n_tokens; t += kPanelTokens) {
-    next.prefetch();
-    add_chunk<Group, kExponents, kPanelTokens>(task, chunk, begin, count, token + t, sums + t);
-  }
-  switch (n_tokens - t) {
-    case 3:
-      return add_chunk<Group, kExponents, 3>(task, chunk, begin, count, token + t, sums + t);
-    case 2:
-      return add_chunk<Group, kExponents, 2>(task, chunk, begin, count, token + t, sums + t);
-    case 1:
-      return add_chunk<Group, kExponents, 1>(task, chunk, begin, count, token + t, sums + t);
-    default:
-      return;
-  }
-}
-
-template <class Group>
-bool q8_panels_pay(const MatmulTask& task) {
-  return task.tokens >= kFewestPanelTokens<Group> &&
-         (task.row_end - task.row_begin) % kVnniPanelRows == 0;
-}
-
 void store_panel(const MatmulTask& task, int row, int token, const TokenSums& sums) {
   for (int v = 0; v < kPanelVectors; ++v) {
     const int lane = v * kLanes;
@@ -253,39 +194,6 @@ void store_panel(const MatmulTask& task, int row, int token, const TokenSums& su
     float* const y = task.y + token * task.y_stride + (row + lane - task.row_begin);
     if (task.accumulate) value = _mm512_add_ps(_mm512_loadu_ps(y), value);
     _mm512_storeu_ps(y, value);
-  }
-}
-
-template <class Group>
-void matmul_q8_panels(const MatmulTask& task) {
-  constexpr int kTokensAtOnce = 128;  // 64 kB of sums, in the second-level cache
-  alignas(64) TokenSums sums[kTokensAtOnce];
-  UnpackedChunk chunk;
-  const int blocks = task.k / kMxfp4BlockSize;
-  // bf16 scales of int8 weights are no powers of two.
-  constexpr bool kPowersOfTwo = std::is_same_v<Group, Mxfp4Group>;
-  const bool exponents = kPowersOfTwo && exponents_can_be_added(task);
-  for (int row = task.row_begin; row < task.row_end; row += kVnniPanelRows) {
-    for (int first = 0; first < task.tokens; first += kTokensAtOnce) {
-      const int tokens = task.tokens - first < kTokensAtOnce ? task.tokens - first : kTokensAtOnce;
-      std::memset(sums, 0, sizeof sums[0] * static_cast<size_t>(tokens));
-      for (int begin = 0; begin < blocks; begin += kChunkBlocks) {
-        const int count = blocks - begin < kChunkBlocks ? blocks - begin : kChunkBlocks;
-        unpack_chunk<Group>(task, row, begin, count, chunk);
-        const bool last = begin + count == blocks;
-        const NextChunk next =
-            next_chunk<Group>(task, last ? row + kVnniPanelRows : row, last ? 0 : begin + count,
-                              tokens < kPanelTokens ? 1 : tokens / kPanelTokens);
-        prefetch_scales<Group>(task, row + kVnniPanelRows, begin, count);
-        if (exponents && take_exponents(chunk, count)) {
-          add_chunk_to_tokens<Group, kPowersOfTwo>(task, chunk, begin, count, first, tokens, sums,
-                                                   next);
-        } else {
-          add_chunk_to_tokens<Group, false>(task, chunk, begin, count, first, tokens, sums, next);
-        }
-      }
-      for (int t = 0; t < tokens; ++t) store_panel(task, row, first + t, sums[t]);
-    }
   }
 }
 
