@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backend/backend.h"
+#include "core/aligned_bytes.h"
 #include "core/check.h"
 #include "core/mapped_file.h"
 #include "core/thread_pool.h"
@@ -577,9 +578,9 @@ class CpuBackend final : public Backend {
   std::vector<int> sequence_of_token_;  // (T)
   std::vector<float> rotations_;        // (T, D): cos (D/2), sin (D/2)
   std::vector<float> x_;                // (T, hidden): the residual stream
-  std::vector<uint8_t> dense_in_;       // (T) activations of a dense matmul, packed
+  AlignedBytes dense_in_;               // (T) activations of a dense matmul, packed
   std::vector<float> normed_;           // (T, hidden): inputs of router and experts
-  std::vector<uint8_t> router_in_;      // (T) the same of the router's
+  AlignedBytes router_in_;              // (T) the same of the router's
   std::vector<float> qkv_;              // (T, (H + 2G) * D)
   std::vector<float> attended_;         // (T, H*D)
   std::vector<float> router_logits_;    // (T, E)
@@ -592,10 +593,10 @@ class CpuBackend final : public Backend {
   struct Group {
     int first, count;  // of the rows sorted by expert
   };
-  std::vector<Group> groups_;          // activations of one expert, packed together
-  std::vector<uint8_t> gathered_;      // (T*A) experts' inputs, packed, sorted by expert
-  std::vector<uint8_t> intermediate_;  // (T*A) of the experts' second matmul, likewise
-  std::vector<float> expert_out_;      // (T*A, hidden)
+  std::vector<Group> groups_;      // activations of one expert, packed together
+  AlignedBytes gathered_;          // (T*A) experts' inputs, packed, sorted by expert
+  AlignedBytes intermediate_;      // (T*A) of the experts' second matmul, likewise
+  std::vector<float> expert_out_;  // (T*A, hidden)
 };
 
 }  // namespace

@@ -6,16 +6,17 @@
 #include <numeric>
 #include <vector>
 
+#include "core/aligned_bytes.h"
 #include "cpu/attention.h"
 
 namespace gptoss::cpu {
 namespace {
 
 // x (tokens, k) as the matmul takes it.
-std::vector<uint8_t> pack_activations(const Matmul& matmul, ThreadPool& pool, const float* x,
-                                      int tokens, int k) {
+AlignedBytes pack_activations(const Matmul& matmul, ThreadPool& pool, const float* x, int tokens,
+                              int k) {
   const int64_t row_bytes = matmul.row_bytes(k);
-  std::vector<uint8_t> packed(static_cast<size_t>(tokens * row_bytes));
+  AlignedBytes packed(static_cast<size_t>(tokens * row_bytes));
   pool.run(group_count(tokens), [&](int64_t group) {
     const int64_t first = group * kGroupTokens;
     const int count = static_cast<int>(std::min<int64_t>(kGroupTokens, tokens - first));
@@ -108,7 +109,7 @@ namespace {
 template <class Op>
 void run_matmul(const Matmul& matmul, ThreadPool& pool, const Op& op, const void* weights,
                 const void* scales) {
-  const std::vector<uint8_t> packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
+  const AlignedBytes packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
   const MatmulTask task = {.x = packed.data(),
                            .tokens = op.tokens,
                            .k = op.k,

@@ -1,13 +1,13 @@
 // Q8 rows times many tokens: what the instruction sets' panels have in common.
 //
-// A panel is some rows, one per lane of one or two registers. A chunk of K is unpacked once, then
+// A panel is some rows, one per lane of two registers. A chunk of K is unpacked once, then
 // all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4_q8), so
 // that a sum is one register. Included after the file that has the instruction set's own part:
 //   kPanelSize, kChunkBlocks, kPanelTokens   rows, blocks of a chunk, tokens that pass together
 //   kHasPanels<Group>, kFewestPanelTokens<Group>
 //   kAddsExponents<Group>, exponents_can_be_added, take_exponents
 //   UnpackedChunk, unpack_chunk<Group>
-//   TokenSums, add_chunk<Group, kExponents, kTokens>, store_panel
+//   TokenSums, add_chunk<Group, kExponents, kTokens>
 #pragma once
 
 #include <cstdint>
@@ -78,6 +78,18 @@ template <class Group>
 bool q8_panels_pay(const MatmulTask& task) {
   return task.tokens >= kFewestPanelTokens<Group> &&
          (task.row_end - task.row_begin) % kPanelSize == 0;
+}
+
+// Writes a panel's rows of one token.
+void store_panel(const MatmulTask& task, int row, int token, const TokenSums& sums) {
+  for (int lane = 0; lane < kPanelSize; lane += 16) {
+    const auto chain = [&](int c) { return load(sums[c] + lane); };
+    F32x16 value = add(add(chain(0), chain(2)), add(chain(1), chain(3)));
+    if (task.bias != nullptr) value = add(value, load(task.bias + row + lane));
+    float* const y = task.y + token * task.y_stride + (row + lane - task.row_begin);
+    if (task.accumulate) value = add(load(y), value);
+    store(y, value);
+  }
 }
 
 template <class Group>

@@ -168,19 +168,5 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
   }
 }
 
-void store_panel(const MatmulTask& task, int row, int token, const TokenSums& sums) {
-  for (int lane = 0; lane < kPanelSize; lane += kLanes) {
-    const auto chain = [&](int c) { return _mm256_load_ps(sums[c] + lane); };
-    __m256 value =
-        _mm256_add_ps(_mm256_add_ps(chain(0), chain(2)), _mm256_add_ps(chain(1), chain(3)));
-    if (task.bias != nullptr) {
-      value = _mm256_add_ps(value, _mm256_loadu_ps(task.bias + row + lane));
-    }
-    float* const y = task.y + token * task.y_stride + (row + lane - task.row_begin);
-    if (task.accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
-    _mm256_storeu_ps(y, value);
-  }
-}
-
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

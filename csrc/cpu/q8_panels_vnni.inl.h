@@ -182,20 +182,5 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
   }
 }
 
-void store_panel(const MatmulTask& task, int row, int token, const TokenSums& sums) {
-  for (int v = 0; v < kPanelVectors; ++v) {
-    const int lane = v * kLanes;
-    const auto chain = [&](int c) { return _mm512_load_ps(sums[c] + lane); };
-    __m512 value =
-        _mm512_add_ps(_mm512_add_ps(chain(0), chain(2)), _mm512_add_ps(chain(1), chain(3)));
-    if (task.bias != nullptr) {
-      value = _mm512_add_ps(value, _mm512_loadu_ps(task.bias + row + lane));
-    }
-    float* const y = task.y + token * task.y_stride + (row + lane - task.row_begin);
-    if (task.accumulate) value = _mm512_add_ps(_mm512_loadu_ps(y), value);
-    _mm512_storeu_ps(y, value);
-  }
-}
-
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE
