@@ -135,6 +135,17 @@ void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
   }
 }
 
+// Seven and eight tokens: 3 x 8 sums, 8 activations and a row of weights fit into 32 registers too,
+// and rows are passed over once. From memory, two threads of Zen 4 read 28 GB/s with K = 2880, 24
+// with tiles of 6 and 2 tokens.
+template <int kTokens>
+void dot_all_at_once(const MatmulTask& task) {
+  int row = task.row_begin;
+  for (; task.row_end - row > kDotRows; row += 3) dot_tile<3, kTokens, true>(task, row, 0);
+  if (task.row_end - row == kDotRows) return dot_rows<kDotRows>(task, row, 0, kTokens);
+  for (; row < task.row_end; ++row) dot_rows<1>(task, row, 0, kTokens);
+}
+
 void matmul_bf16_dot(const MatmulTask& task) {
   int row = task.row_begin;
   if (task.tokens == 1) {
@@ -144,6 +155,8 @@ void matmul_bf16_dot(const MatmulTask& task) {
     for (; row < task.row_end; ++row) dot_tile<1, 1, true>(task, row, 0);
     return;
   }
+  if (task.tokens == 7) return dot_all_at_once<7>(task);
+  if (task.tokens == 8) return dot_all_at_once<8>(task);
   for (int token = 0; token < task.tokens; token += kDotCachedTokens) {
     const int left = task.tokens - token;
     const int token_end = token + (left < kDotCachedTokens ? left : kDotCachedTokens);
