@@ -44,6 +44,7 @@ from rich.table import Table
 
 from bench_generate import bytes_per_token
 from bench_phases import peaks, phase_parameters
+from compare_workers import SHORT_PROMPT_TOKENS
 from gguf_writer import write_gguf
 from gptoss.checkpoint import open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
@@ -55,6 +56,7 @@ from make_checkpoint import hf_config, write_safetensors_header
 # Changed when the files that are made here change, so that old ones are not taken again.
 _FILES_VERSION = 1
 _COPY_BYTES = 1 << 26
+_KV_PAGE_TOKENS = 64
 _MESSAGE_CHARACTERS = 300
 _WORKERS = Path(__file__).with_name("compare_workers.py")
 # The form of dense weights in which the others hold what gptoss does, and its type in GGUF.
@@ -320,6 +322,9 @@ def _measure(
 ) -> None:
     """Measure every candidate in the first round, then each where it was the best."""
     longest = max(args.depth, *args.prefill) + args.new
+    # gptoss makes room for two contexts: all sequences that are decoded together fit into one.
+    pages = -(-(SHORT_PROMPT_TOKENS + args.new) // _KV_PAGE_TOKENS)
+    together = max(args.batch) * pages * _KV_PAGE_TOKENS
     for index, options in enumerate(variant.candidates):
         wanted = [m for m in measures if round_index == 0 or variant.best(m) == index]
         if not wanted:
@@ -329,7 +334,7 @@ def _measure(
             "model": str(variant.model),
             "options": options,
             "threads": args.threads,
-            "context_length": longest + 1,
+            "context_length": max(longest + 1, together),
             "vocab_size": config.vocab_size,
             "measures": wanted,
             "new": args.new,

@@ -453,7 +453,7 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
 
 GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
   for (const Kernels* kernels : supported_kernels()) {
-    for (const int tokens : {1, 2, 3, 4, 5, 33}) {
+    for (const int tokens : {1, 2, 3, 4, 5, 7, 8, 33}) {
       for (const int n : {1, 3, 4, 5, 9, 17, 33}) {
         for (const int k : {1, 31, 32, 33, 100}) {
           check_matmul(*kernels, Kind::bf16, tokens, n, k, (n + k) % 3 == 0);
@@ -476,8 +476,8 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
   }
 }
 
-// Panels of 16 or 32 rows serve from 8 or 12 tokens on; tiles are of 16 tokens, chunks of 16
-// blocks.
+// Panels of 16 or 32 rows serve from 4 to 12 tokens on; tiles are of 2 to 16 tokens, chunks of 16
+// or 32 blocks.
 GPTOSS_TEST(int8_matmul_agrees_with_double_and_rows_are_independent) {
   for (const Kernels* kernels : supported_kernels()) {
     for (const Kind kind : {Kind::mxfp4_q8, Kind::q8}) {

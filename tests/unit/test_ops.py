@@ -80,7 +80,7 @@ def test_an_impossible_isa_is_refused() -> None:
 # ---- Against float64 ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 33])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 8, 33])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (63, 31), (64, 32), (65, 33), (3, HIDDEN), (131, 95)])
 def test_dense_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
@@ -225,7 +225,7 @@ def test_q8_matmul_of_the_largest_codes(isa: str) -> None:
         )
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 33])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 8, 33])
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (63, 64), (64, 96), (65, 32), (3, HIDDEN)])
 def test_mxfp4_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
