@@ -25,13 +25,13 @@ import gptoss
 from bench_phases import keys_seen, seconds_of
 from gptoss import LLM, _core
 from gptoss.config import LayerType, ModelConfig
-from hw_limits import hw_limits
+from hw_limits import hw_limits, read_gb_s
 from make_checkpoint import PRESETS, make_checkpoint
+from shapes import PAGE_TOKENS
 from timing import print_results
 
 LAYERS: dict[str, LayerType] = {"window": "sliding_attention", "full": "full_attention"}
 CACHES: dict[str, Any] = {"f16": "auto", "int8": "int8"}
-_PAGE_TOKENS = 64  # of PageStats
 
 
 def attention_model(layer_type: LayerType) -> ModelConfig:
@@ -71,7 +71,7 @@ def main() -> None:
 
     threads = args.threads or _core.default_threads()
     limits = hw_limits(threads)
-    read_gb_s = max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+    memory_gb_s = read_gb_s(limits)
     # Depth, tokens of the prompt after it, tokens to generate: as many steps of one token each.
     # Deeper ones go on from the text of those before.
     work = sorted(
@@ -84,7 +84,7 @@ def main() -> None:
 
     def measure(llm: LLM, layer: str, cache: str) -> None:
         config, stats = llm.config, llm.stats()
-        kv_row = (stats.full_pages.page_bytes + stats.window_pages.page_bytes) / _PAGE_TOKENS
+        kv_row = (stats.full_pages.page_bytes + stats.window_pages.page_bytes) / PAGE_TOKENS
         text = rng.integers(0, config.vocab_size, length).tolist()
         for depth, tokens, new in work:
             if depth:
@@ -101,7 +101,7 @@ def main() -> None:
             # The tokens of a chunk share what they read.
             gb_s = kv_row * keys / seconds / 1e9
             row["GB/s"] = gb_s if tokens == 1 else ""
-            row["% of memory"] = 100 * gb_s / read_gb_s if tokens == 1 else ""
+            row["% of memory"] = 100 * gb_s / memory_gb_s if tokens == 1 else ""
             row["Gop/s"] = operations / seconds / 1e9
             row["% of FMA peak"] = 100 * operations / seconds / 1e9 / limits["fma_gflop_s"][-1]
             rows.append(row)

@@ -19,7 +19,7 @@ import numpy as np
 import gptoss
 from bench_phases import DENSE_BYTES, keys_seen, phase_bytes
 from gptoss.config import ModelConfig
-from hw_limits import hw_limits
+from hw_limits import hw_limits, read_gb_s
 from timing import peak_memory_gb, print_results
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     args = parser.parse_args()
 
     limits = hw_limits(args.threads)
-    read_gb_s = max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+    memory_gb_s = read_gb_s(limits)
 
     start = time.perf_counter()
     llm = gptoss.load(
@@ -83,7 +83,7 @@ def main() -> None:
                     "decode tok/s": tps,
                     "GB/token": read / 1e9,
                     "GB/s": tps * read / 1e9,
-                    "% of memory speed": 100 * tps * read / 1e9 / read_gb_s,
+                    "% of memory speed": 100 * tps * read / 1e9 / memory_gb_s,
                 }
             )
         description = llm.stats()

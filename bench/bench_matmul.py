@@ -16,7 +16,7 @@ import numpy as np
 import gptoss
 from bench_phases import inputs_of, peaks_by_inputs
 from gptoss import _core, ops
-from hw_limits import hw_limits
+from hw_limits import hw_limits, read_gb_s
 from shapes import DENSE_MATRICES, EXPERT_MATRICES
 from timing import median_s, print_results
 
@@ -28,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = _core.default_threads()
     limits = hw_limits(threads)
-    read_gb_s = max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+    memory_gb_s = read_gb_s(limits)
     # A model says what its matmuls make of their inputs.
     with gptoss.load("demo", threads=threads) as llm:
         fast_dense = inputs_of(llm.description)["dense"]
@@ -44,7 +44,7 @@ def main() -> None:
                 "T": tokens,
                 "ms": seconds * 1e3,
                 "GB/s": nbytes / seconds / 1e9,
-                "% of memory": 100 * nbytes / seconds / 1e9 / read_gb_s,
+                "% of memory": 100 * nbytes / seconds / 1e9 / memory_gb_s,
                 "Gop/s": operations / seconds / 1e9,
                 "% of peak": 100 * operations / seconds / 1e9 / peak if peak else "",
             }

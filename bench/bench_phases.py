@@ -18,7 +18,7 @@ import numpy as np
 import gptoss
 from gptoss import LLM
 from gptoss.config import ModelConfig
-from hw_limits import hw_limits
+from hw_limits import hw_limits, read_gb_s
 from timing import print_results
 
 _MXFP4_BYTES = 17 / 32
@@ -109,7 +109,7 @@ def main() -> None:
     args = parser.parse_args()
 
     limits = hw_limits(args.threads)
-    read_gb_s = max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+    memory_gb_s = read_gb_s(limits)
     length = args.prompt + args.new
     rng = np.random.default_rng(0)
     rounds = []
@@ -144,7 +144,7 @@ def main() -> None:
         row["% of peak"] = 100 * row["Gop/s"] / peak[phase] if has and peak[phase] else ""
         row["decode ms/token"] = 1e3 * token_s
         row["GB/s"] = nbytes[phase] / token_s / 1e9 if has else ""
-        row["% of memory"] = 100 * row["GB/s"] / read_gb_s if has else ""
+        row["% of memory"] = 100 * row["GB/s"] / memory_gb_s if has else ""
         rows.append(row)
     print_results(
         f"{args.model}, {description}: {args.prompt} tokens, then {args.new}",

@@ -29,12 +29,11 @@ import numpy as np
 import gptoss
 from gptoss import _core
 from gptoss.tokenizer import Tokenizer
+from shapes import PAGE_TOKENS
 from timing import print_results
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools" / "train_demo"))
-
-PAGE_TOKENS = 64  # guesses end with the page of the token before them
 
 
 class Text(NamedTuple):
@@ -117,6 +116,7 @@ class Replay:
         length, end = len(prompt), len(prompt) + len(output)
         text = prompt + output
         while length < end:
+            # Guesses end with the page of the token before them.
             limit = min(PAGE_TOKENS - 1 - (length - 1) % PAGE_TOKENS, end - length - 1)
             draft = drafter.draft(limit)
             right = map(operator.eq, draft, text[length:])

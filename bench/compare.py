@@ -50,13 +50,13 @@ from gptoss.checkpoint import open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.tensors import Checkpoint
 from gptoss.config import ModelConfig
-from hw_limits import hw_limits
+from hw_limits import hw_limits, read_gb_s
 from make_checkpoint import hf_config, write_safetensors_header
+from shapes import PAGE_TOKENS
 
 # Changed when the files that are made here change, so that old ones are not taken again.
 _FILES_VERSION = 1
 _COPY_BYTES = 1 << 26
-_KV_PAGE_TOKENS = 64
 _MESSAGE_CHARACTERS = 300
 _WORKERS = Path(__file__).with_name("compare_workers.py")
 # The form of dense weights in which the others hold what gptoss does, and its type in GGUF.
@@ -140,10 +140,9 @@ def main() -> None:
         name: np.median([each[name] for each in limits_of_rounds], axis=0).tolist()
         for name in limits_of_rounds[0]
     }
-    read_gb_s = max(v[-1] for name, v in limits.items() if name.startswith("read_gb_s"))
-    rows = _rows(variants, args.dense, measures, checkpoint.config, limits, read_gb_s)
+    rows = _rows(variants, args.dense, measures, checkpoint.config, limits)
     agreement = _agreement(args, checkpoint) if args.agreement_tokens else []
-    _print(rows, variants, checkpoint, read_gb_s, agreement, args.agreement_layers)
+    _print(rows, variants, checkpoint, read_gb_s(limits), agreement, args.agreement_layers)
     result = {
         "model": str(args.model),
         "layers": layers,
@@ -323,8 +322,8 @@ def _measure(
     """Measure every candidate in the first round, then each where it was the best."""
     longest = max(args.depth, *args.prefill) + args.new
     # gptoss makes room for two contexts: all sequences that are decoded together fit into one.
-    pages = -(-(SHORT_PROMPT_TOKENS + args.new) // _KV_PAGE_TOKENS)
-    together = max(args.batch) * pages * _KV_PAGE_TOKENS
+    pages = -(-(SHORT_PROMPT_TOKENS + args.new) // PAGE_TOKENS)
+    together = max(args.batch) * pages * PAGE_TOKENS
     for index, options in enumerate(variant.candidates):
         wanted = [m for m in measures if round_index == 0 or variant.best(m) == index]
         if not wanted:
@@ -410,7 +409,6 @@ def _rows(
     measures: list[str],
     config: ModelConfig,
     limits: dict[str, list[float]],
-    read_gb_s: float,
 ) -> list[dict[str, Any]]:
     """Collect medians: one row for each measure, dense type and program."""
     others = ["load s", "first token s", "peak GB", "anonymous GB"]
@@ -441,7 +439,7 @@ def _rows(
                 }
                 held = dense if program == "gptoss" else theirs
                 if nbytes := _bytes_read(config, measure, held):
-                    row["% of memory speed"] = 100 * value * nbytes / 1e9 / read_gb_s
+                    row["% of memory speed"] = 100 * value * nbytes / 1e9 / read_gb_s(limits)
                 if measure in experts:
                     gop = _expert_gop(config, int(measure.split()[1]))
                     peak = peaks(descriptions[dense], limits)["experts_in"]
@@ -569,7 +567,7 @@ def _print(
     rows: list[dict[str, Any]],
     variants: list[Variant],
     checkpoint: Checkpoint,
-    read_gb_s: float,
+    memory_gb_s: float,
     agreement: list[dict[str, Any]],
     agreement_layers: int,
 ) -> None:
@@ -577,7 +575,7 @@ def _print(
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for about in sorted({v.about for v in variants if v.about}):
         console.print(about)
-    console.print(f"{_cpu_name()}: memory is read at {read_gb_s:.1f} GB/s")
+    console.print(f"{_cpu_name()}: memory is read at {memory_gb_s:.1f} GB/s")
     for dense in dict.fromkeys(row["dense"] for row in rows):
         title = f"{checkpoint.name}, {checkpoint.config.num_hidden_layers} layers, dense {dense}"
         table = Table("", "unit", title=title)

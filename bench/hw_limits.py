@@ -47,6 +47,11 @@ def hw_limits(threads: int | None = None) -> dict[str, list[float]]:
     return json.loads(output.stdout)
 
 
+def read_gb_s(limits: dict[str, list[float]]) -> float:
+    """Return how fast all threads read memory, on the pages that are faster."""
+    return max(limits["read_gb_s_huge_pages"][-1], limits["read_gb_s_4k_pages"][-1])
+
+
 def main() -> None:
     limits = hw_limits()
     table = Table("limit", *(f"{t + 1} threads" for t in range(len(limits["read_gb_s_4k_pages"]))))

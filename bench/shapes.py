@@ -16,6 +16,7 @@ class Matrix(NamedTuple):
 HIDDEN = 2880
 HEADS, KV_HEADS, HEAD_DIM = 64, 8, 64
 WINDOW = 128
+PAGE_TOKENS = 64  # of the KV cache
 VOCAB = 201_088
 
 EXPERT_MATRICES = [Matrix("gate and up", 2 * HIDDEN, HIDDEN), Matrix("down", HIDDEN, HIDDEN)]

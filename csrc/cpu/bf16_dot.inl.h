@@ -141,9 +141,8 @@ void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
 template <int kTokens>
 void dot_all_at_once(const MatmulTask& task) {
   int row = task.row_begin;
-  for (; task.row_end - row > kDotRows; row += 3) dot_tile<3, kTokens, true>(task, row, 0);
-  if (task.row_end - row == kDotRows) return dot_rows<kDotRows>(task, row, 0, kTokens);
-  for (; row < task.row_end; ++row) dot_rows<1>(task, row, 0, kTokens);
+  for (; row + 3 <= task.row_end; row += 3) dot_tile<3, kTokens, true>(task, row, 0);
+  for (; row < task.row_end; ++row) dot_tile<1, kTokens, true>(task, row, 0);
 }
 
 void matmul_bf16_dot(const MatmulTask& task) {

@@ -12,6 +12,7 @@
 #include "core/mxfp4.h"
 #include "cpu/bf12.inl.h"
 #include "cpu/kernels.h"
+#include "cpu/q8_row.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
@@ -321,19 +322,6 @@ void encode_q8_weights(const uint16_t* w, int k, int8_t* codes, uint16_t* scales
     }
   }
 }
-
-struct Q8Row {
-  const int8_t* codes;
-  const float* scales;
-  const int32_t* corrections;
-
-  Q8Row(const MatmulTask& task, int token) {
-    const auto* const row = static_cast<const uint8_t*>(task.x) + token * q8_row_bytes(task.k);
-    codes = reinterpret_cast<const int8_t*>(row);
-    scales = reinterpret_cast<const float*>(row + q8_scales_offset(task.k));
-    corrections = reinterpret_cast<const int32_t*>(row + q8_corrections_offset(task.k));
-  }
-};
 
 // Rows are too short for the hardware to follow four of them at a time, so each load asks for what
 // comes later: into the first-level cache a little before it is used, into the second earlier. From

@@ -2,9 +2,9 @@
 
 #include "cpu/q8_panels_vnni.inl.h"
 #include "cpu/simd_avx512.h"
-// What is written in vectors and panels comes after them.
+// What is written in vectors and panels comes after them: first what panels have in common,
 #include "cpu/q8_panels.inl.h"
-//
+// then the kernels.
 #include "cpu/kernels.inl.h"
 
 namespace gptoss::cpu {

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
+#include "cpu/q8_row.inl.h"
 #include "cpu/simd_avx2.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
@@ -108,15 +109,8 @@ using TokenSums = float[4][kPanelSize];  // a token's four chains
 template <class Group, bool kExponents, int kTokens>
 void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count, int token,
                TokenSums* sums) {
-  const int8_t* codes[kTokens];
-  const float* scales[kTokens];
-  const int32_t* corrections[kTokens];
-  for (int t = 0; t < kTokens; ++t) {
-    const auto* const x = static_cast<const uint8_t*>(task.x) + (token + t) * q8_row_bytes(task.k);
-    codes[t] = reinterpret_cast<const int8_t*>(x) + 32 * begin;
-    scales[t] = reinterpret_cast<const float*>(x + q8_scales_offset(task.k)) + begin;
-    corrections[t] = reinterpret_cast<const int32_t*>(x + q8_corrections_offset(task.k)) + begin;
-  }
+  Q8Row rows[kTokens];
+  for (int t = 0; t < kTokens; ++t) rows[t] = Q8Row(task, token + t, begin);
   const __m256i ones = _mm256_set1_epi16(1);
   for (int chain = 0; chain < 4; ++chain) {
     __m256 totals[kTokens][kPanelVectors];
@@ -134,7 +128,7 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
           const __m256i* const quads = chunk.codes[block][4 * half + j];
           for (int t = 0; t < kTokens; ++t) {
             int32_t quad;
-            std::memcpy(&quad, codes[t] + 32 * block + 16 * half + 4 * j, sizeof quad);
+            std::memcpy(&quad, rows[t].codes + 32 * block + 16 * half + 4 * j, sizeof quad);
             const __m256i x = _mm256_set1_epi32(quad);
             for (int v = 0; v < kPanelVectors; ++v) {
               const __m256i products = _mm256_maddubs_epi16(quads[v], x);
@@ -151,8 +145,8 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
         }
       }
       for (int t = 0; t < kTokens; ++t) {
-        const __m256i correction = _mm256_set1_epi32(corrections[t][block]);
-        const __m256 x_scale = _mm256_set1_ps(scales[t][block]);
+        const __m256i correction = _mm256_set1_epi32(rows[t].corrections[block]);
+        const __m256 x_scale = _mm256_set1_ps(rows[t].scales[block]);
         for (int v = 0; v < kPanelVectors; ++v) {
           const __m256i sum = _mm256_add_epi32(exact[t][v], correction);
           const __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), chunk.scales[block][v]);

@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "cpu/kernels.h"
+#include "cpu/q8_row.inl.h"
 #include "cpu/q8_unpack_avx512.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
@@ -133,15 +134,8 @@ template <class Group, bool kExponents, int kTokens>
 void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count, int token,
                TokenSums* sums) {
   constexpr int kCorrectionFactor = kOffset<Group> / 16;
-  const int8_t* codes[kTokens];
-  const float* scales[kTokens];
-  const int32_t* corrections[kTokens];
-  for (int t = 0; t < kTokens; ++t) {
-    const auto* const x = static_cast<const uint8_t*>(task.x) + (token + t) * q8_row_bytes(task.k);
-    codes[t] = reinterpret_cast<const int8_t*>(x) + 32 * begin;
-    scales[t] = reinterpret_cast<const float*>(x + q8_scales_offset(task.k)) + begin;
-    corrections[t] = reinterpret_cast<const int32_t*>(x + q8_corrections_offset(task.k)) + begin;
-  }
+  Q8Row rows[kTokens];
+  for (int t = 0; t < kTokens; ++t) rows[t] = Q8Row(task, token + t, begin);
   for (int chain = 0; chain < 4; ++chain) {
     __m512 totals[kTokens][kPanelVectors];
     for (int t = 0; t < kTokens; ++t) {
@@ -152,14 +146,15 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
     for (int block = chain; block < count; block += 4) {
       __m512i exact[kTokens][kPanelVectors];
       for (int t = 0; t < kTokens; ++t) {
-        const __m512i correction = _mm512_set1_epi32(corrections[t][block] * kCorrectionFactor);
+        const __m512i correction =
+            _mm512_set1_epi32(rows[t].corrections[block] * kCorrectionFactor);
         for (int v = 0; v < kPanelVectors; ++v) exact[t][v] = correction;
       }
       const int offset = 32 * block;
       for (int j = 0; j < 8; ++j) {
         for (int t = 0; t < kTokens; ++t) {
           int32_t quad;
-          std::memcpy(&quad, codes[t] + offset + 4 * j, sizeof quad);
+          std::memcpy(&quad, rows[t].codes + offset + 4 * j, sizeof quad);
           const __m512i x = _mm512_set1_epi32(quad);
           for (int v = 0; v < kPanelVectors; ++v) {
             exact[t][v] = _mm512_dpbusd_epi32(exact[t][v], chunk.codes[block][j][v], x);
@@ -167,7 +162,7 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
         }
       }
       for (int t = 0; t < kTokens; ++t) {
-        const __m512 x_scale = _mm512_set1_ps(scales[t][block]);
+        const __m512 x_scale = _mm512_set1_ps(rows[t].scales[block]);
         for (int v = 0; v < kPanelVectors; ++v) {
           totals[t][v] = add_scaled_dot<kExponents>(exact[t][v], chunk.scales[block][v], x_scale,
                                                     totals[t][v]);
