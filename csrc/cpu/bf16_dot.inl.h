@@ -85,17 +85,33 @@ void dot_tile(const MatmulTask& task, int row, int token) {
     for (int r = 0; r < kRows; ++r) sums[t][r] = _mm512_setzero_ps();
   }
   const auto add_block = [&](int block, auto weights_of) {
-    __m512bh inputs[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      inputs[t] = (__m512bh)_mm512_loadu_si512(x + t * stride + 64 * block);
-    }
-    for (int r = 0; r < kRows; ++r) {
+    const auto weights_at = [&](int r) {
       if constexpr (kPrefetch) {
         __builtin_prefetch(later + r * later_stride + 64 * block, 0, 2);
       }
-      const __m512bh weights = weights_of(rows[r]);
+      return weights_of(rows[r]);
+    };
+    const auto inputs_at = [&](int t) {
+      return (__m512bh)_mm512_loadu_si512(x + t * stride + 64 * block);
+    };
+    // What is held in registers beside the sums: beyond 6 tokens there is no room for all inputs.
+    if constexpr (kTokens > kDotTokens) {
+      __m512bh weights[kRows];
+      for (int r = 0; r < kRows; ++r) weights[r] = weights_at(r);
       for (int t = 0; t < kTokens; ++t) {
-        sums[t][r] = _mm512_dpbf16_ps(sums[t][r], weights, inputs[t]);
+        const __m512bh inputs = inputs_at(t);
+        for (int r = 0; r < kRows; ++r) {
+          sums[t][r] = _mm512_dpbf16_ps(sums[t][r], weights[r], inputs);
+        }
+      }
+    } else {
+      __m512bh inputs[kTokens];
+      for (int t = 0; t < kTokens; ++t) inputs[t] = inputs_at(t);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512bh weights = weights_at(r);
+        for (int t = 0; t < kTokens; ++t) {
+          sums[t][r] = _mm512_dpbf16_ps(sums[t][r], weights, inputs[t]);
+        }
       }
     }
   };
@@ -135,8 +151,8 @@ void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
   }
 }
 
-// Seven and eight tokens: 3 x 8 sums, 8 activations and a row of weights fit into 32 registers too,
-// and rows are passed over once. From memory, two threads of Zen 4 read 28 GB/s with K = 2880, 24
+// Seven and eight tokens: 3 x 8 sums, 3 rows of weights and the activations of a token fit too, and
+// rows are passed over once. From memory, two threads of Zen 4 read 28 GB/s with K = 2880, 24
 // with tiles of 6 and 2 tokens.
 template <int kTokens>
 void dot_all_at_once(const MatmulTask& task) {

@@ -7,7 +7,6 @@ half of the time, for which a model's first token waits, and encodes three times
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from gptoss.checkpoint.tokenizer_json import TokenizerJson
 from gptoss.errors import CheckpointError
 
 # Of gpt-oss-20b's tokenizer.json. In this file every split of a token into two tokens is a merge,
@@ -41,21 +41,13 @@ class Bpe(Protocol):
         """Bytes of a token, or None where there is none."""
 
 
-def read_bpe(
-    text: str, rest: str, added: Mapping[str, int], *, source: str
-) -> tuple[Bpe, dict[str, int]]:
-    """Read a tokenizer.json.
+def read_bpe(file: TokenizerJson) -> tuple[Bpe, dict[str, int]]:
+    """Read the vocabulary and merges of a tokenizer.json.
 
     Parameters
     ----------
-    text : str
-        The whole file.
-    rest : str
-        The file without its added tokens.
-    added : mapping of str to int
-        Ids of the added tokens. The vocabulary may list them as well, and any characters in them.
-    source : str
-        The file's name, for error messages.
+    file : TokenizerJson
+        The vocabulary may list the added tokens as well, and any characters in them.
 
     Returns
     -------
@@ -69,16 +61,17 @@ def read_bpe(
     CheckpointError
         It holds no byte-level BPE with all 256 bytes.
     """
-    if hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() == _PUBLISHED_SHA256:
-        ids = _value_of(text, "vocab")
-        return Published(ids, _value_of(text, "Regex")), ids
+    if file.sha256 == _PUBLISHED_SHA256:
+        ids = _value_of(file.text, "vocab")
+        return Published(ids, _value_of(file.text, "Regex")), ids
     try:
-        inner = tokenizers.Tokenizer.from_str(rest)
+        inner = tokenizers.Tokenizer.from_str(file.rest)
     except Exception as error:  # the library raises nothing more specific
-        raise CheckpointError(f"{source}: expected a tokenizer, found: {error}") from error
+        raise CheckpointError(f"{file.source}: expected a tokenizer, found: {error}") from error
     ids = inner.get_vocab()
+    added = {token.content: token.id for token in file.added}
     own = [piece for piece, token_id in ids.items() if added.get(piece) != token_id]
-    _check_byte_level(inner, own, source)
+    _check_byte_level(inner, own, file.source)
     # What a file may ask for and that would lose text.
     inner.no_truncation()
     inner.no_padding()

@@ -162,8 +162,8 @@ def load(
 def _tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
     from gptoss.tokenizer import Tokenizer
 
-    path = checkpoint.tokenizer_path
-    return None if path is None else Tokenizer.from_file(path)
+    file = checkpoint.tokenizer_json
+    return None if file is None else Tokenizer(file)
 
 
 @overload

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from gptoss.bpe import read_bpe
-from gptoss.checkpoint.files import TOKENIZER, read_text
-from gptoss.checkpoint.tokenizer_json import AddedToken, split_added_tokens
+from gptoss.checkpoint.files import TOKENIZER
+from gptoss.checkpoint.tokenizer_json import AddedToken, TokenizerJson
 from gptoss.errors import CheckpointError
 
 SpecialNames = Literal["all"] | Collection[str]
@@ -31,15 +31,15 @@ class Tokenizer:
     Made by `Tokenizer.from_file`, or from the text of a tokenizer.json.
     """
 
-    def __init__(self, json: str, *, source: str = TOKENIZER) -> None:
-        added, rest = split_added_tokens(json, source=source)
-        ids = {token.content: token.id for token in added}
-        self._bpe, vocab = read_bpe(json, rest, ids, source=source)
+    def __init__(self, json: str | TokenizerJson) -> None:
+        file = TokenizerJson.parse(json, source=TOKENIZER) if isinstance(json, str) else json
+        added = file.added
+        self._bpe, vocab = read_bpe(file)
         # The vocabulary may list the added tokens as well.
         listed = [token for token in added if vocab.get(token.content) == token.id]
         for token in listed:
             del vocab[token.content]
-        _check_ids(added, set(vocab.values()), source)
+        _check_ids(added, vocab.values(), file.source)
         self._vocab_size = 1 + max([*vocab.values(), *(token.id for token in added)])
         self._added = {token.id: token.content.encode() for token in added}
         # As in transformers, added tokens that are not special are made from text always.
@@ -52,8 +52,8 @@ class Tokenizer:
         for token in listed:
             if token.id in self._bpe.encode(token.content):
                 raise CheckpointError(
-                    f"{source}: added token {token.content!r}: expected plain text not to become "
-                    "it, found a vocabulary whose merges make it"
+                    f"{file.source}: added token {token.content!r}: expected plain text not to "
+                    "become it, found a vocabulary whose merges make it"
                 )
 
     @classmethod
@@ -73,7 +73,7 @@ class Tokenizer:
         file = Path(path)
         if file.is_dir():
             file = file / TOKENIZER
-        return cls(read_text(file), source=str(file))
+        return cls(TokenizerJson.read(file))
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size})"
@@ -223,9 +223,10 @@ def _any_of(names: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
 
 
-def _check_ids(added: list[AddedToken], taken: Collection[int], source: str) -> None:
+def _check_ids(added: Iterable[AddedToken], taken: Iterable[int], source: str) -> None:
+    twice = {token.id for token in added}.intersection(taken)
     for token in added:
-        if token.id in taken:
+        if token.id in twice:
             raise CheckpointError(
                 f"{source}: added token {token.content!r}: expected an id of its own, found "
                 f"{token.id}, which the vocabulary has too"

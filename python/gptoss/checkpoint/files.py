@@ -60,13 +60,10 @@ def read_json(path: Path) -> dict[str, Any]:
         return parse_json_object(file.read(), str(path))
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file of up to 100 MB; raises CheckpointError if that fails."""
+def read_bytes(path: Path) -> bytes:
+    """Read a file of up to 100 MB; raises CheckpointError if that fails."""
     with _open(path) as file:
-        try:
-            return file.read().decode()
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{path}: expected UTF-8 text, found {error}") from error
+        return file.read()
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:

@@ -18,12 +18,11 @@ from gptoss.checkpoint.files import (
     TOKENIZER,
     read_header,
     read_json,
-    read_text,
 )
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.quantize import quantize_experts
 from gptoss.checkpoint.tensors import Checkpoint, Layout, TensorSource
-from gptoss.checkpoint.tokenizer_json import split_added_tokens
+from gptoss.checkpoint.tokenizer_json import TokenizerJson
 from gptoss.config import ModelConfig, read_token_ids
 from gptoss.errors import CheckpointError
 
@@ -302,7 +301,8 @@ def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpo
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
     tokenizer_path = _companion(located, TOKENIZER)
-    stop_ids = _stop_ids(located, tokenizer_path)
+    tokenizer_json = None if tokenizer_path is None else TokenizerJson.read(tokenizer_path)
+    stop_ids = _stop_ids(located, tokenizer_json)
     if bf16_experts:
         tensors = quantize_experts(located.config, tensors, experts == "mxfp4", progress)
     return Checkpoint(
@@ -311,6 +311,7 @@ def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpo
         config=dataclasses.replace(located.config, eos_token_ids=stop_ids),
         tensors=tensors,
         tokenizer_path=tokenizer_path,
+        tokenizer_json=tokenizer_json,
         name=located.name,
     )
 
@@ -324,23 +325,23 @@ def _companion(located: Located, file_name: str) -> Path | None:
     return next((f / file_name for f in folders if (f / file_name).is_file()), None)
 
 
-def _stop_ids(located: Located, tokenizer_path: Path | None) -> tuple[int, ...]:
+def _stop_ids(located: Located, tokenizer_json: TokenizerJson | None) -> tuple[int, ...]:
     """Stop at what the generation config lists, else the config, and at every end of a turn."""
     config = located.config
-    ids, source = config.eos_token_ids, located.path / CONFIG
+    ids, source = config.eos_token_ids, str(located.path / CONFIG)
     generation_path = _companion(located, GENERATION_CONFIG)
     if generation_path is not None:
         generation = read_json(generation_path)
         listed = read_token_ids(generation, "eos_token_id", source=str(generation_path))
         if listed:
-            ids, source = listed, generation_path
-    if tokenizer_path is not None:
-        text = read_text(tokenizer_path)
-        tokens, _ = split_added_tokens(text, source=str(tokenizer_path))
-        added = {token.content: token.id for token in tokens}
+            ids, source = listed, str(generation_path)
+    if tokenizer_json is not None:
+        added = {token.content: token.id for token in tokenizer_json.added}
+        origin_of_named = tokenizer_json.source
     else:
         added = _STOP_TOKENS if config.vocab_size == _PUBLISHED_VOCAB_SIZE else {}
-    named = [(added[name], tokenizer_path) for name in _STOP_TOKENS if name in added]
+        origin_of_named = ""  # ids within that vocabulary
+    named = [(added[name], origin_of_named) for name in _STOP_TOKENS if name in added]
     for token_id, origin in [*((token_id, source) for token_id in ids), *named]:
         if token_id >= config.vocab_size:
             raise CheckpointError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress
 
 from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE
 from gptoss.checkpoint.tensors import TensorSource
@@ -42,7 +41,10 @@ def quantize_experts(
     CheckpointError
         Not allowed, with the memory it would take; or a weight is NaN or infinite.
     """
-    # Here, because the float64 reference reads checkpoints without the compiled core.
+    # Here, because most checkpoints need neither: rich takes a while to import, and the float64
+    # reference reads checkpoints without the compiled core.
+    from rich.progress import Progress
+
     from gptoss.ops import mxfp4_quantize
 
     wide = {name: source for name, source in tensors.items() if name.endswith(_PROJECTIONS)}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from gptoss.checkpoint.tokenizer_json import TokenizerJson
 
 Layout = Literal["hf", "original"]
 
@@ -76,6 +79,8 @@ class Checkpoint:
         the model; the same set for both layouts.
     tokenizer_path : Path or None
         The tokenizer.json that belongs to it, if there is one.
+    tokenizer_json : TokenizerJson or None
+        What is in that file.
     name : str
         For display: the Hub id, or the folder's name.
     """
@@ -85,6 +90,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, TensorSource]
     tokenizer_path: Path | None
+    tokenizer_json: TokenizerJson | None
     name: str
 
     @property

@@ -1,13 +1,16 @@
-"""The added tokens of a tokenizer.json, read without parsing the megabytes around them."""
+"""A tokenizer.json and its added tokens, read without parsing the megabytes around them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from gptoss.checkpoint.files import read_bytes
 from gptoss.errors import CheckpointError
 
 
@@ -20,43 +23,78 @@ class AddedToken:
     special: bool
 
 
-def split_added_tokens(text: str, *, source: str) -> tuple[list[AddedToken], str]:
-    """Take the added tokens out of a tokenizer.json.
+@dataclass(frozen=True)
+class TokenizerJson:
+    """The text of a tokenizer.json and the added tokens that it lists.
 
     The library `tokenizers` counts added tokens on from its vocabulary and ignores the ids that
     the file gives them. They are therefore read here, and kept from it.
 
-    Parameters
+    Attributes
     ----------
     text : str
         The whole file.
     source : str
         The file's name, for error messages.
-
-    Returns
-    -------
-    added : list of AddedToken
+    sha256 : str
+        Of the file, in hexadecimal.
+    added : tuple of AddedToken
         As the file lists them.
-    rest : str
-        The text with an empty list in their place.
-
-    Raises
-    ------
-    CheckpointError
-        The list is damaged, repeats an id or a content, or has a token that also takes the white
-        space around it or only matches whole words.
     """
-    span = _value_span(text, "added_tokens", source)
-    if span is None:
-        return [], text
-    entries, begin, end = span
+
+    text: str = field(repr=False)
+    source: str
+    sha256: str
+    added: tuple[AddedToken, ...] = field(repr=False)
+    _begin: int = field(repr=False)
+    _end: int = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str, *, source: str) -> TokenizerJson:
+        """Find the added tokens in the text of a file.
+
+        Raises
+        ------
+        CheckpointError
+            The list is damaged, repeats an id or a content, or has a token that also takes the
+            white space around it or only matches whole words.
+        """
+        return cls._make(text, text.encode(errors="surrogatepass"), source)
+
+    @classmethod
+    def read(cls, path: Path) -> TokenizerJson:
+        """Read a file; raises CheckpointError as `parse` does, and where it cannot be read."""
+        data = read_bytes(path)
+        try:
+            return cls._make(data.decode(), data, str(path))
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path}: expected UTF-8 text, found {error}") from error
+
+    @classmethod
+    def _make(cls, text: str, data: bytes, source: str) -> TokenizerJson:
+        sha256 = hashlib.sha256(data).hexdigest()
+        span = _value_span(text, "added_tokens", source)
+        if span is None:
+            return cls(text, source, sha256, (), len(text), len(text))
+        entries, begin, end = span
+        return cls(text, source, sha256, _added_tokens(entries, source), begin, end)
+
+    @property
+    def rest(self) -> str:
+        """The text with an empty list in place of the added tokens."""
+        if self._begin == self._end:
+            return self.text
+        return f"{self.text[: self._begin]}[]{self.text[self._end :]}"
+
+
+def _added_tokens(entries: object, source: str) -> tuple[AddedToken, ...]:
     if not isinstance(entries, list):
         raise CheckpointError(
             f"{source}: field added_tokens: expected a list, found {type(entries).__name__}"
         )
-    added = [
+    added = tuple(
         _added_token(entry, f"{source}: field added_tokens[{i}]") for i, entry in enumerate(entries)
-    ]
+    )
     for attribute in ("id", "content"):
         counts = Counter(getattr(token, attribute) for token in added)
         repeated, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
@@ -65,7 +103,7 @@ def split_added_tokens(text: str, *, source: str) -> tuple[list[AddedToken], str
                 f"{source}: field added_tokens: expected each {attribute} once, found {repeated!r} "
                 f"{times} times"
             )
-    return added, f"{text[:begin]}[]{text[end:]}"
+    return added
 
 
 def _value_span(text: str, key: str, source: str) -> tuple[Any, int, int] | None:
