@@ -311,15 +311,10 @@ void encode_q8_weights(const uint16_t* w, int k, int8_t* codes, uint16_t* scales
     scales[b] = static_cast<uint16_t>((bits + 0xffff) >> 16);
     const float scale = bf16_to_float(scales[b]);
     const F32x16 inverse = set1(scale >= kSmallestNormal ? 2.0f / scale : 0.0f);
-    float rounded[32];
-    store(rounded, round(mul(even, inverse)));
-    store(rounded + 16, round(mul(odd, inverse)));
     const int in_group = blocks - b / 4 * 4 < 4 ? blocks - b / 4 * 4 : 4;
     int8_t* const out = codes + b / 4 * 128 + b % 4 * 16;
-    for (int i = 0; i < 16; ++i) {
-      out[i] = static_cast<int8_t>(rounded[i]);
-      out[16 * in_group + i] = static_cast<int8_t>(rounded[16 + i]);
-    }
+    store_int8(out, round(mul(even, inverse)));
+    store_int8(out + 16 * in_group, round(mul(odd, inverse)));
   }
 }
 

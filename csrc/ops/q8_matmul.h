@@ -1,7 +1,10 @@
 // y = x @ w^T + bias, w = codes * scales / 2
-//   x      (T, K)     f32   row-major; rounded to int8 first, 32 elements to a scale (largest /
-//   127) codes  (N, K)     i8    in [-127, 127], ordered as q8_encode writes them scales (N, K/32)
-//   bf16 bias   (N)        f32   nullable y      (T, N)     f32   overwritten; must not alias x
+//   x      (T, K)     f32   row-major; rounded to int8 first, 32 elements to a scale
+//                           (largest / 127)
+//   codes  (N, K)     i8    in [-127, 127], ordered as q8_encode writes them
+//   scales (N, K/32)  bf16
+//   bias   (N)        f32   nullable
+//   y      (T, N)     f32   overwritten; must not alias x
 // Requires T, N >= 1, K % 32 == 0. Products within a block of 32 are exact integers, sums over
 // blocks f32.
 #pragma once
