@@ -92,10 +92,12 @@ int resolve_thread_count(int requested) {
   return available_cpus();
 }
 
-ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), pid_(getpid()) {
-  check_thread_count("threads", n_threads);
+ThreadPool::ThreadPool(int n_threads)
+    : n_threads_(check_thread_count("threads", n_threads)),
+      pid_(getpid()),
+      shares_(static_cast<size_t>(n_threads)) {
   threads_.reserve(static_cast<size_t>(n_threads - 1));
-  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this] { worker(); });
+  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -123,21 +125,28 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
     return;
   }
   const std::lock_guard<std::mutex> lock(callers_);
-  // All units of the previous job are taken and done, so its ticket has no units left: what a
+  // All units of the previous job are taken and done, so its tickets have no units left: what a
   // thread reads from here on, it does not use before it has taken a unit of the new job (see
-  // work()).
+  // work_on()).
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
-  n_units_.store(static_cast<uint32_t>(n_units), std::memory_order_relaxed);
   units_done_.store(0, std::memory_order_relaxed);
   const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
-  ticket_.store(static_cast<uint64_t>(epoch) << kUnitBits | static_cast<uint64_t>(n_units),
-                std::memory_order_release);
+  int64_t begin = 0;
+  for (int i = 0; i < n_threads_; ++i) {
+    const int64_t end = n_units * (i + 1) / n_threads_;
+    Share& share = shares_[static_cast<size_t>(i)];
+    share.end.store(static_cast<uint32_t>(end), std::memory_order_relaxed);
+    share.ticket.store(
+        static_cast<uint64_t>(epoch) << kUnitBits | static_cast<uint64_t>(end - begin),
+        std::memory_order_release);
+    begin = end;
+  }
   // Sequentially consistent: it must be seen before notify_all() looks whether anybody sleeps.
   epoch_.store(epoch);
   epoch_.notify_all();
 
-  work(epoch);
+  work(epoch, 0);
   for (;;) {
     const uint32_t done = units_done_.load(std::memory_order_acquire);
     if (done == n_units) break;
@@ -149,29 +158,42 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
   }
 }
 
-void ThreadPool::worker() {
+void ThreadPool::worker(int index) {
   uint32_t seen = 0;
   for (;;) {
     wait_for_change(epoch_, seen);
     seen = epoch_.load(std::memory_order_acquire);
     if (stopping_.load(std::memory_order_relaxed)) return;
-    work(seen);
+    work(seen, index);
   }
 }
 
-void ThreadPool::work(uint32_t epoch) {
+void ThreadPool::work(uint32_t epoch, int index) {
+  uint32_t done = 0;
+  for (int i = 0; i < n_threads_; ++i) {
+    done += work_on(shares_[static_cast<size_t>((index + i) % n_threads_)], epoch);
+  }
+  if (done != 0) {
+    units_done_.fetch_add(done, std::memory_order_acq_rel);
+    units_done_.notify_all();
+  }
+}
+
+uint32_t ThreadPool::work_on(Share& share, uint32_t epoch) {
   uint32_t done = 0;
   for (;;) {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    uint64_t ticket = share.ticket.load(std::memory_order_acquire);
     const auto units_left = static_cast<uint32_t>(ticket);
-    if (static_cast<uint32_t>(ticket >> kUnitBits) != epoch || units_left == 0) break;
-    const uint32_t n_units = n_units_.load(std::memory_order_relaxed);
+    if (static_cast<uint32_t>(ticket >> kUnitBits) != epoch || units_left == 0) return done;
+    const uint32_t end = share.end.load(std::memory_order_relaxed);
     const UnitFunction function = function_.load(std::memory_order_relaxed);
     void* const context = context_.load(std::memory_order_relaxed);
     // Success means that the ticket has not moved since it was read, with units left: the job was
     // open all the time and the three values above are its own.
-    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
-    const uint32_t unit = n_units - units_left;
+    if (!share.ticket.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) {
+      continue;
+    }
+    const uint32_t unit = end - units_left;
     try {
       function(context, unit);
     } catch (...) {
@@ -179,10 +201,6 @@ void ThreadPool::work(uint32_t epoch) {
       if (!error_) error_ = std::current_exception();
     }
     ++done;
-  }
-  if (done != 0) {
-    units_done_.fetch_add(done, std::memory_order_acq_rel);
-    units_done_.notify_all();
   }
 }
 

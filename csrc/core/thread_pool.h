@@ -1,8 +1,10 @@
 // A fixed set of threads that share out numbered units of work.
 //
-// Units are handed out one by one from an atomic counter, so a thread that the system starves
-// delays only the unit it holds. What a unit computes must not depend on the thread that runs it:
-// results are then the same for any number of threads.
+// Every thread has a share of the units, which lie in a row, and takes them one by one from its
+// front; with nothing left there, it takes from the others' shares. So what a unit asks memory for
+// beyond its end is what the same thread reads next, and a thread that the system starves delays
+// only the unit it holds. What a unit computes must not depend on the thread that runs it: results
+// are then the same for any number of threads.
 #pragma once
 
 #include <sys/types.h>
@@ -52,23 +54,28 @@ class ThreadPool {
  private:
   using UnitFunction = void (*)(void* context, int64_t unit);
 
-  void run_raw(int64_t n_units, UnitFunction function, void* context);
-  void worker();
-  void work(uint32_t epoch);
-
   // The job's number (epoch) and how many units are left lie in one word, so that a thread which
   // wakes late can neither take a unit of a later job for one of its own nor reopen a finished one.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> ticket{0};  // epoch << 32 | units left
+    std::atomic<uint32_t> end{0};     // the unit after the last
+  };
   static constexpr int kUnitBits = 32;
+
+  void run_raw(int64_t n_units, UnitFunction function, void* context);
+  void worker(int index);
+  void work(uint32_t epoch, int index);
+  // Units of a share that this thread has run.
+  uint32_t work_on(Share& share, uint32_t epoch);
 
   const int n_threads_;
   const pid_t pid_;
+  std::vector<Share> shares_;
   std::vector<std::thread> threads_;
   std::mutex callers_;
 
-  alignas(64) std::atomic<uint64_t> ticket_{0};  // epoch << 32 | units left
   alignas(64) std::atomic<uint32_t> units_done_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};  // what idle threads watch
-  std::atomic<uint32_t> n_units_{0};
   std::atomic<UnitFunction> function_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<bool> stopping_{false};

@@ -526,30 +526,20 @@ class CpuBackend final : public Backend {
             .row_end = 0};
   }
 
-  // f(expert, row_begin, row_end) for panels of the n_rows rows of every expert that has tokens. A
-  // thread takes some panels in a row, as long as all have enough: matmuls ask for the rows that
-  // come next, and that is lost where another thread goes on.
+  // f(expert, row_begin, row_end) for panels of the n_rows rows of every expert that has tokens.
   template <class F>
   void for_each_expert_panel(int n_rows, F&& f) {
-    constexpr int64_t kPanelsPerUnit = 4;
-    constexpr int64_t kUnitsPerThread = 8;
     active_experts_.clear();
     for (int e = 0; e < config_.n_experts; ++e) {
       if (offsets_[static_cast<size_t>(e) + 1] > offsets_[static_cast<size_t>(e)]) {
         active_experts_.push_back(e);
       }
     }
-    const int64_t panels_each = (n_rows + kPanelRows - 1) / kPanelRows;
-    const int64_t panels = static_cast<int64_t>(active_experts_.size()) * panels_each;
-    const int64_t in_unit =
-        std::clamp<int64_t>(panels / (kUnitsPerThread * pool_.size()), 1, kPanelsPerUnit);
-    pool_.run((panels + in_unit - 1) / in_unit, [&](int64_t unit) {
-      const int64_t end = std::min(panels, (unit + 1) * in_unit);
-      for (int64_t panel = unit * in_unit; panel < end; ++panel) {
-        const int begin = static_cast<int>(panel % panels_each) * kPanelRows;
-        f(active_experts_[static_cast<size_t>(panel / panels_each)], begin,
-          std::min(n_rows, begin + kPanelRows));
-      }
+    const int64_t panels = (n_rows + kPanelRows - 1) / kPanelRows;
+    pool_.run(static_cast<int64_t>(active_experts_.size()) * panels, [&](int64_t unit) {
+      const int begin = static_cast<int>(unit % panels) * kPanelRows;
+      f(active_experts_[static_cast<size_t>(unit / panels)], begin,
+        std::min(n_rows, begin + kPanelRows));
     });
   }
 

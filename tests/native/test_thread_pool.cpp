@@ -28,6 +28,18 @@ GPTOSS_TEST(every_unit_runs_once) {
   }
 }
 
+GPTOSS_TEST(the_share_of_a_thread_that_is_stuck_is_run_by_others) {
+  ThreadPool pool(3);
+  for (int stuck = 0; stuck < 30; ++stuck) {
+    std::atomic<int> ended{0};
+    pool.run(30, [&](int64_t i) {
+      while (i == stuck && ended < 29) std::this_thread::yield();
+      ++ended;
+    });
+    GPTOSS_CHECK(ended == 30);
+  }
+}
+
 // Also: a thread that arrives when a short job is over, just as a longer one begins, must not take
 // a unit of that under the old one's name. Throwing makes arrivals irregular enough to meet that
 // moment now and then.
