@@ -44,13 +44,13 @@ from rich.table import Table
 
 from bench_generate import bytes_per_token
 from bench_phases import peaks, phase_parameters
-from compare_workers import SHORT_PROMPT_TOKENS
+from compare_workers import SHORT_PROMPT_TOKENS, files_of
 from gguf_writer import write_gguf
 from gptoss.checkpoint import open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.tensors import Checkpoint
 from gptoss.config import ModelConfig
-from hw_limits import hw_limits, read_gb_s
+from hw_limits import hw_limits, measuring_program
 from make_checkpoint import hf_config, write_safetensors_header
 from shapes import PAGE_TOKENS
 
@@ -111,6 +111,16 @@ class Variant:
             return None
         return statistics.median(self.values[measure][best])
 
+    def memory_share(self, measure: str, nbytes: float) -> float | None:
+        """Return the median share of memory's speed, in %, where a token reads so many bytes."""
+        best = self.best(measure)
+        if best is None:
+            return None
+        speeds, memory = self.values[measure][best], self.values[f"memory {measure}"][best]
+        return statistics.median(
+            100 * speed * nbytes / 1e9 / gb_s for speed, gb_s in zip(speeds, memory, strict=True)
+        )
+
 
 def main() -> None:
     """Prepare the files, measure in rounds, compare logits, print."""
@@ -127,14 +137,16 @@ def main() -> None:
     measures = [f"prefill {n}" for n in args.prefill] + [f"batch {n}" for n in args.batch]
     measures += [f"depth {args.depth}"] if args.depth else []
     limits_of_rounds = []
-    for round_index in range(args.rounds):
-        limits_of_rounds.append(hw_limits(args.threads))
-        for variant in variants:
-            wanted = measures
-            if variant.program == "transformers":
-                wanted = [m for m in measures if m in (f"prefill {min(args.prefill)}", "batch 1")]
-            _drop_others_from_cache(variant, variants)
-            _measure(variant, wanted, round_index, args, checkpoint.config)
+    with measuring_program() as program:
+        for round_index in range(args.rounds):
+            limits_of_rounds.append(hw_limits(args.threads))
+            for variant in variants:
+                wanted = measures
+                if variant.program == "transformers":
+                    few = f"prefill {min(args.prefill)}", "batch 1"
+                    wanted = [measure for measure in measures if measure in few]
+                _drop_others_from_cache(variant, variants)
+                _measure(variant, wanted, round_index, args, checkpoint.config, program)
 
     limits = {
         name: np.median([each[name] for each in limits_of_rounds], axis=0).tolist()
@@ -142,7 +154,7 @@ def main() -> None:
     }
     rows = _rows(variants, args.dense, measures, checkpoint.config, limits)
     agreement = _agreement(args, checkpoint) if args.agreement_tokens else []
-    _print(rows, variants, checkpoint, read_gb_s(limits), agreement, args.agreement_layers)
+    _print(rows, variants, checkpoint, agreement, args.agreement_layers)
     result = {
         "model": str(args.model),
         "layers": layers,
@@ -304,8 +316,7 @@ def _drop_others_from_cache(variant: Variant, variants: list[Variant]) -> None:
     """
 
     def files(model: Path) -> set[Path]:
-        found = [model] if model.is_file() else model.glob("*.safetensors")
-        return {file.resolve() for file in found}
+        return {file.resolve() for file in files_of(model)}
 
     for path in set().union(*(files(v.model) for v in variants)) - files(variant.model):
         with path.open("rb") as file:
@@ -318,6 +329,7 @@ def _measure(
     round_index: int,
     args: argparse.Namespace,
     config: ModelConfig,
+    program: Path,
 ) -> None:
     """Measure every candidate in the first round, then each where it was the best."""
     longest = max(args.depth, *args.prefill) + args.new
@@ -338,6 +350,7 @@ def _measure(
             "measures": wanted,
             "new": args.new,
             "seed": round_index,
+            "hw_limits": str(program),
         }
         label = f"Round {round_index + 1} of {args.rounds}: {_label(variant, options)}"
         try:
@@ -417,11 +430,14 @@ def _rows(
     rows = []
     for dense in dense_types:
         theirs = _THEIR_DENSE[dense]
+        own = {
+            v.program: v
+            for v in variants
+            if (v.program, v.dense) in (("gptoss", dense), ("llama.cpp", theirs))
+        }
         for measure in [*measures, *experts, *others]:
             values = {
-                v.program: (v.median(measure), _chosen(v, measure))
-                for v in variants
-                if (v.program, v.dense) in (("gptoss", dense), ("llama.cpp", theirs))
+                program: (v.median(measure), _chosen(v, measure)) for program, v in own.items()
             }
             values["transformers"] = _extrapolated(variants, theirs, measure, config)
             ours = values.get("gptoss", (None, ""))[0]
@@ -438,8 +454,8 @@ def _rows(
                     "gptoss / it": ours / value if ours else None,
                 }
                 held = dense if program == "gptoss" else theirs
-                if nbytes := _bytes_read(config, measure, held):
-                    row["% of memory speed"] = 100 * value * nbytes / 1e9 / read_gb_s(limits)
+                if program in own and (nbytes := _bytes_read(config, measure, held)):
+                    row["% of memory speed"] = own[program].memory_share(measure, nbytes)
                 if measure in experts:
                     gop = _expert_gop(config, int(measure.split()[1]))
                     peak = peaks(descriptions[dense], limits)["experts_in"]
@@ -567,7 +583,6 @@ def _print(
     rows: list[dict[str, Any]],
     variants: list[Variant],
     checkpoint: Checkpoint,
-    memory_gb_s: float,
     agreement: list[dict[str, Any]],
     agreement_layers: int,
 ) -> None:
@@ -575,7 +590,20 @@ def _print(
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for about in sorted({v.about for v in variants if v.about}):
         console.print(about)
-    console.print(f"{_cpu_name()}: memory is read at {memory_gb_s:.1f} GB/s")
+    memory = [
+        gb_s
+        for v in variants
+        for measure, candidates in v.values.items()
+        if measure.startswith("memory ")
+        for values in candidates.values()
+        for gb_s in values
+    ]
+    console.print(
+        f"{_cpu_name()}: memory was read at {min(memory):.1f} to {max(memory):.1f} GB/s, at "
+        f"{statistics.median(memory):.1f} in the middle"
+        if memory
+        else _cpu_name()
+    )
     for dense in dict.fromkeys(row["dense"] for row in rows):
         title = f"{checkpoint.name}, {checkpoint.config.num_hidden_layers} layers, dense {dense}"
         table = Table("", "unit", title=title)

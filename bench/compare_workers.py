@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -241,7 +242,11 @@ _PROGRAMS: dict[str, type[Gptoss] | type[Llama] | type[Transformers]] = {
 
 
 def measure(program: Program, job: dict[str, Any], report: Any) -> dict[str, float]:
-    """Measure what the job lists; rates in tokens per second."""
+    """Measure what the job lists, in tokens per second.
+
+    Decoding is limited by memory, whose speed changes where a machine is shared: it is measured
+    just before and just after, on the model's file, as "memory <what was measured>" in GB/s.
+    """
     results: dict[str, float] = {}
     rng = np.random.default_rng(job["seed"])
 
@@ -262,17 +267,32 @@ def measure(program: Program, job: dict[str, Any], report: Any) -> dict[str, flo
             results[name] = n / (times[1] - times[0])
             if (after := program.expert_seconds()) is not None and before is not None:
                 results[f"experts {n}"] = after - before
-        elif kind == "depth":
+            continue
+        memory = [memory_gb_s(job)]
+        if kind == "depth":
             results[name] = rate(generate(1, n, job["new"]), 1)
         else:
             results[name] = rate(generate(n, SHORT_PROMPT_TOKENS, job["new"]), n)
+        memory.append(memory_gb_s(job))
+        results[f"memory {name}"] = sum(memory) / 2
     return results
 
 
-def read_once(path: Path) -> None:
-    """Bring a file, or those of a folder, into the page cache."""
+def files_of(model: Path) -> list[Path]:
+    """List the files of weights: a model is one, or a folder of them."""
+    return [model] if model.is_file() else sorted(model.glob("*.safetensors"))
+
+
+def memory_gb_s(job: dict[str, Any]) -> float:
+    """Measure how fast the job's threads read the model's first file from the page cache."""
+    command = [job["hw_limits"], str(job["threads"]), str(files_of(Path(job["model"]))[0])]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def read_once(model: Path) -> None:
+    """Bring a model's files into the page cache."""
     buffer = bytearray(1 << 24)
-    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
+    for file in files_of(model):
         with file.open("rb", buffering=0) as stream:
             while stream.readinto(buffer):
                 pass

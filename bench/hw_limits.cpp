@@ -1,7 +1,10 @@
-// Measures what this machine can do at most: memory reads and arithmetic, on 1 to n threads.
+// hw_limits N: what this machine can do at most, memory reads and arithmetic, on 1 to N threads.
+// hw_limits N FILE: how fast N threads read that file from the page cache.
 // Built and run by hw_limits.py; prints one JSON object.
+#include <fcntl.h>
 #include <immintrin.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -38,9 +41,9 @@ double median_s(int threads, F work) {
   return times[kRounds / 2];
 }
 
-double read_gb_s(const char* data, int threads) {
-  const size_t part = kBytes / threads;
-  return 1e-9 * kBytes / median_s(threads, [=](int t) {
+double read_gb_s(const char* data, size_t bytes, int threads) {
+  const size_t part = bytes / threads / 128 * 128;
+  return 1e-9 * part * threads / median_s(threads, [=](int t) {
            const char* p = data + part * t;
            __m256i sum[4] = {};
            for (size_t i = 0; i < part; i += 128) {
@@ -101,10 +104,20 @@ void print_memory(const char* name, bool huge, int max_threads) {
   std::memset(data, 1, kBytes);
   std::printf("\"%s\": [", name);
   for (int t = 1; t <= max_threads; ++t) {
-    std::printf("%s%.2f", t == 1 ? "" : ", ", read_gb_s(data, t));
+    std::printf("%s%.2f", t == 1 ? "" : ", ", read_gb_s(data, kBytes, t));
   }
   std::printf("]");
   munmap(data, kBytes);
+}
+
+void print_file(const char* path, int threads) {
+  const int file = open(path, O_RDONLY);
+  struct stat status{};
+  if (file < 0 || fstat(file, &status) != 0) std::exit(1);
+  const size_t bytes = std::min(kBytes, static_cast<size_t>(status.st_size));
+  auto* const data = static_cast<char*>(mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file, 0));
+  if (data == MAP_FAILED) std::exit(1);
+  std::printf("%.2f", read_gb_s(data, bytes, threads));
 }
 
 template <class F>
@@ -118,6 +131,10 @@ void print_peak(const char* name, int max_threads, F measure) {
 
 int main(int argc, char** argv) {
   const int n = argc > 1 ? std::atoi(argv[1]) : 1;
+  if (argc > 2) {
+    print_file(argv[2], n);
+    return 0;
+  }
   std::printf("{");
   print_memory("read_gb_s_4k_pages", false, n);
   std::printf(", ");

@@ -7,10 +7,12 @@ Every other benchmark states its figures as a share of these. x86-64 with a C++ 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -27,22 +29,22 @@ UNITS = {
 }
 
 
-def hw_limits(threads: int | None = None) -> dict[str, list[float]]:
-    """Measure; each list has an entry for 1, 2, ... `threads` threads (default: all CPUs)."""
-    n = threads or len(os.sched_getaffinity(0))
+@contextlib.contextmanager
+def measuring_program() -> Iterator[Path]:
+    """Build hw_limits.cpp, whose first lines tell how it is called."""
     source = Path(__file__).with_suffix(".cpp")
+    options = ["-O3", "-march=native", "-std=c++20", "-pthread", "-Wno-ignored-attributes"]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "hw_limits"
         compiler = os.environ.get("CXX", "c++")
-        build = [
-            compiler,
-            "-O3",
-            "-march=native",
-            "-std=c++20",
-            "-pthread",
-            "-Wno-ignored-attributes",
-        ]
-        subprocess.run([*build, "-o", str(program), str(source)], check=True)
+        subprocess.run([compiler, *options, "-o", str(program), str(source)], check=True)
+        yield program
+
+
+def hw_limits(threads: int | None = None) -> dict[str, list[float]]:
+    """Measure; each list has an entry for 1, 2, ... `threads` threads (default: all CPUs)."""
+    n = threads or len(os.sched_getaffinity(0))
+    with measuring_program() as program:
         output = subprocess.run([program, str(n)], check=True, capture_output=True, text=True)
     return json.loads(output.stdout)
 
