@@ -1,6 +1,6 @@
 // hw_limits N: what this machine can do at most, memory reads and arithmetic, on 1 to N threads.
 // hw_limits N FILE: how fast N threads read that file from the page cache.
-// Built and run by hw_limits.py; prints one JSON object.
+// Built by hw_limits.py; prints JSON.
 #include <fcntl.h>
 #include <immintrin.h>
 #include <sys/mman.h>
