@@ -50,7 +50,7 @@ from gptoss.checkpoint import open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.tensors import Checkpoint
 from gptoss.config import ModelConfig
-from hw_limits import hw_limits, measuring_program
+from hw_limits import limits_by, measuring_program
 from make_checkpoint import hf_config, write_safetensors_header
 from shapes import PAGE_TOKENS
 
@@ -139,7 +139,7 @@ def main() -> None:
     limits_of_rounds = []
     with measuring_program() as program:
         for round_index in range(args.rounds):
-            limits_of_rounds.append(hw_limits(args.threads))
+            limits_of_rounds.append(limits_by(program, args.threads))
             for variant in variants:
                 wanted = measures
                 if variant.program == "transformers":
@@ -598,12 +598,10 @@ def _print(
         for values in candidates.values()
         for gb_s in values
     ]
-    console.print(
-        f"{_cpu_name()}: memory was read at {min(memory):.1f} to {max(memory):.1f} GB/s, at "
-        f"{statistics.median(memory):.1f} in the middle"
-        if memory
-        else _cpu_name()
-    )
+    console.print(_cpu_name())
+    if memory:
+        low, middle, high = min(memory), statistics.median(memory), max(memory)
+        console.print(f"Memory was read at {low:.1f} to {high:.1f} GB/s, median {middle:.1f}")
     for dense in dict.fromkeys(row["dense"] for row in rows):
         title = f"{checkpoint.name}, {checkpoint.config.num_hidden_layers} layers, dense {dense}"
         table = Table("", "unit", title=title)

@@ -43,9 +43,14 @@ def measuring_program() -> Iterator[Path]:
 
 def hw_limits(threads: int | None = None) -> dict[str, list[float]]:
     """Measure; each list has an entry for 1, 2, ... `threads` threads (default: all CPUs)."""
-    n = threads or len(os.sched_getaffinity(0))
     with measuring_program() as program:
-        output = subprocess.run([program, str(n)], check=True, capture_output=True, text=True)
+        return limits_by(program, threads)
+
+
+def limits_by(program: Path, threads: int | None = None) -> dict[str, list[float]]:
+    """Measure as `hw_limits` does, with a program that is built already."""
+    n = threads or len(os.sched_getaffinity(0))
+    output = subprocess.run([program, str(n)], check=True, capture_output=True, text=True)
     return json.loads(output.stdout)
 
 

@@ -28,7 +28,7 @@ _NEVER_UTF8 = b"\xff"
 class Tokenizer:
     """A byte-level BPE tokenizer; safe to share between threads, and picklable.
 
-    Made by `Tokenizer.from_file`, or from the text of a tokenizer.json.
+    Made by `Tokenizer.from_file`, or from a tokenizer.json: its text, or what is read of it.
     """
 
     def __init__(self, json: str | TokenizerJson) -> None:

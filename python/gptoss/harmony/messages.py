@@ -83,7 +83,7 @@ class Author:
 
 
 class Content:
-    """Base of what a message may contain."""
+    """Base of what a message may contain; each kind writes itself, the base nothing."""
 
     def to_dict(self) -> dict[str, Any]:
         raise NotImplementedError
