@@ -51,6 +51,13 @@ class DotRow {
     const __mmask32 mask = (uint32_t{1} << (k_ - 32 * block)) - 1;
     return (__m512bh)_mm512_maskz_loadu_epi16(mask, weights_ + 32 * block);
   }
+  // Asks for what comes soon.
+  void prefetch(int block) const {
+    const uint16_t* const at = weights_ + 32 * block;
+    __builtin_prefetch(at + 256);
+    __builtin_prefetch(at + 768, 0, 2);
+    __builtin_prefetch(at + 1536, 0, 2);
+  }
 
  private:
   const uint16_t* weights_ = nullptr;
@@ -65,14 +72,19 @@ void store_sums(const MatmulTask& task, int row, int token, const __m512 (&sums)
   }
 }
 
+// What a tile asks memory for: nothing, the rows of the next tile, or these and once more what
+// comes soon in its own.
+enum class Ask { kNothing, kNext, kNextAndSoon };
+
 // kRows x kTokens outputs, all of K.
-template <int kRows, int kTokens, bool kPrefetch>
+template <int kRows, int kTokens, Ask kAsk>
 void dot_tile(const MatmulTask& task, int row, int token) {
   DotRow rows[kRows];
   for (int r = 0; r < kRows; ++r) rows[r] = DotRow(task, row + r);
   // What comes after these rows, into the second-level cache: the hardware does not foresee where
-  // the next tile is. From memory, two threads of Zen 4 read 29 GB/s with it for 8 tokens, 16
-  // without.
+  // the next tile is, and seems to drop requests when it has many. From memory, two
+  // threads of Zen 4 read 15 GB/s for 8 tokens if nothing is asked for, 26 with the next rows, 31
+  // if all is asked for again shortly before it is used.
   const int64_t row_bytes = int64_t{task.k} * 2;
   const uint8_t* const later =
       task.later != nullptr ? task.later + (row - task.row_begin) * task.later_stride
@@ -86,9 +98,10 @@ void dot_tile(const MatmulTask& task, int row, int token) {
   }
   const auto add_block = [&](int block, auto weights_of) {
     const auto weights_at = [&](int r) {
-      if constexpr (kPrefetch) {
+      if constexpr (kAsk != Ask::kNothing) {
         __builtin_prefetch(later + r * later_stride + 64 * block, 0, 2);
       }
+      if constexpr (kAsk == Ask::kNextAndSoon) rows[r].prefetch(block);
       return weights_of(rows[r]);
     };
     const auto inputs_at = [&](int t) {
@@ -130,52 +143,61 @@ template <int kRows>
 void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
   // What one tile asks for is more than the hardware can note at once: the second asks again.
   for (int tile = 0; tile < 2 && token + kDotTokens <= token_end; ++tile, token += kDotTokens) {
-    dot_tile<kRows, kDotTokens, true>(task, row, token);
+    dot_tile<kRows, kDotTokens, Ask::kNext>(task, row, token);
   }
   for (; token + kDotTokens <= token_end; token += kDotTokens) {
-    dot_tile<kRows, kDotTokens, false>(task, row, token);
+    dot_tile<kRows, kDotTokens, Ask::kNothing>(task, row, token);
   }
   switch (token_end - token) {
     case 5:
-      return dot_tile<kRows, 5, true>(task, row, token);
+      return dot_tile<kRows, 5, Ask::kNext>(task, row, token);
     case 4:
-      return dot_tile<kRows, 4, true>(task, row, token);
+      return dot_tile<kRows, 4, Ask::kNext>(task, row, token);
     case 3:
-      return dot_tile<kRows, 3, true>(task, row, token);
+      return dot_tile<kRows, 3, Ask::kNext>(task, row, token);
     case 2:
-      return dot_tile<kRows, 2, true>(task, row, token);
+      return dot_tile<kRows, 2, Ask::kNext>(task, row, token);
     case 1:
-      return dot_tile<kRows, 1, true>(task, row, token);
+      return dot_tile<kRows, 1, Ask::kNext>(task, row, token);
     default:
       return;
   }
 }
 
-// Seven and eight tokens: 3 x 8 sums, 3 rows of weights and the activations of a token fit too, and
-// rows are passed over once. From memory, two threads of Zen 4 read 28 GB/s with K = 2880, 24
-// with tiles of 6 and 2 tokens.
-template <int kTokens>
+// All tokens at once: rows are passed over once.
+template <int kRows, int kTokens, Ask kAsk>
 void dot_all_at_once(const MatmulTask& task) {
   int row = task.row_begin;
-  for (; row + 3 <= task.row_end; row += 3) dot_tile<3, kTokens, true>(task, row, 0);
-  for (; row < task.row_end; ++row) dot_tile<1, kTokens, true>(task, row, 0);
+  for (; row + kRows <= task.row_end; row += kRows) dot_tile<kRows, kTokens, kAsk>(task, row, 0);
+  for (; row < task.row_end; ++row) dot_tile<1, kTokens, kAsk>(task, row, 0);
 }
 
 void matmul_bf16_dot(const MatmulTask& task) {
-  int row = task.row_begin;
-  if (task.tokens == 1) {
-    for (; row + kDotRowsOneToken <= task.row_end; row += kDotRowsOneToken) {
-      dot_tile<kDotRowsOneToken, 1, true>(task, row, 0);
-    }
-    for (; row < task.row_end; ++row) dot_tile<1, 1, true>(task, row, 0);
-    return;
+  switch (task.tokens) {
+    case 1:  // eight rows in turn are asked for well enough
+      return dot_all_at_once<kDotRowsOneToken, 1, Ask::kNext>(task);
+    case 2:
+      return dot_all_at_once<kDotRows, 2, Ask::kNextAndSoon>(task);
+    case 3:
+      return dot_all_at_once<kDotRows, 3, Ask::kNextAndSoon>(task);
+    case 4:
+      return dot_all_at_once<kDotRows, 4, Ask::kNextAndSoon>(task);
+    case 5:
+      return dot_all_at_once<kDotRows, 5, Ask::kNextAndSoon>(task);
+    case 6:
+      return dot_all_at_once<kDotRows, 6, Ask::kNextAndSoon>(task);
+    // 3 x 8 sums, 3 rows of weights and the activations of a token fit into registers too.
+    case 7:
+      return dot_all_at_once<3, 7, Ask::kNextAndSoon>(task);
+    case 8:
+      return dot_all_at_once<3, 8, Ask::kNextAndSoon>(task);
+    default:
+      break;
   }
-  if (task.tokens == 7) return dot_all_at_once<7>(task);
-  if (task.tokens == 8) return dot_all_at_once<8>(task);
   for (int token = 0; token < task.tokens; token += kDotCachedTokens) {
     const int left = task.tokens - token;
     const int token_end = token + (left < kDotCachedTokens ? left : kDotCachedTokens);
-    row = task.row_begin;
+    int row = task.row_begin;
     for (; row + kDotRows <= task.row_end; row += kDotRows) {
       dot_rows<kDotRows>(task, row, token, token_end);
     }
@@ -187,7 +209,8 @@ constexpr Matmul kBf16Dot = {"bf16", dot_row_bytes, dot_pack_block, matmul_bf16_
 
 // ---- Weights in 12 bits -------------------------------------------------------------------------
 
-// The same outputs from rows of bf12, unpacked in registers.
+// The same outputs from rows of bf12, unpacked in registers: beside the sums there are a group of
+// each row and the activations of one token.
 template <int kRows, int kTokens, bool kPrefetch>
 void bf12_dot_tile(const MatmulTask& task, int row, int token) {
   const int64_t row_bytes = bf12_row_bytes(task.k);
@@ -202,19 +225,16 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
     for (int t = 0; t < kTokens; ++t) sums[t][r] = _mm512_setzero_ps();
   }
   const auto add_group = [&](int group, int blocks, auto weights_of) {
-    __m512bh inputs[kTokens][2] = {};
-    for (int t = 0; t < kTokens; ++t) {
-      for (int b = 0; b < blocks; ++b) {
-        inputs[t][b] = (__m512bh)_mm512_loadu_si512(x + t * stride + 128 * group + 64 * b);
-      }
-    }
+    __m512i weights[kRows][2];
     for (int r = 0; r < kRows; ++r) {
       if constexpr (kPrefetch) rows[r].prefetch(group, kRows * row_bytes);
-      __m512i weights[2];
-      weights_of(r, weights);
+      weights_of(r, weights[r]);
+    }
+    for (int b = 0; b < blocks; ++b) {
       for (int t = 0; t < kTokens; ++t) {
-        for (int b = 0; b < blocks; ++b) {
-          sums[t][r] = _mm512_dpbf16_ps(sums[t][r], (__m512bh)weights[b], inputs[t][b]);
+        const auto input = (__m512bh)_mm512_loadu_si512(x + t * stride + 128 * group + 64 * b);
+        for (int r = 0; r < kRows; ++r) {
+          sums[t][r] = _mm512_dpbf16_ps(sums[t][r], (__m512bh)weights[r][b], input);
         }
       }
     }
@@ -246,39 +266,49 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
 
 // Up to here tiles of a few tokens, which unpack the same rows again and again, are faster than
 // rows that are unpacked into memory once.
-inline constexpr int kBf12TileTokens = 48;
+inline constexpr int kBf12TileTokens = 24;
 
-// All rows and tokens in tiles that fit into registers, kTokens first, then 4 at a time.
+// All rows and tokens in tiles that fit into registers, kTokens first, then 8 at a time.
 template <int kRows, int kTokens>
 void bf12_dot_tiles(const MatmulTask& task) {
   const auto all_tokens = [&]<int kTileRows>(int row) {
     bf12_dot_tile<kTileRows, kTokens, true>(task, row, 0);
-    int token = kTokens;
-    for (; token + 4 <= task.tokens; token += 4) {
-      bf12_dot_tile<kTileRows, 4, false>(task, row, token);
+    for (int token = kTokens; token < task.tokens; token += 8) {
+      bf12_dot_tile<kTileRows, 8, false>(task, row, token);
     }
-    for (; token < task.tokens; ++token) bf12_dot_tile<kTileRows, 1, false>(task, row, token);
   };
   int row = task.row_begin;
   for (; row + kRows <= task.row_end; row += kRows) all_tokens.template operator()<kRows>(row);
   for (; row < task.row_end; ++row) all_tokens.template operator()<1>(row);
 }
 
+template <int kTokens>
+void bf12_dot_first(const MatmulTask& task) {
+  if constexpr (kTokens <= 4) {
+    if (task.tokens == kTokens) return bf12_dot_tiles<4, kTokens>(task);
+  }
+  bf12_dot_tiles<3, kTokens>(task);
+}
+
 void matmul_bf12_dot(const MatmulTask& task) {
   if (task.tokens > kBf12TileTokens) return matmul_bf12<kBf16Dot>(task);
-  switch (task.tokens > 6 ? task.tokens % 4 : task.tokens) {
+  switch (task.tokens % 8) {
     case 1:
-      return bf12_dot_tiles<4, 1>(task);
+      return bf12_dot_first<1>(task);
     case 2:
-      return bf12_dot_tiles<4, 2>(task);
+      return bf12_dot_first<2>(task);
     case 3:
-      return bf12_dot_tiles<4, 3>(task);
+      return bf12_dot_first<3>(task);
+    case 4:
+      return bf12_dot_first<4>(task);
     case 5:
-      return bf12_dot_tiles<3, 5>(task);
+      return bf12_dot_first<5>(task);
     case 6:
-      return bf12_dot_tiles<3, 6>(task);
+      return bf12_dot_first<6>(task);
+    case 7:
+      return bf12_dot_first<7>(task);
     default:
-      return bf12_dot_tiles<4, 4>(task);
+      return bf12_dot_first<8>(task);
   }
 }
 
