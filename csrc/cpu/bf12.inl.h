@@ -70,7 +70,8 @@ inline constexpr int kBf12Rows = 64;
 // What kBf16 makes of the unpacked rows.
 template <const Matmul& kBf16>
 void matmul_bf12(const MatmulTask& task) {
-  uint16_t* const unpacked = bf16_scratch(int64_t{kBf12Rows} * task.k + kBf12Group);
+  const int64_t most = int64_t{kBf12Rows} * task.k + kBf12Group;
+  auto* const unpacked = reinterpret_cast<uint16_t*>(thread_scratch(most * sizeof(uint16_t)));
   const int64_t row_bytes = bf12_row_bytes(task.k);
   const int groups = static_cast<int>(bf12_padded(task.k) / kBf12Group);
   MatmulTask part = task;

@@ -170,8 +170,8 @@ struct Kernels {
   void (*add_scaled)(const float* x, float weight, int n, float* y);
 };
 
-// This thread's room for `n` numbers, overwritten by the next call.
-uint16_t* bf16_scratch(int64_t n);
+// This thread's room for so many bytes, from a cache line on, overwritten by the next call.
+uint8_t* thread_scratch(int64_t bytes);
 
 extern const Kernels kScalarKernels;
 #if defined(__x86_64__)

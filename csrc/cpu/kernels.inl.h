@@ -333,11 +333,45 @@ inline constexpr int64_t kAskEveryBytes<Mxfp4Group> = 8192;
 // Scales lie apart: those of two tiles ahead where K is 2880.
 inline constexpr int64_t kScalesAhead = 768;
 
-// 4 rows x kTokens outputs, a group of 4 blocks at a time. Lane 4c + r holds chain c of row r.
+// A group of a Q8 row as tiles read it. Spreading a row's numbers over the lanes once for all rows
+// of a task, instead of in every tile, makes tiles of 3 and more tokens 20 % faster on Zen 4.
+struct alignas(64) Q8Inputs {
+  int8_t even[64], odd[64];  // of all four blocks
+  float scales[16];          // lane 4b + r: block b's
+  int32_t corrections[16];   // as Group::sum_rows takes them
+};
+
+constexpr int64_t q8_groups(int64_t k) { return q8_padded(k) / (4 * kQ8Block); }
+
+// (tokens, groups), from `token` on; valid until the thread's next matmul.
+template <class Group>
+const Q8Inputs* spread_inputs(const MatmulTask& task, int token, int tokens) {
+  const int64_t groups = q8_groups(task.k);
+  const int64_t bytes = tokens * groups * int64_t{sizeof(Q8Inputs)};
+  auto* const inputs = reinterpret_cast<Q8Inputs*>(thread_scratch(bytes));
+  for (int t = 0; t < tokens; ++t) {
+    const Q8Row x(task, token + t);
+    for (int64_t group = 0; group < groups; ++group) {
+      Q8Inputs& spread = inputs[t * groups + group];
+      for (int b = 0; b < 4; ++b) {
+        const int8_t* const block = x.codes + kQ8Block * (4 * group + b);
+        std::memcpy(spread.even + 16 * b, block, 16);
+        std::memcpy(spread.odd + 16 * b, block + 16, 16);
+      }
+      store(spread.scales, spread4(x.scales + 4 * group));
+      Group::spread_corrections(x.corrections + 4 * group, spread.corrections);
+    }
+  }
+  return inputs;
+}
+
+// 4 rows x kTokens outputs, a group of 4 blocks at a time, from the inputs of those tokens. Lane
+// 4c + r holds chain c of row r.
 template <class Group, int kTokens>
-void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
+void q8_tile(const MatmulTask& task, int row, int n_rows, int token, const Q8Inputs* inputs) {
   constexpr int64_t kGroupBytes = 4 * Group::kBlockBytes;
   const int64_t blocks_per_row = task.k / kQ8Block;
+  const int64_t groups_per_row = q8_groups(task.k);
   const uint8_t* blocks[4];
   const typename Group::Scale* scales[4];
   for (int r = 0; r < 4; ++r) {
@@ -366,12 +400,11 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
         load_scales4x4(scales[0] + 4 * group, scales[1] + 4 * group, scales[2] + 4 * group,
                        scales[3] + 4 * group, n_blocks);
     for (int t = 0; t < kTokens; ++t) {
-      const Q8Row x(task, token + t);
+      const Q8Inputs& x = inputs[t * groups_per_row + group];
       I32x16 dots[4];
-      for (int r = 0; r < 4; ++r) dots[r] = dot(codes[r], x.codes + 128 * group);
-      const I32x16 exact = Group::undo_offset(sum_blocks(dots[0], dots[1], dots[2], dots[3]),
-                                              x.corrections + 4 * group);
-      sums[t] = fma(mul(to_float(exact), row_scales), spread4(x.scales + 4 * group), sums[t]);
+      for (int r = 0; r < 4; ++r) dots[r] = dot(codes[r], x.even, x.odd);
+      const F32x16 exact = to_float(Group::sum_rows(dots, x.corrections));
+      sums[t] = fma(mul(exact, row_scales), cpu::GPTOSS_ISA_NAMESPACE::load(x.scales), sums[t]);
     }
   };
   const int64_t full_groups = blocks_per_row / 4;
@@ -388,29 +421,39 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token) {
   }
 }
 
+// Tokens whose spread inputs stay in the second-level cache: 190 kB where K is 2880.
+inline constexpr int kSpreadTokens = 32;
+
 template <class Group>
 void matmul_q8(const MatmulTask& task) {
   if constexpr (kHasPanels<Group>) {
     if (q8_panels_pay<Group>(task)) return matmul_q8_panels<Group>(task);
   }
-  for (int row = task.row_begin; row < task.row_end; row += 4) {
-    const int n_rows = task.row_end - row < 4 ? task.row_end - row : 4;
-    int token = 0;
-    for (; token + kTileTokensQ8 <= task.tokens; token += kTileTokensQ8) {
-      q8_tile<Group, kTileTokensQ8>(task, row, n_rows, token);
-    }
-    switch (task.tokens - token) {
-      case 3:
-        q8_tile<Group, 3>(task, row, n_rows, token);
-        break;
-      case 2:
-        q8_tile<Group, 2>(task, row, n_rows, token);
-        break;
-      case 1:
-        q8_tile<Group, 1>(task, row, n_rows, token);
-        break;
-      default:
-        break;
+  const int64_t groups = q8_groups(task.k);
+  for (int token = 0; token < task.tokens; token += kSpreadTokens) {
+    const int left = task.tokens - token;
+    const int token_end = token + (left < kSpreadTokens ? left : kSpreadTokens);
+    const Q8Inputs* const inputs = spread_inputs<Group>(task, token, token_end - token);
+    for (int row = task.row_begin; row < task.row_end; row += 4) {
+      const int n_rows = task.row_end - row < 4 ? task.row_end - row : 4;
+      const Q8Inputs* x = inputs;
+      int t = token;
+      for (; t + kTileTokensQ8 <= token_end; t += kTileTokensQ8, x += kTileTokensQ8 * groups) {
+        q8_tile<Group, kTileTokensQ8>(task, row, n_rows, t, x);
+      }
+      switch (token_end - t) {
+        case 3:
+          q8_tile<Group, 3>(task, row, n_rows, t, x);
+          break;
+        case 2:
+          q8_tile<Group, 2>(task, row, n_rows, t, x);
+          break;
+        case 1:
+          q8_tile<Group, 1>(task, row, n_rows, t, x);
+          break;
+        default:
+          break;
+      }
     }
   }
 }

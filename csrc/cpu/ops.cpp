@@ -182,9 +182,9 @@ void bf12_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Bf12Matmul
   run_matmul(kernels.bf12, pool, op, op.rows, op.escapes);
 }
 
-uint16_t* bf16_scratch(int64_t n) {
-  static thread_local std::vector<uint16_t> scratch;
-  if (scratch.size() < static_cast<size_t>(n)) scratch.resize(static_cast<size_t>(n));
+uint8_t* thread_scratch(int64_t bytes) {
+  static thread_local AlignedBytes scratch;
+  if (scratch.size() < static_cast<size_t>(bytes)) scratch.resize(static_cast<size_t>(bytes));
   return scratch.data();
 }
 

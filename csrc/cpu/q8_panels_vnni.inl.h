@@ -34,7 +34,7 @@ inline constexpr int kPanelTokens = 4;
 template <class Group>
 inline constexpr int kFewestPanelTokens = 12;
 template <>
-inline constexpr int kFewestPanelTokens<Mxfp4Group> = 7;
+inline constexpr int kFewestPanelTokens<Mxfp4Group> = 9;
 
 template <class Group>
 inline constexpr bool kHasPanels = true;

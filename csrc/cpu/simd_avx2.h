@@ -177,12 +177,17 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
 struct I32x16 {
   __m256i lo, hi;
 };
-// Lanes 4b + r: p[b].
-inline I32x16 spread4(const int32_t* p) {
-  const __m256i four =
-      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return {_mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
-          _mm256_permutevar8x32_epi32(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))};
+inline I32x16 sum_blocks(const I32x16 (&rows)[4]) {
+  const auto pairs = [](__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  };
+  const auto quads = [&](__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i ab = pairs(a, b);
+    const __m256i cd = pairs(c, d);
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  };
+  return {quads(rows[0].lo, rows[1].lo, rows[2].lo, rows[3].lo),
+          quads(rows[0].hi, rows[1].hi, rows[2].hi, rows[3].hi)};
 }
 
 // A group of one row; MXFP4 weights carry an offset of 16, so that they are unsigned.
@@ -209,9 +214,16 @@ struct Mxfp4Group {
     }
     return codes;
   }
-  static I32x16 undo_offset(I32x16 sums, const int32_t* corrections) {
-    const I32x16 offsets = spread4(corrections);
-    return {_mm256_add_epi32(sums.lo, offsets.lo), _mm256_add_epi32(sums.hi, offsets.hi)};
+  static void spread_corrections(const int32_t* p, int32_t* out) {
+    for (int b = 0; b < 4; ++b) {
+      _mm_store_si128(reinterpret_cast<__m128i*>(out + 4 * b), _mm_set1_epi32(p[b]));
+    }
+  }
+  static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* corrections) {
+    const I32x16 sums = sum_blocks(dots);
+    const auto* const offsets = reinterpret_cast<const __m256i*>(corrections);
+    return {_mm256_add_epi32(sums.lo, _mm256_load_si256(offsets)),
+            _mm256_add_epi32(sums.hi, _mm256_load_si256(offsets + 1))};
   }
 };
 struct Q8Group {
@@ -236,35 +248,33 @@ struct Q8Group {
     }
     return codes;
   }
-  static I32x16 undo_offset(I32x16 sums, const int32_t* /*corrections*/) { return sums; }
+  static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
+  static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* /*corrections*/) {
+    return sum_blocks(dots);
+  }
 };
 
-inline I32x16 dot(const Mxfp4Group& w, const int8_t* x) {
+inline __m256i load_half_group(const int8_t* p, int i) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p + 32 * i));
+}
+inline I32x16 dot(const Mxfp4Group& w, const int8_t* x_even, const int8_t* x_odd) {
   // |pair of products| <= 2 * 28 * 127 and twice that fit into 16 bits.
   const auto half = [&](int i) {
-    const auto* const p = reinterpret_cast<const __m256i*>(x + 64 * i);
-    const __m256i first = _mm256_loadu_si256(p);
-    const __m256i second = _mm256_loadu_si256(p + 1);
-    const __m256i even =
-        _mm256_maddubs_epi16(w.even[i], _mm256_permute2x128_si256(first, second, 0x20));
-    const __m256i odd =
-        _mm256_maddubs_epi16(w.odd[i], _mm256_permute2x128_si256(first, second, 0x31));
+    const __m256i even = _mm256_maddubs_epi16(w.even[i], load_half_group(x_even, i));
+    const __m256i odd = _mm256_maddubs_epi16(w.odd[i], load_half_group(x_odd, i));
     return _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
   };
   return {half(0), half(1)};
 }
-inline I32x16 dot(const Q8Group& w, const int8_t* x) {
+inline I32x16 dot(const Q8Group& w, const int8_t* x_even, const int8_t* x_odd) {
   // The sign goes to x: |pair of products| <= 2 * 127 * 127 fits into 16 bits.
   const auto products = [](__m256i a, __m256i b) {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   };
   const auto half = [&](int i) {
-    const auto* const p = reinterpret_cast<const __m256i*>(x + 64 * i);
-    const __m256i first = _mm256_loadu_si256(p);
-    const __m256i second = _mm256_loadu_si256(p + 1);
-    return _mm256_add_epi32(products(w.even[i], _mm256_permute2x128_si256(first, second, 0x20)),
-                            products(w.odd[i], _mm256_permute2x128_si256(first, second, 0x31)));
+    return _mm256_add_epi32(products(w.even[i], load_half_group(x_even, i)),
+                            products(w.odd[i], load_half_group(x_odd, i)));
   };
   return {half(0), half(1)};
 }
@@ -273,17 +283,6 @@ inline F32x16 spread4(const float* p) {
   const __m256 four = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
   return {_mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
           _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3))};
-}
-inline I32x16 sum_blocks(I32x16 r0, I32x16 r1, I32x16 r2, I32x16 r3) {
-  const auto pairs = [](__m256i a, __m256i b) {
-    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-  };
-  const auto quads = [&](__m256i a, __m256i b, __m256i c, __m256i d) {
-    const __m256i ab = pairs(a, b);
-    const __m256i cd = pairs(c, d);
-    return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-  };
-  return {quads(r0.lo, r1.lo, r2.lo, r3.lo), quads(r0.hi, r1.hi, r2.hi, r3.hi)};
 }
 inline F32x16 to_float(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline F32x16 load_scales4x4(const uint8_t* r0, const uint8_t* r1, const uint8_t* r2,

@@ -173,6 +173,14 @@ struct I32x16 {
   int32x4_t q[4];
 };
 // A group of one row.
+inline I32x16 sum_blocks(const I32x16 (&rows)[4]) {
+  I32x16 sums;
+  for (int b = 0; b < 4; ++b) {
+    sums.q[b] =
+        vpaddq_s32(vpaddq_s32(rows[0].q[b], rows[1].q[b]), vpaddq_s32(rows[2].q[b], rows[3].q[b]));
+  }
+  return sums;
+}
 struct Mxfp4Group {
   using Scale = uint8_t;
   static constexpr int kBlockBytes = kMxfp4BlockBytes;
@@ -191,8 +199,9 @@ struct Mxfp4Group {
     }
     return codes;
   }
-  static const I32x16& undo_offset(const I32x16& sums, const int32_t* /*corrections*/) {
-    return sums;
+  static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
+  static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* /*corrections*/) {
+    return sum_blocks(dots);
   }
 };
 struct Q8Group {
@@ -209,17 +218,18 @@ struct Q8Group {
     }
     return codes;
   }
-  static const I32x16& undo_offset(const I32x16& sums, const int32_t* /*corrections*/) {
-    return sums;
+  static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
+  static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* /*corrections*/) {
+    return sum_blocks(dots);
   }
 };
 
 template <class Group>
-inline I32x16 dot(const Group& w, const int8_t* x) {
+inline I32x16 dot(const Group& w, const int8_t* x_even, const int8_t* x_odd) {
   I32x16 sums;
   for (int b = 0; b < 4; ++b) {
-    const int8x16_t even = vld1q_s8(x + 32 * b);
-    const int8x16_t odd = vld1q_s8(x + 32 * b + 16);
+    const int8x16_t even = vld1q_s8(x_even + 16 * b);
+    const int8x16_t odd = vld1q_s8(x_odd + 16 * b);
 #if defined(__ARM_FEATURE_DOTPROD)
     sums.q[b] = vdotq_s32(vdotq_s32(vdupq_n_s32(0), w.even[b], even), w.odd[b], odd);
 #else
@@ -238,13 +248,6 @@ inline F32x16 spread4(const float* p) {
   F32x16 r;
   for (int b = 0; b < 4; ++b) r.q[b] = vdupq_n_f32(p[b]);
   return r;
-}
-inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3) {
-  I32x16 sums;
-  for (int b = 0; b < 4; ++b) {
-    sums.q[b] = vpaddq_s32(vpaddq_s32(r0.q[b], r1.q[b]), vpaddq_s32(r2.q[b], r3.q[b]));
-  }
-  return sums;
 }
 inline F32x16 to_float(const I32x16& a) {
   F32x16 r;

@@ -161,6 +161,13 @@ struct I32x16 {
 struct Codes128 {
   int8_t even[64], odd[64];
 };
+inline I32x16 sum_blocks(const I32x16 (&rows)[4]) {
+  I32x16 sums = {};
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 4; ++j) sums.v[i] += rows[i % 4].v[i / 4 * 4 + j];
+  }
+  return sums;
+}
 struct Mxfp4Group : Codes128 {
   using Scale = uint8_t;
   static constexpr int kBlockBytes = kMxfp4BlockBytes;
@@ -174,8 +181,13 @@ struct Mxfp4Group : Codes128 {
     }
     return codes;
   }
-  // From sum_blocks of weights that carry an offset, with a Q8 row's corrections.
-  static I32x16 undo_offset(const I32x16& sums, const int32_t* /*corrections*/) { return sums; }
+  // A Q8 row's corrections of four blocks in the order of sum_rows, times what the offset of these
+  // codes is to 16. Here they have none.
+  static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
+  // Lane 4b + r: the whole sum of block b in row r, from the dots of rows 0 to 3.
+  static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* /*corrections*/) {
+    return sum_blocks(dots);
+  }
 };
 struct Q8Group : Codes128 {
   using Scale = uint16_t;
@@ -188,24 +200,16 @@ struct Q8Group : Codes128 {
     std::memcpy(codes.odd, group + half, half);
     return codes;
   }
-  static I32x16 undo_offset(const I32x16& sums, const int32_t* /*corrections*/) { return sums; }
+  static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
+  static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* /*corrections*/) {
+    return sum_blocks(dots);
+  }
 };
-// Lane 4b + j: a part of block b's sum of products with a group of a Q8 row.
-inline I32x16 dot(const Codes128& w, const int8_t* x) {
+// Lane 4b + j: a part of block b's sum of products with a group of a Q8 row, its even elements and
+// its odd ones.
+inline I32x16 dot(const Codes128& w, const int8_t* even, const int8_t* odd) {
   I32x16 sums = {};
-  for (int i = 0; i < 64; ++i) {
-    const int8_t* const even = x + i / 16 * 32 + i % 16;
-    sums.v[i / 4] += w.even[i] * even[0] + w.odd[i] * even[16];
-  }
-  return sums;
-}
-// Lane 4b + r: the whole sum of block b in row r, from the dots of rows 0 to 3.
-inline I32x16 sum_blocks(const I32x16& r0, const I32x16& r1, const I32x16& r2, const I32x16& r3) {
-  const I32x16* const rows[4] = {&r0, &r1, &r2, &r3};
-  I32x16 sums = {};
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 4; ++j) sums.v[i] += rows[i % 4]->v[i / 4 * 4 + j];
-  }
+  for (int i = 0; i < 64; ++i) sums.v[i / 4] += w.even[i] * even[i] + w.odd[i] * odd[i];
   return sums;
 }
 inline F32x16 to_float(const I32x16& a) {
