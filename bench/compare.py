@@ -46,9 +46,8 @@ from bench_generate import bytes_per_token
 from bench_phases import peaks, phase_parameters
 from compare_workers import SHORT_PROMPT_TOKENS, files_of
 from gguf_writer import write_gguf
-from gptoss.checkpoint import open_checkpoint
+from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
-from gptoss.checkpoint.tensors import Checkpoint
 from gptoss.config import ModelConfig
 from hw_limits import limits_by, measuring_program
 from make_checkpoint import hf_config, write_safetensors_header

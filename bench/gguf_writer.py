@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from gptoss.checkpoint import open_checkpoint
-from gptoss.checkpoint.tensors import Checkpoint, TensorSource
+from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
 from gptoss.config import ModelConfig
 
 Dense = Literal["bf16", "q8_0"]

@@ -35,8 +35,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Part, Stored, stored_tensors
-from gptoss.checkpoint.tensors import Layout
+from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Layout, Part, Stored, stored_tensors
 from gptoss.config import LayerType, ModelConfig, RopeConfig
 from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from checkpoints import PRESETS, make_checkpoint
+from support.checkpoints import PRESETS, make_checkpoint
 
 
 @pytest.fixture(scope="session")

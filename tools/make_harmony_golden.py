@@ -1,4 +1,4 @@
-"""Freeze what openai-harmony makes of the hand-made cases in tests/harmony_cases.py.
+"""Freeze what openai-harmony makes of the hand-made cases in tests/support/harmony_cases.py.
 
     python tools/make_harmony_golden.py [DATA]
 
@@ -21,7 +21,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "tests"))
 
-import harmony_cases as cases  # noqa: E402
+import support.harmony_cases as cases  # noqa: E402
 from gptoss import harmony  # noqa: E402
 
 

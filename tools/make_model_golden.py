@@ -1,4 +1,4 @@
-"""Freeze what transformers' float32 GptOssForCausalLM makes of the cases in tests/model_cases.py.
+"""Freeze what transformers' float32 GptOssForCausalLM makes of tests/support/model_cases.py.
 
     python tools/make_model_golden.py
 
@@ -23,9 +23,9 @@ import torch
 import transformers
 
 from gptoss.checkpoint import open_checkpoint
-from model_cases import CASES, ModelCase, describe, golden_path
-from tolerances import GREEDY_GAP
-from transformers_oracle import greedy, load_transformers, logits
+from support.model_cases import CASES, ModelCase, describe, golden_path
+from support.tolerances import GREEDY_GAP
+from support.transformers_oracle import greedy, load_transformers, logits
 
 GREEDY_TOKENS = 24
 # Enough rows to show an error at any position, in files of some 20 kB.

@@ -1,6 +1,6 @@
 // What a device does for the forward pass.
 //
-// The pass (model/forward.h) is written once against these phases. They are coarse on purpose, so
+// The pass (backend/layers.h) is written once against these phases. They are coarse on purpose, so
 // that each can be one fused kernel; activations stay with the backend from begin_step() to
 // unembed(), and a backend that would rather run a whole step at once (a CUDA graph, a persistent
 // kernel) overrides run_step().
@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "core/config.h"
 #include "core/kv_page.h"
+#include "model/config.h"
 #include "model/weights.h"
 
 namespace gptoss {

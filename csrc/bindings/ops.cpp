@@ -9,7 +9,7 @@
 
 #include "bindings/register.h"
 #include "core/mxfp4.h"
-#include "cpu/isa.h"
+#include "cpu/isa/isa.h"
 
 namespace gptoss::bindings {
 namespace {

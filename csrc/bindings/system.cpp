@@ -2,7 +2,7 @@
 #include "bindings/register.h"
 #include "core/mapped_file.h"
 #include "core/thread_pool.h"
-#include "cpu/isa.h"
+#include "cpu/isa/isa.h"
 
 namespace gptoss::bindings {
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/thread_pool.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace gptoss::cpu {
 

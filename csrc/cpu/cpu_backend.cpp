@@ -13,7 +13,7 @@
 #include "core/mapped_file.h"
 #include "core/thread_pool.h"
 #include "cpu/attention.h"
-#include "cpu/isa.h"
+#include "cpu/isa/isa.h"
 #include "cpu/ops.h"
 
 namespace gptoss::cpu {

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "core/thread_pool.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "ops/banded_attention.h"
 #include "ops/bf12_matmul.h"
 #include "ops/dense_matmul.h"

@@ -4,8 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "backend/layers.h"
 #include "core/check.h"
-#include "model/forward.h"
 
 namespace gptoss {
 namespace {

@@ -19,10 +19,10 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/layers.h"
 #include "engine/drafter.h"
+#include "engine/kv_cache.h"
 #include "engine/sampler.h"
-#include "model/forward.h"
-#include "model/kv_cache.h"
 
 namespace gptoss {
 

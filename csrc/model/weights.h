@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/config.h"
 #include "core/tensor.h"
+#include "model/config.h"
 
 namespace gptoss {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/check.h"
-#include "core/config.h"
+#include "model/config.h"
 
 namespace gptoss::ops {
 

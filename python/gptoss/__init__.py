@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.config import ModelConfig, RopeConfig
-from gptoss.errors import BackendError, CheckpointError
-from gptoss.llm import LLM, generate, load
-from gptoss.outputs import (
+from gptoss.engine.outputs import (
     EngineStats,
     GenerationChunk,
     GenerationResult,
@@ -23,8 +21,10 @@ from gptoss.outputs import (
     TopLogprob,
     Usage,
 )
-from gptoss.request import Request
-from gptoss.sampling import SamplingParams
+from gptoss.engine.request import Request
+from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import BackendError, CheckpointError
+from gptoss.llm import LLM, generate, load
 
 if TYPE_CHECKING:
     from gptoss import chat as chat

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gptoss.checkpoint.tensors import TensorSource
+from gptoss.checkpoint import TensorSource
 from gptoss.config import ModelConfig
 
 # csrc/bindings/system.cpp

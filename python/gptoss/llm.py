@@ -21,10 +21,10 @@ from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.memory import Dense, KvCacheDtype, Precision, check_modes
 from gptoss.checkpoint.open import Experts
 from gptoss.config import ModelConfig
-from gptoss.loop import EngineLoop
-from gptoss.outputs import EngineStats, GenerationResult
-from gptoss.request import Batch, Completion, Request
-from gptoss.sampling import SamplingParams
+from gptoss.engine.loop import EngineLoop
+from gptoss.engine.outputs import EngineStats, GenerationResult
+from gptoss.engine.request import Batch, Completion, Request
+from gptoss.engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from datetime import date

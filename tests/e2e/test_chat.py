@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import gptoss
-from checkpoints import MICRO, make_checkpoint, script
 from gptoss.chat import ChatStream, build_prompt
 from gptoss.chat.messages import Prompt, header
+from support.checkpoints import MICRO, make_checkpoint, script
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import harmony_cases as cases
+import support.harmony_cases as cases
 from gptoss import harmony
 
 _FOLDER = Path(__file__).parent / "harmony"

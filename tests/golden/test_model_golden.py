@@ -16,8 +16,8 @@ from gptoss import _core
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.reference import q8
 from gptoss.reference.model import ReferenceModel, load_tensors
-from model_cases import CASES, ModelCase, describe, golden_path
-from tolerances import (
+from support.model_cases import CASES, ModelCase, describe, golden_path
+from support.tolerances import (
     INT8_DENSE_MEDIAN_RELATIVE_L2,
     INT8_KV_MEDIAN_RELATIVE_L2,
     INT8_MEDIAN_RELATIVE_L2,

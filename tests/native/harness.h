@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/isa.h"
+#include "cpu/isa/isa.h"
 
 namespace gptoss::test {
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import MICRO
 from gptoss.checkpoint import open_checkpoint
 from gptoss.errors import CheckpointError
 from gptoss.reference.mxfp4 import dequantize
+from support.checkpoints import MICRO
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

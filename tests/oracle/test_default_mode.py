@@ -10,8 +10,8 @@ import pytest
 import gptoss
 from gptoss.checkpoint import open_checkpoint
 from gptoss.reference.model import ReferenceModel, load_tensors
-from model_cases import CASES
-from tolerances import (
+from support.model_cases import CASES
+from support.tolerances import (
     BF16_KL_RATIO,
     BF16_MEDIAN_RATIO,
     BF16_TOP1_LOSS,
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.oracle
 
 
 def test_default_mode_errs_no_more_than_bf16(tmp_path: Path) -> None:
-    from transformers_oracle import load_transformers
+    from support.transformers_oracle import load_transformers
 
     expected, ours, theirs = [], [], []
     for case in CASES:

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from checkpoints import MICRO, make_checkpoint
 from gguf_writer import quantize_q8_0, write_gguf
-from gptoss.checkpoint import open_checkpoint
-from gptoss.checkpoint.tensors import Checkpoint, TensorSource
+from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
 from gptoss.config import LayerType
 from gptoss.reference.mxfp4 import dequantize
+from support.checkpoints import MICRO, make_checkpoint
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import harmony_cases as cases
+import support.harmony_cases as cases
 from gptoss import harmony
 from gptoss.tokenizer import Tokenizer
-from paths import real_data
+from support.paths import real_data
 
 pytestmark = pytest.mark.oracle
 official = pytest.importorskip("openai_harmony", reason="openai-harmony is not installed")

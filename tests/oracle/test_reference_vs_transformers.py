@@ -12,8 +12,8 @@ from gptoss.checkpoint import open_checkpoint
 from gptoss.config import RopeConfig
 from gptoss.reference.model import ReferenceModel, load_tensors
 from gptoss.reference.rope import concentration, inverse_frequencies
-from model_cases import CASES, ModelCase, golden_path
-from tolerances import FP32_ROPE, assert_fp32_tier
+from support.model_cases import CASES, ModelCase, golden_path
+from support.tolerances import FP32_ROPE, assert_fp32_tier
 
 torch = pytest.importorskip("torch", reason="needs the extra `oracle`")
 transformers = pytest.importorskip("transformers", reason="needs the extra `oracle`")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.oracle
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_reference(case: ModelCase, tmp_path: Path) -> None:
-    from transformers_oracle import greedy, load_transformers, logits
+    from support.transformers_oracle import greedy, load_transformers, logits
 
     oracle = load_transformers(case, case.build(tmp_path))
     checkpoint = open_checkpoint(tmp_path)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import tiktoken
 
-from gptoss.bpe import Library, Published
 from gptoss.tokenizer import Tokenizer
-from paths import real_data
+from gptoss.tokenizer.bpe import Library, Published
+from support.paths import real_data
 
 pytestmark = pytest.mark.oracle
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss.chat import ChatStream
-from scripted_model import WORDS, ScriptedModel
+from support.scripted_model import WORDS, ScriptedModel
 
 MODEL = ScriptedModel()
 SPECIALS = sorted(MODEL.harmony.special_names)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints import MICRO, make_checkpoint
 from gptoss.checkpoint import estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError
+from support.checkpoints import MICRO, make_checkpoint
 
 JSON_FILES = ["config.json", "generation_config.json", "model.safetensors.index.json"]
 SHARD = "model-00000-of-00002.safetensors"

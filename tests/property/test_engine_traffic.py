@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from engines import CASE, CONTEXT, Output, alone, array, make_engine, step
 from gptoss import SamplingParams
+from support.engines import CASE, CONTEXT, Output, alone, array, make_engine, step
 
 VOCAB = CASE.config.vocab_size
 

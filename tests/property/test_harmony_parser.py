@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import harmony_cases as cases
+import support.harmony_cases as cases
 from gptoss.harmony import (
     Conversation,
     HarmonyEncoding,
@@ -20,7 +20,7 @@ from gptoss.harmony import (
     StreamableParser,
     StreamState,
 )
-from harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
+from support.harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
 
 # Words that no header has, so that each can be found again wherever it went.
 PLAIN_WORDS = [f"~{letter}{i}" for letter in "ab" for i in range(4)]

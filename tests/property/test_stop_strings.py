@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptoss.request import TextOutput
+from gptoss.engine.request import TextOutput
 
 # Few letters, so that stop strings occur, overlap and begin again.
 texts = st.text("abc", max_size=12)

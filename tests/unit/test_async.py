@@ -17,7 +17,7 @@ import pytest
 
 import gptoss
 from gptoss import LLM
-from scripted_model import ScriptedModel
+from support.scripted_model import ScriptedModel
 
 T = TypeVar("T")
 

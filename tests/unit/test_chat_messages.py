@@ -20,8 +20,8 @@ from gptoss.harmony import (
     ToolDescription,
     load_harmony_encoding,
 )
-from paths import real_data
-from scripted_model import ScriptedModel
+from support.paths import real_data
+from support.scripted_model import ScriptedModel
 
 MODEL = ScriptedModel()
 ENCODING = MODEL.harmony

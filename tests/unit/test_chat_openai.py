@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scripted_model import ScriptedModel
+from support.scripted_model import ScriptedModel
 
 chat_types = pytest.importorskip("openai.types.chat", reason="needs openai")
 

@@ -9,7 +9,7 @@ import pytest
 
 from gptoss.chat import ChatDelta, ChatResult, ChatStream
 from gptoss.harmony import HarmonyError
-from scripted_model import ScriptedModel
+from support.scripted_model import ScriptedModel
 
 USER = [{"role": "user", "content": "Hi"}]
 WEATHER = {

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Optional
 import pytest
 
 from gptoss import tool_schema
-from scripted_model import ScriptedModel
+from support.scripted_model import ScriptedModel
 
 USER = [{"role": "user", "content": "Hi"}]
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from checkpoints import MICRO, edit_header, edit_json, make_checkpoint, write_header
 from gptoss.checkpoint import check_scales, estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError
+from support.checkpoints import MICRO, edit_header, edit_json, make_checkpoint, write_header
 
 SHARD = "model-00000-of-00002.safetensors"
 LAST_SHARD = "model-00002-of-00002.safetensors"

@@ -13,9 +13,9 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils._paths import filter_repo_objects
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-from checkpoints import MICRO, edit_json, make_checkpoint
 from gptoss.checkpoint import estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError
+from support.checkpoints import MICRO, edit_json, make_checkpoint
 
 REPO = "someone/some-model"
 

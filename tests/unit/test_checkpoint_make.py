@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import MICRO, PRESETS, make_checkpoint, script
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.config import ModelConfig
 from gptoss.reference.mxfp4 import dequantize
+from support.checkpoints import MICRO, PRESETS, make_checkpoint, script
 
 TINY = PRESETS["tiny"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import MICRO, make_checkpoint
 from gptoss.checkpoint import check_scales, estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError
 from gptoss.reference.mxfp4 import BLOCK_SIZE, dequantize, quantize
+from support.checkpoints import MICRO, make_checkpoint
 
 MAGNITUDES = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
@@ -208,7 +208,7 @@ def test_asking_for_mxfp4_changes_nothing_where_it_is_stored(folders: dict[str, 
 
 def wide_source(folder: Path, name: str) -> np.memmap[tuple[int, ...], np.dtype[np.uint16]]:
     """Map a tensor of bfloat16 experts for writing."""
-    from gptoss.checkpoint.files import read_header
+    from gptoss.checkpoint.safetensors import read_header
 
     for path in folder.glob("*.safetensors"):
         if (source := read_header(path).get(name)) is not None:

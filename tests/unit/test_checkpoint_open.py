@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from checkpoints import MICRO, PRESETS, edit_json, make_checkpoint, script, write_header
 from gptoss.checkpoint import Checkpoint, check_scales, estimate_memory, open_checkpoint
-from gptoss.checkpoint.files import read_header
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.memory import Dense
+from gptoss.checkpoint.safetensors import read_header
 from gptoss.config import ModelConfig, RopeConfig
 from gptoss.reference import bf12
-from paths import real_data
+from support.checkpoints import MICRO, PRESETS, edit_json, make_checkpoint, script, write_header
+from support.paths import real_data
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gptoss.cli import main, options
-from scripted_model import ScriptedModel
+from support.scripted_model import ScriptedModel
 
 THINK = "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello world<|return|>"

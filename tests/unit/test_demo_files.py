@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import gptoss
-from gptoss.checkpoint import open_checkpoint
-from gptoss.checkpoint.tensors import Checkpoint
+from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.tokenizer import Tokenizer
 
 DEMO = Path(gptoss.__file__).parent / "demo"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engines import CASE, Output, alone, array, make_engine, step
 from gptoss import SamplingParams
+from support.engines import CASE, Output, alone, array, make_engine, step
 
 
 def prompts() -> list[tuple[int, ...]]:

@@ -22,8 +22,8 @@ from gptoss.harmony import (
     ToolDescription,
     load_harmony_encoding,
 )
-from harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
-from paths import real_data
+from support.harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
+from support.paths import real_data
 
 TOKENIZER = ByteTokenizer()
 ENCODING = HarmonyEncoding(TOKENIZER)

@@ -12,7 +12,7 @@ from gptoss.harmony import (
     StreamableParser,
     StreamState,
 )
-from harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
+from support.harmony_tokenizer import HARMONY_SPECIALS, ByteTokenizer
 
 TOKENIZER = ByteTokenizer(["assistant", "analysis", "commentary", "final", " to="])
 ENCODING = HarmonyEncoding(TOKENIZER)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import gptoss
-from checkpoints import MICRO, make_checkpoint
 from gptoss import LLM, CheckpointError, SamplingParams
 from gptoss.errors import BackendError
-from tolerances import LOGPROB
+from support.checkpoints import MICRO, make_checkpoint
+from support.tolerances import LOGPROB
 
 VOCAB = 512
 CONTEXT = 300

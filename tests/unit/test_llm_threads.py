@@ -22,7 +22,7 @@ import pytest
 
 import gptoss
 from gptoss import LLM, SamplingParams
-from gptoss.loop import EngineLoop, Mailbox, new_request
+from gptoss.engine.loop import EngineLoop, Mailbox, new_request
 
 # Long enough that whatever is interrupted is still under way: some seconds.
 CONTEXT = 50_000

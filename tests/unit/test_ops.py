@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import tolerances
 from gptoss import _core, ops
 from gptoss.config import RopeConfig
 from gptoss.errors import BackendError
@@ -23,6 +22,7 @@ from gptoss.reference import rms_norm as rms_norm_reference
 from gptoss.reference import rope as rope_reference
 from gptoss.reference import route_topk as route_reference
 from gptoss.reference import swiglu as swiglu_reference
+from support import tolerances
 
 ISAS = [name for name, supported, _ in _core.isas() if supported]
 HIDDEN = 2880

@@ -25,8 +25,8 @@ from gptoss.reference.rms_norm import rms_norm
 from gptoss.reference.rope import concentration, inverse_frequencies, rope
 from gptoss.reference.route_topk import route_topk
 from gptoss.reference.swiglu import swiglu
-from model_cases import CASES
-from tolerances import FLOAT64_RELATIVE
+from support.model_cases import CASES
+from support.tolerances import FLOAT64_RELATIVE
 
 PUBLISHED_ROPE = RopeConfig(150_000.0, 32.0, 32.0, 1.0, 4096, truncate=False)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss.reference.sampling import penalized, probabilities
-from tolerances import FLOAT64_RELATIVE
+from support.tolerances import FLOAT64_RELATIVE
 
 # Probabilities 0.4, 0.3, 0.2, 0.1, not in order of their ids.
 LOGITS = np.log(np.array([0.2, 0.4, 0.1, 0.3]))

@@ -11,7 +11,7 @@ import pytest
 
 from gptoss import SamplingParams, _core
 from gptoss.reference.sampling import probabilities
-from tolerances import LOGPROB, chi_square_bound
+from support.tolerances import LOGPROB, chi_square_bound
 
 PROMPT = [3, 5, 5, 8]
 OUTPUT = [5, 7, 7, 7, 11]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gptoss.sampling import SamplingParams
+from gptoss.engine.sampling import SamplingParams
 
 from .messages import ChatMessage, ChatMessages, build_prompt
 from .result import ChatDelta, ChatFinishReason, ChatResult, ToolCall, ToolCallDelta

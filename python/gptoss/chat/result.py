@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gptoss.chat.messages import ChatMessage, tool_name
+from gptoss.engine.outputs import Timings, TokenLogprob, Usage
 from gptoss.harmony import Message, Repair
-from gptoss.outputs import Timings, TokenLogprob, Usage
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
 DeltaKind = Literal["reasoning", "preamble", "text", "tool_call", "end"]

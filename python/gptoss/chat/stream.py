@@ -28,6 +28,15 @@ from gptoss.chat.result import (
     ToolCallDelta,
 )
 from gptoss.config import ModelConfig
+from gptoss.engine.outputs import (
+    FinishReason,
+    GenerationChunk,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from gptoss.engine.sampling import SamplingParams
+from gptoss.engine.stop_strings import StopStrings
 from gptoss.harmony import (
     Author,
     HarmonyEncoding,
@@ -37,15 +46,6 @@ from gptoss.harmony import (
     StreamState,
     TextContent,
 )
-from gptoss.outputs import (
-    FinishReason,
-    GenerationChunk,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
-from gptoss.sampling import SamplingParams
-from gptoss.stop_strings import StopStrings
 
 # Added to the logits of the only tokens that are allowed: far more than logits differ by, and
 # little enough for their differences to survive in float32. A higher temperature would overcome it.

@@ -1,8 +1,9 @@
 """Checkpoints on disk or on the Hub: found, validated, and described tensor by tensor."""
 
+from gptoss.checkpoint.checkpoint import Checkpoint, check_scales
 from gptoss.checkpoint.memory import MemoryEstimate, estimate_memory
 from gptoss.checkpoint.open import open_checkpoint
-from gptoss.checkpoint.tensors import Checkpoint, TensorSource, check_scales
+from gptoss.checkpoint.safetensors import TensorSource
 
 __all__ = [
     "Checkpoint",

@@ -18,8 +18,10 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from gptoss.checkpoint.files import CONFIG, INDEX, SINGLE_FILE, TOKENIZER, read_json
+from gptoss._files import read_json
+from gptoss.checkpoint.layout import CONFIG, INDEX, SINGLE_FILE
 from gptoss.errors import CheckpointError
+from gptoss.tokenizer.json_file import TOKENIZER
 
 # Only the Hugging Face layout: a repository also has original/ and metal/, each as large again.
 WANTED = ["*.json", "model*.safetensors"]

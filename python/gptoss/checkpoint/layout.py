@@ -1,13 +1,21 @@
-"""Which tensors a checkpoint must hold, under which names, in either layout."""
+"""Which files and tensors a checkpoint must hold, under which names, in either layout."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from gptoss.checkpoint.tensors import ITEM_BYTES, Layout
+from gptoss.checkpoint.safetensors import ITEM_BYTES
 from gptoss.config import ModelConfig
+
+Layout = Literal["hf", "original"]
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
 
 MXFP4_BLOCK_SIZE = 32
 

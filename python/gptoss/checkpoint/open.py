@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from gptoss.checkpoint.files import (
+from gptoss._files import read_json
+from gptoss.checkpoint.checkpoint import Checkpoint
+from gptoss.checkpoint.layout import (
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
     SINGLE_FILE,
-    TOKENIZER,
-    read_header,
-    read_json,
+    Layout,
+    stored_tensors,
 )
-from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.quantize import quantize_experts
-from gptoss.checkpoint.tensors import Checkpoint, Layout, TensorSource
-from gptoss.checkpoint.tokenizer_json import TokenizerJson
+from gptoss.checkpoint.safetensors import TensorSource, read_header
 from gptoss.config import ModelConfig, read_token_ids
 from gptoss.errors import CheckpointError
+from gptoss.tokenizer.json_file import TOKENIZER, TokenizerJson
 
 Experts = Literal["as_stored", "mxfp4"]
 

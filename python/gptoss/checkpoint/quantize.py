@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE
-from gptoss.checkpoint.tensors import TensorSource
+from gptoss.checkpoint.safetensors import TensorSource
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
 

@@ -16,7 +16,7 @@ import gptoss
 from gptoss.chat import ChatDelta, ChatMessage, ChatResult, ToolOutput, run_steps
 from gptoss.chat.tools import named_functions
 from gptoss.cli import options as shared
-from gptoss.sampling import SamplingParams
+from gptoss.engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from rich.console import Console

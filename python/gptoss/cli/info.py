@@ -6,8 +6,8 @@ import argparse
 import os
 
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
+from gptoss.checkpoint.layout import Layout
 from gptoss.checkpoint.open import local_folder, locate, parse_config
-from gptoss.checkpoint.tensors import Layout
 from gptoss.config import ModelConfig
 
 _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)

@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 import gptoss
-from gptoss.outputs import Timings, Usage
-from gptoss.sampling import SamplingParams
+from gptoss.engine.outputs import Timings, Usage
+from gptoss.engine.sampling import SamplingParams
 
 # Types of the options that are a sampling parameter each, under its own name.
 _SIMPLE: dict[str, tuple[type, str]] = {

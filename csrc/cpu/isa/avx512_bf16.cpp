@@ -1,0 +1,14 @@
+#define GPTOSS_ISA_NAMESPACE avx512_bf16
+
+#include "cpu/kernels/bf16_dot.inl.h"
+#include "cpu/kernels/q8_panels_vnni.inl.h"
+#include "cpu/simd/avx512.h"
+// What is written in vectors and panels comes after them: first what panels have in common,
+#include "cpu/kernels/q8_panels.inl.h"
+// then the kernels.
+#include "cpu/kernels/kernels.inl.h"
+
+namespace gptoss::cpu {
+const Kernels kAvx512Bf16Kernels =
+    avx512_bf16::make_kernels("avx512_bf16", avx512_bf16::kBf16Dot, avx512_bf16::kBf12Dot);
+}  // namespace gptoss::cpu

@@ -1,0 +1,27 @@
+// A row of Q8 activations (kernels.h) as matmuls read it.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/kernels.h"
+
+namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+namespace {
+
+struct Q8Row {
+  const int8_t* codes;
+  const float* scales;
+  const int32_t* corrections;
+
+  Q8Row() = default;
+  // From block `begin` on.
+  Q8Row(const MatmulTask& task, int token, int begin = 0) {
+    const auto* const row = static_cast<const uint8_t*>(task.x) + token * q8_row_bytes(task.k);
+    codes = reinterpret_cast<const int8_t*>(row) + kQ8Block * begin;
+    scales = reinterpret_cast<const float*>(row + q8_scales_offset(task.k)) + begin;
+    corrections = reinterpret_cast<const int32_t*>(row + q8_corrections_offset(task.k)) + begin;
+  }
+};
+
+}  // namespace
+}  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -1,0 +1,1 @@
+"""Requests to the compiled engine: parameters in, tokens and text out."""
