@@ -67,7 +67,7 @@ class TestGenerate:
     ) -> None:
         options = (
             "--max-tokens 3 --temperature 0.5 --top-p 0.9 --top-k 4 --min-p 0.1 --stop x --stop yy "
-            "--stop-token-ids 5 6 --seed 1 --logprobs 0 --repetition-penalty 1.1 "
+            "--stop-token-ids 5,6 --seed 1 --logprobs 0 --repetition-penalty 1.1 "
             "--presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 3=1.5 --ignore-eos --n 2 "
             "--json"
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from gptoss.cli import chat, doctor, generate, info
+from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
 # One module per command; each has add_arguments(parser) and run(options) -> exit code.
@@ -26,6 +28,25 @@ _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _USER_ERRORS = (BackendError, MemoryError, OSError, TypeError, ValueError)
 
 
+def make_parser() -> CommandParser:
+    """Make the parser of the whole command line."""
+    parser = CommandParser(
+        prog="gptoss", description="Run OpenAI's gpt-oss models on this machine."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, command in _COMMANDS.items():
+        about = inspect.cleandoc(command.__doc__ or "")
+        added = commands.add_parser(
+            name,
+            help=about.partition("\n")[0],
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(added)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -39,14 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0, or 2 for an error (one line on stderr), or 130 for Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
-        prog="gptoss", description="Run OpenAI's gpt-oss models on this machine."
-    )
-    parser.add_argument("--version", action="store_true", help="print the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, command in _COMMANDS.items():
-        summary = (command.__doc__ or "").strip()
-        command.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    parser = make_parser()
     options = parser.parse_args(argv)
     if options.version:
         import gptoss

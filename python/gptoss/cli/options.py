@@ -53,7 +53,11 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, without: tuple[str,
         "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
     )
     group.add_argument(
-        "--stop-token-ids", type=int, nargs="+", metavar="ID", help="end with any of these tokens"
+        "--stop-token-ids",
+        type=_ids,
+        action="extend",
+        metavar="ID,...",
+        help="end with any of these tokens; may be repeated",
     )
     group.add_argument(
         "--logit-bias",
@@ -148,6 +152,14 @@ def summary(usage: Usage, timings: Timings, finish_reason: str) -> str:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _ids(text: str) -> list[int]:
+    # Commas, and not a list of arguments, which would swallow the positional ones behind it.
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ID or ID,ID,..., got {text!r}") from None
 
 
 def _bias(text: str) -> tuple[int, float]:
