@@ -399,7 +399,7 @@ class LLM:
         """
         params = _merged(params, overrides)
         self._loop.check_usable()
-        ids = self._prompt(prompt, params)
+        ids = self._checked_prompt(prompt, params)
         return Request(Completion(self._loop, ids, params, self._tokenizer))
 
     def stream(
@@ -462,10 +462,10 @@ class LLM:
 
         Parameters
         ----------
-        messages : list of dict, or Harmony messages or conversation
-            Messages of the OpenAI chat API. Text of the roles system and developer becomes
-            Harmony's developer message; an assistant's `reasoning` is shown to the model until
-            the turn that it belongs to has its answer.
+        messages : str, list of dict, or Harmony messages or conversation
+            Messages of the OpenAI chat API; a string is one of the user. Text of the roles system
+            and developer becomes Harmony's developer message; an assistant's `reasoning` is shown
+            to the model until the turn that it belongs to has its answer.
         params : SamplingParams, optional
             None means the defaults.
         tools : list of dict, optional
@@ -607,7 +607,7 @@ class LLM:
 
     def logits(
         self,
-        token_ids: Sequence[int] | npt.NDArray[np.integer[Any]],
+        token_ids: Prompt,
         positions: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
         chunk_tokens: int | None = None,
     ) -> npt.NDArray[np.float32]:
@@ -615,8 +615,8 @@ class LLM:
 
         Parameters
         ----------
-        token_ids : sequence of int
-            The text, T tokens.
+        token_ids : str or sequence of int
+            The text, T tokens; a string is encoded as for `generate`.
         positions : sequence of int, optional
             Where logits are wanted; position p gives those of the token after token p. Negative
             ones count from the end. None means all, 0.8 MB each with the published vocabulary.
@@ -631,14 +631,15 @@ class LLM:
         Raises
         ------
         ValueError
-            `token_ids` is empty or longer than the context, or a value is out of range.
+            `token_ids` is empty or longer than the context, or a value is out of range; a string
+            came and there is no tokenizer.
 
         Notes
         -----
         It goes before running requests: they wait, and the latest of them give up their part of
         the KV cache if it is needed, to be computed again.
         """
-        ids = self._token_ids(token_ids)
+        ids = self._prompt(token_ids)
         count = len(ids)
         wanted = np.arange(count) if positions is None else _integers("positions", positions)
         for position in wanted:
@@ -663,7 +664,7 @@ class LLM:
         seeded = dataclasses.replace(params, seed=0)  # the engine's parameters have one
 
         def check(prompt: Prompt) -> npt.NDArray[np.int32]:
-            ids = self._prompt(prompt, params)
+            ids = self._checked_prompt(prompt, params)
             self._loop.check_request(ids, seeded)
             return ids
 
@@ -689,14 +690,16 @@ class LLM:
         finally:
             batch.cancel()
 
-    def _prompt(self, prompt: Prompt, params: SamplingParams) -> npt.NDArray[np.int32]:
-        if isinstance(prompt, str):
-            ids = np.asarray(self.tokenizer.encode(prompt), dtype=np.int32)
-        else:
-            ids = self._token_ids(prompt)
+    def _checked_prompt(self, prompt: Prompt, params: SamplingParams) -> npt.NDArray[np.int32]:
+        ids = self._prompt(prompt)
         if params.stop:
             self.tokenizer  # noqa: B018  raises if there is none
         return ids
+
+    def _prompt(self, prompt: Prompt) -> npt.NDArray[np.int32]:
+        if isinstance(prompt, str):
+            return np.asarray(self.tokenizer.encode(prompt), dtype=np.int32)
+        return self._token_ids(prompt)
 
     def _token_ids(self, values: Any) -> npt.NDArray[np.int32]:
         ids = _integers("token ids", values)

@@ -174,7 +174,7 @@ def test_loading(tmp_path: Path):
 
     assert load_harmony_encoding(Model()).tokenizer is TOKENIZER
     assert load_harmony_encoding(TOKENIZER).tokenizer is TOKENIZER
-    with pytest.raises(ValueError, match="checkpoint folder"):
+    with pytest.raises(ValueError, match="names no files: pass a model"):
         load_harmony_encoding("HarmonyGptOss")
     with pytest.raises(TypeError, match="int"):
         load_harmony_encoding(3)

@@ -384,9 +384,10 @@ class TestLogits:
         with pytest.raises(ValueError, match=message):
             llm.logits(**arguments)
 
-    def test_text_is_refused(self, llm: LLM) -> None:
-        with pytest.raises(TypeError, match="token ids must be a sequence of integers, got 'ab'"):
-            llm.logits("ab")  # type: ignore[arg-type]
+    def test_text(self, llm: LLM) -> None:
+        assert (llm.logits("ab") == llm.logits([97, 98])).all()
+        with pytest.raises(TypeError, match="token ids must be a sequence of integers, got b'ab'"):
+            llm.logits(b"ab")  # type: ignore[arg-type]
 
 
 class TestLoad:

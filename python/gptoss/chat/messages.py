@@ -25,7 +25,7 @@ from gptoss.harmony import (
 from gptoss.harmony.render import CONSTRAIN, has_function_tools
 
 ChatMessage: TypeAlias = Mapping[str, Any] | Message
-ChatMessages: TypeAlias = Sequence[ChatMessage] | Conversation
+ChatMessages: TypeAlias = str | Sequence[ChatMessage] | Conversation
 
 KNOWLEDGE_CUTOFF = "2024-06"  # SystemContent's own default
 
@@ -73,7 +73,7 @@ def build_prompt(
     if tool_choice == "none":
         declared = []
     system = _system_content(reasoning_effort, builtin_tools, current_date, knowledge_cutoff)
-    listed = list(messages)
+    listed = message_list(messages)
     if not listed:
         raise ValueError("messages must hold at least one message")
     instructions, rest = _harmony_messages(listed, names)
@@ -101,6 +101,13 @@ def build_prompt(
         _render(encoding, without_completed_analysis([*head, *rest])),
         [call_header(encoding, *_call_fields(_FUNCTIONS + name)) for name in callable_names],
     )
+
+
+def message_list(messages: ChatMessages) -> list[ChatMessage]:
+    """A conversation as a list; a string is what the user says."""
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    return list(messages)
 
 
 def without_completed_analysis(messages: list[Message]) -> list[Message]:

@@ -17,6 +17,7 @@ from gptoss.chat.messages import (
     assistant_start,
     header,
     is_call,
+    message_list,
 )
 from gptoss.chat.result import (
     SEPARATOR,
@@ -115,7 +116,7 @@ class ChatStream(Iterator[ChatDelta]):
         self.result: ChatResult | None = None
         self._model = model
         self._encoding = encoding = model.harmony
-        self._messages: list[ChatMessage] = list(messages)
+        self._messages: list[ChatMessage] = message_list(messages)
         self._max_reasoning_tokens = max_reasoning_tokens
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from gptoss.chat.messages import ChatMessage, ChatMessages
+from gptoss.chat.messages import ChatMessages, message_list
 from gptoss.chat.result import ChatDelta, ChatResult, ToolCall
 from gptoss.chat.stream import ChatStream
 
@@ -225,7 +225,7 @@ def run_steps(
     schemas = [tool_schema(function, name) for name, function in functions.items()]
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"[run] max_steps must be a positive integer, got {max_steps!r}")
-    conversation: list[ChatMessage] = list(messages)
+    conversation = message_list(messages)
     while True:
         with chat(
             conversation, stream=True, tools=schemas, tool_choice=tool_choice, **chat_args

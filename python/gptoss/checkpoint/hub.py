@@ -28,8 +28,10 @@ WANTED = ["*.json", "model*.safetensors"]
 UNWANTED = ["*/*"]
 
 
-def fetch_config(repo_id: str, *, revision: str | None, local_files_only: bool) -> Path:
-    """Return the cached path of a repository's config.json, downloading it if need be.
+def fetch_file(
+    repo_id: str, file_name: str, *, revision: str | None, local_files_only: bool
+) -> Path:
+    """Return the cached path of one file of a repository, downloading it if need be.
 
     Raises
     ------
@@ -39,10 +41,10 @@ def fetch_config(repo_id: str, *, revision: str | None, local_files_only: bool) 
 
     def download(local: bool) -> str:
         return huggingface_hub.hf_hub_download(
-            repo_id, CONFIG, revision=revision, local_files_only=local
+            repo_id, file_name, revision=revision, local_files_only=local
         )
 
-    with _clear_errors(repo_id, revision):
+    with _clear_errors(repo_id, revision, file_name):
         return _cached_first(download, Path.is_file, local_files_only)
 
 
@@ -93,7 +95,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 @contextmanager
-def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+def _clear_errors(repo_id: str, revision: str | None, file_name: str = CONFIG) -> Iterator[None]:
     what = repo_id if revision is None else f"{repo_id} at revision {revision}"
     offline_help = (
         "download the repository where there is a network "
@@ -120,7 +122,7 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     except hub_errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{repo_id}: the Hub has no revision {revision!r}") from error
     except hub_errors.EntryNotFoundError as error:
-        raise CheckpointError(f"{what}: expected {CONFIG}, found no such file") from error
+        raise CheckpointError(f"{what}: expected {file_name}, found no such file") from error
     except Exception as error:
         # Connection failures reach us as types of whichever HTTP library the installed
         # huggingface_hub uses, and a full disk as an OSError.

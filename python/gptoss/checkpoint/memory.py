@@ -12,10 +12,9 @@ from gptoss.checkpoint.open import (
     find_tensors,
     has_bf16_experts,
     local_folder,
-    locate,
     match_tensors,
-    parse_config,
 )
+from gptoss.checkpoint.resolve import find_model
 from gptoss.config import ModelConfig
 
 Precision = Literal["auto", "reference"]
@@ -139,18 +138,11 @@ def estimate_memory(
         `kv_cache_dtype` unknown, or they do not go together.
     """
     check_modes(precision, dense, kv_cache_dtype)
-    folder = local_folder(path_or_repo)
-    if folder is None:
-        from gptoss.checkpoint import hub  # here, because importing it takes a while
-
-        name = os.fspath(path_or_repo)
-        path = hub.fetch_config(name, revision=revision, local_files_only=local_files_only)
-        layout, config = parse_config(path)
-    else:
-        located = locate(folder)
-        name, layout, config = located.name, located.layout, located.config
+    located = find_model(path_or_repo, revision=revision, local_files_only=local_files_only)
+    if local_folder(path_or_repo) is not None:
         found = find_tensors(located)
         match_tensors(located, found, bf16_experts=has_bf16_experts(found))
+    name, layout, config = located.name, located.layout, located.config
     for what, value, limit in (
         ("context_length", context_length, config.max_position_embeddings),
         ("chunk_tokens", chunk_tokens, config.max_position_embeddings),

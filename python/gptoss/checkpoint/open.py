@@ -101,8 +101,8 @@ def open_checkpoint(
 
         repo_id = os.fspath(path_or_repo)
         # The config first: a wrong model is refused before its gigabytes come.
-        config_path = hub.fetch_config(
-            repo_id, revision=revision, local_files_only=local_files_only
+        config_path = hub.fetch_file(
+            repo_id, CONFIG, revision=revision, local_files_only=local_files_only
         )
         parse_config(config_path)
         local = hub.fetch_checkpoint(

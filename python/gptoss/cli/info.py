@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.checkpoint.layout import Layout
-from gptoss.checkpoint.open import local_folder, locate, parse_config
+from gptoss.checkpoint.resolve import find_model
 from gptoss.config import ModelConfig
 
 _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
@@ -15,7 +14,7 @@ _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a folder or a Hub id")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
     parser.add_argument("--precision", default="auto", help="auto or reference")
     parser.add_argument("--dense", default="bf16", help="bf16, bf12 or q8")
     parser.add_argument("--kv-cache-dtype", default="auto", help="auto or int8")
@@ -28,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     hub = {"revision": options.revision, "local_files_only": options.local_files_only}
-    layout, config = _read_config(options.model, **hub)
+    located = find_model(options.model, **hub)
+    layout, config = located.layout, located.config
     longest = config.max_position_embeddings
     lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
     estimates = [
@@ -46,19 +46,6 @@ def run(options: argparse.Namespace) -> int:
     console.print(_architecture(layout, config, estimates[0]))
     console.print(_memory(estimates))
     return 0
-
-
-def _read_config(
-    model: str, *, revision: str | None, local_files_only: bool
-) -> tuple[Layout, ModelConfig]:
-    folder = local_folder(model)
-    if folder is not None:
-        located = locate(folder)
-        return located.layout, located.config
-    from gptoss.checkpoint import hub
-
-    path = hub.fetch_config(os.fspath(model), revision=revision, local_files_only=local_files_only)
-    return parse_config(path)
 
 
 def _architecture(layout: Layout, config: ModelConfig, estimate: MemoryEstimate) -> object:

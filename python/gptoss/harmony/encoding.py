@@ -313,13 +313,14 @@ def load_harmony_encoding(
 
     Parameters
     ----------
-    model_or_path : object or path
-        An object with a `tokenizer`, a tokenizer, a checkpoint folder, or a tokenizer.json.
+    model_or_path : object, str or path
+        An object with a `tokenizer`; a tokenizer; a model as for `gptoss.load`: "demo", a folder
+        or a Hub id, of which only the tokenizer is downloaded; or a tokenizer.json.
 
     Raises
     ------
-    FileNotFoundError, CheckpointError
-        If there is no such file, or it is no tokenizer.
+    CheckpointError
+        If there is no such model or file, or it is no tokenizer.
     ValueError
         If the tokenizer lacks a Harmony special.
     TypeError
@@ -327,8 +328,8 @@ def load_harmony_encoding(
     """
     if model_or_path == HarmonyEncoding.name:
         raise ValueError(
-            f"[load_harmony_encoding] {model_or_path!r} names no files: pass the checkpoint "
-            "folder, its tokenizer.json, or a loaded model"
+            f"[load_harmony_encoding] {model_or_path!r} names no files: pass a model (a Hub "
+            "id, a folder, demo), its tokenizer.json, or a loaded model"
         )
     if isinstance(model_or_path, (str, os.PathLike)):
         from gptoss.tokenizer import Tokenizer as FileTokenizer

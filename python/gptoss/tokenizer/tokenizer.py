@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from operator import index
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -27,11 +26,25 @@ _NEVER_UTF8 = b"\xff"
 class Tokenizer:
     """A byte-level BPE tokenizer; safe to share between threads, and picklable.
 
-    Made by `Tokenizer.from_file`, or from a tokenizer.json: its text, or what is read of it.
+    Parameters
+    ----------
+    source : str, path or TokenizerJson
+        A model as for `load`: "demo", a folder or a Hub id; a tokenizer.json; its text, which
+        begins with a brace; or what is read of it.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such file, or it holds no byte-level BPE with all 256 bytes.
     """
 
-    def __init__(self, json: str | TokenizerJson) -> None:
-        file = TokenizerJson.parse(json, source=TOKENIZER) if isinstance(json, str) else json
+    def __init__(self, source: str | os.PathLike[str] | TokenizerJson) -> None:
+        if isinstance(source, TokenizerJson):
+            file = source
+        elif isinstance(source, str) and source.lstrip().startswith("{"):
+            file = TokenizerJson.parse(source, source=TOKENIZER)
+        else:
+            file = _find(source)
         added = file.added
         self._bpe, vocab = read_bpe(file)
         # The vocabulary may list the added tokens as well.
@@ -62,17 +75,36 @@ class Tokenizer:
         Parameters
         ----------
         path : str or path
-            The file, or the folder that holds it.
+            The file, or a model as for `load`.
 
         Raises
         ------
         CheckpointError
             The file cannot be read, or holds no byte-level BPE with all 256 bytes.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / TOKENIZER
-        return cls(TokenizerJson.read(file))
+        return cls(_find(path))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Tokenizer:
+        """Read the tokenizer of a model; of a Hub id nothing else is downloaded.
+
+        Parameters
+        ----------
+        path_or_repo, revision, local_files_only
+            As for `load`.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such model, or its tokenizer holds no byte-level BPE with all 256 bytes.
+        """
+        return cls(_find(path_or_repo, revision, local_files_only))
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size})"
@@ -215,6 +247,17 @@ class IncrementalDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
+
+
+def _find(
+    path_or_repo: str | os.PathLike[str],
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> TokenizerJson:
+    from gptoss.checkpoint.resolve import find_tokenizer  # which reads tokenizers, too
+
+    path = find_tokenizer(path_or_repo, revision=revision, local_files_only=local_files_only)
+    return TokenizerJson.read(path)
 
 
 def _any_of(names: Collection[str]) -> re.Pattern[str]:
