@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run `gptoss chat` with a model, arguments, and lines typed or piped into it."""
 
     def run_chat(
-        model: ScriptedModel, *arguments: str, typed: list[Any] | None = None, piped: str = ""
+        model: ScriptedModel,
+        *arguments: str,
+        typed: list[Any] | None = None,
+        piped: str = "",
+        history: str | None = "",
     ) -> tuple[int, str, str]:
         lines: Iterator[Any] = iter(typed or ())
 
@@ -39,6 +45,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         stdin.isatty = lambda: typed is not None  # type: ignore[method-assign]
         monkeypatch.setattr("sys.stdin", stdin)
         monkeypatch.setattr("builtins.input", read)
+        if history is None:
+            monkeypatch.delenv("GPTOSS_HISTORY", raising=False)
+        else:
+            monkeypatch.setenv("GPTOSS_HISTORY", history)
         monkeypatch.setattr("gptoss.load", lambda name, **_: model)
         code = main(["chat", "model", *arguments])
         return code, *capsys.readouterr()
@@ -124,6 +134,199 @@ def test_conversation(run: Run, tmp_path: Path) -> None:
     assert "error: there is no command /nothing" in out
     assert "tools: none" in out
     assert out.count("error:") == 3
+
+
+def prompts_of(model: ScriptedModel) -> list[str]:
+    return [model.text(prompt).split("<|end|>", 1)[1] for prompt, _ in model.requests]
+
+
+def said(text: str) -> str:
+    return f"<|channel|>final<|message|>{text}<|return|>"
+
+
+class TestCommands:
+    @pytest.mark.parametrize("leave", ["/exit", "/quit", EOFError()])
+    def test_leaving(self, run: Run, leave: Any) -> None:
+        model = ScriptedModel(FINAL)
+        code, out, _ = run(model, typed=["Hi", leave, "never"])
+        assert code == 0
+        assert len(model.requests) == 1
+        assert "error" not in out
+
+    def test_system(self, run: Run) -> None:
+        model = ScriptedModel(FINAL, FINAL, FINAL)
+        typed = ["/system Be brief.", "A", "/system", "/system Be long.", "B", "/system -", "C"]
+        _, out, _ = run(model, typed=typed)
+        first, second, third = prompts_of(model)
+        assert "Be brief." in first
+        assert "Be brief." not in second
+        assert "Be long." in second
+        assert "A<|end|>" in second  # the conversation goes on
+        assert "# Instructions" not in third
+        assert "A<|end|>" in third
+        assert out.count("system: Be brief.\n") == 2
+        assert "system: none\n" in out
+
+    def test_retry(self, run: Run) -> None:
+        model = ScriptedModel(said("one"), said("two"), said("three"), said("four"))
+        _, out, _ = run(model, typed=["/retry", "A", "/retry", "B", "/retry"])
+        assert "error: nothing was asked yet\n" in out
+        first, again, second, second_again = prompts_of(model)
+        assert again == first
+        assert second_again == second
+        assert "two<|end|>" in second
+        assert "one" not in second
+
+    def test_retry_after_an_error(self, run: Run) -> None:
+        model = ScriptedModel(said("one"), said("two"))
+        _, out, _ = run(model, typed=["A", "bad \ud800", "/retry", "/undo", "/undo", "A"])
+        assert out.count("error: [render] text with a lone surrogate") == 2
+        assert "forgotten: A\n" in out
+        assert prompts_of(model)[0] == prompts_of(model)[1]
+
+    def test_undo(self, run: Run) -> None:
+        model = ScriptedModel(said("one"), said("two"), said("three"))
+        typed = ["A", "B", "/undo", "/undo", "/undo", "C"]
+        _, out, _ = run(model, typed=typed)
+        assert "forgotten: B\n" in out
+        assert "forgotten: A\n" in out
+        assert "error: nothing was asked yet" in out
+        assert prompts_of(model)[2] == "<|start|>user<|message|>C<|end|><|start|>assistant"
+
+    def test_undo_with_tool_calls(self, run: Run, tmp_path: Path) -> None:
+        file = tmp_path / "tools.py"
+        file.write_text("def get_time():\n    'Tell the time.'\n    return 'noon'\n")
+        model = ScriptedModel(CALL, FINAL, FINAL)
+        run(model, "--tools", str(file), typed=["When?", "/undo", "/tools", "And now?"])
+        assert "When?" not in prompts_of(model)[2]
+        assert "noon" not in prompts_of(model)[2]
+
+    def test_show_reasoning(self, run: Run) -> None:
+        model = ScriptedModel(*[THINK + FINAL] * 4)
+        typed = ["A", "/show-reasoning", "B", "/show-reasoning off", "C", "/show-reasoning on", "D"]
+        _, out, _ = run(model, typed=[*typed, "/show-reasoning maybe"])
+        assert out.count("Let me see.\n") == 2
+        assert "reasoning is shown\n" in out
+        assert "reasoning is hidden\n" in out
+        assert "error: /show-reasoning takes on or off, got 'maybe'" in out
+
+    def test_a_typo_gets_one_hint(self, run: Run) -> None:
+        _, out, _ = run(ScriptedModel(), "--quiet", typed=["/efort low", "/quti", "/xyzzy"])
+        assert out.splitlines()[:3] == [
+            "error: there is no command /efort; did you mean /effort?",
+            "error: there is no command /quti; did you mean /quit?",
+            "error: there is no command /xyzzy; /help lists them",
+        ]
+
+    def test_help_lists_all(self, run: Run) -> None:
+        _, out, _ = run(ScriptedModel(), typed=["/help"])
+        for name in ("/exit", "/quit", "/system", "/retry", "/undo", "/show-reasoning", "/effort"):
+            assert name in out
+
+    def test_what_is_no_command(self, run: Run) -> None:
+        model = ScriptedModel(FINAL, FINAL)
+        run(model, typed=["/etc/hosts: what is it?", " /help me"])
+        first, second = prompts_of(model)
+        assert "/etc/hosts: what is it?<|end|>" in first
+        assert "/help me<|end|>" in second
+
+
+class TestInput:
+    def test_several_lines(self, run: Run) -> None:
+        model = ScriptedModel(FINAL, FINAL, FINAL, FINAL)
+        typed = [
+            *("one \\", "two\\", "three"),
+            *('"""first', "  second", "/third", 'fourth"""'),
+            *('"""', "alone", '"""'),
+            '"""in one line"""',
+        ]
+        run(model, typed=typed)
+        asked = [prompt.rpartition("<|start|>user<|message|>")[2] for prompt in prompts_of(model)]
+        assert [text.partition("<|end|>")[0] for text in asked] == [
+            "one \ntwo\nthree",
+            "first\n  second\n/third\nfourth",
+            "alone",
+            "in one line",
+        ]
+
+    def test_ctrl_c_forgets_what_was_begun(self, run: Run) -> None:
+        model = ScriptedModel(FINAL)
+        run(model, typed=['"""', "never", KeyboardInterrupt(), "\\", KeyboardInterrupt(), "Hi"])
+        assert prompts_of(model) == ["<|start|>user<|message|>Hi<|end|><|start|>assistant"]
+
+    def test_the_end_of_input_ends_a_block(self, run: Run) -> None:
+        for typed in (['"""', "Hi"], ["Hi\\"]):
+            model = ScriptedModel(FINAL)
+            run(model, typed=typed)
+            assert "Hi<|end|>" in prompts_of(model)[0]
+
+    @pytest.mark.parametrize("with_readline", [True, False])
+    def test_history(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_readline: bool
+    ) -> None:
+        file = tmp_path / "state" / "gptoss" / "history.jsonl"
+        given: list[str] = []
+        fake = types.SimpleNamespace(
+            add_history=given.append, set_auto_history=lambda enabled: given.append(str(enabled))
+        )
+        monkeypatch.setitem(sys.modules, "readline", fake if with_readline else None)
+
+        def chat(*typed: str) -> tuple[ScriptedModel, str]:
+            model = ScriptedModel(*[FINAL] * 3)
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+            code, out, _ = run(model, typed=list(typed), history=None)
+            assert code == 0
+            return model, out
+
+        _, out = chat("/history", "First\\", "question", "Second", "Second")
+        assert "nothing was asked yet" in out
+        assert [json.loads(line) for line in file.read_text().splitlines()] == [
+            "/history",
+            "First\nquestion",
+            "Second",
+        ]
+        assert file.stat().st_mode & 0o077 == 0
+        if with_readline:
+            assert given == ["False", "/history", "First\nquestion", "Second"]
+        given.clear()
+        model, out = chat("/history", "/history 1", "/history 3", "/history x")
+        assert given[:4] == (["False", "/history", "First\nquestion", "Second"] * with_readline)
+        assert "1  First question\n2  Second\n" in out
+        assert "First\nquestion<|end|>" in prompts_of(model)[0]
+        assert out.count("error: /history takes a number from 1 to 2") == 2
+
+    def test_a_damaged_history_is_no_error(self, run: Run, tmp_path: Path) -> None:
+        file = tmp_path / "history"
+        file.write_bytes(b'"good"\n{\n\xff\n5\n"last"\n')
+        _, out, _ = run(ScriptedModel(), typed=["/history"], history=str(file))
+        assert "1  good\n2  last\n" in out
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        code, out, _ = run(ScriptedModel(FINAL), typed=["Hi", "/history"], history=str(folder))
+        assert (code, "1  Hi\n" in out) == (0, True)
+
+    def test_the_history_does_not_grow_for_ever(self, run: Run, tmp_path: Path) -> None:
+        file = tmp_path / "history"
+        file.write_text("".join(f'"q{i}"\n' for i in range(2001)))
+        run(ScriptedModel(), typed=["/help"], history=str(file))
+        assert file.read_text().splitlines()[:1] == ['"q1001"']
+
+
+def test_quiet(run: Run) -> None:
+    code, out, err = run(ScriptedModel(THINK + FINAL), "Hi", "--quiet")
+    assert (code, out, err) == (0, "Hello world\n", "")
+    _, out, err = run(ScriptedModel(THINK + FINAL), "-q", typed=["Hi"])
+    assert (out, err) == ("Hello world\n\n", "")
+
+
+def test_markdown_is_for_terminals(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "<|channel|>final<|message|># A\n\n**b** `c`<|return|>"
+    assert run(ScriptedModel(script), "Hi")[1] == "# A\n\n**b** `c`\n"
+    assert run(ScriptedModel(script), typed=["Hi"])[1].splitlines()[1:4] == ["# A", "", "**b** `c`"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = run(ScriptedModel(script), "Hi")[1]
+    assert "**" not in out
+    assert "**b** `c`" in run(ScriptedModel(script), "Hi", "--plain")[1]
 
 
 def test_interrupting_an_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

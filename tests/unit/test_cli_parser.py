@@ -108,7 +108,7 @@ class TestErrors:
         [
             (["demo", "--efort", "low", "x"], "there is no option --efort; did you mean --effort?"),
             (["demo", "--efort=low", "x"], "there is no option --efort=low; did you mean --effort"),
-            (["demo", "-q", "x"], "there is no option -q"),
+            (["demo", "-z", "x"], "there is no option -z"),
             (
                 ["demo", "What", "is", "it?"],
                 "one argument too many: 'is'; quote a text with spaces",

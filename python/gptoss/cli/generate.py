@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the text to continue; - or none at all reads stdin",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    shared.add_quiet_option(parser)
     shared.add_sampling_options(parser)
     shared.add_loading_options(parser)
 
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
         for index, sample in enumerate(samples, 1):
             if params.n > 1:
                 print(f"--- {index} of {params.n}\n{sample.text}", flush=True)
-            summary = shared.summary(sample.usage, sample.timings, sample.finish_reason)
-            print(summary, file=sys.stderr)
+            if not options.quiet:
+                summary = shared.summary(sample.usage, sample.timings, sample.finish_reason)
+                print(summary, file=sys.stderr)
     return 0

@@ -43,6 +43,13 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_quiet_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --quiet."""
+    parser.add_argument(
+        "--quiet", "-q", action="store_true", help="print nothing but the answer, and errors"
+    )
+
+
 def add_sampling_options(parser: argparse.ArgumentParser, *, without: tuple[str, ...] = ()) -> None:
     """Declare the sampling parameters."""
     group = parser.add_argument_group("sampling")
@@ -118,11 +125,12 @@ def load(options: argparse.Namespace) -> gptoss.LLM:
     name = options.model or os.environ.get("GPTOSS_MODEL")
     if not name:
         name = "demo"
-        print(
-            "gptoss: no MODEL, and GPTOSS_MODEL is not set: this is the small demo model. "
-            "For a real one, name openai/gpt-oss-20b (a download of 14 GB) or a folder.",
-            file=sys.stderr,
-        )
+        if not options.quiet:
+            print(
+                "gptoss: no MODEL, and GPTOSS_MODEL is not set: this is the small demo model. "
+                "For a real one, name openai/gpt-oss-20b (a download of 14 GB) or a folder.",
+                file=sys.stderr,
+            )
     return gptoss.load(name, **{option: getattr(options, option) for option in _LOADING})
 
 
