@@ -13,23 +13,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import get_args
 
 import numpy as np
 
 import gptoss
-from bench_phases import DENSE_BYTES, keys_seen, phase_bytes
-from gptoss.config import ModelConfig
+from gptoss.checkpoint.memory import Dense
+from gptoss.checkpoint.traffic import decode_bytes
 from hw_limits import hw_limits, read_gb_s
 from timing import peak_memory_gb, print_results
-
-
-def bytes_per_token(config: ModelConfig, depth: int, kv_bytes: int, dense: str) -> float:
-    """Bytes read to decode one token after `depth` others; `dense`: as for `load`."""
-    c = config
-    routers = c.num_hidden_layers * 2 * c.hidden_size * c.num_local_experts
-    kv_row = 2 * c.num_key_value_heads * c.head_dim * kv_bytes
-    cached = kv_row * keys_seen(c, range(depth - 1, depth))
-    return sum(phase_bytes(c, dense).values()) + routers + cached
 
 
 def main() -> None:
@@ -40,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--precision", choices=["auto", "reference"], default="auto")
-    parser.add_argument("--dense", choices=list(DENSE_BYTES), default="bf16")
+    parser.add_argument("--dense", choices=get_args(Dense), default="bf16")
     parser.add_argument("--context-length", type=int, default=8192)
     args = parser.parse_args()
 
@@ -74,8 +66,12 @@ def main() -> None:
                 prefill.append(n / (times[1] - times[0]))
                 decode.append(statistics.median(1 / np.diff(times[1:])))
             tps = statistics.median(decode)
-            kv_bytes = 4 if args.precision == "reference" else 2
-            read = bytes_per_token(llm.config, n + args.new // 2, kv_bytes, args.dense)
+            read = decode_bytes(
+                llm.config,
+                precision=args.precision,
+                dense=args.dense,
+                depth=n + args.new // 2,
+            )
             rows.append(
                 {
                     "prompt tokens": n,

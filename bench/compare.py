@@ -42,12 +42,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench_generate import bytes_per_token
 from bench_phases import peaks, phase_parameters
 from compare_workers import SHORT_PROMPT_TOKENS, files_of
 from gguf_writer import write_gguf
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
 from hw_limits import limits_by, measuring_program
 from make_checkpoint import hf_config, write_safetensors_header
@@ -499,7 +499,7 @@ def _bytes_read(config: ModelConfig, measure: str, dense: str) -> float | None:
     kind, _, number = measure.partition(" ")
     if kind != "depth" and measure != "batch 1":
         return None
-    return bytes_per_token(config, int(number) if kind == "depth" else 0, 2, dense)
+    return decode_bytes(config, dense=dense, depth=int(number) if kind == "depth" else 0)
 
 
 def _expert_gop(config: ModelConfig, tokens: int) -> float:

@@ -36,7 +36,8 @@ from rich.progress import (
 )
 
 from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Layout, Part, Stored, stored_tensors
-from gptoss.config import LayerType, ModelConfig, RopeConfig
+from gptoss.config import ModelConfig
+from gptoss.published import GPT_OSS_20B, GPT_OSS_120B, alternating
 from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 
 # The published shards of 20b are just below this.
@@ -62,32 +63,9 @@ _BYTES = 256
 _SCALE_BIAS = 127
 
 
-def alternating(layers: int) -> tuple[LayerType, ...]:
-    """Return the published layer pattern: window, full, window, ..."""
-    return tuple("full_attention" if i % 2 else "sliding_attention" for i in range(layers))
-
-
-_PUBLISHED = ModelConfig(
-    hidden_size=2880,
-    intermediate_size=2880,
-    num_hidden_layers=24,
-    num_attention_heads=64,
-    num_key_value_heads=8,
-    head_dim=64,
-    vocab_size=201_088,
-    num_local_experts=32,
-    num_experts_per_tok=4,
-    sliding_window=128,
-    layer_types=alternating(24),
-    rms_norm_eps=1e-5,
-    swiglu_limit=7.0,
-    max_position_embeddings=131_072,
-    rope=RopeConfig(theta=150_000.0, factor=32.0, truncate=False),
-)
-
 PRESETS = {
     "tiny": dataclasses.replace(
-        _PUBLISHED,
+        GPT_OSS_20B,
         hidden_size=64,
         intermediate_size=64,
         num_hidden_layers=4,
@@ -100,10 +78,8 @@ PRESETS = {
         sliding_window=16,
         layer_types=alternating(4),
     ),
-    "20b": _PUBLISHED,
-    "120b": dataclasses.replace(
-        _PUBLISHED, num_hidden_layers=36, num_local_experts=128, layer_types=alternating(36)
-    ),
+    "20b": GPT_OSS_20B,
+    "120b": GPT_OSS_120B,
 }
 
 

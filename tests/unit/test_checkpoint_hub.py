@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import socket
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._paths import filter_repo_objects
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from gptoss.checkpoint import estimate_memory, open_checkpoint
+from gptoss.cli import main
 from gptoss.errors import CheckpointError
 from support.checkpoints import MICRO, edit_json, make_checkpoint
 
@@ -246,3 +251,129 @@ def test_errors_of_the_hub(error: Exception, message: str, monkeypatch: pytest.M
     with pytest.raises(CheckpointError, match=message) as raised:
         open_checkpoint(REPO, revision="v9")
     assert str(raised.value).startswith(REPO)
+
+
+class TestDownloadQuestion:
+    """What the commands ask before gigabytes come."""
+
+    @pytest.fixture
+    def hub(self, fake: FakeHub, published: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+        """A Hub that tells sizes, too."""
+        files = [path for path in published.iterdir() if path.is_file()]
+        siblings = [
+            *(RepoSibling(path.name, size=path.stat().st_size) for path in files),
+            RepoSibling("original/model.safetensors", size=10**12),
+            RepoSibling("README.md", size=10**12),
+        ]
+        info = types.SimpleNamespace(siblings=siblings, sha="0123abc")
+        monkeypatch.setattr(
+            huggingface_hub.HfApi, "model_info", lambda self, repo_id, **arguments: info
+        )
+        return fake
+
+    @staticmethod
+    def wanted_bytes(published: Path) -> int:
+        return sum(
+            path.stat().st_size
+            for path in published.iterdir()
+            if path.suffix in (".json", ".safetensors")
+        )
+
+    @pytest.fixture
+    def terminal(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        def type_in(answer: str) -> None:
+            stdin = io.StringIO(answer)
+            stdin.isatty = lambda: True  # type: ignore[method-assign]
+            monkeypatch.setattr("sys.stdin", stdin)
+            monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+
+        return type_in
+
+    COMMAND = ("generate", REPO, "ab", "--max-tokens", "1", "--ignore-eos", "--quiet")
+
+    @pytest.mark.parametrize("answer", ["y\n", "YES\n", "\n"])
+    def test_yes(
+        self,
+        hub: FakeHub,
+        published: Path,
+        terminal: Callable[[str], None],
+        answer: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        terminal(answer)
+        assert main(self.COMMAND) == 0
+        err = capsys.readouterr().err
+        size = self.wanted_bytes(published) / 1e6
+        assert f"{REPO} is not on this machine. Download {size:.2f} MB into" in err
+
+    @pytest.mark.parametrize("answer", ["n\n", "what\n", ""])
+    def test_no(
+        self,
+        hub: FakeHub,
+        terminal: Callable[[str], None],
+        answer: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        terminal(answer)
+        assert main(self.COMMAND) == 2
+        assert f"gptoss: error: {REPO} was not downloaded\n" in capsys.readouterr().err
+        assert all(arguments["local_files_only"] for _, arguments in hub.calls)
+
+    def test_nobody_to_ask(self, hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(self.COMMAND) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"gptoss: error: {REPO} is not on this machine: pass --yes to downl")
+        assert err.count("\n") == 1
+        assert all(arguments["local_files_only"] for _, arguments in hub.calls)
+        assert main([*self.COMMAND, "--yes"]) == 0
+
+    def test_no_room(
+        self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
+        assert main([*self.COMMAND, "--yes"]) == 2
+        err = capsys.readouterr().err
+        assert "does not fit into" in err
+        assert "0.00 MB are free; HF_HOME names another folder" in err
+
+    def test_nothing_is_asked_of_what_is_here(
+        self, cache: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(cache, published)
+        monkeypatch.setattr("gptoss.cli.options.format_bytes", None)
+        assert main(self.COMMAND) == 0
+
+    def test_offline(self, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*self.COMMAND, "--yes", "--local-files-only"]) == 2
+        assert "not in the Hub's local cache" in capsys.readouterr().err
+
+    def test_info_tells_the_size(
+        self, hub: FakeHub, published: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["info", REPO]) == 0
+        size = self.wanted_bytes(published)
+        assert f"{size / 1e6:.2f} MB to download, into" in capsys.readouterr().out
+        fill(cache, published, without="model-00000-of-00002.safetensors")
+        missing = (published / "model-00000-of-00002.safetensors").stat().st_size
+        assert main(["info", REPO]) == 0
+        out = capsys.readouterr().out
+        assert f"{missing / 1e6:.2f} MB to download, {(size - missing) / 1e6:.2f} MB are" in out
+        assert all(what == "file" or arguments["local_files_only"] for what, arguments in hub.calls)
+
+    def test_info_of_what_is_here(
+        self, cache: Path, published: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fill(cache, published)
+        assert main(["info", REPO]) == 0
+        assert "in the Hub's cache" in capsys.readouterr().out
+
+    def test_info_without_a_network(
+        self,
+        cache: Path,
+        published: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        fill(cache, published, without="model-00000-of-00002.safetensors")
+        assert main(["info", REPO]) == 0
+        out = capsys.readouterr().out.replace("│", " ")
+        assert "not all in the Hub's cache, and the Hub was not reached" in " ".join(out.split())

@@ -155,12 +155,52 @@ class TestInfo:
 
 
 class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A machine with 24 GB that reads 40 GB/s."""
+        monkeypatch.setattr("gptoss.cli.doctor.read_gb_s", lambda most_bytes: 40.0)
+        monkeypatch.setattr("gptoss._core.available_memory_bytes", lambda: 24 * 10**9)
+
+    def test_says_first_what_fits(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["doctor"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].endswith("24.0 GB of memory free, read at 40 GB/s")
+        assert lines[1] == "gpt-oss-20b fits: gptoss chat openai/gpt-oss-20b"
+        assert lines[2] == "gpt-oss-120b does not fit into the free memory"
+        found = [line for line in lines if line.startswith("│ gpt-oss-20b")]
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in found]
+        # 3.71 GB of the bf16 form are read for a token, and 90 % of 40 GB/s are 36.
+        assert rows[0] == ["gpt-oss-20b", "bf16", "14.1 GB", "131,072", "about 9.7"]
+        assert [row[1] for row in rows] == ["bf16", "bf12", "q8"]
+        assert any("41.8 GB short" in line for line in lines)
+
+    def test_little_memory(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gptoss._core.available_memory_bytes", lambda: 14 * 10**9)
+        assert main(["doctor"]) == 0
+        out = capsys.readouterr().out
+        assert "gpt-oss-20b fits" in out
+        row = next(line for line in out.splitlines() if "bf16" in line)
+        assert "none" not in row
+        contexts = [n for n in row.replace(",", "").split() if n.isdigit()]
+        shortest, with_int8 = map(int, contexts)
+        assert 1024 <= shortest < with_int8 < 131_072
+        monkeypatch.setattr("gptoss._core.available_memory_bytes", lambda: 2 * 10**9)
+        assert main(["doctor"]) == 0
+        assert "gpt-oss-20b does not fit" in capsys.readouterr().out
+
     def test_lists_what_there_is(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["doctor"]) == 0
         out = capsys.readouterr().out
-        for name in ("backend cpu", "backend cuda", "backend metal", "scalar", "threads", "memory"):
+        for name in ("backend cpu", "backend cuda", "backend metal", "threads", "instruction set"):
             assert name in out
         assert "gptoss has no cuda backend yet" in out
+        assert "scalar" not in out
+        assert main(["doctor", "--verbose"]) == 0
+        out = capsys.readouterr().out
+        assert "scalar" in out
+        assert "numpy" in out
 
     @pytest.mark.parametrize(
         ("variable", "value", "message"),
@@ -189,6 +229,7 @@ class TestDoctor:
         assert "scalar, set by GPTOSS_ISA" in capsys.readouterr().out
 
     def test_offline_mode(self) -> None:
+        # The probe of memory's speed included: a process of its own.
         found = subprocess.run(
             [sys.executable, "-m", "gptoss", "doctor"],
             env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(filter(None, sys.path))},

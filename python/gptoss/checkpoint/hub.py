@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -72,6 +75,58 @@ def fetch_checkpoint(
 
     with _clear_errors(repo_id, revision), _progress_bars(progress):
         return _cached_first(download, _is_complete, local_files_only)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is to be downloaded before a model can be loaded.
+
+    Attributes
+    ----------
+    total_bytes, missing_bytes : int
+        Of the files that are needed, and of those of them that are not in the cache.
+    folder : Path
+        The cache.
+    """
+
+    total_bytes: int
+    missing_bytes: int
+    folder: Path
+
+
+def plan_download(repo_id: str, *, revision: str | None, local_files_only: bool) -> Download | None:
+    """Ask the Hub what `fetch_checkpoint` would download; None if the cache has it all.
+
+    Raises
+    ------
+    CheckpointError
+        The cache does not have it all, and the Hub cannot be reached or does not have it.
+    """
+    with _clear_errors(repo_id, revision):
+        try:
+            cached = huggingface_hub.snapshot_download(
+                repo_id,
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+            )
+            if _is_complete(Path(cached)):
+                return None
+        except hub_errors.LocalEntryNotFoundError:
+            pass
+        if local_files_only:
+            raise hub_errors.LocalEntryNotFoundError("not all of it is in the cache")
+        info = huggingface_hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        wanted = filter_repo_objects(sizes, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        total = missing = 0
+        for name in wanted:
+            total += sizes[name]
+            found = huggingface_hub.try_to_load_from_cache(repo_id, name, revision=info.sha)
+            if not isinstance(found, str):
+                missing += sizes[name]
+        return Download(total, missing, Path(constants.HF_HUB_CACHE))
 
 
 def _cached_first(

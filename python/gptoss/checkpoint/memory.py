@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.layout import Layout, stored_tensors
 from gptoss.checkpoint.open import (
     find_tensors,
     has_bf16_experts,
@@ -24,7 +24,8 @@ KvCacheDtype = Literal["auto", "int8"]
 # Pages of the full-attention layers' KV cache.
 _PAGE_TOKENS = 64
 
-_DENSE_MATRICES = tuple(
+# Those whose form `dense` decides.
+DENSE_MATRICES = tuple(
     f"{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
 )
 
@@ -142,7 +143,30 @@ def estimate_memory(
     if local_folder(path_or_repo) is not None:
         found = find_tensors(located)
         match_tensors(located, found, bf16_experts=has_bf16_experts(found))
-    name, layout, config = located.name, located.layout, located.config
+    return estimate_config(
+        located.name,
+        located.config,
+        context_length,
+        precision=precision,
+        dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
+        chunk_tokens=chunk_tokens,
+        layout=located.layout,
+    )
+
+
+def estimate_config(
+    name: str,
+    config: ModelConfig,
+    context_length: int,
+    *,
+    precision: Precision = "auto",
+    dense: Dense = "bf16",
+    kv_cache_dtype: KvCacheDtype = "auto",
+    chunk_tokens: int = 512,
+    layout: Layout = "hf",
+) -> MemoryEstimate:
+    """Estimate as `estimate_memory` does, from the config alone."""
     for what, value, limit in (
         ("context_length", context_length, config.max_position_embeddings),
         ("chunk_tokens", chunk_tokens, config.max_position_embeddings),
@@ -153,8 +177,8 @@ def estimate_memory(
     for stored in stored_tensors(config, layout):
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
-            if part.name.endswith(_DENSE_MATRICES):
-                nbytes = nbytes // part.shape[-1] // 2 * _dense_row_bytes(dense, part.shape[-1])
+            if part.name.endswith(DENSE_MATRICES):
+                nbytes = nbytes // part.shape[-1] // 2 * dense_row_bytes(dense, part.shape[-1])
             weights[part.component] = weights.get(part.component, 0) + nbytes
     chunk_tokens = min(chunk_tokens, context_length)
     return MemoryEstimate(
@@ -165,7 +189,7 @@ def estimate_memory(
         kv_cache_dtype=kv_cache_dtype,
         weights=weights,
         kv_bytes=_kv_bytes(
-            config, context_length, chunk_tokens, _kv_row_bytes(config, precision, kv_cache_dtype)
+            config, context_length, chunk_tokens, kv_row_bytes(config, precision, kv_cache_dtype)
         ),
         workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
     )
@@ -189,7 +213,7 @@ def check_modes(precision: Precision, dense: Dense, kv_cache_dtype: KvCacheDtype
         )
 
 
-def _dense_row_bytes(dense: Dense, k: int) -> int:
+def dense_row_bytes(dense: Dense, k: int) -> int:
     """Bytes of a row of `k` weights."""
     if dense == "q8":
         return k // 32 * 34  # a block of 32: 32 codes and a scale of 2 bytes
@@ -200,7 +224,7 @@ def _dense_row_bytes(dense: Dense, k: int) -> int:
     return 2 * k
 
 
-def _kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:
+def kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:
     """Bytes of one head's key, or value, of one token."""
     if kv_cache_dtype == "int8":
         return config.head_dim + 4  # and a float32 scale

@@ -6,8 +6,11 @@ import argparse
 
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.checkpoint.layout import Layout
+from gptoss.checkpoint.open import local_folder
 from gptoss.checkpoint.resolve import find_model
+from gptoss.cli.options import format_bytes
 from gptoss.config import ModelConfig
+from gptoss.errors import CheckpointError
 
 _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 
@@ -23,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print two tables; weights are not read, and of a Hub id only config.json is fetched."""
+    """Print two tables; weights are not read, and of a Hub id only config.json is downloaded."""
     from rich.console import Console
 
     hub = {"revision": options.revision, "local_files_only": options.local_files_only}
@@ -42,13 +45,37 @@ def run(options: argparse.Namespace) -> int:
         )
         for length in lengths
     ]
+    files = _files(options.model, **hub)
     console = Console()
-    console.print(_architecture(layout, config, estimates[0]))
+    console.print(_architecture(layout, config, estimates[0], files))
     console.print(_memory(estimates))
     return 0
 
 
-def _architecture(layout: Layout, config: ModelConfig, estimate: MemoryEstimate) -> object:
+def _files(model: str, *, revision: str | None, local_files_only: bool) -> str:
+    """Where the model's files are, or what is to be downloaded."""
+    folder = local_folder(model)
+    if folder is not None:
+        return str(folder)
+    from gptoss.checkpoint import hub
+
+    try:
+        plan = hub.plan_download(model, revision=revision, local_files_only=local_files_only)
+    except CheckpointError:
+        return "not all in the Hub's cache, and the Hub was not reached"
+    if plan is None:
+        return "in the Hub's cache"
+    here = plan.total_bytes - plan.missing_bytes
+    return (
+        f"{format_bytes(plan.missing_bytes)} to download"
+        + (f", {format_bytes(here)} are here" if here else "")
+        + f", into {plan.folder}"
+    )
+
+
+def _architecture(
+    layout: Layout, config: ModelConfig, estimate: MemoryEstimate, files: str
+) -> object:
     from rich.table import Table
     from rich.text import Text
 
@@ -71,8 +98,9 @@ def _architecture(layout: Layout, config: ModelConfig, estimate: MemoryEstimate)
             if rope.factor > 1
             else ""
         ),
-        **{f"weights, {name}": _size(size) for name, size in estimate.weights.items()},
-        "weights, all": _size(estimate.weight_bytes),
+        **{f"weights, {name}": format_bytes(size) for name, size in estimate.weights.items()},
+        "weights, all": format_bytes(estimate.weight_bytes),
+        "files": files,
     }
     table = Table(title=Text(estimate.name), title_justify="left", show_header=False)
     for name, value in rows.items():
@@ -93,13 +121,9 @@ def _memory(estimates: list[MemoryEstimate]) -> object:
     for estimate in estimates:
         table.add_row(
             f"{estimate.context_length:,}",
-            _size(estimate.weight_bytes),
-            _size(estimate.kv_bytes),
-            _size(estimate.workspace_bytes),
-            _size(estimate.total_bytes),
+            format_bytes(estimate.weight_bytes),
+            format_bytes(estimate.kv_bytes),
+            format_bytes(estimate.workspace_bytes),
+            format_bytes(estimate.total_bytes),
         )
     return table
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import gptoss
+from gptoss.checkpoint.open import local_folder
 from gptoss.engine.outputs import Timings, Usage
 from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import CheckpointError
 
 # Types of the options that are a sampling parameter each, under its own name.
 _SIMPLE: dict[str, tuple[type, str]] = {
@@ -96,6 +100,7 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+    group.add_argument("--yes", "-y", action="store_true", help="download the model without asking")
     group.add_argument(
         "--experts",
         default="as_stored",
@@ -131,7 +136,69 @@ def load(options: argparse.Namespace) -> gptoss.LLM:
                 "For a real one, name openai/gpt-oss-20b (a download of 14 GB) or a folder.",
                 file=sys.stderr,
             )
+    confirm_download(name, options)
     return gptoss.load(name, **{option: getattr(options, option) for option in _LOADING})
+
+
+def confirm_download(name: str, options: argparse.Namespace) -> None:
+    """Ask whether to download a model that is not on this machine; --yes is the answer.
+
+    Raises
+    ------
+    ValueError
+        The answer is no, or nobody can be asked.
+    OSError
+        The disk has too little room.
+    """
+    try:
+        if local_folder(name) is not None:
+            return
+    except CheckpointError:
+        return  # loading it says the same
+    from gptoss.checkpoint import hub
+
+    plan = hub.plan_download(
+        name, revision=options.revision, local_files_only=options.local_files_only
+    )
+    if plan is None:
+        return
+    size, free = format_bytes(plan.missing_bytes), _free_bytes(plan.folder)
+    if free is not None and free < plan.missing_bytes:
+        raise OSError(
+            f"{name}: the download of {size} does not fit into {plan.folder}, where "
+            f"{format_bytes(free)} are free; HF_HOME names another folder"
+        )
+    if options.yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ValueError(
+            f"{name} is not on this machine: pass --yes to download {size} into {plan.folder}"
+        )
+    room = "" if free is None else f" ({format_bytes(free)} free)"
+    print(
+        f"{name} is not on this machine. Download {size} into {plan.folder}{room}? [Y/n] ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("", "y", "yes") or not answer:
+        raise ValueError(f"{name} was not downloaded")
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Room on the disk of a folder that may not be there yet."""
+    for parent in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(parent).free
+        except OSError:
+            continue
+    return None
+
+
+def format_bytes(nbytes: float) -> str:
+    """A size in a unit that a person reads."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def read_text(text: str | None, what: str) -> str:

@@ -1,0 +1,64 @@
+"""How many bytes a decoding step reads: with memory's speed, the bound of tokens per second."""
+
+from __future__ import annotations
+
+from gptoss.checkpoint.layout import stored_tensors
+from gptoss.checkpoint.memory import (
+    DENSE_MATRICES,
+    Dense,
+    KvCacheDtype,
+    Precision,
+    dense_row_bytes,
+    kv_row_bytes,
+)
+from gptoss.config import ModelConfig
+
+
+def decode_bytes(
+    config: ModelConfig,
+    *,
+    precision: Precision = "auto",
+    dense: Dense = "bf16",
+    kv_cache_dtype: KvCacheDtype = "auto",
+    depth: int = 0,
+    sequences: int = 1,
+) -> float:
+    """Bytes that a step reads to decode one token of each of some sequences.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The model.
+    precision, dense, kv_cache_dtype
+        As for `load`.
+    depth : int
+        Tokens before it in each sequence.
+    sequences : int
+        How many are decoded together. The experts that any of them needs are read once; the
+        number of these is an expectation, with each expert as likely as the others.
+
+    Returns
+    -------
+    float
+        Weights, keys and values. Activations stay in the caches of the processor.
+    """
+    c = config
+    active = c.num_experts_per_tok / c.num_local_experts
+    experts = 1 - (1 - active) ** sequences
+    weights = 0.0
+    for stored in stored_tensors(c, "hf"):
+        (part,) = stored.parts
+        nbytes: float = stored.nbytes
+        if part.name.endswith(DENSE_MATRICES):
+            nbytes = nbytes // part.shape[-1] // 2 * dense_row_bytes(dense, part.shape[-1])
+        elif part.component == "embedding":
+            nbytes = sequences * nbytes / c.vocab_size
+        elif part.component.startswith("expert"):
+            nbytes *= experts
+        weights += nbytes
+    row = 2 * c.num_key_value_heads * kv_row_bytes(c, precision, kv_cache_dtype)
+    seen = sum(
+        min(depth, c.sliding_window) if kind == "sliding_attention" else depth
+        for kind in c.layer_types
+    )
+    return weights + sequences * row * seen
