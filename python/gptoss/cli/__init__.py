@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gptoss.cli import chat, doctor, generate, info
+from gptoss.cli import batch, chat, doctor, generate, info
 from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
@@ -17,6 +17,7 @@ from gptoss.errors import BackendError
 _COMMANDS: dict[str, Any] = {
     "chat": chat,
     "generate": generate,
+    "batch": batch,
     "info": info,
     "doctor": doctor,
 }
