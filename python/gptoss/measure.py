@@ -22,8 +22,8 @@ DECODE_SHARE = {"bf16": 0.9, "bf12": 0.85, "q8": 0.95}
 _RAPL = Path("/sys/class/powercap")
 
 
-def read_gb_s(most_bytes: int = PROBE_BYTES) -> float:
-    """Measure how fast all threads read memory.
+class ReadProbe:
+    """Measures how fast all threads read memory.
 
     It is read by the engine's own product of a bfloat16 matrix and a vector, which does little
     else, with the threads and the instruction set that a model would use.
@@ -33,26 +33,27 @@ def read_gb_s(most_bytes: int = PROBE_BYTES) -> float:
     most_bytes : int
         Memory to take for it. The default is beyond the caches of most processors.
 
-    Returns
-    -------
-    float
-        GB/s, of the fastest of some passes: others may use the machine, too.
-
     Raises
     ------
     BackendError, ValueError
         GPTOSS_ISA or GPTOSS_NUM_THREADS cannot be used.
     """
-    rows = max(64, most_bytes // (2 * _PROBE_K))
-    # 1 in bfloat16. Zeros would be one page, many times.
-    weights = np.full((rows, _PROBE_K), 0x3F80, np.uint16)
-    x = np.ones((1, _PROBE_K), np.float32)
-    times = []
-    for _ in range(1 + _PROBE_ROUNDS):
+
+    def __init__(self, most_bytes: int = PROBE_BYTES) -> None:
+        rows = max(64, most_bytes // (2 * _PROBE_K))
+        # 1 in bfloat16. Zeros would be one page, many times.
+        self._weights = np.full((rows, _PROBE_K), 0x3F80, np.uint16)
+        self._x = np.ones((1, _PROBE_K), np.float32)
+        self._pass_s()
+
+    def gb_s(self) -> float:
+        """GB/s, of the fastest of some passes: others may use the machine, too."""
+        return self._weights.nbytes / min(self._pass_s() for _ in range(_PROBE_ROUNDS)) / 1e9
+
+    def _pass_s(self) -> float:
         start = time.perf_counter()
-        _core.dense_matmul(x, weights, None, True)
-        times.append(time.perf_counter() - start)
-    return weights.nbytes / min(times[1:]) / 1e9
+        _core.dense_matmul(self._x, self._weights, None, True)
+        return time.perf_counter() - start
 
 
 def cpu_name() -> str:

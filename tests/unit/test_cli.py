@@ -158,7 +158,8 @@ class TestDoctor:
     @pytest.fixture(autouse=True)
     def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A machine with 24 GB that reads 40 GB/s."""
-        monkeypatch.setattr("gptoss.cli.doctor.read_gb_s", lambda most_bytes: 40.0)
+        monkeypatch.setattr("gptoss.measure.ReadProbe.gb_s", lambda probe: 40.0)
+        monkeypatch.setattr("gptoss.cli.doctor.PROBE_BYTES", 1_000_000)
         monkeypatch.setattr("gptoss._core.available_memory_bytes", lambda: 24 * 10**9)
 
     def test_says_first_what_fits(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gptoss.checkpoint.memory import estimate_config
 from gptoss.checkpoint.traffic import decode_bytes
-from gptoss.measure import EnergyMeter, cpu_name, read_gb_s
+from gptoss.measure import EnergyMeter, ReadProbe, cpu_name
 from gptoss.published import GPT_OSS_20B
 
 
@@ -44,7 +44,7 @@ class TestDecodeBytes:
 
 
 def test_read_speed() -> None:
-    assert 0.1 < read_gb_s(4_000_000) < 10_000
+    assert 0.1 < ReadProbe(4_000_000).gb_s() < 10_000
     assert cpu_name()
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gptoss.cli import batch, chat, doctor, generate, info
+from gptoss.cli import batch, bench, chat, doctor, generate, info
 from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
@@ -18,6 +18,7 @@ _COMMANDS: dict[str, Any] = {
     "chat": chat,
     "generate": generate,
     "batch": batch,
+    "bench": bench,
     "info": info,
     "doctor": doctor,
 }

@@ -16,7 +16,7 @@ from gptoss.checkpoint.memory import Dense, KvCacheDtype, estimate_config
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
 from gptoss.errors import BackendError
-from gptoss.measure import DECODE_SHARE, PROBE_BYTES, cpu_name, read_gb_s
+from gptoss.measure import DECODE_SHARE, PROBE_BYTES, ReadProbe, cpu_name
 from gptoss.published import PUBLISHED
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _print_what_fits(console: Console, available_bytes: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    gb_s = read_gb_s(min(PROBE_BYTES, int(_PROBE_SHARE * available_bytes)))
+    gb_s = ReadProbe(min(PROBE_BYTES, int(_PROBE_SHARE * available_bytes))).gb_s()
     console.print(
         f"{cpu_name()}, {_core.default_threads()} threads, {available_bytes / 1e9:.1f} GB of "
         f"memory free, read at {gb_s:.0f} GB/s",

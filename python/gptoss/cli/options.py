@@ -83,10 +83,13 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, without: tuple[str,
         )
 
 
-def add_loading_options(parser: argparse.ArgumentParser) -> None:
+def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, ...] = ()) -> None:
     """Declare how to load the model."""
     group = parser.add_argument_group("model")
-    group.add_argument("--device", default="auto", help="a backend, as `gptoss doctor` lists them")
+    if "device" not in without:
+        group.add_argument(
+            "--device", default="auto", help="a backend, as `gptoss doctor` lists them"
+        )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     group.add_argument("--precision", default="auto", help="auto or reference")
     group.add_argument(
