@@ -334,7 +334,7 @@ class TestDownloadQuestion:
         assert main([*self.COMMAND, "--yes"]) == 2
         err = capsys.readouterr().err
         assert "does not fit into" in err
-        assert "0.00 MB are free; HF_HOME names another folder" in err
+        assert "1.00 kB are free; HF_HOME names another folder" in err
 
     def test_nothing_is_asked_of_what_is_here(
         self, cache: Path, published: Path, monkeypatch: pytest.MonkeyPatch

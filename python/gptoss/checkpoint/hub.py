@@ -129,6 +129,43 @@ def plan_download(repo_id: str, *, revision: str | None, local_files_only: bool)
         return Download(total, missing, Path(constants.HF_HUB_CACHE))
 
 
+def cached_folder(repo_id: str, *, revision: str | None) -> Path:
+    """The folder of the Hub's local cache that has a repository, or what there is of it.
+
+    Raises
+    ------
+    CheckpointError
+        The cache has nothing of it.
+    """
+    with _clear_errors(repo_id, revision):
+        return Path(
+            huggingface_hub.snapshot_download(repo_id, revision=revision, local_files_only=True)
+        )
+
+
+def checksums(repo_id: str, *, revision: str | None) -> dict[str, str]:
+    """Ask the Hub for the checksums of all files of a repository.
+
+    Returns
+    -------
+    dict of str to str
+        In hexadecimal: SHA-256 of large files, git's SHA-1 of the others.
+
+    Raises
+    ------
+    CheckpointError
+        The Hub cannot be reached, or does not have it.
+    """
+    with _clear_errors(repo_id, revision):
+        info = huggingface_hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    found = {}
+    for file in info.siblings or ():
+        value = file.lfs.sha256 if file.lfs is not None else file.blob_id
+        if value is not None:
+            found[file.rfilename] = value
+    return found
+
+
 def _cached_first(
     download: Callable[[bool], str], is_complete: Callable[[Path], bool], local_files_only: bool
 ) -> Path:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gptoss.cli import batch, bench, chat, doctor, generate, info
+from gptoss.cli import batch, bench, chat, doctor, generate, info, verify
 from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
@@ -21,6 +21,7 @@ _COMMANDS: dict[str, Any] = {
     "bench": bench,
     "info": info,
     "doctor": doctor,
+    "verify": verify,
 }
 
 _FAILED = 2

@@ -201,6 +201,8 @@ def _free_bytes(folder: Path) -> int | None:
 
 def format_bytes(nbytes: float) -> str:
     """A size in a unit that a person reads."""
+    if nbytes < 1e4:
+        return f"{nbytes / 1e3:.2f} kB"
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 

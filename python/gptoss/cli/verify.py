@@ -1,0 +1,101 @@
+"""Check a model's files against their checksums: what is damaged, cut or missing.
+
+Of a model in the Hub's cache, and of a folder into which `hf download` put it, the repository's own
+checksums are known, without a network. For any folder there may be a SHA256SUMS in it, which
+--write makes, and --against asks the Hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gptoss.checkpoint.open import local_folder
+from gptoss.cli.options import format_bytes
+
+_STYLES = {"ok": "green", "unknown": "yellow", "wrong": "red", "missing": "red"}
+_DIFFERS = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
+    parser.add_argument("--against", metavar="HUB-ID", help="ask the Hub for the checksums of this")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--write", action="store_true", help="write SHA256SUMS into the folder, and check nothing"
+    )
+    parser.add_argument("--quiet", "-q", action="store_true", help="print what is wrong only")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each file; the exit code is 1 if something is wrong."""
+    from rich.console import Console
+
+    from gptoss.checkpoint.verify import verify_model, write_sums
+
+    console = Console(highlight=False, soft_wrap=True)
+    if options.write:
+        folder = local_folder(options.model)
+        if folder is None:
+            raise ValueError(f"--write needs a folder, got the Hub id {options.model}")
+        with _progress(options.quiet) as on_bytes:
+            path = write_sums(folder, on_bytes)
+        if not options.quiet:
+            console.print(f"wrote {path}", markup=False)
+        return 0
+    with _progress(options.quiet) as on_bytes:
+        report = verify_model(
+            options.model, revision=options.revision, against=options.against, on_bytes=on_bytes
+        )
+    width = max((len(file.name) for file in report.files), default=0)
+    for file in report.files:
+        if options.quiet and file.state in ("ok", "unknown"):
+            continue
+        size = format_bytes(file.nbytes) if file.state != "missing" else ""
+        console.print(f"[{_STYLES[file.state]}]{file.state:<8}[/]", end="")
+        console.print(f"{file.name:<{width}}  {size:>10}  {file.detail}", markup=False)
+    if report.problem is not None:
+        console.print(f"[red]{'wrong':<8}[/]", end="")
+        console.print(report.problem, markup=False)
+    if not options.quiet:
+        console.print(_verdict(report.good, [file.state for file in report.files]), markup=False)
+    return 0 if report.good else _DIFFERS
+
+
+def _verdict(good: bool, states: list[str]) -> str:
+    if not good:
+        return "Not as it should be: fetch what is wrong again (hf download resumes)."
+    unknown = states.count("unknown")
+    if unknown == len(states):
+        return (
+            "Complete and readable; no checksums are known. With a network: --against HUB-ID. For "
+            "later: --write."
+        )
+    if unknown:
+        return f"As it should be, as far as checksums are known: of {unknown} files they are not."
+    return f"As it should be: {len(states)} files."
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on the terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
