@@ -27,9 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-reasoning", action="store_true", help="show what it thinks")
     parser.add_argument("--system", metavar="TEXT", help="instructions")
     parser.add_argument(
-        "--tools", metavar="FILE.py", help="run this file; the model may call its functions"
+        "--tools",
+        metavar="FILE.py",
+        help="a file with Python functions that the model may call; it is run",
     )
-    parser.add_argument("--max-reasoning-tokens", type=int, metavar="N", help="then it must answer")
+    parser.add_argument(
+        "--max-reasoning-tokens", type=int, metavar="N", help="think so long at most, then answer"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the answer as OpenAI's API returns it"
     )

@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 EFFORTS = ("low", "medium", "high")
 
-_COMMANDS = {
-    "/effort": "[low|medium|high]: how much the model thinks",
-    "/show-reasoning": "[on|off]: show what it thinks",
-    "/system": "[TEXT]: its instructions; - for none",
-    "/tools": "[FILE.py]: the functions it may call; with a file, those that are in there",
-    "/retry": "answer the last question again",
-    "/undo": "forget the last question and its answer",
-    "/reset": "forget the conversation",
-    "/save": "FILE: write the conversation as JSON",
-    "/history": "[N]: what was asked lately; with a number, ask that again",
-    "/help": "this",
-    "/exit": "leave, as do /quit and Ctrl-D",
+# By name: the argument, and what it does.
+COMMANDS = {
+    "/effort": ("[low|medium|high]", "how much the model thinks"),
+    "/show-reasoning": ("[on|off]", "show what it thinks, or not"),
+    "/system": ("[TEXT]", "its instructions; - for none"),
+    "/tools": ("[FILE.py]", "the functions it may call; with a file, those that are in there"),
+    "/retry": ("", "answer the last question again"),
+    "/undo": ("", "forget the last question and its answer"),
+    "/reset": ("", "forget the conversation"),
+    "/save": ("FILE", "write the conversation as JSON"),
+    "/history": ("[N]", "what was asked lately; with a number, ask that again"),
+    "/help": ("", "these commands"),
+    "/exit": ("", "leave, as do /quit and Ctrl-D"),
 }
 _HIDDEN = ("/quit",)
 # A path such as /etc/hosts is none, and with a blank before it a line is never one.
@@ -257,15 +258,16 @@ class Conversation(Session):
 
 
 def _help() -> str:
-    width = max(map(len, _COMMANDS)) + 2
-    lines = [f"{name:<{width}}{text}" for name, text in _COMMANDS.items()]
+    rows = [(f"{name} {argument}", text) for name, (argument, text) in COMMANDS.items()]
+    width = max(len(usage) for usage, _ in rows) + 2
+    lines = [f"{usage:<{width}}{text}" for usage, text in rows]
     lines.append('A line that ends with \\ goes on in the next; so does all between two """.')
     lines.append("Ctrl-C stops an answer. A blank before the slash: it is no command.")
     return "\n".join(lines)
 
 
 def _meant(name: str) -> str:
-    close = difflib.get_close_matches(name, (*_COMMANDS, *_HIDDEN), n=1)
+    close = difflib.get_close_matches(name, (*COMMANDS, *_HIDDEN), n=1)
     return f"; did you mean {close[0]}?" if close else "; /help lists them"
 
 

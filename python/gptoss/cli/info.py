@@ -18,10 +18,10 @@ _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
-    parser.add_argument("--precision", default="auto", help="auto or reference")
-    parser.add_argument("--dense", default="bf16", help="bf16, bf12 or q8")
-    parser.add_argument("--kv-cache-dtype", default="auto", help="auto or int8")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--precision", default="auto", metavar="MODE", help="auto or reference")
+    parser.add_argument("--dense", default="bf16", metavar="FORM", help="bf16, bf12 or q8")
+    parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="auto or int8")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
 
 

@@ -20,14 +20,14 @@ _SIMPLE: dict[str, tuple[type, str]] = {
     "max_tokens": (int, "most tokens to generate"),
     "temperature": (float, "0 is greedy"),
     "top_p": (float, "keep the likeliest tokens that together have this probability"),
-    "top_k": (int, "keep this many tokens"),
+    "top_k": (int, "keep this many of the likeliest tokens; 0 keeps all"),
     "min_p": (float, "keep tokens at least this likely, relative to the likeliest"),
     "seed": (int, "repeat the same choices"),
     "logprobs": (int, "report log-probabilities, and those of N alternatives (with --json)"),
     "repetition_penalty": (float, "above 1 makes tokens of prompt and output less likely"),
     "presence_penalty": (float, "subtracted from the logits of tokens in the output"),
-    "frequency_penalty": (float, "the same, once per occurrence"),
-    "n": (int, "so many continuations"),
+    "frequency_penalty": (float, "subtracted once for each time that a token is in the output"),
+    "n": (int, "number of continuations"),
 }
 _LOADING = (
     *("device", "threads", "precision", "dense", "context_length", "revision", "local_files_only"),
@@ -88,29 +88,39 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
     group = parser.add_argument_group("model")
     if "device" not in without:
         group.add_argument(
-            "--device", default="auto", help="a backend, as `gptoss doctor` lists them"
+            "--device",
+            default="auto",
+            metavar="NAME",
+            help="a backend, as `gptoss doctor` lists them",
         )
-    group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
-    group.add_argument("--precision", default="auto", help="auto or reference")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default all")
+    group.add_argument(
+        "--precision", default="auto", metavar="MODE", help="auto, or reference: float32 throughout"
+    )
     group.add_argument(
         "--dense",
         default="bf16",
+        metavar="FORM",
         help="how attention and unembedding are held: bf16; bf12, the same in 12 bits, longer "
         "to load and faster to decode; or q8, rounded to 8 bits, the fastest",
     )
     group.add_argument(
         "--context-length", type=int, metavar="N", help="most tokens, prompt and output together"
     )
-    group.add_argument("--revision", help="branch, tag or commit on the Hub")
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     group.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     group.add_argument("--yes", "-y", action="store_true", help="download the model without asking")
     group.add_argument(
         "--experts",
         default="as_stored",
+        metavar="FORM",
         help="mxfp4 quantises experts that are stored in bfloat16",
     )
     group.add_argument(
-        "--kv-cache-dtype", default="auto", help="auto, or int8 for nearly half the memory"
+        "--kv-cache-dtype",
+        default="auto",
+        metavar="TYPE",
+        help="auto, or int8 for nearly half the memory",
     )
     group.add_argument(
         "--speculative",

@@ -69,6 +69,19 @@ class CommandParser(argparse.ArgumentParser):
         """The options, `--help` among them."""
         return [action for action in self._actions if action.option_strings]
 
+    def option_groups(self) -> dict[str, list[argparse.Action]]:
+        """The options but `--help`, by the title of their group."""
+        found = {}
+        for group in self._action_groups:
+            actions = [
+                action
+                for action in group._group_actions
+                if action.option_strings and not isinstance(action, argparse._HelpAction)
+            ]
+            if actions:
+                found[group.title or ""] = actions
+        return found
+
     def commands(self) -> dict[str, CommandParser]:
         """The parsers of the commands, by name."""
         found: dict[str, Any] = {}

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
     parser.add_argument("--against", metavar="HUB-ID", help="ask the Hub for the checksums of this")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--write", action="store_true", help="write SHA256SUMS into the folder, and check nothing"
     )
