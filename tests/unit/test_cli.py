@@ -130,6 +130,17 @@ class TestGenerate:
         assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_a_question_in_the_place_of_the_model(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "What is 17 + 25?"]) == 2
+    assert capsys.readouterr().err == (
+        "gptoss: error: no model is named 'What is 17 + 25?': MODEL comes first, as in "
+        f'gptoss {command} demo "…"\n'
+    )
+
+
 class TestInfo:
     def test_tables(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["info", model]) == 0

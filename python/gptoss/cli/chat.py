@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Answer the question, or questions until there are no more."""
     from rich.console import Console
 
+    shared.check_model_argument(options, "chat")
     params = shared.sampling_params(options)
     tools = {} if options.tools is None else functions_of(options.tools)
     interactive = options.question is None and sys.stdin.isatty()

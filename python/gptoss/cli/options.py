@@ -47,6 +47,27 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_model_argument(options: argparse.Namespace, command: str) -> None:
+    """Tell a question that stands in the place of the model.
+
+    Raises
+    ------
+    ValueError
+        MODEL has spaces, and there is no such folder.
+    """
+    name = options.model
+    if name is None or not any(map(str.isspace, name)):
+        return
+    try:
+        if local_folder(name) is not None:
+            return
+    except CheckpointError:
+        pass
+    raise ValueError(
+        f'no model is named {name!r:.60}: MODEL comes first, as in gptoss {command} demo "…"'
+    )
+
+
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Declare --quiet."""
     parser.add_argument(
