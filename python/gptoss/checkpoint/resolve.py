@@ -8,6 +8,7 @@ from pathlib import Path
 from gptoss.checkpoint.layout import CONFIG
 from gptoss.checkpoint.open import Located, local_folder, locate, parse_config
 from gptoss.errors import CheckpointError
+from gptoss.tokenizer.find import register_finder
 from gptoss.tokenizer.json_file import TOKENIZER
 
 
@@ -41,7 +42,6 @@ def find_model(
 
 def find_tokenizer(
     path_or_repo: str | os.PathLike[str],
-    *,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
@@ -79,3 +79,6 @@ def find_tokenizer(
         if folder.absolute().name != "original":
             break
     raise CheckpointError(f"{folder}: expected {TOKENIZER}, found no such file")
+
+
+register_finder(find_tokenizer)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from gptoss.errors import CheckpointError
 from gptoss.tokenizer.bpe import read_bpe
+from gptoss.tokenizer.find import read_tokenizer
 from gptoss.tokenizer.json_file import TOKENIZER, AddedToken, TokenizerJson
 
 SpecialNames = Literal["all"] | Collection[str]
@@ -44,7 +45,7 @@ class Tokenizer:
         elif isinstance(source, str) and source.lstrip().startswith("{"):
             file = TokenizerJson.parse(source, source=TOKENIZER)
         else:
-            file = _find(source)
+            file = read_tokenizer(source)
         added = file.added
         self._bpe, vocab = read_bpe(file)
         # The vocabulary may list the added tokens as well.
@@ -82,7 +83,7 @@ class Tokenizer:
         CheckpointError
             The file cannot be read, or holds no byte-level BPE with all 256 bytes.
         """
-        return cls(_find(path))
+        return cls(read_tokenizer(path))
 
     @classmethod
     def from_pretrained(
@@ -104,7 +105,7 @@ class Tokenizer:
         CheckpointError
             There is no such model, or its tokenizer holds no byte-level BPE with all 256 bytes.
         """
-        return cls(_find(path_or_repo, revision, local_files_only))
+        return cls(read_tokenizer(path_or_repo, revision, local_files_only))
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size})"
@@ -247,17 +248,6 @@ class IncrementalDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
-
-
-def _find(
-    path_or_repo: str | os.PathLike[str],
-    revision: str | None = None,
-    local_files_only: bool = False,
-) -> TokenizerJson:
-    from gptoss.checkpoint.resolve import find_tokenizer  # which reads tokenizers, too
-
-    path = find_tokenizer(path_or_repo, revision=revision, local_files_only=local_files_only)
-    return TokenizerJson.read(path)
 
 
 def _any_of(names: Collection[str]) -> re.Pattern[str]:
