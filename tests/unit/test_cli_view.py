@@ -144,6 +144,16 @@ def test_a_dumb_terminal_gets_each_block_once(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+def test_no_padding_is_copied_along() -> None:
+    terminal = Terminal()
+    stream = MarkdownStream(console_on(terminal, color_system=None))
+    stream.feed("A word.\n\n- item\n\n```\ncode\n```\n")
+    stream.close()
+    lines = terminal.getvalue().replace("\r", "").split("\n")
+    assert "A word." in lines
+    assert " • item" in lines
+
+
 class TestView:
     def show(self, *deltas: ChatDelta, **options: Any) -> str:
         terminal = Terminal()

@@ -174,8 +174,19 @@ class _Rendered:
         if self._most_lines is not None:
             lines = lines[-max(1, self._most_lines) :]
         for line in lines or [[]]:
-            yield from line
+            yield from _without_padding(line)
             yield Segment.line()
+
+
+def _without_padding(line: list[Segment]) -> list[Segment]:
+    """A line without the blanks at its end, which would be copied along; colours stay."""
+    kept = list(line)
+    while kept and not (kept[-1].style and kept[-1].style.bgcolor):
+        last = kept.pop()
+        text = last.text.rstrip(" ")
+        if text:
+            return [*kept, last._replace(text=text)]
+    return kept
 
 
 def _is_blank(line: list[Segment]) -> bool:
