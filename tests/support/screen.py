@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 _PIECE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)|(\x1b)")
@@ -45,3 +46,18 @@ class Screen:
     def text(self) -> str:
         """All lines, with those that scrolled away, without blanks at their ends."""
         return "\n".join(line.rstrip() for line in self._lines).strip("\n") + "\n"
+
+
+class Terminal(io.StringIO):
+    """A file that a console takes for a terminal."""
+
+    def __init__(self, height: int = 50) -> None:
+        super().__init__()
+        self.screen = Screen(height)
+
+    def write(self, text: str) -> int:
+        self.screen.write(text)
+        return super().write(text)
+
+    def isatty(self) -> bool:
+        return True

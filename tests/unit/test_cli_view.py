@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from gptoss.chat import ChatDelta
 from gptoss.cli import view
 from gptoss.cli.view import MarkdownStream, View
-from support.screen import Screen
+from support.screen import Terminal
 
 DOCUMENT = """\
 # Title
@@ -46,21 +45,6 @@ The [end](https://example.org/x).
 """
 
 
-class Terminal(io.StringIO):
-    """A file that a console takes for a terminal."""
-
-    def __init__(self, height: int = 50) -> None:
-        super().__init__()
-        self.screen = Screen(height)
-
-    def write(self, text: str) -> int:
-        self.screen.write(text)
-        return super().write(text)
-
-    def isatty(self) -> bool:
-        return True
-
-
 def console_on(terminal: Any, height: int = 50, **more: Any) -> Console:
     return Console(
         file=terminal, force_terminal=True, width=60, height=height, highlight=False, **more
@@ -78,7 +62,7 @@ def shown(pieces: list[str], height: int = 50) -> str:
 
 @pytest.fixture(autouse=True)
 def always_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "_REFRESH_S", 0.0)
+    monkeypatch.setattr(view, "_pause_s", lambda drawing_s: 0.0)
 
 
 @pytest.mark.parametrize("height", [3, 6, 50])
@@ -130,18 +114,17 @@ def test_the_last_block_is_seen_while_it_grows() -> None:
     assert [line for line in lines if line.startswith("line")] == [f"line {i}" for i in range(31)]
 
 
-def test_a_dumb_terminal_gets_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    terminal = Terminal()
-    stream = MarkdownStream(console_on(terminal, _environ={"TERM": "dumb"}))
-    for letter in "One *two*.\n\nThree.":
-        stream.feed(letter)
+def test_a_long_block_is_drawn_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert view._pause_s(0.001) == 0.1
+    assert view._pause_s(1) == 4
+    drawn: list[str] = []
+    monkeypatch.setattr(MarkdownStream, "_draw", lambda stream: drawn.append(stream._pending))
+    stream = MarkdownStream(console_on(Terminal()))
+    for _ in range(200):
+        stream.feed("word ")
     stream.close()
-    assert "\x1b" not in terminal.getvalue()
-    assert [line.strip() for line in terminal.getvalue().split("\n") if line.strip()] == [
-        "One two.",
-        "Three.",
-    ]
+    assert 1 <= len(drawn) < 20
 
 
 def test_no_padding_is_copied_along() -> None:
@@ -175,6 +158,16 @@ class TestView:
 
     def test_plain(self) -> None:
         assert self.show(ChatDelta("text", text="**a**"), markdown=False) == "**a**\n"
+
+    def test_a_dumb_terminal_gets_the_text_as_it_comes(self) -> None:
+        terminal = Terminal()
+        console = console_on(terminal, _environ={"TERM": "dumb"})
+        with View(console, console) as shown:
+            for letter in "One *two*":
+                before = terminal.getvalue()
+                shown.show(ChatDelta("text", text=letter))
+                assert terminal.getvalue() == before + letter
+        assert terminal.getvalue() == "One *two*\n"
 
     def test_control_characters_are_replaced(self) -> None:
         for markdown in (True, False):

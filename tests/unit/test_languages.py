@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from gptoss.cli import main
 from gptoss.cli.view import View
 from gptoss.engine.request import TextOutput
 from support.paths import real_data
+from support.screen import Terminal
 from support.scripted_model import ScriptedModel
 
 # "The library opens at nine o'clock, and everybody may read there.", with a word to stop before.
@@ -156,18 +156,18 @@ class TestTerminal:
     @pytest.mark.parametrize("markdown", [True, False])
     @pytest.mark.parametrize("width", [20, 200])
     def test_nothing_is_lost(self, sentence: str, word: str, markdown: bool, width: int) -> None:
-        file = io.StringIO()
+        terminal = Terminal()
         console = Console(
-            file=file,
+            file=terminal,
             force_terminal=True,
             width=width,
             color_system=None,
-            _environ={"TERM": "dumb"},
+            _environ={"TERM": "xterm" if markdown else "dumb"},
         )
         with View(console, console, markdown=markdown, quiet=True) as view:
             for character in sentence:
                 view.show(ChatDelta("text", text=character))
-        assert "".join(file.getvalue().split()) == "".join(sentence.split())
+        assert "".join(terminal.screen.text.split()) == "".join(sentence.split())
 
     @each_language
     def test_the_command(

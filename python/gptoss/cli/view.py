@@ -38,7 +38,8 @@ class View:
         self._out = out
         self._aside = aside
         self._show_reasoning = show_reasoning
-        self._markdown = markdown and out.is_terminal
+        # Not where the cursor cannot go back: the answer would only come block by block.
+        self._markdown = markdown and out.is_terminal and not out.is_dumb_terminal
         self._quiet = quiet
         self._kind = ""  # of what stands in the line that is not complete
         self._blocks: MarkdownStream | None = None
@@ -105,20 +106,22 @@ class MarkdownStream:
         self._pending = ""
         self._printed = False
         self._live: Live | None = None
-        self._drawn_s = 0.0
+        self._next_s = 0.0  # when it is drawn again
 
     def feed(self, text: str) -> None:
         """Take more of the text."""
         self._pending += text
-        if "\n" in text:
-            *complete, self._pending = _split_blocks(self._pending)
-            self._print(complete)
-        if self._console.is_dumb_terminal:
-            return  # the last block is printed when it is complete
-        now = time.monotonic()
-        if now - self._drawn_s >= _REFRESH_S:
-            self._draw()
-            self._drawn_s = now
+        begin_s = time.monotonic()
+        if begin_s < self._next_s:
+            return
+        # The line that is being written may yet turn out to belong to the block before it.
+        end = self._pending.rfind("\n") + 1
+        *complete, last = _split_blocks(self._pending[:end])
+        self._print(complete)
+        self._pending = last + self._pending[end:]
+        self._draw()
+        end_s = time.monotonic()
+        self._next_s = end_s + _pause_s(end_s - begin_s)
 
     def close(self) -> None:
         """Print what is left."""
@@ -151,6 +154,11 @@ class MarkdownStream:
             self._pending, blank_before=self._printed, most_lines=self._console.height - 1
         )
         self._live.update(shown, refresh=True)
+
+
+def _pause_s(drawing_s: float) -> float:
+    """How long not to draw: a block that is long takes a while, and must not hold up the rest."""
+    return max(_REFRESH_S, 4 * drawing_s)
 
 
 class _Rendered:
