@@ -158,7 +158,7 @@ class BatchOutput:
 
     def write(self, answer: dict[str, Any]) -> None:
         """Append an answer; it is in the file when this returns."""
-        self._file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(answer, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._file.flush()
         self.done += 1
         self.failed += not _is_answer(answer)

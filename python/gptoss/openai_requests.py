@@ -15,6 +15,8 @@ from gptoss.llm import LLM
 
 # OpenAI's own default for text completions.
 _COMPLETION_TOKENS = 16
+# JSON has no infinity; this is what the API reports for a token that is all but impossible.
+_LEAST_LOGPROB = -9999.0
 
 _SAMPLING = (
     *("temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "n"),
@@ -167,9 +169,9 @@ def _logprobs(llm: LLM, sample: GenerationResult) -> dict[str, Any] | None:
         offsets.append(offsets[-1] + len(token))
     return {
         "tokens": tokens,
-        "token_logprobs": [entry.logprob for entry in sample.logprobs],
+        "token_logprobs": [max(entry.logprob, _LEAST_LOGPROB) for entry in sample.logprobs],
         "top_logprobs": [
-            {text(top.token_id): top.logprob for top in entry.top_logprobs}
+            {text(top.token_id): max(top.logprob, _LEAST_LOGPROB) for top in entry.top_logprobs}
             for entry in sample.logprobs
         ],
         "text_offset": offsets[: len(tokens)],
