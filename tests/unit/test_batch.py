@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 import gptoss
+from gptoss import TokenLogprob, TopLogprob, openai_requests
 from gptoss.batch import BatchOutput, read_batch, run_batch
 from gptoss.cli import main
 
@@ -138,6 +140,17 @@ class TestAnswers:
         assert logprobs.top_logprobs is not None
         assert [len(top) for top in logprobs.top_logprobs] == [2, 2, 2]
         assert logprobs.text_offset == [i * len(logprobs.tokens[0]) for i in range(3)]
+
+
+def test_impossible_tokens_are_json(llm: gptoss.LLM) -> None:
+    never = float("-inf")
+    sample: Any = types.SimpleNamespace(
+        logprobs=[TokenLogprob(9, never, (TopLogprob(8, never), TopLogprob(7, -1.5)))]
+    )
+    found = openai_requests._logprobs(llm, sample)
+    assert found is not None
+    assert found["token_logprobs"] == [-9999.0]
+    assert sorted(found["top_logprobs"][0].values()) == [-9999.0, -1.5]
 
 
 class TestErrors:
