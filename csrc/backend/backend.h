@@ -70,18 +70,13 @@ class Backend {
   virtual bool run_step(const StepInput&, float* /*logits*/) { return false; }
 };
 
-// How attention's matrices and the unembedding are held.
-enum class DenseType : uint8_t {
-  bf16,  // as they lie in the checkpoint
-  bf12,  // the same numbers in 12 bits each: made when the model is loaded
-  q8,    // int8, 32 weights to a scale: made when the model is loaded
-};
-
 struct BackendOptions {
   int threads = 0;  // CPU: 0 means the default
   Precision precision = Precision::automatic;
-  // These go with Precision::automatic only.
-  DenseType dense = DenseType::bf16;
+  // How attention's matrices and the unembedding are stored: bf16 is the checkpoint's own; bf12 and
+  // q8 are made when the model is loaded, and go with Precision::automatic only, as does an int8 KV
+  // cache.
+  Format dense = Format::bf16;
   bool int8_kv_cache = false;  // keys and values in int8, one scale per token and head
 };
 

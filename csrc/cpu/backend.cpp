@@ -30,10 +30,8 @@ const char* name_of(KvType type) {
   return "";
 }
 
-const Matmul& dense_matmul_of(const Kernels& kernels, const BackendOptions& options) {
-  if (options.dense == DenseType::q8) return kernels.q8;
-  if (options.dense == DenseType::bf12) return kernels.bf12;
-  return options.precision == Precision::reference ? kernels.bf16 : kernels.bf16_fast;
+Inputs inputs_of(const BackendOptions& options) {
+  return options.precision == Precision::reference ? Inputs::exact : Inputs::fast;
 }
 
 KvType kv_type_of(const BackendOptions& options) {
@@ -111,10 +109,9 @@ class CpuBackend final : public Backend {
   CpuBackend(Weights weights, const BackendOptions& options)
       : kernels_(select_kernels()),
         pool_(resolve_thread_count(options.threads)),
-        dense_matmul_(dense_matmul_of(kernels_, options)),
-        router_matmul_(kernels_.bf16),  // little work, and much depends on it
-        expert_matmul_(options.precision == Precision::reference ? kernels_.mxfp4
-                                                                 : kernels_.mxfp4_q8),
+        dense_matmul_(kernels_.matmul(options.dense, inputs_of(options))),
+        router_matmul_(kernels_.matmul(Format::bf16, Inputs::exact)),  // much depends on it
+        expert_matmul_(kernels_.matmul(Format::mxfp4, inputs_of(options))),
         kv_type_(kv_type_of(options)),
         config_(checked(weights.config)),
         weights_(std::move(weights), options.dense, kernels_, pool_),
@@ -129,13 +126,14 @@ class CpuBackend final : public Backend {
   }
 
   std::string description() const override {
+    const Format dense = weights_.unembedding.format;
     return concat("cpu, ", kernels_.name, ", ", pool_.size(),
                   pool_.size() == 1 ? " thread" : " threads", ", KV cache ", name_of(kv_type_),
                   ", expert inputs ", expert_matmul_.inputs, ", dense inputs ",
-                  dense_matmul_.inputs,
-                  &dense_matmul_ == &kernels_.q8     ? ", dense weights int8"
-                  : &dense_matmul_ == &kernels_.bf12 ? ", dense weights bf12"
-                                                     : "");
+                  dense_matmul_.inputs, dense == Format::bf16 ? "" : ", dense weights ",
+                  dense == Format::bf16 ? ""
+                  : dense == Format::q8 ? "int8"
+                                        : gptoss::name_of(dense));
   }
 
   int64_t full_page_bytes() const override { return full_.page_bytes(); }
@@ -187,10 +185,9 @@ class CpuBackend final : public Backend {
     });
     float* const qkv = step_.qkv.data();
     const MatmulTask tasks[] = {
-        dense_task(w.q, w.q_bias, config_.q_size(), qkv, qkv_size()),
-        dense_task(w.k, w.k_bias, config_.kv_size(), qkv + config_.q_size(), qkv_size()),
-        dense_task(w.v, w.v_bias, config_.kv_size(), qkv + config_.q_size() + config_.kv_size(),
-                   qkv_size())};
+        dense_task(w.q, w.q_bias, qkv, qkv_size()),
+        dense_task(w.k, w.k_bias, qkv + config_.q_size(), qkv_size()),
+        dense_task(w.v, w.v_bias, qkv + config_.q_size() + config_.kv_size(), qkv_size())};
     matmul_panels(dense_matmul_, pool_, tasks);
 
     pool_.run(tokens_, [&](int64_t t) {
@@ -235,9 +232,7 @@ class CpuBackend final : public Backend {
                          step_.dense_in.data() + first * dense_matmul_.row_bytes(q_size));
     });
     const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
-    MatmulTask task =
-        dense_task(w.o, w.o_bias, config_.hidden_size, step_.x.data(), config_.hidden_size);
-    task.k = q_size;
+    MatmulTask task = dense_task(w.o, w.o_bias, step_.x.data(), config_.hidden_size);
     task.accumulate = true;
     matmul_panels(dense_matmul_, pool_, {&task, 1});
   }
@@ -251,8 +246,8 @@ class CpuBackend final : public Backend {
       router_matmul_.pack(rows_of(normed, count, hidden).data(), count, hidden,
                           step_.router_in.data() + first * router_matmul_.row_bytes(hidden));
     });
-    MatmulTask task = dense_task(w.router, w.router_bias, config_.n_experts,
-                                 step_.router_logits.data(), config_.n_experts);
+    MatmulTask task =
+        dense_task(w.router, w.router_bias, step_.router_logits.data(), config_.n_experts);
     task.x = step_.router_in.data();
     matmul_panels(router_matmul_, pool_, {&task, 1});
     route_topk({.logits = step_.router_logits.data(),
@@ -300,8 +295,7 @@ class CpuBackend final : public Backend {
       constexpr int kChunkTokens = 128;  // 32 kB of scratch
       float gate_up[kChunkTokens * kPanelRows];
       float h[kGroupTokens * kPanelRows / 2] = {};
-      MatmulTask task =
-          expert_task(w.gate_up, w.gate_up_bias, expert, gate_up_rows, config_.hidden_size);
+      MatmulTask task = expert_task(w.gate_up, w.gate_up_bias, expert);
       task.row_begin = row_begin;
       task.row_end = row_end;
       task.y = gate_up;
@@ -331,7 +325,7 @@ class CpuBackend final : public Backend {
     const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
     const int hidden = config_.hidden_size;
     for_each_expert_panel(hidden, [&](int expert, int row_begin, int row_end) {
-      MatmulTask task = expert_task(w.down, w.down_bias, expert, hidden, config_.intermediate_size);
+      MatmulTask task = expert_task(w.down, w.down_bias, expert);
       const int64_t begin = step_.offsets[static_cast<size_t>(expert)];
       task.row_begin = row_begin;
       task.row_end = row_end;
@@ -366,8 +360,7 @@ class CpuBackend final : public Backend {
       dense_matmul_.pack(rows_of(normed, count, hidden).data(), count, hidden,
                          step_.dense_in.data() + first * dense_matmul_.row_bytes(hidden));
     });
-    MatmulTask task =
-        dense_task(weights_.unembedding, {}, config_.vocab_size, logits, config_.vocab_size);
+    MatmulTask task = dense_task(weights_.unembedding, {}, logits, config_.vocab_size);
     task.tokens = n_rows;
     matmul_panels(dense_matmul_, pool_, {&task, 1});
   }
@@ -431,30 +424,27 @@ class CpuBackend final : public Backend {
   }
 
   // y (T, n) = step_.dense_in @ w^T + bias, for all rows of w.
-  MatmulTask dense_task(const DenseWeights& w, const std::vector<float>& bias, int n, float* y,
+  MatmulTask dense_task(const Matrix& w, const std::vector<float>& bias, float* y,
                         int y_stride) const {
     return {.x = step_.dense_in.data(),
             .tokens = tokens_,
-            .k = config_.hidden_size,
-            .weights = w.weights,
-            .scales = w.scales,
+            .w = w,
             .bias = bias.empty() ? nullptr : bias.data(),
             .y = y,
             .y_stride = y_stride,
             .accumulate = false,
             .row_begin = 0,
-            .row_end = n};
+            .row_end = w.n};
   }
 
-  // One expert's matrix (n, k); x, y, tokens and rows are left to the caller.
-  MatmulTask expert_task(const ExpertWeights& w, const std::vector<float>& bias, int64_t expert,
-                         int n, int k) const {
+  // One expert's matrix; x, y, tokens and rows are left to the caller.
+  static MatmulTask expert_task(const ExpertMatrices& matrices, const std::vector<float>& bias,
+                                int64_t expert) {
+    const Matrix w = matrices[expert];
     return {.x = nullptr,
             .tokens = 0,
-            .k = k,
-            .weights = w.blocks + expert * n * (k / kMxfp4BlockSize) * kMxfp4BlockBytes,
-            .scales = w.scales + expert * n * (k / kMxfp4BlockSize),
-            .bias = bias.data() + expert * n,
+            .w = w,
+            .bias = bias.data() + expert * w.n,
             .y = nullptr,
             .y_stride = 0,
             .accumulate = false,
