@@ -14,6 +14,7 @@
 // Backends that are driven layer by layer build on backend/layers.h.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -117,8 +118,8 @@ class Backend {
   // The oldest step that has not been waited for.
   virtual StepResult wait(StepId step) = 0;
 
-  // Logits (n_rows, V) f32 of rows [first_row, first_row + n_rows) of the step that was waited for
-  // last.
+  // Logits (n_rows, V) f32 of rows [first_row, first_row + n_rows) of a step, there once it has been
+  // waited for. Called before the next step is submitted.
   virtual void read_logits(StepId step, int first_row, int n_rows, float* logits) = 0;
   // Likewise, for tests: (T, ...) f32.
   virtual void read(StepId step, Activation activation, float* values) = 0;
@@ -130,8 +131,10 @@ class Backend {
 struct BackendOptions {
   int threads = 0;  // CPU: 0 means the default
   Precision precision = Precision::automatic;
-  // These go with Precision::automatic only.
-  DenseType dense = DenseType::bf16;
+  // How attention's matrices and the unembedding are stored: bf16 is the checkpoint's own; bf12 and
+  // q8 are made when the model is loaded, and go with Precision::automatic only, as does an int8 KV
+  // cache.
+  Format dense = Format::bf16;
   bool int8_kv_cache = false;  // keys and values in int8, one scale per token and head
 };
 

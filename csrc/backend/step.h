@@ -109,9 +109,9 @@ struct StepResult {
   // By SampleInput.rows; of a sequence, those up to the first that is not its guess.
   std::vector<ops::SampledRow> rows;
   std::vector<uint8_t> sampled;  // (M): whether the row was reached
-  // (S): whether every activation of the sequence's tokens was finite. What is not must not be
-  // cached for others.
-  std::vector<uint8_t> finite;
+  // (S): of the sequence's tokens, those before the first whose activations are not finite. Pages
+  // of what is not finite must not be cached for others.
+  std::vector<int32_t> finite_tokens;
   bool abandoned = false;  // nobody waited for it any more: nothing above holds
 };
 

@@ -4,11 +4,22 @@
 
 namespace gptoss::cpu {
 
+const char* name_of(KvType type) {
+  switch (type) {
+    case KvType::f32:
+      return "f32";
+    case KvType::f16:
+      return "f16";
+    case KvType::int8:
+      return "int8";
+  }
+  return "";
+}
+
 void KvStorage::allocate(int n_pages) { memory_ = LazyMemory(n_pages * page_bytes()); }
 
 void KvStorage::copy_page(int32_t from, int32_t to) {
-  std::memcpy(memory_.data() + to * page_bytes(), memory_.data() + from * page_bytes(),
-              static_cast<size_t>(page_bytes()));
+  std::memcpy(page(to), page(from), static_cast<size_t>(page_bytes()));
 }
 
 KvPages KvStorage::view(int layer, std::span<const int32_t> table) const {

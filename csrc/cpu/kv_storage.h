@@ -9,6 +9,8 @@
 
 namespace gptoss::cpu {
 
+const char* name_of(KvType type);
+
 // A page holds all layers of the group: layer l of the group starts layer_bytes * l behind the
 // page's first byte.
 class KvStorage {
@@ -17,6 +19,7 @@ class KvStorage {
       : type_(type), kv_heads_(kv_heads), head_dim_(head_dim), n_layers_(n_layers) {}
 
   int64_t page_bytes() const { return layer_bytes() * n_layers_; }
+  uint8_t* page(int32_t page) const { return memory_.data() + page * page_bytes(); }
 
   // Makes room for this many pages; what was stored is lost. Throws OutOfMemory.
   void allocate(int n_pages);

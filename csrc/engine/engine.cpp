@@ -124,7 +124,6 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
                                  ? most_ahead
                                  : std::min(options_.max_steps_ahead, most_ahead);
   size_pages();
-  if (options_.speculative) drafts_ = std::make_unique<NgramDrafts>();
   publish();
 }
 
@@ -358,7 +357,8 @@ void Engine::take_inbox(std::vector<Event>& events) {
 }
 
 Event Engine::event_of(const Sequence& sequence) const {
-  Event event{.sequence = sequence.id};
+  Event event;
+  event.sequence = sequence.id;
   event.cached_tokens = std::max(0, sequence.cached_tokens);
   return event;
 }
@@ -378,7 +378,7 @@ void Engine::end(Sequence& sequence, FinishReason reason, std::vector<Event>& ev
 }
 
 void Engine::retire(Sequence& sequence) {
-  if (sequence.slot >= 0) backend_->close_slot(sequence.slot);
+  if (sequence.slot >= 0 && !fatal_) backend_->close_slot(sequence.slot);
   scheduler_->remove(sequence, sequence.keeps_pages);
 }
 
@@ -593,7 +593,7 @@ int Engine::take_slice(const Slice& slice, std::span<const ops::SampledRow* cons
       event.prompt_top.push_back(alternatives(score));
     }
   }
-  if (count > 0 || finish != FinishReason::none) {
+  if (count > 0 || finish != FinishReason::none || !event.prompt_logprobs.empty()) {
     events.push_back(std::move(event));
     if (finish != FinishReason::none) end(sequence, finish, events);
   }
@@ -697,7 +697,7 @@ void Engine::land(Flight flight, std::vector<Event>& events) {
     }
     const int of_prompt = std::clamp(sequence.prompt_length - slice.first, 0, slice.tokens);
     counters_.prompt_tokens += of_prompt;
-    if (result.finite[s] == 0) {
+    if (result.finite_tokens[s] < slice.tokens) {
       end(sequence, FinishReason::error, events, error_of(ops::SampleStatus::non_finite));
       continue;
     }

@@ -25,7 +25,7 @@ enum class Origin : uint8_t {
 };
 
 struct Event {
-  int64_t sequence;
+  int64_t sequence = 0;
   std::vector<int32_t> tokens;
   Origin origin = Origin::sampled;
   FinishReason finish = FinishReason::none;

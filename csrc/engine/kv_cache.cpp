@@ -380,10 +380,12 @@ PrefixNode* KvCache::share_page(SequencePages& pages, size_t page,
   return node;
 }
 
-// Lets the node keep the pages in the sequence's rings, unless it has some.
+// Lets the node keep the pages in the sequence's rings, unless it has some or, with steps in flight,
+// the rings have gone past them.
 void KvCache::cache_window_pages(const SequencePages& pages, size_t page, PrefixNode& node) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (!has_window(g) || node.pages[g] >= 0) continue;
+    if (static_cast<int>(page) < pages.window_end - ring_pages_[g]) continue;
     const int32_t entry = pages.tables[g][page % static_cast<size_t>(ring_pages_[g])];
     if (entry < 0) continue;
     node.pages[g] = entry;

@@ -42,5 +42,6 @@ struct SampledRow {
   TokenLogprob top[kMaxLogprobs];
   SampleStatus status;
 };
+inline bool has_penalties(const SamplingRule& r) { return r.repetition_penalty != 1.0f || r.presence_penalty != 0.0f || r.frequency_penalty != 0.0f; }
 }  // namespace ops
 }  // namespace gptoss

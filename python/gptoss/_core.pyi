@@ -101,7 +101,7 @@ class Engine:
     def __init__(
         self,
         config: ModelConfig,
-        tensors: Mapping[str, TensorSource],
+        tensors: Mapping[str, TensorSource],  # by role
         eos_token_ids: Sequence[int],
         *,
         device: str,

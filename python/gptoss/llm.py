@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from gptoss import _core
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
+from gptoss.checkpoint.layout import tensors_by_role
 from gptoss.checkpoint.memory import Dense, KvCacheDtype, Precision, check_modes
 from gptoss.checkpoint.open import Experts
 from gptoss.config import ModelConfig
@@ -142,7 +143,7 @@ def load(
         tokenizer = beside.submit(_tokenizer_of, checkpoint)
         engine = _core.Engine(
             checkpoint.config,
-            checkpoint.tensors,
+            tensors_by_role(checkpoint.config, checkpoint.tensors),
             checkpoint.config.eos_token_ids,
             device=device,
             threads=n_threads,

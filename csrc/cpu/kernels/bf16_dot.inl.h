@@ -42,7 +42,8 @@ class DotRow {
  public:
   DotRow() = default;
   DotRow(const MatmulTask& task, int row)
-      : weights_(static_cast<const uint16_t*>(task.weights) + int64_t{row} * task.k), k_(task.k) {}
+      : weights_(static_cast<const uint16_t*>(task.w.data) + int64_t{row} * task.w.k),
+        k_(task.w.k) {}
 
   __m512bh operator[](int block) const {
     return (__m512bh)_mm512_loadu_si512(weights_ + 32 * block);
@@ -85,12 +86,12 @@ void dot_tile(const MatmulTask& task, int row, int token) {
   // the next tile is, and seems to drop requests when it has many. From memory, two
   // threads of Zen 4 read 15 GB/s for 8 tokens if nothing is asked for, 26 with the next rows, 31
   // if all is asked for again shortly before it is used.
-  const int64_t row_bytes = int64_t{task.k} * 2;
+  const int64_t row_bytes = int64_t{task.w.k} * 2;
   const uint8_t* const later =
       task.later != nullptr ? task.later + (row - task.row_begin) * task.later_stride
-                            : static_cast<const uint8_t*>(task.weights) + (row + kRows) * row_bytes;
+                            : static_cast<const uint8_t*>(task.w.data) + (row + kRows) * row_bytes;
   const int64_t later_stride = task.later != nullptr ? task.later_stride : row_bytes;
-  const int64_t stride = dot_row_bytes(task.k);
+  const int64_t stride = dot_row_bytes(task.w.k);
   const auto* const x = static_cast<const uint8_t*>(task.x) + token * stride;
   __m512 sums[kTokens][kRows];
   for (int t = 0; t < kTokens; ++t) {
@@ -128,11 +129,11 @@ void dot_tile(const MatmulTask& task, int row, int token) {
       }
     }
   };
-  const int full_blocks = task.k / 32;
+  const int full_blocks = task.w.k / 32;
   for (int block = 0; block < full_blocks; ++block) {
     add_block(block, [block](const DotRow& weights) { return weights[block]; });
   }
-  if (task.k % 32 != 0) {
+  if (task.w.k % 32 != 0) {
     add_block(full_blocks, [=](const DotRow& weights) { return weights.tail(full_blocks); });
   }
   store_sums<kRows, kTokens>(task, row, token, sums);
@@ -213,8 +214,8 @@ constexpr Matmul kBf16Dot = {"bf16", dot_row_bytes, dot_pack_block, matmul_bf16_
 // each row and the activations of one token.
 template <int kRows, int kTokens, bool kPrefetch>
 void bf12_dot_tile(const MatmulTask& task, int row, int token) {
-  const int64_t row_bytes = bf12_row_bytes(task.k);
-  const int64_t stride = dot_row_bytes(task.k);
+  const int64_t row_bytes = bf12_row_bytes(task.w.k);
+  const int64_t stride = dot_row_bytes(task.w.k);
   const auto* const x = static_cast<const uint8_t*>(task.x) + token * stride;
   Bf12Row rows[kRows];
   __m512i tables[kRows];
@@ -243,7 +244,7 @@ void bf12_dot_tile(const MatmulTask& task, int row, int token) {
     unpack_bf12(rows[r].low + kBf12Group * group, rows[r].nibbles + kBf12Group / 2 * group,
                 tables[r], weights[0], weights[1]);
   };
-  const int blocks = static_cast<int>(packed_size(task.k) / 32);
+  const int blocks = static_cast<int>(packed_size(task.w.k) / 32);
   for (int group = 0; 2 * group < blocks;) {
     uint64_t escaped = 0;
     for (const Bf12Row& r : rows) escaped |= r.escaped_word(group / 64);

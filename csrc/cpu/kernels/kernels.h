@@ -15,6 +15,7 @@
 #include "core/bf12.h"
 #include "core/kv_page.h"
 #include "core/q8.h"
+#include "model/matrix.h"
 
 namespace gptoss::cpu {
 
@@ -38,18 +39,13 @@ inline constexpr int64_t q8_scales_offset(int64_t k) { return q8_padded(k); }
 inline constexpr int64_t q8_corrections_offset(int64_t k) { return q8_padded(k) / 8 * 9; }
 inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10; }
 
-// A row of K weights in int8, 32 with a scale: w = code * scale / 2, codes in [-127, 127]. Codes
-// lie in groups of 4 blocks: (2, 4, 16), all even elements before all odd ones, the last group with
-// as many blocks as are left; scales (K/32) bf16. K is a multiple of 32.
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {
   const void* x;  // activations in the matmul's form
   int tokens;
-  int k;
-  const void* weights;  // bf16 (N, K), bf12 rows, MXFP4 blocks (N, K/32, 16) or int8 codes (N, K)
-  const void* scales;   // (N, K/32): E8M0 for MXFP4, bf16 for int8; bf12's escapes; null for bf16
-  const float* bias;    // (N), nullable
-  float* y;             // (tokens, row_end - row_begin), rows y_stride apart
+  Matrix w;           // (N, K)
+  const float* bias;  // (N), nullable
+  float* y;           // (tokens, row_end - row_begin), rows y_stride apart
   int64_t y_stride;
   bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
@@ -84,6 +80,10 @@ struct Matmul {
   // Writes a group: tokens <= 16 rows of k f32.
   void pack(const float* const* rows, int tokens, int k, uint8_t* group) const;
 };
+
+// How activations reach a matmul: as f32, or in whatever form is fastest for the weights' format
+// and errs no more than bf16 does.
+enum class Inputs : uint8_t { exact, fast };
 
 // The elements of the KV cache. int8 has an f32 scale for each token's key and each token's value
 // of each head: x = code * scale, codes in [-127, 127].
@@ -137,18 +137,21 @@ struct Kernels {
 
   // y (n) = x / sqrt(mean(x^2) + eps) * weight; y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);
-  // From packed f32 rows: 16 lanes over K, then a tree.
-  Matmul bf16;
-  Matmul mxfp4;
-  // bf16 weights as fast as the CPU can, with activations of no fewer bits than bf16: `bf16` again,
-  // or what the instruction set has that is better.
-  Matmul bf16_fast;
-  // The bits of bf16_fast from weights in 12 bits.
-  Matmul bf12;
-  // From Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order; then
-  // (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
-  Matmul mxfp4_q8;
-  Matmul q8;
+  // The matmuls by the format of their weights.
+  //   exact      from packed f32 rows: 16 lanes over K, then a tree
+  //   bf16.fast  the same, or what the instruction set has that is better, with activations of no
+  //              fewer bits than bf16
+  //   bf12.fast  the bits of bf16.fast
+  //   q8.fast    from Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in
+  //              order; then (chain 0 + chain 2) + (chain 1 + chain 3)
+  //   mxfp4.fast likewise; a scale byte of 0 (2^-127) counts as zero
+  struct Variants {
+    Matmul exact, fast;
+  };
+  Variants bf16, bf12, q8, mxfp4;
+  // Throws std::invalid_argument where there is none: bf12 and q8 take fast inputs only.
+  const Matmul& matmul(Format format, Inputs inputs) const;
+
   // codes (k) and scales (k/32) of a row of int8 weights from bf16 w (k).
   void (*encode_q8_weights)(const uint16_t* w, int k, int8_t* codes, uint16_t* scales);
   // x (n) f32 from bf16 bits.

@@ -146,7 +146,7 @@ struct Bf16Rows {
   int k;
 
   explicit Bf16Rows(const MatmulTask& task)
-      : weights(static_cast<const uint16_t*>(task.weights)), k(task.k) {}
+      : weights(static_cast<const uint16_t*>(task.w.data)), k(task.w.k) {}
   void load(int64_t row, int block, F32x16& even, F32x16& odd) const {
     load_bf16_pairs(weights + row * k + 32 * block, even, odd);
   }
@@ -169,9 +169,9 @@ struct Mxfp4Rows {
   int64_t blocks_per_row;
 
   explicit Mxfp4Rows(const MatmulTask& task)
-      : blocks(static_cast<const uint8_t*>(task.weights)),
-        scales(static_cast<const uint8_t*>(task.scales)),
-        blocks_per_row(task.k / kMxfp4BlockSize) {}
+      : blocks(static_cast<const uint8_t*>(task.w.data)),
+        scales(static_cast<const uint8_t*>(task.w.scales)),
+        blocks_per_row(task.w.k / kMxfp4BlockSize) {}
   void load(int64_t row, int block, F32x16& even, F32x16& odd) const {
     const int64_t index = row * blocks_per_row + block;
     load_mxfp4_pairs(blocks + index * kMxfp4BlockBytes, scales[index], even, odd);
@@ -185,7 +185,7 @@ struct Mxfp4Rows {
 // kRows x kTokens sums, each in 16 lanes: even elements of a block, then odd ones, block by block.
 template <int kRows, int kTokens, class Rows>
 void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
-  const int64_t x_stride = f32_row_bytes(task.k) / int64_t{sizeof(float)};
+  const int64_t x_stride = f32_row_bytes(task.w.k) / int64_t{sizeof(float)};
   const float* const x = static_cast<const float*>(task.x) + token * x_stride;
   F32x16 sums[kRows][kTokens];
   for (int r = 0; r < kRows; ++r) {
@@ -202,7 +202,7 @@ void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
       }
     }
   };
-  const int full_blocks = task.k / 32;
+  const int full_blocks = task.w.k / 32;
   F32x16 even[kRows];
   F32x16 odd[kRows];
   for (int block = 0; block < full_blocks; ++block) {
@@ -213,7 +213,7 @@ void matmul_tile(const MatmulTask& task, const Rows& rows, int row, int token) {
     add_block(block, even, odd);
   }
   if constexpr (Rows::kAnyK) {
-    if (task.k % 32 != 0) {
+    if (task.w.k % 32 != 0) {
       for (int r = 0; r < kRows; ++r) rows.load_tail(row + r, full_blocks, even[r], odd[r]);
       add_block(full_blocks, even, odd);
     }
@@ -346,7 +346,7 @@ constexpr int64_t q8_groups(int64_t k) { return q8_padded(k) / (4 * kQ8Block); }
 // (tokens, groups), from `token` on; valid until the thread's next matmul.
 template <class Group>
 const Q8Inputs* spread_inputs(const MatmulTask& task, int token, int tokens) {
-  const int64_t groups = q8_groups(task.k);
+  const int64_t groups = q8_groups(task.w.k);
   const int64_t bytes = tokens * groups * int64_t{sizeof(Q8Inputs)};
   auto* const inputs = reinterpret_cast<Q8Inputs*>(thread_scratch(bytes));
   for (int t = 0; t < tokens; ++t) {
@@ -370,15 +370,15 @@ const Q8Inputs* spread_inputs(const MatmulTask& task, int token, int tokens) {
 template <class Group, int kTokens>
 void q8_tile(const MatmulTask& task, int row, int n_rows, int token, const Q8Inputs* inputs) {
   constexpr int64_t kGroupBytes = 4 * Group::kBlockBytes;
-  const int64_t blocks_per_row = task.k / kQ8Block;
-  const int64_t groups_per_row = q8_groups(task.k);
+  const int64_t blocks_per_row = task.w.k / kQ8Block;
+  const int64_t groups_per_row = q8_groups(task.w.k);
   const uint8_t* blocks[4];
   const typename Group::Scale* scales[4];
   for (int r = 0; r < 4; ++r) {
     // Missing rows repeat the last one; their sums are not stored.
     const int64_t index = (row + (r < n_rows ? r : n_rows - 1)) * blocks_per_row;
-    blocks[r] = static_cast<const uint8_t*>(task.weights) + index * Group::kBlockBytes;
-    scales[r] = static_cast<const typename Group::Scale*>(task.scales) + index;
+    blocks[r] = static_cast<const uint8_t*>(task.w.data) + index * Group::kBlockBytes;
+    scales[r] = static_cast<const typename Group::Scale*>(task.w.scales) + index;
   }
   F32x16 sums[kTokens];
   for (int t = 0; t < kTokens; ++t) sums[t] = set1(0.0f);
@@ -429,7 +429,7 @@ void matmul_q8(const MatmulTask& task) {
   if constexpr (kHasPanels<Group>) {
     if (q8_panels_pay<Group>(task)) return matmul_q8_panels<Group>(task);
   }
-  const int64_t groups = q8_groups(task.k);
+  const int64_t groups = q8_groups(task.w.k);
   for (int token = 0; token < task.tokens; token += kSpreadTokens) {
     const int left = task.tokens - token;
     const int token_end = token + (left < kSpreadTokens ? left : kSpreadTokens);
@@ -755,10 +755,10 @@ void bf12_tile_one_token(const MatmulTask& task, int row) {
     sums[r] = fma(even, load(x + int64_t{32} * block), sums[r]);
     sums[r] = fma(odd, load(x + int64_t{32} * block + 16), sums[r]);
   };
-  const int blocks = static_cast<int>(packed_size(task.k) / 32);
+  const int blocks = static_cast<int>(packed_size(task.w.k) / 32);
   for (int group = 0; 2 * group < blocks; ++group) {
     for (int r = 0; r < kRows; ++r) {
-      rows[r].prefetch(group, kRows * bf12_row_bytes(task.k));
+      rows[r].prefetch(group, kRows * bf12_row_bytes(task.w.k));
       uint16_t weights[kBf12Group];
       rows[r].unpack(group, weights);
       add_block(2 * group, r, weights);
@@ -778,17 +778,16 @@ void matmul_bf12_f32(const MatmulTask& task) {
 }
 constexpr Matmul kBf12F32 = {"f32", f32_row_bytes, pack_block_f32, matmul_bf12_f32};
 
-// `bf16_fast`, `bf12`: what the instruction set has for them.
+// `bf16_fast`, `bf12`: what the instruction set has for these formats with fast inputs.
 constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16F32,
                                const Matmul& bf12 = kBf12F32) {
   return {.name = name,
           .rms_norm = rms_norm,
-          .bf16 = kBf16F32,
-          .mxfp4 = {"f32", f32_row_bytes, pack_block_f32, matmul<Mxfp4Rows>},
-          .bf16_fast = bf16_fast,
-          .bf12 = bf12,
-          .mxfp4_q8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>},
-          .q8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q8Group>},
+          .bf16 = {kBf16F32, bf16_fast},
+          .bf12 = {{}, bf12},
+          .q8 = {{}, {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q8Group>}},
+          .mxfp4 = {{"f32", f32_row_bytes, pack_block_f32, matmul<Mxfp4Rows>},
+                    {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>}},
           .encode_q8_weights = encode_q8_weights,
           .from_bf16 = from_bf16,
           .rope = rope,

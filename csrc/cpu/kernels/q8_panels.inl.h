@@ -36,8 +36,8 @@ struct NextChunk {
 // The chunk from block `begin` of the panel at `row`, to be asked for in so many calls.
 template <class Group>
 NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
-  const int64_t row_bytes = task.k / kQ8Block * int64_t{Group::kBlockBytes};
-  return {static_cast<const uint8_t*>(task.weights) + row * row_bytes + begin * Group::kBlockBytes,
+  const int64_t row_bytes = task.w.k / kQ8Block * int64_t{Group::kBlockBytes};
+  return {static_cast<const uint8_t*>(task.w.data) + row * row_bytes + begin * Group::kBlockBytes,
           row_bytes, kChunkBlocks * Group::kBlockBytes, kPanelSize,
           (kPanelSize + calls - 1) / calls};
 }
@@ -47,8 +47,8 @@ NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
 template <class Group>
 void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
   constexpr int kBytes = kPanelSize * sizeof(typename Group::Scale);
-  const int64_t row_blocks = task.k / kQ8Block;
-  const auto* const scales = static_cast<const typename Group::Scale*>(task.scales);
+  const int64_t row_blocks = task.w.k / kQ8Block;
+  const auto* const scales = static_cast<const typename Group::Scale*>(task.w.scales);
   const auto* const panel = reinterpret_cast<const uint8_t*>(scales + row * row_blocks);
   for (int byte = begin * kBytes; byte < (begin + count) * kBytes; byte += 64) {
     __builtin_prefetch(panel + byte, 0, 2);
@@ -97,7 +97,7 @@ void matmul_q8_panels(const MatmulTask& task) {
   constexpr int kTokensAtOnce = 128;  // 32 or 64 kB of sums, in the second-level cache
   alignas(64) TokenSums sums[kTokensAtOnce];
   UnpackedChunk chunk;
-  const int blocks = task.k / kMxfp4BlockSize;
+  const int blocks = task.w.k / kMxfp4BlockSize;
   constexpr bool kAdds = kAddsExponents<Group>;
   const bool exponents = kAdds && exponents_can_be_added(task);
   for (int row = task.row_begin; row < task.row_end; row += kPanelSize) {

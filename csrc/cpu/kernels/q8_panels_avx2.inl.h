@@ -70,15 +70,15 @@ inline void transpose_words(const uint8_t* bytes, int64_t row_bytes, __m256i (&w
 // Blocks [begin, begin + count) of the panel that starts at `row`.
 template <class Group>
 void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
-  const int64_t row_blocks = task.k / kQ8Block;
+  const int64_t row_blocks = task.w.k / kQ8Block;
   const int64_t row_bytes = row_blocks * kMxfp4BlockBytes;
   const __m256i table = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
   const __m256i low_nibbles = _mm256_set1_epi8(15);
   for (int v = 0; v < kPanelVectors; ++v) {
     const int64_t first = row + v * kLanes;
-    const auto* const codes = static_cast<const uint8_t*>(task.weights) + first * row_bytes;
-    const auto* const scales = static_cast<const uint8_t*>(task.scales) + first * row_blocks;
+    const auto* const codes = static_cast<const uint8_t*>(task.w.data) + first * row_bytes;
+    const auto* const scales = static_cast<const uint8_t*>(task.w.scales) + first * row_blocks;
     for (int b = 0; b < count; ++b) {
       __m256i words[4];
       transpose_words(codes + (begin + b) * kMxfp4BlockBytes, row_bytes, words);

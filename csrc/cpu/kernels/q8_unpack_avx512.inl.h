@@ -45,9 +45,9 @@ inline void transpose_words(const uint8_t* bytes, int64_t row_bytes, __m512i (&w
 template <int kOffset, int kStep>
 void unpack_block(const Mxfp4Group*, const MatmulTask& task, int64_t row, int block,
                   __m512i* codes) {
-  const int64_t row_bytes = task.k / kMxfp4BlockSize * kMxfp4BlockBytes;
+  const int64_t row_bytes = task.w.k / kMxfp4BlockSize * kMxfp4BlockBytes;
   const auto* const first =
-      static_cast<const uint8_t*>(task.weights) + row * row_bytes + block * kMxfp4BlockBytes;
+      static_cast<const uint8_t*>(task.w.data) + row * row_bytes + block * kMxfp4BlockBytes;
   __m512i words[4];
   transpose_words(first, row_bytes, words);
   const __m512i values = _mm512_broadcast_i32x4(
@@ -63,14 +63,14 @@ void unpack_block(const Mxfp4Group*, const MatmulTask& task, int64_t row, int bl
 
 template <int kOffset, int kStep>
 void unpack_block(const Q8Group*, const MatmulTask& task, int64_t row, int block, __m512i* codes) {
-  const int blocks = task.k / kQ8Block;
+  const int blocks = task.w.k / kQ8Block;
   const int in_group = blocks - block / 4 * 4 < 4 ? blocks - block / 4 * 4 : 4;
-  const auto* const even = static_cast<const uint8_t*>(task.weights) + row * task.k +
+  const auto* const even = static_cast<const uint8_t*>(task.w.data) + row * task.w.k +
                            block / 4 * 4 * kQ8Block + block % 4 * 16;
   const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
   for (int half = 0; half < 2; ++half) {
     __m512i words[4];
-    transpose_words(even + half * 16 * in_group, task.k, words);
+    transpose_words(even + half * 16 * in_group, task.w.k, words);
     for (int j = 0; j < 4; ++j) {
       codes[(4 * half + j) * kStep] = _mm512_add_epi8(words[j], offset);
     }
