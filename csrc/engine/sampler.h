@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "ops/sample.h"
+
 namespace gptoss {
 
 struct SamplingParams {
@@ -23,12 +25,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   uint64_t seed = 0;
-  int logprobs = -1;  // alternatives reported besides the token's own; -1: none at all
-};
-
-struct TokenLogprob {
-  int32_t token;
-  float logprob;
+  int logprobs = -1;  // alternatives reported besides the token's own, <= 20; -1: none at all
 };
 
 struct Sample {
@@ -49,10 +46,8 @@ class TokenCounts {
   std::unordered_map<int32_t, int> counts_;
 };
 
-// logits (V) f32 is scratch afterwards. In order: logit_bias, penalties, temperature, min_p,
-// top_k, top_p; logprobs come from the logits as given. Greedy takes the lowest of equal ids.
-// Throws std::runtime_error if no logit is finite.
-Sample sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
-              uint64_t token_index);
+// ops/sample.h on logits (V) f32. Throws std::runtime_error for logits that are not finite.
+Sample sample(std::span<const float> logits, const SamplingParams& params,
+              const TokenCounts& counts, uint64_t token_index);
 
 }  // namespace gptoss
