@@ -207,8 +207,8 @@ py::tuple sample_once(const Array<float>& logits, const py::object& params,
   TokenCounts counts;
   for (const int32_t token : prompt) counts.add_prompt(checked(token));
   for (const int32_t token : output) counts.add_output(checked(token));
-  std::vector<float> scratch(logits.data(), logits.data() + logits.size());
-  const Sample chosen = sample(scratch, sampling, counts, token_index);
+  const Sample chosen =
+      sample({logits.data(), static_cast<size_t>(logits.size())}, sampling, counts, token_index);
   py::list top;
   for (const TokenLogprob& entry : chosen.top) {
     top.append(py::make_tuple(entry.token, entry.logprob));

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "bindings/register.h"
 #include "core/mxfp4.h"
 #include "cpu/isa/isa.h"
+#include "cpu/sample.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -301,6 +303,108 @@ Array<float> swiglu(const Array<float>& gate_up, float limit, const std::string&
   return h;
 }
 
+// A row to sample, with the fields of ops::SamplingRule by their names, and the arrays behind it.
+struct SampleCall {
+  ops::SamplingRule rule;
+  std::vector<TokenCount> counts;
+  std::vector<TokenBias> biases;
+  ops::SampleRow row{};
+
+  SampleCall(const Array<float>& logits, const py::dict& fields, uint64_t index,
+             const std::vector<std::pair<int32_t, int32_t>>& token_counts,
+             const std::vector<std::pair<int32_t, float>>& token_biases,
+             const std::optional<Array<uint32_t>>& mask, int32_t target) {
+    for (const auto& [key, value] : fields) set(key.cast<std::string>(), value);
+    for (const auto& [token, count] : token_counts) counts.push_back({token, count});
+    for (const auto& [token, bias] : token_biases) biases.push_back({token, bias});
+    check(logits.ndim() == 1, "[sample] logits must be of shape (V), got ", logits.ndim(),
+          " dimensions");
+    row = {.logits = logits.data(),
+           .vocab_size = dim(logits, 0),
+           .rule = &rule,
+           .index = index,
+           .counts = counts,
+           .biases = biases,
+           .mask = mask ? mask->data() : nullptr,
+           .target = target};
+    ops::validate(row);
+    ops::validate_values(row);
+    check(!mask || mask->size() == (row.vocab_size + 31) / 32, "[sample] mask must be of shape (",
+          (row.vocab_size + 31) / 32, "), got ", mask ? mask->size() : 0);
+  }
+  SampleCall(const SampleCall&) = delete;
+  SampleCall& operator=(const SampleCall&) = delete;
+
+ private:
+  void set(const std::string& name, const py::handle& value) {
+    const auto take = [&](const char* field, auto& out) {
+      if (name != field) return false;
+      out = value.cast<std::remove_reference_t<decltype(out)>>();
+      return true;
+    };
+    check(take("temperature", rule.temperature) || take("top_p", rule.top_p) ||
+              take("min_p", rule.min_p) || take("top_k", rule.top_k) ||
+              take("repetition_penalty", rule.repetition_penalty) ||
+              take("presence_penalty", rule.presence_penalty) ||
+              take("frequency_penalty", rule.frequency_penalty) || take("seed", rule.seed) ||
+              take("n_logprobs", rule.n_logprobs),
+          "[sample] unknown field of a sampling rule: ", name);
+  }
+};
+
+const char* status_name(ops::SampleStatus status) {
+  switch (status) {
+    case ops::SampleStatus::ok:
+      return "ok";
+    case ops::SampleStatus::non_finite:
+      return "non_finite";
+    case ops::SampleStatus::empty_mask:
+      return "empty_mask";
+  }
+  return "";
+}
+
+// As (status, token, logprob, [(id, logprob)...]).
+py::tuple sample_row(const Array<float>& logits, const py::dict& rule, uint64_t index,
+                     const std::vector<std::pair<int32_t, int32_t>>& counts,
+                     const std::vector<std::pair<int32_t, float>>& biases,
+                     const std::optional<Array<uint32_t>>& mask, int32_t target,
+                     const std::string& isa) {
+  const SampleCall call(logits, rule, index, counts, biases, mask, target);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  ops::SampledRow sampled;
+  {
+    const py::gil_scoped_release release;
+    thread_local cpu::SampleScratch scratch;
+    sampled = cpu::sample(kernels, call.row, scratch);
+  }
+  py::list top;
+  for (int i = 0; i < sampled.n_top; ++i) {
+    top.append(py::make_tuple(sampled.top[i].token, sampled.top[i].logprob));
+  }
+  return py::make_tuple(status_name(sampled.status), sampled.token, sampled.logprob, top);
+}
+
+// Seconds of each of `rounds` calls, of indices that count up, after one that is not counted.
+std::vector<double> time_sample_row(const Array<float>& logits, const py::dict& rule,
+                                    const std::vector<std::pair<int32_t, int32_t>>& counts,
+                                    int rounds, const std::string& isa) {
+  using Clock = std::chrono::steady_clock;
+  SampleCall call(logits, rule, 0, counts, {}, std::nullopt, -1);
+  const cpu::Kernels& kernels = kernels_of(isa);
+  const py::gil_scoped_release release;
+  cpu::SampleScratch scratch;
+  std::vector<double> seconds;
+  for (int round = 0; round <= rounds; ++round) {
+    const Clock::time_point start = Clock::now();
+    cpu::sample(kernels, call.row, scratch);
+    const std::chrono::duration<double> taken = Clock::now() - start;
+    if (round > 0) seconds.push_back(taken.count());
+    ++call.row.index;
+  }
+  return seconds;
+}
+
 }  // namespace
 
 void register_ops(py::module_& m) {
@@ -334,6 +438,12 @@ void register_ops(py::module_& m) {
         "int8_cache"_a = false, "isa"_a = "");
   m.def("route_topk", &route_topk, "logits"_a.noconvert(), "top_k"_a);
   m.def("expert_gather", &expert_gather, "x"_a.noconvert(), "experts"_a.noconvert(), "n_experts"_a);
+  m.def("sample_row", &sample_row, "logits"_a.noconvert(), "rule"_a, "index"_a = 0,
+        "counts"_a = std::vector<std::pair<int32_t, int32_t>>{},
+        "biases"_a = std::vector<std::pair<int32_t, float>>{},
+        py::arg("mask").noconvert() = py::none(), "target"_a = -1, "isa"_a = "");
+  m.def("time_sample_row", &time_sample_row, "logits"_a.noconvert(), "rule"_a, "counts"_a,
+        "rounds"_a, "isa"_a = "");
   m.def("swiglu", &swiglu, "gate_up"_a.noconvert(), "limit"_a, "isa"_a = "");
 }
 

@@ -92,6 +92,23 @@ def route_topk(
 def expert_gather(
     x: npt.NDArray[np.float32], experts: npt.NDArray[np.int32], n_experts: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def sample_row(
+    logits: npt.NDArray[np.float32],
+    rule: dict[str, Any],
+    index: int = 0,
+    counts: Sequence[tuple[int, int]] = (),
+    biases: Sequence[tuple[int, float]] = (),
+    mask: npt.NDArray[np.uint32] | None = None,
+    target: int = -1,
+    isa: str = "",
+) -> tuple[Literal["ok", "non_finite", "empty_mask"], int, float, list[tuple[int, float]]]: ...
+def time_sample_row(
+    logits: npt.NDArray[np.float32],
+    rule: dict[str, Any],
+    counts: Sequence[tuple[int, int]],
+    rounds: int,
+    isa: str = "",
+) -> list[float]: ...
 def swiglu(
     gate_up: npt.NDArray[np.float32], limit: float, isa: str = ""
 ) -> npt.NDArray[np.float32]: ...

@@ -101,6 +101,7 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         ("seed", -1, "seed must be at least 0, got -1"),
         ("seed", 2**64, "seed must be at most 18446744073709551615, got"),
         ("logprobs", -1, "logprobs must be at least 0, got -1"),
+        ("logprobs", 21, "logprobs must be at most 20, got 21"),
         ("repetition_penalty", 0, "repetition_penalty must be above 0 and finite, got 0"),
         ("presence_penalty", 2.1, r"presence_penalty must be in \[-2, 2\], got 2\.1"),
         ("frequency_penalty", -3, r"frequency_penalty must be in \[-2, 2\], got -3"),

@@ -15,6 +15,7 @@
 #include "core/bf12.h"
 #include "core/kv_page.h"
 #include "core/q8.h"
+#include "cpu/kernels/sample.h"
 #include "model/matrix.h"
 
 namespace gptoss::cpu {
@@ -171,6 +172,7 @@ struct Kernels {
                            int64_t out_stride);
   // y (n) += weight * x (n)
   void (*add_scaled)(const float* x, float weight, int n, float* y);
+  SampleKernels sample;
 };
 
 // This thread's room for so many bytes, from a cache line on, overwritten by the next call.

@@ -13,6 +13,7 @@
 #include "cpu/kernels/bf12.inl.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/q8_row.inl.h"
+#include "cpu/kernels/sample.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
@@ -796,7 +797,8 @@ constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16
           .attention_partial = attention_partial,
           .attention_merge = attention_merge,
           .attention_finish = attention_finish,
-          .add_scaled = add_scaled};
+          .add_scaled = add_scaled,
+          .sample = kSampleKernels};
 }
 
 }  // namespace

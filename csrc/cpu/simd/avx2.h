@@ -43,6 +43,7 @@ inline F32x16 div(F32x16 a, F32x16 b) {
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
 inline F32x16 min(F32x16 a, F32x16 b) {
   return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
@@ -71,6 +72,46 @@ inline __m256 keep_lanes8(__m256 a, int begin, int end, float fill) {
 inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   return {keep_lanes8(a.lo, begin, end, fill), keep_lanes8(a.hi, begin - 8, end - 8, fill)};
 }
+inline __m256 keep_bits8(__m256 a, uint32_t bits, float fill) {
+  const __m256i lane_bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane_bits);
+  return _mm256_blendv_ps(_mm256_set1_ps(fill), a,
+                          _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane_bits)));
+}
+inline F32x16 keep_bits(F32x16 a, uint32_t bits, float fill) {
+  return {keep_bits8(a.lo, bits, fill), keep_bits8(a.hi, bits >> 8, fill)};
+}
+inline uint32_t lanes_at_least(F32x16 a, float bound) {
+  const __m256 bounds = _mm256_set1_ps(bound);
+  const int lo = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, bounds, _CMP_GE_OQ));
+  const int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, bounds, _CMP_GE_OQ));
+  return static_cast<uint32_t>(lo | hi << 8);
+}
+inline void store_int32(int32_t* p, F32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvttps_epi32(a.lo));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_cvttps_epi32(a.hi));
+}
+// In f64, exact below 2^53.
+struct MassSum {
+  __m256d sums[4] = {};
+
+  void add(F32x16 a) {
+    add_quarter(0, _mm256_castps256_ps128(a.lo));
+    add_quarter(1, _mm256_extractf128_ps(a.lo, 1));
+    add_quarter(2, _mm256_castps256_ps128(a.hi));
+    add_quarter(3, _mm256_extractf128_ps(a.hi, 1));
+  }
+  uint64_t total() const {
+    double lanes[4];
+    _mm256_storeu_pd(
+        lanes, _mm256_add_pd(_mm256_add_pd(sums[0], sums[1]), _mm256_add_pd(sums[2], sums[3])));
+    return static_cast<uint64_t>(
+        static_cast<int64_t>((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])));
+  }
+
+ private:
+  void add_quarter(int i, __m128 a) { sums[i] = _mm256_add_pd(sums[i], _mm256_cvtps_pd(a)); }
+};
 inline float reduce_add(F32x16 a) {
   const __m256 lanes8 = _mm256_add_ps(a.lo, a.hi);
   __m128 lanes4 = _mm_add_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));

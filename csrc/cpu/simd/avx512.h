@@ -32,6 +32,7 @@ inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F32x16 round(F32x16 a) {
@@ -50,6 +51,31 @@ inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   const auto keep = static_cast<__mmask16>(below_end & ~below_begin);
   return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(fill), a.v)};
 }
+inline F32x16 keep_bits(F32x16 a, uint32_t bits, float fill) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), _mm512_set1_ps(fill), a.v)};
+}
+inline uint32_t lanes_at_least(F32x16 a, float bound) {
+  return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_GE_OQ);
+}
+inline void store_int32(int32_t* p, F32x16 a) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(a.v)); }
+// In f64, exact below 2^53.
+struct MassSum {
+  __m512d sums[2] = {};
+
+  void add(F32x16 a) {
+    sums[0] = _mm512_add_pd(sums[0], _mm512_cvtps_pd(_mm512_castps512_ps256(a.v)));
+    sums[1] = _mm512_add_pd(sums[1], _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1)));
+  }
+  uint64_t total() const {
+    const __m512d both = _mm512_add_pd(sums[0], sums[1]);
+    const __m256d four =
+        _mm256_add_pd(_mm512_castpd512_pd256(both), _mm512_extractf64x4_pd(both, 1));
+    double lanes[4];
+    _mm256_storeu_pd(lanes, four);
+    return static_cast<uint64_t>(
+        static_cast<int64_t>((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])));
+  }
+};
 inline float reduce_add(F32x16 a) {
   const __m256 lanes8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   __m128 lanes4 = _mm_add_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));

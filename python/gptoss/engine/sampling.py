@@ -15,6 +15,7 @@ _T = TypeVar("_T")
 _MAX_INT = 2**31 - 1  # the core's integers
 _MAX_SEED = 2**64 - 1
 _MAX_FLOAT = 3.4e38  # the core's floats
+_MAX_LOGPROBS = 20
 
 # What other libraries call them.
 _OTHER_NAMES = {
@@ -61,15 +62,16 @@ class SamplingParams:
     seed : int, optional
         In [0, 2^64); None draws one from the operating system.
     logprobs : int, optional
-        0 reports the log-probability of each chosen token; n adds those of the n likeliest. They
-        are those of the model itself, before any of the changes above.
+        0 reports the log-probability of each chosen token; n, at most 20, adds those of the n
+        likeliest. They are those of the model itself, before any of the changes above.
     repetition_penalty : float
         Positive; above 1 makes tokens of prompt and output less likely.
     presence_penalty, frequency_penalty : float
         In [-2, 2]: subtracted from the logits of the output's tokens, once, and once per
         occurrence.
     logit_bias : mapping of int to float
-        Added to the logits of these token ids.
+        Added to the logits of these token ids. 1e30 and beyond force a token, -1e30 and beyond ban
+        it, whatever the penalties do.
     ignore_eos : bool
         Go on past the model's own stop tokens.
     n : int
@@ -126,7 +128,7 @@ class SamplingParams:
                 for token_id in _sequence("stop_token_ids", self.stop_token_ids, "token ids")
             ),
             "seed": _optional(_integer, "seed", self.seed, 0, _MAX_SEED),
-            "logprobs": _optional(_integer, "logprobs", self.logprobs, 0),
+            "logprobs": _optional(_integer, "logprobs", self.logprobs, 0, _MAX_LOGPROBS),
             "repetition_penalty": _number(
                 "repetition_penalty", self.repetition_penalty, 0, _MAX_FLOAT, above=True
             ),
