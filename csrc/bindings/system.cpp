@@ -22,7 +22,7 @@ void register_system(py::module_& m) {
       [] {
         py::list list;
         for (const cpu::Isa& isa : cpu::isas()) {
-          list.append(py::make_tuple(isa.kernels->name, isa.supported, isa.missing));
+          list.append(py::make_tuple(isa.kernels->name, isa.supported(), isa.missing));
         }
         return list;
       },
