@@ -10,6 +10,7 @@
 #include "core/bf12.h"
 #include "core/mxfp4.h"
 #include "core/q8.h"
+#include "model/matrix.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -250,6 +251,15 @@ void register_ops(py::module_& m) {
            }),
            "theta"_a, "factor"_a, "beta_fast"_a, "beta_slow"_a, "original_context_length"_a,
            "truncate"_a);
+
+  m.def(
+      "matrix_bytes",
+      [](const std::string& format, int64_t n, int64_t k) {
+        const Format found = format_named(format);
+        return data_bytes(found, n, k) + scales_bytes(found, n, k);
+      },
+      "format"_a, "n"_a, "k"_a,
+      "Bytes of a matrix of weights (n, k) in a format of model/matrix.h, bf12's escapes aside.");
 
   // Shapes and dtypes are checked in gptoss.ops; targets are in backend/targets.h.
   m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a,

@@ -29,6 +29,7 @@ class RopeConfig:
         truncate: bool,
     ) -> None: ...
 
+def matrix_bytes(format: str, n: int, k: int) -> int: ...
 def rms_norm(
     x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, target: str = "cpu"
 ) -> npt.NDArray[np.float32]: ...
@@ -77,7 +78,10 @@ def mxfp4_quantize(
     target: str = "cpu",
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]: ...
 def rope(
-    x: npt.NDArray[np.float32], positions: npt.NDArray[np.int32], config: RopeConfig, target: str = "cpu"
+    x: npt.NDArray[np.float32],
+    positions: npt.NDArray[np.int32],
+    config: RopeConfig,
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def banded_attention(
     q: npt.NDArray[np.float32],
