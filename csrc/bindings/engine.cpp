@@ -242,9 +242,7 @@ void register_engine(py::module_& m) {
                  device, make_weights(model, make_tensor_table(sources)),
                  {.threads = threads,
                   .precision = precision == "auto" ? Precision::automatic : Precision::reference,
-                  .dense = dense == "q8"     ? Format::q8
-                           : dense == "bf12" ? Format::bf12
-                                             : Format::bf16,
+                  .dense = format_named(dense),
                   .int8_kv_cache = kv_cache_dtype == "int8"});
              return std::make_unique<Engine>(std::move(backend), model, eos_token_ids,
                                              EngineOptions{.context_length = context_length,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/aligned_bytes.h"
+#include "core/mxfp4.h"
 #include "cpu/attention.h"
 
 namespace gptoss::cpu {
@@ -122,6 +123,37 @@ void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) 
 
 void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
   run_matmul(kernels, pool, op, Format::bf16, op.fast ? Inputs::fast : Inputs::exact, op.w);
+}
+
+namespace {
+
+// f(begin, end) for blocks [begin, end), in parallel.
+template <class F>
+void for_each_blocks(ThreadPool& pool, int64_t n_blocks, F&& f) {
+  constexpr int64_t kBlocksPerUnit = 1024;
+  pool.run((n_blocks + kBlocksPerUnit - 1) / kBlocksPerUnit, [&](int64_t unit) {
+    f(unit * kBlocksPerUnit, std::min(n_blocks, (unit + 1) * kBlocksPerUnit));
+  });
+}
+
+}  // namespace
+
+void mxfp4_dequantize(ThreadPool& pool, const ops::Mxfp4Dequantize& op) {
+  for_each_blocks(pool, op.n_blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      mxfp4_decode_block(op.blocks + i * kMxfp4BlockBytes, op.scales[i],
+                         op.values + i * kMxfp4BlockSize);
+    }
+  });
+}
+
+void mxfp4_quantize(ThreadPool& pool, const ops::Mxfp4Quantize& op) {
+  for_each_blocks(pool, op.n_blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      mxfp4_encode_block(op.values + i * kMxfp4BlockSize, op.blocks + i * kMxfp4BlockBytes,
+                         op.scales + i);
+    }
+  });
 }
 
 void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {

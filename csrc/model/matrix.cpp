@@ -1,6 +1,7 @@
 #include "model/matrix.h"
 
 #include "core/bf12.h"
+#include "core/check.h"
 #include "core/mxfp4.h"
 #include "core/q8.h"
 
@@ -18,6 +19,13 @@ const char* name_of(Format format) {
       return "mxfp4";
   }
   return "";
+}
+
+Format format_named(const std::string& name) {
+  for (const Format format : {Format::bf16, Format::bf12, Format::q8, Format::mxfp4}) {
+    if (name == name_of(format)) return format;
+  }
+  throw std::invalid_argument(concat("unknown format '", name, "'"));
 }
 
 int64_t data_bytes(Format format, int64_t n, int64_t k) {

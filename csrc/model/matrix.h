@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace gptoss {
 
@@ -16,6 +17,8 @@ enum class Format : uint8_t {
 
 // As users and reports spell it.
 const char* name_of(Format format);
+// Throws std::invalid_argument.
+Format format_named(const std::string& name);
 
 // Bytes of the data, and of the scales, of a matrix (n, k). How many escapes bf12 has depends on
 // its numbers; they are not counted.

@@ -788,7 +788,7 @@ GPTOSS_TEST(expert_gather_sorts_stably) {
 
 GPTOSS_TEST(an_isa_is_found_by_name_or_refused) {
   for (const cpu::Isa& isa : cpu::isas()) {
-    if (isa.supported) {
+    if (isa.supported()) {
       GPTOSS_CHECK(&cpu::kernels_named(isa.kernels->name) == isa.kernels);
     } else {
       GPTOSS_CHECK(!isa.missing.empty(), isa.kernels->name);

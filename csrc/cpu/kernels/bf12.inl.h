@@ -1,5 +1,4 @@
-// Rows of bf16 held in 12 bits (core/bf12.h), made into bf16 again for matmuls that read that.
-// Included after the instruction set's simd header.
+// Rows of bf16 stored in 12 bits (core/bf12.h), unpacked to bf16 again for matmuls that read that.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +6,7 @@
 
 #include "core/bf12.h"
 #include "cpu/kernels/kernels.h"
+#include GPTOSS_ISA_SIMD
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
@@ -47,7 +47,7 @@ struct Bf12Row {
     return escapes + int64_t{kBf12Group} * before;
   }
 
-  // Asks for a group of a row one tile further. From memory, two threads of Zen 4 read 30 GB/s with
+  // A group of the row one tile further. From memory, two threads of Zen 4 read 30 GB/s with
   // it, 23 without.
   void prefetch(int group, int64_t tile_bytes) const {
     __builtin_prefetch(low + tile_bytes + kBf12Group * group, 0, 2);
@@ -89,8 +89,8 @@ void matmul_bf12(const MatmulTask& task) {
     part.row_end = count;
     part.bias = task.bias == nullptr ? nullptr : task.bias + row;
     part.y = task.y + (row - task.row_begin);
-    part.later = static_cast<const uint8_t*>(task.w.data) + (row + count) * row_bytes;
-    part.later_stride = row_bytes;
+    part.prefetch = static_cast<const uint8_t*>(task.w.data) + (row + count) * row_bytes;
+    part.prefetch_stride = row_bytes;
     kBf16.run(part);
   }
 }

@@ -1,7 +1,7 @@
 // The CPU kernels: one table per instruction set, one source (kernels.inl.h) behind all of them.
 //
-// Activations reach a matmul in the form that it asks for (Matmul below): as packed f32 rows,
-// padded with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
+// Activations reach a matmul in the form that it needs (Matmul below): as packed f32 rows, padded
+// with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
 // 16 odd ones, the order in which 32-bit lanes give up bf16 pairs and MXFP4 nibbles; or quantised
 // to int8 (Q8 rows below), so that products are exact integers within a block of 32, and only the
 // sum over blocks is f32; or as bf16, in rows or in tiles.
@@ -23,8 +23,8 @@ namespace gptoss::cpu {
 inline constexpr int64_t packed_size(int64_t k) { return (k + 31) / 32 * 32; }
 
 // Bytes from one row of activations to the next. A tile reads the same columns of many rows: if
-// rows were a power of two apart, those would share a few places of the first-level cache and push
-// one another out.
+// rows were a power of two apart, those would share a few sets of the first-level cache and evict
+// one another.
 inline constexpr int64_t row_stride(int64_t bytes) {
   return bytes % 1024 == 0 ? bytes + 64 : bytes;
 }
@@ -50,10 +50,10 @@ struct MatmulTask {
   int64_t y_stride;
   bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
-  // Where weights are a copy: what the next ones will be made of, for kernels to ask for. Row
-  // row_begin + r stands for later + r * later_stride bytes.
-  const uint8_t* later = nullptr;
-  int64_t later_stride = 0;
+  // Where weights are a copy: what the next ones will be made of, to prefetch. Row row_begin + r
+  // stands for prefetch + r * prefetch_stride bytes.
+  const uint8_t* prefetch = nullptr;
+  int64_t prefetch_stride = 0;
 };
 
 // Writes the sum of one row and token.
@@ -64,12 +64,12 @@ struct MatmulTask {
   y = task.accumulate ? y + sum : sum;
 }
 
-// Most tokens that pack() takes: a group, which lies contiguous.
+// Most tokens that pack() takes: a group, which is contiguous.
 inline constexpr int kGroupTokens = 16;
 
 // A matmul and the form in which it takes activations.
 struct Matmul {
-  const char* inputs;  // what it makes of activations, for people
+  const char* inputs;  // how activations are rounded: text for Backend::description()
   // Bytes of activations per token; token t's group begins at t / 16 * 16 rows.
   int64_t (*row_bytes)(int64_t k);
   // Writes a block of 32 of K of a group: x (tokens <= 16, 32) f32, rows x_stride apart, zero

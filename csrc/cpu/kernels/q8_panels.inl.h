@@ -1,7 +1,7 @@
 // Q8 rows times many tokens: what the instruction sets' panels have in common.
 //
 // A panel is some rows, one per lane of two registers. A chunk of K is unpacked once, then
-// all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4_q8), so
+// all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4.fast), so
 // that a sum is one register. Included after the file that has the instruction set's own part:
 //   kPanelSize, kChunkBlocks, kPanelTokens   rows, blocks of a chunk, tokens that pass together
 //   kHasPanels<Group>, kFewestPanelTokens<Group>
@@ -14,12 +14,13 @@
 #include <cstring>
 
 #include "cpu/kernels/kernels.h"
+#include GPTOSS_ISA_SIMD
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
-// Asks for the chunk that comes next, a few rows at a time: they are too far apart for the hardware
-// to foresee them, and it drops many of a hundred requests made at once.
+// Prefetches the next chunk, a few rows at a time: they are too far apart for the hardware
+// prefetcher, and a hundred prefetches at once are more than there are fill buffers.
 struct NextChunk {
   const uint8_t* row;
   int64_t row_bytes;
@@ -33,7 +34,7 @@ struct NextChunk {
   }
 };
 
-// The chunk from block `begin` of the panel at `row`, to be asked for in so many calls.
+// The chunk from block `begin` of the panel at `row`, to be prefetched in so many calls.
 template <class Group>
 NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
   const int64_t row_bytes = task.w.k / kQ8Block * int64_t{Group::kBlockBytes};
@@ -42,7 +43,7 @@ NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
           (kPanelSize + calls - 1) / calls};
 }
 
-// Asks for the scales of the panel at `row`, which lie together: the share that falls to blocks
+// Prefetches the scales of the panel at `row`, which are contiguous: the share that falls to blocks
 // [begin, begin + count).
 template <class Group>
 void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
@@ -55,7 +56,7 @@ void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
   }
 }
 
-// The same for tokens [token, token + n_tokens), asking for the next chunk between them.
+// The same for tokens [token, token + n_tokens), prefetching the next chunk between them.
 template <class Group, bool kExponents>
 void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
                          int token, int n_tokens, TokenSums* sums, NextChunk next) {

@@ -2,7 +2,7 @@
 //
 // A panel is 16 rows, unpacked once for all tokens. A tile product is one block of 32 of 16 tokens
 // and 16 rows, exact; the vector units scale it and add it to the chain that it belongs to (see
-// Kernels::mxfp4_q8), 16 registers of sums, while the next products run.
+// Kernels::mxfp4.fast), 16 registers of sums, while the next products run.
 #pragma once
 
 #include <immintrin.h>

@@ -179,3 +179,6 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
 
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE
+
+// The loops over panels, chunks and tokens are written in what is above.
+#include "cpu/kernels/q8_panels.inl.h"

@@ -8,6 +8,7 @@
 
 #include "cpu/kernels/sample.h"
 #include "ops/sample.h"
+#include GPTOSS_ISA_SIMD
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {

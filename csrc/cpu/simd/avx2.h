@@ -193,13 +193,16 @@ inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_
     _mm256_storeu_si256(to + 2, _mm256_unpackhi_epi8(lower, upper));
   }
 }
-// Eight codes in the low nibbles of the low 8 bytes -> scaled values. `table` holds 2 * value as
-// int8, so that one byte shuffle looks all of them up; `half_scale` undoes the factor.
+// A table of 16 bytes, for shuffles.
+inline __m128i load_table(const E2m1Bytes& table) {
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(table.byte));
+}
+// The low 8 bytes, doubled values, as scaled ones.
 inline __m256 e2m1_lanes8(__m128i doubled, __m256 half_scale) {
   return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(doubled)), half_scale);
 }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
-  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i table = load_table(kE2m1Doubled);
   const __m128i low_nibbles = _mm_set1_epi8(15);
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
   const __m128i low = _mm_shuffle_epi8(table, _mm_and_si128(bytes, low_nibbles));
@@ -211,6 +214,13 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   odd.lo = e2m1_lanes8(high, half_scale);
   odd.hi = e2m1_lanes8(_mm_srli_si128(high, 8), half_scale);
 }
+
+// Integers; interleaving is within lanes of 128 bits.
+using Integers = __m256i;
+inline __m256i interleave_low32(__m256i a, __m256i b) { return _mm256_unpacklo_epi32(a, b); }
+inline __m256i interleave_high32(__m256i a, __m256i b) { return _mm256_unpackhi_epi32(a, b); }
+inline __m256i interleave_low64(__m256i a, __m256i b) { return _mm256_unpacklo_epi64(a, b); }
+inline __m256i interleave_high64(__m256i a, __m256i b) { return _mm256_unpackhi_epi64(a, b); }
 
 // ---- int8 products ----------------------------------------------------------------------------
 // A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
@@ -239,8 +249,7 @@ struct Mxfp4Group {
   __m256i even[2], odd[2];
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    const __m256i table = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+    const __m256i table = _mm256_broadcastsi128_si256(load_table(kE2m1DoubledPlus16));
     const __m256i low_nibbles = _mm256_set1_epi8(15);
     uint8_t padded[64] = {};
     if (n_blocks < 4) {

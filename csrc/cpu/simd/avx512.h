@@ -145,6 +145,10 @@ inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_
   _mm512_storeu_si512(out, first);
   _mm512_storeu_si512(out + 32, second);
 }
+// A table of 16 bytes, for shuffles.
+inline __m128i load_table(const E2m1Bytes& table) {
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(table.byte));
+}
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
   const __m512i bytes =
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
@@ -154,6 +158,13 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   even.v = _mm512_permutexvar_ps(bytes, table);
   odd.v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
 }
+
+// Integers; interleaving is within lanes of 128 bits.
+using Integers = __m512i;
+inline __m512i interleave_low32(__m512i a, __m512i b) { return _mm512_unpacklo_epi32(a, b); }
+inline __m512i interleave_high32(__m512i a, __m512i b) { return _mm512_unpackhi_epi32(a, b); }
+inline __m512i interleave_low64(__m512i a, __m512i b) { return _mm512_unpacklo_epi64(a, b); }
+inline __m512i interleave_high64(__m512i a, __m512i b) { return _mm512_unpackhi_epi64(a, b); }
 
 // ---- int8 products ----------------------------------------------------------------------------
 // A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
@@ -183,8 +194,7 @@ struct Mxfp4Group : Codes128 {
   static constexpr int kBlockBytes = kMxfp4BlockBytes;
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    const __m512i table = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+    const __m512i table = _mm512_broadcast_i32x4(load_table(kE2m1DoubledPlus16));
     const __m512i low_nibbles = _mm512_set1_epi8(15);
     const __m512i bytes =
         n_blocks == 4 ? _mm512_loadu_si512(blocks)

@@ -194,8 +194,7 @@ inline void store_int8(int8_t* p, F32x16 a) {
 }
 inline F32x16 load_int8(const int8_t* p) { return to_float(vld1q_s8(p)); }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
-  static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  const int8x16_t table = vld1q_s8(kDoubled);
+  const int8x16_t table = vld1q_s8(kE2m1Doubled.byte);
   const uint8x16_t bytes = vld1q_u8(block);
   const F32x16 half_scale = set1(e8m0_to_float(scale) * 0.5f);
   even = mul(to_float(vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)))), half_scale);
@@ -225,9 +224,7 @@ struct Mxfp4Group {
   int8x16_t even[4], odd[4];
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    static constexpr int8_t kDoubled[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                            0, -1, -2, -3, -4, -6, -8, -12};
-    const int8x16_t table = vld1q_s8(kDoubled);
+    const int8x16_t table = vld1q_s8(kE2m1Doubled.byte);
     Mxfp4Group codes;
     for (int b = 0; b < 4; ++b) {
       const uint8x16_t bytes =

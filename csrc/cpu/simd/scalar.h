@@ -211,8 +211,8 @@ struct Mxfp4Group : Codes128 {
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
     Mxfp4Group codes = {};
     for (int i = 0; i < kMxfp4BlockBytes * n_blocks; ++i) {
-      codes.even[i] = static_cast<int8_t>(kE2m1Values[blocks[i] & 15] * 2);
-      codes.odd[i] = static_cast<int8_t>(kE2m1Values[blocks[i] >> 4] * 2);
+      codes.even[i] = kE2m1Doubled.byte[blocks[i] & 15];
+      codes.odd[i] = kE2m1Doubled.byte[blocks[i] >> 4];
     }
     return codes;
   }

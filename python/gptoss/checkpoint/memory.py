@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.open import (
     find_tensors,
@@ -162,7 +163,7 @@ def estimate_memory(
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
             if part.name.endswith(_DENSE_MATRICES):
-                nbytes = nbytes // part.shape[-1] // 2 * _dense_row_bytes(dense, part.shape[-1])
+                nbytes = _core.matrix_bytes(dense, *part.shape)
             weights[part.component] = weights.get(part.component, 0) + nbytes
     chunk_tokens = min(chunk_tokens, context_length)
     return MemoryEstimate(
@@ -195,17 +196,6 @@ def check_modes(precision: Precision, dense: Dense, kv_cache_dtype: KvCacheDtype
             "kv_cache_dtype='int8' rounds keys and values: it does not go with "
             "precision='reference'"
         )
-
-
-def _dense_row_bytes(dense: Dense, k: int) -> int:
-    """Bytes of a row of `k` weights."""
-    if dense == "q8":
-        return k // 32 * 34  # a block of 32: 32 codes and a scale of 2 bytes
-    if dense == "bf12":
-        # 12 bits each, a table of 16, 8 bytes and a bit for each group, in lines of 64.
-        padded = math.ceil(k / 64) * 64
-        return math.ceil((padded // 2 * 3 + 24 + 8 * math.ceil(padded / 4096)) / 64) * 64
-    return 2 * k
 
 
 def _kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:
