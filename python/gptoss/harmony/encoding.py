@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import gptoss.tokenizer
+from gptoss import tokenizer
 
 from .messages import Conversation, HarmonyError, Message, Role
 from .parser import StreamableParser
@@ -224,11 +224,11 @@ def load_harmony_encoding(
             "folder, its tokenizer.json, or a loaded model"
         )
     if isinstance(model_or_path, (str, os.PathLike)):
-        return HarmonyEncoding(gptoss.tokenizer.Tokenizer.from_file(model_or_path))
-    tokenizer = getattr(model_or_path, "tokenizer", model_or_path)
-    if not hasattr(tokenizer, "special_tokens") or not hasattr(tokenizer, "decode_bytes"):
+        return HarmonyEncoding(tokenizer.Tokenizer.from_file(model_or_path))
+    given = getattr(model_or_path, "tokenizer", model_or_path)
+    if not hasattr(given, "special_tokens") or not hasattr(given, "decode_bytes"):
         raise TypeError(
             "[load_harmony_encoding] expected a model, a tokenizer or a path, "
             f"got {type(model_or_path).__name__}"
         )
-    return HarmonyEncoding(tokenizer)
+    return HarmonyEncoding(given)
