@@ -13,7 +13,12 @@ from gptoss import chat, harmony, ops
 from gptoss.chat import tool_schema
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.config import ModelConfig, RopeConfig
-from gptoss.engine.outputs import (
+from gptoss.engine.request import Request
+from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import BackendError, CheckpointError
+from gptoss.llm import LLM
+from gptoss.load import generate, load
+from gptoss.outputs import (
     EngineStats,
     GenerationChunk,
     GenerationResult,
@@ -23,11 +28,6 @@ from gptoss.engine.outputs import (
     TopLogprob,
     Usage,
 )
-from gptoss.engine.request import Request
-from gptoss.engine.sampling import SamplingParams
-from gptoss.errors import BackendError, CheckpointError
-from gptoss.llm import LLM
-from gptoss.load import generate, load
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer as Tokenizer
