@@ -188,7 +188,25 @@ class LLM:
         progress: bool = False,
         **overrides: Any,
     ) -> GenerationResult | list[GenerationResult]:
-        """As `generate`, for asyncio; cancelling the task cancels its requests."""
+        """Continue one prompt, or several together, in asyncio.
+
+        Cancelling the task cancels its requests.
+
+        Parameters
+        ----------
+        prompts, params, progress, **overrides
+            As for `generate`.
+
+        Returns
+        -------
+        GenerationResult, or a list of them for a list
+            In the order of the prompts.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `generate`; before the first prompt begins.
+        """
         return await self._text.agenerate(prompts, _merged(params, overrides), progress)
 
     def submit(
@@ -219,6 +237,23 @@ class LLM:
     ) -> Request:
         """Continue a prompt token by token: `submit`, for those who iterate over it.
 
+        Parameters
+        ----------
+        prompt, params, **overrides
+            As for `generate`.
+
+        Returns
+        -------
+        Request
+            An iterator of `GenerationChunk`, one for each token; closing or dropping it cancels it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `generate`; at once, not at the first token.
+
+        Examples
+        --------
         >>> for chunk in llm.stream("Once upon a time"):
         ...     print(chunk.text, end="", flush=True)
         """
@@ -229,6 +264,26 @@ class LLM:
     ) -> Request:
         """Continue a prompt token by token: `submit`, for those who use `async for`.
 
+        Not a coroutine: what it returns is iterated over, not awaited, to have the tokens.
+
+        Parameters
+        ----------
+        prompt, params, **overrides
+            As for `generate`.
+
+        Returns
+        -------
+        Request
+            An asynchronous iterator of `GenerationChunk`, one for each token; cancelling the task
+            that waits for it, or dropping it, cancels it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `generate`; at once, not at the first token.
+
+        Examples
+        --------
         >>> async for chunk in llm.astream("Once upon a time"):
         ...     print(chunk.text, end="", flush=True)
         """
@@ -297,7 +352,7 @@ class LLM:
         knowledge_cutoff : str or None
             What the model is told about it.
         response_format : dict, optional
-            {"type": "text"} only.
+            {"type": "text"}, which is how it answers anyway; anything else is a ValueError.
         max_tokens : int, optional
             Most tokens to generate, reasoning included.
         max_reasoning_tokens : int, optional
@@ -368,8 +423,27 @@ class LLM:
         stream: bool = False,
         **chat: Any,
     ) -> ChatResult | ChatStream:
-        """As `chat`, for asyncio; cancelling the task cancels the request.
+        """Answer a conversation, in asyncio.
 
+        Cancelling the task cancels the request.
+
+        Parameters
+        ----------
+        messages, params, stream, **chat
+            As for `chat`.
+
+        Returns
+        -------
+        ChatResult or ChatStream
+            A `ChatStream` is an asynchronous iterator of `ChatDelta`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `chat`.
+
+        Examples
+        --------
         >>> async for delta in await llm.achat(messages, stream=True):
         ...     print(delta.text, end="", flush=True)
         """
@@ -388,7 +462,7 @@ class LLM:
         tools : list of functions, or dict of functions by name
             The model is shown what `tool_schema` makes of them. What one returns the model
             reads: a string as it is, anything else as JSON. If it raises, or the call is wrong,
-            the model reads what the matter is.
+            the model is given the error message.
         max_steps : int
             How often the model is asked, at most.
         **chat

@@ -72,9 +72,9 @@ def load(
     experts : {"as_stored", "mxfp4"}
         "mxfp4" quantises experts that are stored in bfloat16, which are refused otherwise.
     kv_cache_memory : int, optional
-        Bytes of KV cache for all requests together, earlier ones included: what they computed is
-        used again by requests that begin alike. None takes room for two requests of
-        `context_length`, or what is free.
+        Bytes of KV cache for all requests together; finished ones stay in it until they are
+        evicted, so that requests that begin alike reuse their prefixes. None takes room for two
+        requests of `context_length`, or what is free.
     kv_cache_dtype : {"auto", "int8"}
         "auto" is float16 (float32 with precision "reference"). "int8" rounds keys and values to
         8 bits, with a scale for each token and head: 47 % less memory for a context; not with
@@ -150,7 +150,8 @@ def generate(
 ) -> GenerationResult | list[GenerationResult]:
     """Load a model, generate, and let the model go.
 
-    Every call loads anew: for more than one, keep what `load` returns.
+    Every call loads anew, with the defaults of `load`: for more than one call, or for another way
+    of loading, keep what `load` returns.
 
     Parameters
     ----------
@@ -164,6 +165,15 @@ def generate(
     Returns
     -------
     GenerationResult, or a list of them for a list
+        In the order of the prompts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter is out of range or unknown, before the model is loaded; or as for
+        `LLM.generate`.
+    CheckpointError, MemoryError
+        As for `load`.
     """
     SamplingParams(**params)  # a mistake is found before the model is loaded
     with load(model) as llm:
