@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
@@ -18,10 +17,7 @@ from gptoss.checkpoint.open import (
     parse_config,
 )
 from gptoss.config import ModelConfig
-
-Precision = Literal["auto", "reference"]
-Dense = Literal["bf16", "bf12", "q8"]
-KvCacheDtype = Literal["auto", "int8"]
+from gptoss.options import Dense, KvCacheDtype, Precision, check_modes
 
 # Pages of the full-attention layers' KV cache.
 _PAGE_TOKENS = 64
@@ -178,24 +174,6 @@ def estimate_memory(
         ),
         workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
     )
-
-
-def check_modes(precision: Precision, dense: Dense, kv_cache_dtype: KvCacheDtype) -> None:
-    """Raise ValueError for modes that do not exist, or not together."""
-    for name, value, known in (
-        ("precision", precision, Precision),
-        ("dense", dense, Dense),
-        ("kv_cache_dtype", kv_cache_dtype, KvCacheDtype),
-    ):
-        if value not in get_args(known):
-            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
-    if precision == "reference" and dense != "bf16":
-        raise ValueError(f"dense={dense!r} does not go with precision='reference'")
-    if precision == "reference" and kv_cache_dtype == "int8":
-        raise ValueError(
-            "kv_cache_dtype='int8' rounds keys and values: it does not go with "
-            "precision='reference'"
-        )
 
 
 def _kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:

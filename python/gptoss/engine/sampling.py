@@ -48,7 +48,7 @@ class SamplingParams:
     max_tokens : int, optional
         Most tokens to generate; None goes on until the context is full.
     temperature : float
-        Divides the logits; 0 is greedy: the likeliest token, the lowest id of equals.
+        Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.
     top_p : float
         In (0, 1]: keep the likeliest tokens that together have this probability.
     top_k : int
