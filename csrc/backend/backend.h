@@ -5,8 +5,8 @@
 //   submit -> (masks are made) -> sample -> wait
 // Up to traits().max_steps_ahead further steps may be submitted before one is waited for. Device
 // work is done in the order of the calls: copies of pages, writes of pages and changes of slots
-// included. What a step in flight may read or write (pages, slots, adapters) is not handed on, cached
-// or freed by the engine before that step has been waited for.
+// included. What a step in flight may read or write (pages, slots, adapters) is not handed on,
+// cached or freed by the engine before that step has been waited for.
 //
 // Errors of a step come out of its wait(). After one that leaves the device unusable every later
 // call throws at once, with the same cause.
@@ -34,17 +34,17 @@ enum class Precision : uint8_t {
 };
 
 struct BackendTraits {
-  int max_steps_ahead = 0;   // steps that may be submitted before the oldest is waited for
-  bool adapters = false;     // StepInput.adapters may be other than 0
+  int max_steps_ahead = 0;       // steps that may be submitted before the oldest is waited for
+  bool adapters = false;         // StepInput.adapters may be other than 0
   std::vector<int> batch_sizes;  // preferred numbers of sequences that decode; empty: any
 };
 
 // Bytes on the device.
 struct MemoryPlan {
-  int64_t weights = 0;               // allocated for the model's weights; mapped files do not count
-  int64_t workspace = 0;             // activations, logits and tables of a step
-  std::vector<int64_t> page;         // of a page of each KV group
-  int64_t available = 0;             // left for pages beside all that
+  int64_t weights = 0;        // allocated for the model's weights; mapped files do not count
+  int64_t workspace = 0;      // activations, logits and tables of a step
+  std::vector<int64_t> page;  // of a page of each KV group
+  int64_t available = 0;      // left for pages beside all that
 };
 
 // How long a step takes, by its number of tokens; only ratios matter.
@@ -75,9 +75,9 @@ enum class Phase : uint8_t {
   sample,
   constrain,  // the engine's: masks and forced tokens
 };
-inline constexpr std::array kPhaseNames = {
-    "begin_step", "embed",       "attention_in", "attend", "attention_out", "route",
-    "experts_in", "experts_out", "unembed",      "sample", "constrain"};
+inline constexpr std::array kPhaseNames = {"begin_step",    "embed",  "attention_in", "attend",
+                                           "attention_out", "route",  "experts_in",   "experts_out",
+                                           "unembed",       "sample", "constrain"};
 using PhaseSeconds = std::array<double, kPhaseNames.size()>;
 
 class Backend {
@@ -118,8 +118,8 @@ class Backend {
   // The oldest step that has not been waited for.
   virtual StepResult wait(StepId step) = 0;
 
-  // Logits (n_rows, V) f32 of rows [first_row, first_row + n_rows) of a step, there once it has been
-  // waited for. Called before the next step is submitted.
+  // Logits (n_rows, V) f32 of rows [first_row, first_row + n_rows) of a step, there once it has
+  // been waited for. Called before the next step is submitted.
   virtual void read_logits(StepId step, int first_row, int n_rows, float* logits) = 0;
   // Likewise, for tests: (T, ...) f32.
   virtual void read(StepId step, Activation activation, float* values) = 0;

@@ -94,9 +94,9 @@ struct RowSampling {
 };
 
 struct SampleInput {
-  std::span<const RowSampling> rows;    // (M)
-  std::span<const uint32_t> masks;      // (masks, mask_words(V)): bit t of a row allows token t
-  std::span<const TokenBias> biases;    // of all rows
+  std::span<const RowSampling> rows;  // (M)
+  std::span<const uint32_t> masks;    // (masks, mask_words(V)): bit t of a row allows token t
+  std::span<const TokenBias> biases;  // of all rows
 };
 
 inline constexpr size_t mask_words(int vocab_size) {

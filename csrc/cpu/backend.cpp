@@ -83,8 +83,8 @@ class CpuBackend final : public Backend {
  public:
   CpuBackend(Weights weights, const BackendOptions& options)
       : scheme_(select_kernels(), options),
-        pool_(resolve_thread_count(options.threads)),
-        layers_(std::move(weights), options, pool_) {}
+        pool_(shared_pool(resolve_thread_count(options.threads))),
+        layers_(std::move(weights), options, *pool_) {}
 
   std::string description() const override { return "cpu, " + layers_.description(); }
   const BackendTraits& traits() const override { return traits_; }
@@ -153,8 +153,7 @@ class CpuBackend final : public Backend {
       }
       StepInput known = input;
       known.tokens = tokens_;
-      result_.abandoned =
-          !run_layers(layers_, layers_.config().n_layers, known, abandon, seconds_);
+      result_.abandoned = !run_layers(layers_, layers_.config().n_layers, known, abandon, seconds_);
       if (!result_.abandoned) result_.finite_tokens = layers_.finite_tokens();
     } catch (...) {
       error_ = std::current_exception();
@@ -175,7 +174,7 @@ class CpuBackend final : public Backend {
         if (i == 0 || alone || input.rows[i - 1].guess == kNoToken) begins.push_back(i);
       }
       begins.push_back(input.rows.size());
-      pool_.run(static_cast<int64_t>(begins.size()) - 1, [&](int64_t unit) {
+      pool_->run(static_cast<int64_t>(begins.size()) - 1, [&](int64_t unit) {
         static thread_local SampleScratch scratch;
         const auto u = static_cast<size_t>(unit);
         for (size_t i = begins[u]; i < begins[u + 1]; ++i) {
@@ -219,22 +218,20 @@ class CpuBackend final : public Backend {
     const RowSampling& row = input.rows[i];
     Slot& slot = slots_[static_cast<size_t>(row.slot)];
     const int vocab = layers_.config().vocab_size;
-    const auto biases = input.biases.subspan(
-        static_cast<size_t>(row.bias_begin), static_cast<size_t>(row.bias_end - row.bias_begin));
-    result_.rows[i] = cpu::sample(
-        scheme_.kernels,
-        {.logits = logits() + int64_t{row.row} * vocab,
-         .vocab_size = vocab,
-         .rule = &row.rule,
-         .index = slot.index(),
-         .counts = ops::has_penalties(row.rule) && row.target == kNoToken
-                       ? slot.counts()
-                       : std::span<const TokenCount>(),
-         .biases = biases,
-         .mask = row.mask < 0 ? nullptr
-                              : input.masks.data() + static_cast<size_t>(row.mask) * mask_words(vocab),
-         .target = row.target},
-        scratch);
+    const auto biases = input.biases.subspan(static_cast<size_t>(row.bias_begin),
+                                             static_cast<size_t>(row.bias_end - row.bias_begin));
+    ops::SampleRow sampled{};
+    sampled.logits = logits() + int64_t{row.row} * vocab;
+    sampled.vocab_size = vocab;
+    sampled.rule = &row.rule;
+    sampled.index = slot.index();
+    if (ops::has_penalties(row.rule)) sampled.counts = slot.counts();
+    sampled.biases = biases;
+    if (row.mask >= 0) {
+      sampled.mask = input.masks.data() + static_cast<size_t>(row.mask) * mask_words(vocab);
+    }
+    sampled.target = row.target;
+    result_.rows[i] = cpu::sample(scheme_.kernels, sampled, scratch);
     result_.sampled[i] = 1;
     const ops::SampledRow& made = result_.rows[i];
     if (row.target != kNoToken || made.status != ops::SampleStatus::ok) return false;
@@ -243,8 +240,8 @@ class CpuBackend final : public Backend {
   }
 
   const Scheme scheme_;
-  const BackendTraits traits_;
-  ThreadPool pool_;
+  const BackendTraits traits_{};
+  const std::shared_ptr<ThreadPool> pool_;
   CpuLayers layers_;
   LazyMemory logits_;  // (max_logit_rows, V) f32
   std::vector<Slot> slots_;

@@ -166,26 +166,24 @@ void CpuLayers::attend(int layer) {
                          input_.sequence_offsets[s + 1] - input_.sequence_offsets[s],
                          input_.first_positions[s], pages(layer, static_cast<int>(s))});
   }
-  banded_attention(
-      kernels_, pool_,
-      AttentionBatch{.q = step_.qkv.data(),
-                     .q_stride = qkv_size(),
-                     .sinks = weights_.layers[static_cast<size_t>(layer)].sinks.data(),
-                     .out = step_.attended.data(),
-                     .heads = config_.n_heads,
-                     .kv_heads = config_.n_kv_heads,
-                     .head_dim = config_.head_dim,
-                     .window = is_window(layer) ? config_.sliding_window : 0,
-                     .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                     .sequences = sequences});
+  banded_attention(kernels_, pool_,
+                   AttentionBatch{.q = step_.qkv.data(),
+                                  .q_stride = qkv_size(),
+                                  .sinks = weights_.layers[static_cast<size_t>(layer)].sinks.data(),
+                                  .out = step_.attended.data(),
+                                  .heads = config_.n_heads,
+                                  .kv_heads = config_.n_kv_heads,
+                                  .head_dim = config_.head_dim,
+                                  .window = is_window(layer) ? config_.sliding_window : 0,
+                                  .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                                  .sequences = sequences});
 }
 
 void CpuLayers::attention_out(int layer) {
   const int q_size = config_.q_size();
   for_each_group(tokens_, [&](int64_t first, int count) {
-    dense_matmul_.pack(rows_of(step_.attended.data() + first * q_size, count, q_size).data(),
-                       count, q_size,
-                       step_.dense_in.data() + first * dense_matmul_.row_bytes(q_size));
+    dense_matmul_.pack(rows_of(step_.attended.data() + first * q_size, count, q_size).data(), count,
+                       q_size, step_.dense_in.data() + first * dense_matmul_.row_bytes(q_size));
   });
   const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
   MatmulTask task = dense_task(w.o, w.o_bias, step_.x.data(), config_.hidden_size);
@@ -373,7 +371,8 @@ void CpuLayers::norm_row(const std::vector<float>& weight, int64_t token, float*
                     y);
 }
 
-CpuLayers::GroupRows CpuLayers::norm_rows(const std::vector<float>& weight, int64_t first, int count) const {
+CpuLayers::GroupRows CpuLayers::norm_rows(const std::vector<float>& weight, int64_t first,
+                                          int count) const {
   const int hidden = config_.hidden_size;
   float* const normed = group_scratch();
   for (int i = 0; i < count; ++i) norm_row(weight, first + i, normed + i * hidden);
@@ -381,7 +380,7 @@ CpuLayers::GroupRows CpuLayers::norm_rows(const std::vector<float>& weight, int6
 }
 
 MatmulTask CpuLayers::dense_task(const Matrix& w, const std::vector<float>& bias, float* y,
-                      int y_stride) const {
+                                 int y_stride) const {
   return {.x = step_.dense_in.data(),
           .tokens = tokens_,
           .w = w,
@@ -394,7 +393,7 @@ MatmulTask CpuLayers::dense_task(const Matrix& w, const std::vector<float>& bias
 }
 
 MatmulTask CpuLayers::expert_task(const ExpertMatrices& matrices, const std::vector<float>& bias,
-                              int64_t expert) {
+                                  int64_t expert) {
   const Matrix w = matrices[expert];
   return {.x = nullptr,
           .tokens = 0,

@@ -67,7 +67,7 @@ struct StepArrays {
     f(rotations, t * config.head_dim);
     f(x, t * config.hidden_size);
     f(dense_in,
-         t * std::max(dense.row_bytes(config.hidden_size), dense.row_bytes(config.q_size())));
+      t * std::max(dense.row_bytes(config.hidden_size), dense.row_bytes(config.q_size())));
     f(qkv, t * (config.q_size() + 2 * config.kv_size()));
     f(attended, t * config.q_size());
     f(normed, t * config.hidden_size);

@@ -23,9 +23,10 @@ constexpr int kSmallestDefaultContext = 2048;
 void check_params(const RequestParams& p, int vocab_size) {
   const ops::SamplingRule& rule = p.rule;
   check(p.stop.max_tokens >= -1, "max_tokens must not be negative, got ", p.stop.max_tokens);
-  check(p.stop.max_tokens != 0 || p.prompt_logprobs >= 0,
-        "max_tokens must be at least 1, got 0: only a prompt that is scored (prompt_logprobs) needs "
-        "no tokens");
+  check(
+      p.stop.max_tokens != 0 || p.prompt_logprobs >= 0,
+      "max_tokens must be at least 1, got 0: only a prompt that is scored (prompt_logprobs) needs "
+      "no tokens");
   check(p.stop.min_tokens >= 0, "min_tokens must not be negative, got ", p.stop.min_tokens);
   check(p.stop.max_tokens < 0 || p.stop.min_tokens <= p.stop.max_tokens,
         "min_tokens must be at most max_tokens, ", p.stop.max_tokens, ", got ", p.stop.min_tokens);
@@ -120,14 +121,15 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
         "context_length must be between 1 and the model's ", config_.max_position_embeddings,
         ", got ", options_.context_length);
   const int most_ahead = backend_->traits().max_steps_ahead;
-  options_.max_steps_ahead = options_.max_steps_ahead < 0
-                                 ? most_ahead
-                                 : std::min(options_.max_steps_ahead, most_ahead);
+  options_.max_steps_ahead =
+      options_.max_steps_ahead < 0 ? most_ahead : std::min(options_.max_steps_ahead, most_ahead);
   size_pages();
   publish();
 }
 
 Engine::~Engine() = default;
+
+int Engine::logit_rows(int max_sequences) { return max_sequences + kExtraLogitRows; }
 
 // The KV cache's size: of the window groups what the sequences need, of the others what was asked
 // for or what there is memory for.
@@ -136,7 +138,7 @@ void Engine::size_pages() {
   StepLimits limits = {
       .max_tokens = options_.max_step_tokens,
       .max_sequences = options_.max_sequences,
-      .max_logit_rows = options_.max_sequences + kExtraLogitRows,
+      .max_logit_rows = logit_rows(options_.max_sequences),
       .max_pages_per_sequence = static_cast<int>(pages_of(
           options_.context_length > 0 ? options_.context_length : config_.max_position_embeddings)),
   };
@@ -195,16 +197,16 @@ void Engine::size_pages() {
   limits.max_pages_per_sequence = static_cast<int>(needed);
   backend_->prepare(limits, n_pages);
   tables_ = std::make_unique<BlockTables>(options_.max_sequences, row_pages);
-  kv_ = std::make_unique<KvCache>(
-      groups_, options_.max_step_tokens, n_pages,
-      [this](const PageCopy& copy) { backend_->copy_pages({&copy, 1}); });
+  kv_ =
+      std::make_unique<KvCache>(groups_, options_.max_step_tokens, n_pages,
+                                [this](const PageCopy& copy) { backend_->copy_pages({&copy, 1}); });
   if (options_.speculative) drafts_ = std::make_unique<NgramDrafts>();
-  scheduler_ = std::make_unique<Scheduler>(
-      SchedulerOptions{.limits = limits,
-                       .context_length = options_.context_length,
-                       .prefix_cache = options_.prefix_cache,
-                       .cost = backend_->cost()},
-      *kv_, drafts_.get());
+  scheduler_ =
+      std::make_unique<Scheduler>(SchedulerOptions{.limits = limits,
+                                                   .context_length = options_.context_length,
+                                                   .prefix_cache = options_.prefix_cache,
+                                                   .cost = backend_->cost()},
+                                  *kv_, drafts_.get());
 }
 
 // Only the thread in step() may look at what it changes; others see this copy.
@@ -258,8 +260,7 @@ bool Engine::ends_with(const RequestParams& params, int32_t token) const {
   const auto contains = [&](const std::vector<int32_t>& ids) {
     return std::find(ids.begin(), ids.end(), token) != ids.end();
   };
-  return contains(params.stop.token_ids) ||
-         (!params.stop.ignore_eos && contains(eos_token_ids_));
+  return contains(params.stop.token_ids) || (!params.stop.ignore_eos && contains(eos_token_ids_));
 }
 
 void Engine::submit(int64_t id, std::vector<int32_t> prompt,
@@ -531,7 +532,8 @@ namespace {
 const char* error_of(ops::SampleStatus status) {
   return status == ops::SampleStatus::empty_mask
              ? "no token is allowed: the constraint and the parameters leave none"
-             : "the logits are not finite: the checkpoint is damaged or its values are out of range";
+             : "the logits are not finite: the checkpoint is damaged or its values are out of "
+               "range";
 }
 
 }  // namespace

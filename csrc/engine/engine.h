@@ -95,6 +95,9 @@ class Engine {
   const Backend& backend() const { return *backend_; }
   int context_length() const { return options_.context_length; }
   int max_step_tokens() const { return options_.max_step_tokens; }
+  int max_sequences() const { return options_.max_sequences; }
+  // Rows of logits that a step may have.
+  static int logit_rows(int max_sequences);
 
   // Who is asked about constrained sequences, in the thread that calls step(). Before the first of
   // them is submitted.
@@ -129,8 +132,8 @@ class Engine {
     StepId id;
     StepPlan plan;
     bool is_sampled = false;
-    std::vector<RowSampling> rows;    // what was sampled of it, slice by slice
-    std::vector<int> rows_of_slice;   // (slices)
+    std::vector<RowSampling> rows;   // what was sampled of it, slice by slice
+    std::vector<int> rows_of_slice;  // (slices)
   };
 
   void check_prompt(std::span<const int32_t> tokens) const;
@@ -168,7 +171,7 @@ class Engine {
 
   std::unordered_map<int64_t, Sequence*> sequences_;  // that have not ended, by their ids
   std::deque<Flight> flights_;                        // oldest first
-  std::exception_ptr fatal_;  // why nothing can be computed any more
+  std::exception_ptr fatal_;                          // why nothing can be computed any more
   EngineStats counters_{};
 
   std::atomic<bool> abandon_{false};

@@ -317,8 +317,8 @@ bool KvCache::extend(SequencePages& pages, int length) {
       if (old >= 0) drop_place(pages, g, old, !worth_keeping(pages, old));
       taken.emplace_back(g, take(g));
     }
-    const bool lacks = std::any_of(taken.begin(), taken.end(),
-                                   [](const auto& entry) { return entry.second < 0; });
+    const bool lacks =
+        std::any_of(taken.begin(), taken.end(), [](const auto& entry) { return entry.second < 0; });
     for (const auto& [g, page] : taken) {
       if (!lacks) {
         pages.tables[g][static_cast<size_t>(pages.window_end % ring_pages_[g])] = page;
@@ -380,8 +380,8 @@ PrefixNode* KvCache::share_page(SequencePages& pages, size_t page,
   return node;
 }
 
-// Lets the node keep the pages in the sequence's rings, unless it has some or, with steps in flight,
-// the rings have gone past them.
+// Lets the node keep the pages in the sequence's rings, unless it has some or, with steps in
+// flight, the rings have gone past them.
 void KvCache::cache_window_pages(const SequencePages& pages, size_t page, PrefixNode& node) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (!has_window(g) || node.pages[g] >= 0) continue;

@@ -104,8 +104,8 @@ bool Scheduler::waits_for_prefix(const Sequence& sequence) const {
 // How much of the budget prompts may have: while something decodes, as much as keeps the step
 // within its bound.
 int Scheduler::prompt_budget(int budget) const {
-  const auto decoding = static_cast<double>(
-      std::count_if(running_.begin(), running_.end(), [](const auto& sequence) {
+  const auto decoding =
+      static_cast<double>(std::count_if(running_.begin(), running_.end(), [](const auto& sequence) {
         return !sequence->ended && sequence->submitted >= sequence->prompt_length &&
                sequence->is_continued();
       }));
@@ -155,8 +155,7 @@ int Scheduler::add_slice(Sequence& sequence, int tokens, int& rows, StepPlan& pl
 bool Scheduler::admit(Sequence& sequence, int tokens, StepPlan& plan) {
   const int pages = KvCache::pages_for(static_cast<int>(sequence.tokens.size()) + 1) -
                     KvCache::pages_for(sequence.submitted);
-  if (pages > kv_.available_pages(0) ||
-      !kv_.extend(sequence.pages, sequence.submitted + tokens)) {
+  if (pages > kv_.available_pages(0) || !kv_.extend(sequence.pages, sequence.submitted + tokens)) {
     return false;
   }
   if (sequence.cached_tokens < 0) {

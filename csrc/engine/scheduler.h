@@ -39,8 +39,8 @@ struct SchedulerOptions {
 // A sequence's part of a step.
 struct Slice {
   Sequence* sequence;
-  int first;   // position of its first token here
-  int tokens;  // tokens, without guesses
+  int first;                         // position of its first token here
+  int tokens;                        // tokens, without guesses
   std::vector<int32_t> draft = {};   // guesses of the tokens that follow these
   std::vector<int32_t> scored = {};  // positions whose logits are wanted for themselves, ascending
   bool samples = false;  // the token after the last one, and after each guess, is to be chosen
@@ -49,8 +49,8 @@ struct Slice {
 
 struct StepPlan {
   std::vector<Slice> slices;
-  std::vector<int> closed_slots;   // before the step: of preempted sequences
-  std::vector<Sequence*> opened;   // before the step: those that begin, or go on after preemption
+  std::vector<int> closed_slots;  // before the step: of preempted sequences
+  std::vector<Sequence*> opened;  // before the step: those that begin, or go on after preemption
 
   bool empty() const { return slices.empty(); }
 };

@@ -58,17 +58,17 @@ struct Sequence {
   SequencePages pages;
   int cached_tokens = -1;  // of the prompt, that came from other sequences; -1: not begun
 
-  int computed = 0;   // tokens whose keys and values are known to be in its pages
-  int submitted = 0;  // and those that will be when the steps in flight are done
-  int ahead = 0;      // tokens that steps in flight choose
-  int in_flight = 0;  // steps in flight that it is part of
-  bool drafted = false;  // one of them verifies guesses: how far it gets is not known yet
-  bool ended = false;    // its last event has been made; it waits for its steps in flight
+  int computed = 0;         // tokens whose keys and values are known to be in its pages
+  int submitted = 0;        // and those that will be when the steps in flight are done
+  int ahead = 0;            // tokens that steps in flight choose
+  int in_flight = 0;        // steps in flight that it is part of
+  bool drafted = false;     // one of them verifies guesses: how far it gets is not known yet
+  bool ended = false;       // its last event has been made; it waits for its steps in flight
   bool keeps_pages = true;  // what it has computed may be cached when it is gone
 
-  int uncounted = 0;     // forced tokens of the output that do not count
-  int free = 0;          // Verdict::free, less what was given since
-  bool reported = false;  // its prompt's log-probabilities have been delivered
+  int uncounted = 0;                           // forced tokens of the output that do not count
+  int free = 0;                                // Verdict::free, less what was given since
+  bool reported = false;                       // its prompt's log-probabilities have been delivered
   std::vector<ops::SampledRow> prompt_scores;  // [position]: of the token after it
 
   int length() const { return static_cast<int>(tokens.size()) + ahead; }

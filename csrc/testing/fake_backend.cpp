@@ -49,9 +49,7 @@ std::vector<float> logits_from(const FakeOptions& options, int position, EntryAt
   return logits;
 }
 
-[[noreturn]] void breach(const std::string& what) {
-  throw std::logic_error("[fake] " + what);
-}
+[[noreturn]] void breach(const std::string& what) { throw std::logic_error("[fake] " + what); }
 
 }  // namespace
 
@@ -365,9 +363,9 @@ void FakeBackend::sample(StepId id, const SampleInput& input) {
              .rule = &row.rule,
              .index = slot.output.size(),
              .counts = counts,
-             .biases = std::span(biases).subspan(
-                 static_cast<size_t>(row.bias_begin),
-                 static_cast<size_t>(row.bias_end - row.bias_begin)),
+             .biases =
+                 std::span(biases).subspan(static_cast<size_t>(row.bias_begin),
+                                           static_cast<size_t>(row.bias_end - row.bias_begin)),
              .mask = row.mask < 0 ? nullptr : masks.data() + static_cast<size_t>(row.mask) * words,
              .target = row.target},
             scratch_);
@@ -401,8 +399,8 @@ void FakeBackend::read_logits(StepId id, int first_row, int n_rows, float* logit
   enqueue([this, id, first_row, n_rows, logits] {
     const Step& step = steps_[id];
     if (step.result.abandoned || !step.error.empty()) return;
-    std::copy_n(step.logits.begin() + first_row * options_.vocab_size,
-                n_rows * options_.vocab_size, logits);
+    std::copy_n(step.logits.begin() + first_row * options_.vocab_size, n_rows * options_.vocab_size,
+                logits);
   });
 }
 

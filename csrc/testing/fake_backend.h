@@ -1,11 +1,11 @@
 // A backend without a model, to test the engine against.
 //
-// Its pages hold token ids, and a row of logits is a hash of the tokens that the block tables of all
-// KV groups lead to, as the device has them: its own copies, kept up to date by dirty ranges alone.
-// A wrong page, a missing copy, a stale slot, a range that was left out, or pages of another adapter
-// give another token. What the contract of Backend forbids is an error: a page that two sequences
-// write, one that is handed on while a step in flight uses it, a slot that is not open, a token
-// that was not sampled.
+// Its pages hold token ids, and a row of logits is a hash of the tokens that the block tables of
+// all KV groups lead to, as the device has them: its own copies, kept up to date by dirty ranges
+// alone. A wrong page, a missing copy, a stale slot, a range that was left out, or pages of another
+// adapter give another token. What the contract of Backend forbids is an error: a page that two
+// sequences write, one that is handed on while a step in flight uses it, a slot that is not open, a
+// token that was not sampled.
 //
 // Work is put off until a step is waited for, or done at once, as a seed decides.
 #pragma once
@@ -74,7 +74,7 @@ class FakeBackend final : public Backend {
   int64_t steps() const { return last_step_; }
 
  private:
-  using Entry = uint64_t;  // of a token of a page: what it is and whose
+  using Entry = uint64_t;                 // of a token of a page: what it is and whose
   using Place = std::pair<int, int32_t>;  // group, page
 
   // Of the host's view of a step that has been submitted.
@@ -124,9 +124,9 @@ class FakeBackend final : public Backend {
 
   // The device's, at the time of the work.
   std::deque<std::function<void()>> queue_;
-  std::vector<std::vector<Entry>> pages_;               // [group] (pages, kPageTokens)
-  std::vector<std::vector<int32_t>> tables_;            // [group] (slots, row_pages)
-  std::vector<int> row_pages_;                          // [group]
+  std::vector<std::vector<Entry>> pages_;     // [group] (pages, kPageTokens)
+  std::vector<std::vector<int32_t>> tables_;  // [group] (slots, row_pages)
+  std::vector<int> row_pages_;                // [group]
   std::vector<Slot> slots_;
   std::map<StepId, Step> steps_;
   cpu::SampleScratch scratch_;

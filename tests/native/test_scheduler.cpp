@@ -1,5 +1,5 @@
-// The engine and its scheduler over a backend that hashes what block tables lead to: with any number
-// of steps in flight, every sequence gets the tokens that it would get alone.
+// The engine and its scheduler over a backend that hashes what block tables lead to: with any
+// number of steps in flight, every sequence gets the tokens that it would get alone.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -33,8 +33,8 @@ ModelConfig fake_config(const FakeOptions& options, int context) {
   for (const KvGroup& group : options.groups) {
     if (group.window > 0) config.sliding_window = group.window;
     config.n_layers += group.n_layers;
-    config.is_window_layer.insert(config.is_window_layer.end(),
-                                  static_cast<size_t>(group.n_layers), group.window > 0);
+    config.is_window_layer.insert(config.is_window_layer.end(), static_cast<size_t>(group.n_layers),
+                                  group.window > 0);
   }
   return config;
 }
@@ -314,8 +314,8 @@ Job random_job(Random& random, const std::vector<Ids>& beginnings, int context) 
   params.salt = static_cast<uint64_t>(params.adapter);
   job.seed = random.bits();
   if (params.stop.max_tokens != 0 && random.below(3) == 0) {
-    job.rule = Rule{.seed = random.bits(),
-                    .fails_at = random.below(6) == 0 ? random.below(12) : -1};
+    job.rule =
+        Rule{.seed = random.bits(), .fails_at = random.below(6) == 0 ? random.below(12) : -1};
   }
   return job;
 }
@@ -663,7 +663,8 @@ struct ByHand {
     const Ids positions = {0};
     const Ids slots = {slot};
     const Ids rows = {offsets[1] - 1};
-    const StepId id = backend.submit({tokens, offsets, positions, slots, {}, rows, &tables}, abandon);
+    const StepId id =
+        backend.submit({tokens, offsets, positions, slots, {}, rows, &tables}, abandon);
     tables.clear_dirty();
     const RowSampling row = {.row = 0, .slot = slot, .rule = {}};
     backend.sample(id, {.rows = {&row, 1}, .masks = {}, .biases = {}});
