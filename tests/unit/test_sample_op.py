@@ -272,6 +272,28 @@ def test_draws_follow_the_probabilities() -> None:
     assert statistic <= chi_square_bound(len(kept) - 1)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.500001, 3), (0.75, 3)])
+def test_a_share_that_is_reached_exactly(top_p: float, kept: int, isa: str) -> None:
+    logits = np.zeros(4, np.float32)
+    drawn = {token_of(logits, {"top_p": top_p}, isa, index=index) for index in range(100)}
+    assert drawn == set(range(kept))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_cut_among_tokens_that_penalties_lowered(isa: str) -> None:
+    logits = np.zeros(40, np.float32)
+    counts = dict.fromkeys(range(20), 1)
+    rule = {"presence_penalty": 1.0, "top_p": 0.9}
+    expected = [sample(logits, **rule, counts=counts, index=index) for index in range(300)]
+    found = [
+        token_of(logits, rule, isa, index=index, counts=list(counts.items()))
+        for index in range(300)
+    ]
+    assert found == expected
+    assert 0 < len({token for token in found if token < 20}) < 20
+
+
 def test_seeds_and_indices_do_not_share_numbers() -> None:
     logits = np.zeros(4096, np.float32)
     tokens = {
