@@ -54,20 +54,22 @@ def rows_of_logits() -> dict[str, npt.NDArray[np.float32]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=41)
-    parser.add_argument("--isa", nargs="*", help="default: all that run here")
+    parser.add_argument("--target", nargs="*", help="default: all that run here")
     args = parser.parse_args()
-    isas = args.isa or [name for name, supported, _ in _core.isas() if supported]
+    targets = args.target or [
+        name for name, available, _ in _core.targets() if available and ":" in name
+    ]
     rng = np.random.default_rng(1)
     seen = [(token, 1) for token in rng.choice(VOCAB, SEEN_TOKENS, replace=False).tolist()]
     logits = rows_of_logits()
     rows: list[dict[str, Any]] = []
-    for isa in isas:
+    for target in targets:
         pass_ms = 0.0
         for case, rule in CASES.items():
             counts = seen if case == "penalties" else []
-            row: dict[str, Any] = {"ISA": isa, "case": case}
+            row: dict[str, Any] = {"target": target, "case": case}
             for kind, values in logits.items():
-                seconds = _core.time_sample_row(values, rule, counts, args.rounds, isa)
+                seconds = _core.time_sample_row(values, rule, counts, args.rounds, target)
                 row[f"{kind} ms"] = min(seconds) * 1e3
             pass_ms = pass_ms or row["flat ms"]
             row["passes"] = PASSES.get(case, 2)
