@@ -9,6 +9,7 @@ from typing import Any, cast, overload
 
 from gptoss import _core, tokenizer
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
+from gptoss.checkpoint.layout import tensors_by_role
 from gptoss.engine.outputs import GenerationResult
 from gptoss.engine.sampling import SamplingParams
 from gptoss.llm import LLM
