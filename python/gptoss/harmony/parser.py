@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from .header import (
     strict_header,
 )
 from .messages import HarmonyError, Message, Role, TextContent
+from .recipients import LISTENERS, Recipients
 
 if TYPE_CHECKING:
     from .encoding import HarmonyEncoding
@@ -62,6 +64,9 @@ class StreamableParser:
     strict : bool
         True: what openai-harmony accepts and refuses. False: repair what a model may do
         wrong, never raise, and list it in `repairs`.
+    recipients : iterable of str
+        Those that were declared, such as "functions.get_weather". In lenient mode what is near to
+        one of them is read as it, and noted.
 
     Notes
     -----
@@ -71,10 +76,16 @@ class StreamableParser:
     """
 
     def __init__(
-        self, encoding: HarmonyEncoding, role: Role | None, *, strict: bool = True
+        self,
+        encoding: HarmonyEncoding,
+        role: Role | None,
+        *,
+        strict: bool = True,
+        recipients: Iterable[str] = (),
     ) -> None:
         self._encoding = encoding
         self._strict = strict
+        self._recipients = Recipients(recipients)
         self._names = encoding.special_names
         self._texts = encoding.texts
         # Tokens that need a decision even within content.
@@ -84,6 +95,7 @@ class StreamableParser:
         self._tokens: list[int] = []
         self._messages: list[Message] = []
         self._repairs: list[Repair] = []
+        self._header_repairs = (0, 0)  # where those of the last header stand in it
         self._delta: str | None = None
 
         self._state = StreamState.EXPECT_START if role is None else StreamState.HEADER
@@ -150,6 +162,12 @@ class StreamableParser:
     def repairs(self) -> list[Repair]:
         """What lenient parsing has put right so far."""
         return list(self._repairs)
+
+    @property
+    def header_repairs(self) -> list[Repair]:
+        """Those of the header of the message that is read, or that was the last."""
+        first, end = self._header_repairs
+        return self._repairs[first:end]
 
     @property
     def state_data(self) -> dict[str, Any]:
@@ -239,6 +257,9 @@ class StreamableParser:
             text += ("\ufffd" if self._lost else "") + tail
         header = self._header
         assert header is not None
+        is_ours = header.author.role is Role.ASSISTANT and header.recipient in LISTENERS
+        if not self._strict and is_ours and self._is_call_end():
+            self._repair("missing_recipient", "<|call|>")
         self._messages.append(
             Message(
                 author=header.author,
@@ -321,6 +342,9 @@ class StreamableParser:
         self._has_start = has_start
 
     # -- lenient -------------------------------------------------------------------------
+
+    def _is_call_end(self) -> bool:
+        return bool(self._tokens) and self._names.get(self._tokens[-1]) == "<|call|>"
 
     def _repair(self, kind: RepairKind, text: str, index: int | None = None) -> None:
         self._repairs.append(Repair(kind, len(self._tokens) - 1 if index is None else index, text))
@@ -418,7 +442,7 @@ class StreamableParser:
 
     def _read_header(self, ended: bool) -> LenientHeader:
         text = self._latin(self._header_tokens)
-        return lenient_header(text, self._next_role, self._default_role, ended)
+        return lenient_header(text, self._next_role, self._default_role, ended, self._recipients)
 
     def _header_has_content(self) -> bool:
         """Whether the header so far, with no more to come, has content in it."""
@@ -440,12 +464,14 @@ class StreamableParser:
     def _begin_lenient(self, ended: bool) -> None:
         """Begin the content of a message; if `ended`, with what of it is in the header."""
         read = self._read_header(ended)
+        first = len(self._repairs)
         if not self._has_start:
             self._repair("missing_start", "", self._header_index)
         for kind, text in read.notes:
             self._repair(kind, text, self._header_index)
         if ended:
             self._repair("missing_message", "")
+        self._header_repairs = (first, len(self._repairs))
         self._begin(read.header)
         if read.rest:
             self._pending += read.rest.encode("latin-1")
@@ -460,8 +486,14 @@ class StreamableParser:
             is_type = read.header.recipient is not None and read.rest.strip().isalpha()
             is_message = not is_type and not may_be_header(read.rest)
         else:
+            # A tool's name in the channel's place, and nothing else, calls it only at a call's end.
+            is_called = "to=" in self._latin(self._header_tokens) or self._is_call_end()
             header = read.header
-            is_message = bool(read.rest) or (header.channel or header.recipient) is not None
+            is_message = (
+                bool(read.rest)
+                or header.channel is not None
+                or (header.recipient is not None and is_called)
+            )
         if is_message:
             self._begin_lenient(ended=True)
             self._close()
