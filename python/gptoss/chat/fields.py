@@ -79,7 +79,7 @@ def read_fields(value: Any, kind: str, where: str) -> dict[str, Any]:
         if key not in known and not _says_nothing(key, item):
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            article = "an" if kind[0] in "aeiou" else "a"
+            article = "an" if kind[0] in "aeio" else "a"
             raise ValueError(
                 f"{where}: {article} {kind} has a key that is not understood, {key!r:.50}{hint}; "
                 f"it may have {', '.join(known)}"

@@ -15,7 +15,9 @@ _TRAINED = re.compile(r"python|browser\.[\w.-]+", re.ASCII)
 _SEPARATORS = re.compile(r"[^\w-]+|__+")
 # What models glue to a name: the namespace or a word for it, and the content type or a channel.
 _PREFIX = re.compile(r"(?:functions?|tools?)[_-]?(?=.)", re.IGNORECASE)
-_SUFFIX = re.compile(r"(?<=.)(?:[_-]?(?:json|tools?|functions?|call)|code|commentary|analysis)$")
+_SUFFIX = re.compile(
+    r"(?<=.)[_-]?(?:json|tools?|functions?|call)$|(?<=[^_-])(?:code|commentary|analysis)$"
+)
 
 
 def is_trained(recipient: str) -> bool:
