@@ -182,6 +182,8 @@ def _one_line_schema(schema: Any, where: str) -> Any:
 
 
 def _joined_lines(text: str) -> str:
+    if not _LINE_BREAK.search(text):
+        return text
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
