@@ -3,11 +3,9 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <unordered_map>
 
 #include "bindings/register.h"
 #include "core/check.h"
-#include "core/mapped_file.h"
 #include "model/weights.h"
 
 namespace gptoss::bindings {
@@ -47,51 +45,33 @@ ModelConfig to_config(const py::handle& config) {
   return c;
 }
 
-DType to_dtype(const std::string& name) {
-  check(name == "BF16" || name == "U8", "tensor dtype must be BF16 or U8, got ", name);
-  return name == "BF16" ? DType::bf16 : DType::u8;
-}
-
-// From a mapping of names to gptoss.checkpoint.TensorSource: a span of a file, which is mapped, or
-// an array, which is kept alive.
-TensorTable to_tensors(const py::dict& sources) {
-  TensorTable table;
-  std::unordered_map<std::string, std::shared_ptr<const MappedFile>> files;
-  for (const auto& [key, source] : sources) {
-    TensorView view;
-    view.dtype = to_dtype(source.attr("dtype").cast<std::string>());
-    int64_t nbytes = size_of(view.dtype);
-    for (const auto& size : source.attr("shape")) {
-      view.shape.push_back(size.cast<int64_t>());
-      nbytes *= view.shape.back();
-    }
-    const auto name = key.cast<std::string>();
-    if (const py::object array = source.attr("array"); !array.is_none()) {
+// From a mapping of roles to gptoss.checkpoint.TensorSource: a span of a file, or an array, which
+// is kept alive.
+std::vector<TensorSource> to_sources(const py::dict& tensors) {
+  std::vector<TensorSource> sources;
+  for (const auto& [role, tensor] : tensors) {
+    TensorSource source;
+    source.role = role.cast<std::string>();
+    source.dtype = dtype_named(tensor.attr("dtype").cast<std::string>());
+    for (const auto& size : tensor.attr("shape")) source.shape.push_back(size.cast<int64_t>());
+    if (const py::object array = tensor.attr("array"); !array.is_none()) {
       const auto contiguous = py::cast<py::array>(array);
-      check((contiguous.flags() & py::array::c_style) != 0 && contiguous.nbytes() == nbytes,
-            "array of ", name, " must be C-contiguous with ", nbytes, " bytes");
-      view.data = static_cast<const uint8_t*>(contiguous.data());
+      check((contiguous.flags() & py::array::c_style) != 0, "array of ", source.role,
+            " must be C-contiguous");
+      source.data = static_cast<const uint8_t*>(contiguous.data());
+      source.data_bytes = contiguous.nbytes();
       // Released wherever the weights are, which may be without the GIL.
-      table.owners.emplace_back(new py::object(array), [](py::object* owner) {
+      source.owner = std::shared_ptr<const void>(new py::object(array), [](py::object* owner) {
         const py::gil_scoped_acquire acquire;
         delete owner;
       });
     } else {
-      const auto path = py::str(source.attr("path")).cast<std::string>();
-      const auto offset = source.attr("offset").cast<int64_t>();
-      auto& file = files[path];
-      if (!file) {
-        file = std::make_shared<const MappedFile>(path);
-        table.owners.push_back(file);
-      }
-      check(offset >= 0 && offset + nbytes <= file->size_bytes(), name, " ends at byte ",
-            offset + nbytes, " of ", path, ", which has ", file->size_bytes());
-      view.data = file->data() + offset;
-      view.mapped = true;
+      source.path = py::str(tensor.attr("path")).cast<std::string>();
+      source.offset = tensor.attr("offset").cast<int64_t>();
     }
-    table.tensors.emplace(name, std::move(view));
+    sources.push_back(std::move(source));
   }
-  return table;
+  return sources;
 }
 
 // From a gptoss.SamplingParams, whose optional fields have been filled in.
@@ -227,8 +207,8 @@ py::tuple sample_once(const Array<float>& logits, const py::object& params,
   TokenCounts counts;
   for (const int32_t token : prompt) counts.add_prompt(checked(token));
   for (const int32_t token : output) counts.add_output(checked(token));
-  std::vector<float> scratch(logits.data(), logits.data() + logits.size());
-  const Sample chosen = sample(scratch, sampling, counts, token_index);
+  const Sample chosen =
+      sample({logits.data(), static_cast<size_t>(logits.size())}, sampling, counts, token_index);
   py::list top;
   for (const TokenLogprob& entry : chosen.top) {
     top.append(py::make_tuple(entry.token, entry.logprob));
@@ -256,15 +236,13 @@ void register_engine(py::module_& m) {
                    "dense='bf12', dense='q8' and kv_cache_dtype='int8' go with "
                    "precision='auto' only");
              const ModelConfig model = to_config(config);
-             TensorTable table = to_tensors(tensors);
+             const std::vector<TensorSource> sources = to_sources(tensors);
              const py::gil_scoped_release release;
              auto backend = make_backend(
-                 device, make_weights(model, std::move(table)),
+                 device, make_weights(model, make_tensor_table(sources)),
                  {.threads = threads,
                   .precision = precision == "auto" ? Precision::automatic : Precision::reference,
-                  .dense = dense == "q8"     ? DenseType::q8
-                           : dense == "bf12" ? DenseType::bf12
-                                             : DenseType::bf16,
+                  .dense = format_named(dense),
                   .int8_kv_cache = kv_cache_dtype == "int8"});
              return std::make_unique<Engine>(std::move(backend), model, eos_token_ids,
                                              EngineOptions{.context_length = context_length,

@@ -2,8 +2,8 @@
 // the only place that knows it.
 //
 //   blocks (rows, K/32, 16) u8   byte i of a block: element 2i in the low nibble, 2i+1 in the high
-//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN and refused when a checkpoint is
-//   opened nibble                       E2M1: sign, two exponent bits, one mantissa bit
+//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN, refused when a checkpoint is opened
+//   nibble                       E2M1: sign, two exponent bits, one mantissa bit
 #pragma once
 
 #include <bit>
@@ -17,6 +17,22 @@ inline constexpr int kMxfp4BlockBytes = 16;  // two elements a byte
 
 inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                           -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
+// The values by code, doubled so that they are whole numbers, plus an offset: a register that one
+// byte shuffle looks all codes up in.
+struct alignas(16) E2m1Bytes {
+  int8_t byte[16];
+};
+consteval E2m1Bytes e2m1_doubled(int offset) {
+  E2m1Bytes table{};
+  for (int code = 0; code < 16; ++code) {
+    table.byte[code] = static_cast<int8_t>(static_cast<int>(2 * kE2m1Values[code]) + offset);
+  }
+  return table;
+}
+inline constexpr E2m1Bytes kE2m1Doubled = e2m1_doubled(0);
+// Unsigned, as products of unsigned and signed bytes need one side.
+inline constexpr E2m1Bytes kE2m1DoubledPlus16 = e2m1_doubled(16);
 
 // 2^(s-127). s = 0 is the subnormal 2^-127; s = 255 is NaN.
 [[gnu::always_inline]] inline float e8m0_to_float(uint8_t s) {

@@ -8,4 +8,8 @@ BackendInfo info() { return {"cuda", false, "gptoss has no cuda backend yet"}; }
 
 std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }
 
+MemoryPlan plan(const ModelConfig&, const BackendOptions&, const StepLimits&) {
+  throw BackendError(info().detail);
+}
+
 }  // namespace gptoss::cuda

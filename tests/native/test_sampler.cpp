@@ -79,8 +79,9 @@ GPTOSS_TEST(greedy_takes_the_highest_and_of_equals_the_first) {
   SamplingParams greedy;
   greedy.temperature = 0.0f;
   GPTOSS_CHECK(draw({1, 5, 5, 2}, greedy) == 1);
-  GPTOSS_CHECK(draw({kNan, -kInf, -3, kNan}, greedy) == 2);
-  GPTOSS_CHECK_THROWS(std::runtime_error, draw({kNan, -kInf}, greedy));
+  GPTOSS_CHECK(draw({-kInf, -kInf, -3, -4}, greedy) == 2);
+  GPTOSS_CHECK_THROWS(std::runtime_error, draw({kNan, -3}, greedy));
+  GPTOSS_CHECK_THROWS(std::runtime_error, draw({-kInf, -kInf}, greedy));
   greedy.logit_bias = {{3, 10.0f}};
   GPTOSS_CHECK(draw({1, 5, 5, 2}, greedy) == 3);
   GPTOSS_CHECK_THROWS(std::runtime_error, draw({1, kInf}, SamplingParams{}));

@@ -32,9 +32,9 @@ from gptoss.harmony import (
     TextContent,
     ToolNamespaceConfig,
 )
-from gptoss.harmony.encoding import SPECIALS
 from gptoss.harmony.recipients import FUNCTIONS, LISTENERS
 from gptoss.harmony.render import CONSTRAIN, has_function_tools, message_tokens
+from gptoss.harmony.vocabulary import SPECIALS
 
 ChatMessage: TypeAlias = Mapping[str, Any] | Message
 ChatMessages: TypeAlias = Sequence[ChatMessage] | Conversation

@@ -52,7 +52,7 @@ class SamplingParams:
     max_tokens : int, optional
         Most tokens to generate; None goes on until the context is full.
     temperature : float
-        Divides the logits; 0 is greedy: the likeliest token, the lowest id of equals.
+        Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.
     top_p : float
         In (0, 1]: keep the likeliest tokens that together have this probability.
     top_k : int
@@ -66,15 +66,16 @@ class SamplingParams:
     seed : int, optional
         In [0, 2^64); None draws one from the operating system.
     logprobs : int, optional
-        0 reports the log-probability of each chosen token; n adds those of the n likeliest, at
-        most 20. They are those of the model itself, before any of the changes above.
+        0 reports the log-probability of each chosen token; n, at most 20, adds those of the n
+        likeliest. They are those of the model itself, before any of the changes above.
     repetition_penalty : float
         Positive; above 1 makes tokens of prompt and output less likely.
     presence_penalty, frequency_penalty : float
         In [-2, 2]: subtracted from the logits of the output's tokens, once, and once per
         occurrence.
     logit_bias : mapping of int to float
-        Added to the logits of these token ids, which may be strings of digits, as in JSON.
+        Added to the logits of these token ids, which may be strings of digits, as in JSON. 1e30
+        and beyond force a token, -1e30 and beyond ban it, whatever the penalties do.
     ignore_eos : bool
         Go on past the model's own stop tokens.
     n : int
