@@ -61,6 +61,11 @@ def test_junk_before_the_answer(junk: str, reasoning: str) -> None:
         ("<|channel|>custom<|message|>Hello<|return|>", "Hello", ""),
         ("<|message|>Hello<|return|>", "Hello", ""),
         ("Hello<|return|>", "Hello", ""),
+        (
+            "<|channel|>analysis<|message|>Hm.<|channel|>answer<|message|>Hello<|return|>",
+            "Hello",
+            "Hm.",
+        ),
         # never, whatever else there is
         ("<|channel|>anaylsis<|message|>Hm.<|return|>", "", "Hm."),
         ("<|channel|>thinking<|message|>Hm.<|return|>", "", "Hm."),

@@ -111,6 +111,7 @@ DETAILS = [
         {"reasoning": "Oslo it is", "reasoning_details": DETAILS},
         {"content": [{"type": "thinking", "thinking": "Oslo it is", "signature": "s"}]},
         {"content": [{"type": "reasoning", "text": "Oslo it is"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "Oslo it is", "signature": "s"}]},
     ],
 )
 def test_reasoning_under_any_name(fields: dict[str, Any]) -> None:

@@ -59,6 +59,7 @@ HEADERS = [
     "<|channel|>commentary to=functions.bash_tool<|message|>",
     "<|channel|>analysis to=bash code<|message|>",
     " to=bash<|channel|>commentary json<|message|>",
+    " to=bash json<|message|>",
 ]
 
 
@@ -67,6 +68,16 @@ def test_names_that_are_near_to_a_declared_one(header: str) -> None:
     recipient, arguments, kinds = called(f"{header}{ARGUMENTS}<|call|>")
     assert (recipient, arguments) == ("functions.bash", ARGUMENTS)
     assert kinds  # never silently
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["<|channel|>bash<|channel|>commentary <|constrain|>json", "<|channel|>bash <|constrain|>json"],
+)
+def test_a_tool_s_name_in_the_channel_s_place_within_content(header: str) -> None:
+    script = f"<|channel|>analysis<|message|>Hm.{header}<|message|>{ARGUMENTS}<|call|>"
+    assert called(script)[:2] == ("functions.bash", ARGUMENTS)
+    assert answer(script, tools=TOOLS).reasoning == "Hm."
 
 
 @pytest.mark.parametrize("name", ["Get-Weather", "getWeather", "GET_WEATHER", "get.weather"])

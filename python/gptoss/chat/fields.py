@@ -19,7 +19,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "user message": ("role", "content", "name"),
     "assistant message": (
         *("role", "content", "tool_calls", "reasoning", "reasoning_content", "thinking"),
-        *("reasoning_details", "refusal", "function_call", "preamble", "name"),
+        *("reasoning_details", "thinking_blocks", "refusal", "function_call", "preamble", "name"),
     ),
     "tool message": ("role", "content", *ANSWERED_ID, "name", "tool_name"),
     "Harmony message": ("role", "name", "content", "channel", "recipient", "content_type"),
@@ -34,9 +34,10 @@ _KNOWN: dict[str, tuple[str, ...]] = {
 
 # What clients put into any of them for themselves: who and when, and how to store or bill it.
 _MEANINGLESS = re.compile(
-    r"id|\w+_id|\w+Id|index|key|object|version|status|model|_\w*|x[-_][\w-]*"
-    r"|timestamp|time|date|created|updated|\w+_(?:at|ts)|\w+At"
-    r"|cache\w*|annotations|citations|logprobs|usage|finish_reason|stop_reason|weight|parsed"
+    r"id|\w+_id|\w+Id|uuid|index|key|object|version|status|model|_\w*|x[-_][\w-]*"
+    r"|user|username|user_name|sender|author|session|thread|trace|done|feedback|rating"
+    r"|timestamp|time|date|created|updated|\w+_(?:at|ts)|\w+At|duration|cost|tokens|token_count"
+    r"|cache[\w-]*|annotations|citations|logprobs|usage|finish_reason|stop_reason|weight|parsed"
     r"|\w*[mM]etadata|meta|provider_?\w*|providerOptions|client\w*|source|tags|signature|format"
     r"|strict|title|icons|output_?[sS]chema|execution"
 )

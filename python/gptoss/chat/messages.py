@@ -535,6 +535,7 @@ def _said_and_thought(fields: Mapping[str, Any], where: str) -> tuple[str | None
     thoughts: list[str] = []
     for kind, text in _parts(fields.get("content", ()), where):
         (said if kind == "text" else thoughts).append(text)
+    thoughts += (text for _, text in _parts(fields.get("thinking_blocks", ()), where))
     has_text = "content" in fields and (said or not thoughts)
     for key in ("reasoning", "reasoning_content", "thinking"):
         if key in fields:

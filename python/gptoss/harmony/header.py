@@ -391,13 +391,15 @@ def _after_gap(text: str, at: int) -> int:
 def may_be_header(text: str) -> bool:
     """Whether text (latin-1) without a special token may still become a header."""
     words = _WORD.findall(text)
+    known = _HEADER_WORDS
     for index, word in enumerate(words):
         unfinished = index == len(words) - 1 and text.endswith(word)
-        if word in _HEADER_WORDS or word.startswith("to="):
-            continue
-        if unfinished and any(known.startswith(word) for known in _HEADER_WORDS):
-            continue
-        return False
+        if word.startswith("to="):
+            known = (*_HEADER_WORDS, *_TYPES)  # the type of a call
+        elif word not in known and not (
+            unfinished and any(name.startswith(word) for name in known)
+        ):
+            return False
     return True
 
 

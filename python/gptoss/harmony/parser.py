@@ -27,6 +27,9 @@ from .vocabulary import Vocabulary
 # a content type and the longest function name that the API allows (64 characters) are fewer.
 _MAX_HEADER_TOKENS = 64
 
+# The longest word after a <|channel|> in content that is waited for; names of tools are longer.
+_MAX_CHANNEL_BYTES = 80
+
 _STOPS = ("<|end|>", "<|call|>", "<|return|>", "<|endoftext|>")
 
 
@@ -367,7 +370,7 @@ class StreamableParser:
     def _lenient_content(self, token: int, name: str | None) -> None:
         """Take a special token within content, or any token while some are held back."""
         if self._held:
-            if name is None or name == "<|message|>":
+            if name is None or name == "<|message|>" or self._holds_recipient(name):
                 self._held.append(token)
                 self._settle_held(name)
                 return
@@ -391,7 +394,8 @@ class StreamableParser:
         """Decide whether a <|channel|> in content begins the next message's header."""
         text = self._latin(self._held[1:]).lstrip(" \t\n\f\r").lower()
         if name is None and not text.startswith(CHANNELS):
-            if not any(channel.startswith(text) for channel in CHANNELS):
+            # One word may be a channel that the format does not have, if <|message|> follows.
+            if len(text) > _MAX_CHANNEL_BYTES or len(text.split()) > 1:
                 self._release()
             return
         held, self._held = self._held, []
@@ -401,6 +405,12 @@ class StreamableParser:
         self._header_index = self._held_index
         for token in held:
             self._lenient_header(token, self._names.get(token))
+
+    def _holds_recipient(self, name: str | None) -> bool:
+        """Whether what is held back is a tool's name in the place of a channel's."""
+        if name not in ("<|channel|>", "<|constrain|>"):
+            return False
+        return self._recipients.match(self._vocabulary.decode(self._held[1:]).strip()) is not None
 
     def _release(self) -> None:
         """Take what was held back for content, without the <|channel|> before it."""
