@@ -91,6 +91,8 @@ def test_objects_of_openai_harmony() -> None:
     conversation = official.Conversation.from_messages([message])
     prompt = build_prompt(ENCODING, conversation).token_ids
     assert said("analysis", "secret plan") in ENCODING.decode_utf8(prompt)
+    result = ScriptedModel("<|channel|>final<|message|>x<|return|>").chat(conversation)
+    assert len(result.messages) == 2
 
 
 DETAILS = [

@@ -141,13 +141,19 @@ def build_prompt(
 
 def _listed(messages: Any) -> list[Message | Mapping[str, Any]]:
     """The messages: Harmony's, or dicts of OpenAI's."""
-    inner = getattr(messages, "messages", messages)  # of a conversation, whosever it is
-    if isinstance(inner, (str, bytes, Mapping)) or not isinstance(inner, Iterable):
-        raise TypeError(f"messages must be a list of messages, got {messages!r:.100}")
-    listed = [_message(message, f"messages[{index}]") for index, message in enumerate(inner)]
+    given = enumerate(list_messages(messages))
+    listed = [_message(message, f"messages[{index}]") for index, message in given]
     if not listed:
         raise ValueError("messages must hold at least one message")
     return listed
+
+
+def list_messages(messages: ChatMessages) -> list[ChatMessage]:
+    """The messages as they are given, of a list or of a conversation, whosever it is."""
+    inner = getattr(messages, "messages", messages)
+    if isinstance(inner, (str, bytes, Mapping)) or not isinstance(inner, Iterable):
+        raise TypeError(f"messages must be a list of messages, got {messages!r:.100}")
+    return list(inner)
 
 
 def _message(message: Any, where: str) -> Message | Mapping[str, Any]:

@@ -20,12 +20,12 @@ from gptoss.chat.channels import (
 )
 from gptoss.chat.declarations import clean_recipient
 from gptoss.chat.messages import (
-    ChatMessage,
     ChatMessages,
     Prompt,
     assistant_start,
     call_fields,
     header,
+    list_messages,
 )
 from gptoss.chat.result import (
     ChatDelta,
@@ -159,7 +159,7 @@ class ChatStream(Iterator[ChatDelta]):
         self.result: ChatResult | None = None
         self._model = model
         self._encoding = encoding = model.harmony
-        self._messages: list[ChatMessage] = list(messages)
+        self._messages = list_messages(messages)
         self._max_reasoning_tokens = max_reasoning_tokens
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from gptoss.chat.declarations import checked_name
-from gptoss.chat.messages import ChatMessage, ChatMessages
+from gptoss.chat.messages import ChatMessages, list_messages
 from gptoss.chat.result import ChatDelta, ChatResult, ToolCall
 from gptoss.chat.stream import ChatStream
 from gptoss.errors import ContextLengthError
@@ -281,7 +281,7 @@ def run_steps(
     schemas = [tool_schema(function, name) for name, function in functions.items()]
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"[run] max_steps must be a positive integer, got {max_steps!r}")
-    conversation: list[ChatMessage] = list(messages)
+    conversation = list_messages(messages)
     result: ChatResult | None = None
     while True:
         try:
