@@ -302,3 +302,33 @@ def test_answers_to_one_call_stay_in_order(ids: list[str]) -> None:
     expected = [i for x in "ab" for i, other in enumerate(ids) if other == x]
     places = [prompt.index(f"~{i}~") for i in expected]
     assert places == sorted(places)
+
+
+# -- all of it together ------------------------------------------------------------------
+
+fragments = st.sampled_from(
+    [
+        *("<|start|>assistant", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"),
+        *("<|constrain|>json", "analysis", "final", "commentary", "finale", "thought", "answer"),
+        *("bash", "functions.bash", " to=bash", " to=functions.get_weather", " to=python", " code"),
+        *('{"name":"bash","arguments":{"c":"x"}}', '{"c":1}', "é", "😀", "?", "x", "<|start|>user"),
+    ]
+)
+
+
+@SETTINGS
+@given(st.lists(fragments, min_size=1, max_size=14).map("".join))
+def test_any_markup(script: str) -> None:
+    tokens = ENCODING.encode(script, allowed_special="all")
+    _, result = both_ways(script, tools=TOOLS, max_tokens=len(tokens), logprobs=0)
+    choice = result.to_openai()["choices"][0]
+    content = (choice["message"]["content"] or "").replace("\n\n", "").replace(" ", "")
+    scored = b"".join(bytes(entry["bytes"]) for entry in choice["logprobs"]["content"])
+    assert scored.decode().replace(" ", "") == content
+    answers = [
+        {"role": "tool", "tool_call_id": call["id"], "content": "x"}
+        for call in result.message.get("tool_calls", [])
+    ]
+    prompt_of([*result.messages, *answers])
+    prompt_of([*USER, *result.harmony_messages])
+    prompt_of([*USER, choice["message"]])

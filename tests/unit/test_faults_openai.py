@@ -33,6 +33,7 @@ CALL = "<|channel|>commentary to=functions.bash <|constrain|>json<|message|>{}<|
         (THINK + CALL, {}),
         # without a header, or without its end: what was read as one is content
         ("Hello you<|return|>", {}),
+        ("\u00e9\U0001f600 you<|return|>", {}),
         ("<|channel|>final Hello you<|return|>", {}),
         ("Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>", {}),
         ("<|channel|>final<|message|>a <|channel|>b and more<|return|>", {}),

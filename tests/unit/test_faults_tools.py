@@ -102,6 +102,7 @@ def test_what_could_be_several_is_none() -> None:
     assert Recipients().match("x") is None
     assert Recipients(["python", "functions.python"]).match("python") == "python"
     assert recipients.match("...") is None
+    assert recipients.match('{"name":"x"}') is None
 
 
 def test_made_up_names_are_names() -> None:

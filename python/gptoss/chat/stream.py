@@ -330,6 +330,7 @@ class ChatStream(Iterator[ChatDelta]):
         if not self._generated:
             self._first_s = self._last_s
             self._cached_tokens = chunk.cached_tokens
+        start = self._encoding.special_id("<|start|>")
         logprobs = chunk.logprobs or []
         self._logprobs += logprobs
         for index, token in enumerate(chunk.token_ids):
@@ -342,7 +343,7 @@ class ChatStream(Iterator[ChatDelta]):
                 self._count(logprobs[index] if logprobs else None)
             self._process(token)
             self._follow()
-            if is_special:
+            if token == start or self._parser.state is not StreamState.HEADER:
                 self._loose.clear()
         if self._ended_by is not None:
             self._finish(self._ended_by)
@@ -422,7 +423,7 @@ class ChatStream(Iterator[ChatDelta]):
         while self._parsed < len(messages) and self._ended_by is None:
             message = messages[self._parsed]
             self._parsed += 1
-            part = self._open or self._begin(message, _text(message))
+            part = self._open or self._begin(message)
             self._add(part, _text(message)[part.length :])
             self._complete(part)
         if parser.state is not StreamState.CONTENT or self._ended_by is not None:
@@ -439,15 +440,15 @@ class ChatStream(Iterator[ChatDelta]):
             parser.current_content_type,
         )
         text = parser.current_content
-        self._open = self._begin(message, text)
+        self._open = self._begin(message)
         if is_prompt:
             self._open.prefix = text
             self._open.length = self._open.shown = len(text)
         else:
             self._add(self._open, text)
 
-    def _begin(self, message: Message, text: str) -> _Part:
-        """Begin a message; `text` is what there is of it already."""
+    def _begin(self, message: Message) -> _Part:
+        """Begin a message."""
         if message.author.role is not Role.ASSISTANT:
             # The model begins to speak for somebody else: its own turn is over.
             self._ended_by = "stop"
@@ -456,7 +457,7 @@ class ChatStream(Iterator[ChatDelta]):
         if reading.misread is not None:
             self._repair("bad_channel", reading.misread)
         part = _Part(reading.kind, message, is_answer=reading.is_answer)
-        part.logprobs = [(0, logprob) for logprob in self._claimed(text)]
+        part.logprobs = [(0, logprob) for logprob in self._claimed()]
         if part.kind == "tool_call":
             assert message.recipient is not None
             recipient = message.recipient
@@ -483,9 +484,9 @@ class ChatStream(Iterator[ChatDelta]):
         part.message = dataclasses.replace(part.message, channel=channel, recipient=recipient)
         self._show(part, "")
 
-    def _claimed(self, text: str) -> list[TokenLogprob]:
+    def _claimed(self) -> list[TokenLogprob]:
         """The logprobs of tokens that stood where a header should, and are content."""
-        left_bytes = len(text.encode())
+        left_bytes = self._parser.header_content_bytes
         claimed: list[TokenLogprob] = []
         while self._loose and left_bytes > 0:
             claimed.append(self._loose.pop())

@@ -363,7 +363,7 @@ def _find_recipient(read: _Reading, kind: str | None) -> None:
     namespace = FUNCTIONS.rstrip(".")
     if read.recipient is not None and _shown(read.recipient).strip(".") != namespace:
         return
-    meant = None if "{" in words[0] else read.recipients.match(_shown(words[0]))
+    meant = read.recipients.match(_shown(words[0]))
     if meant is not None:
         read.recipient = meant
         read.words.remove(words[0])

@@ -98,6 +98,7 @@ class StreamableParser:
         self._messages: list[Message] = []
         self._repairs: list[Repair] = []
         self._header_repairs = (0, 0)  # where those of the last header stand in it
+        self._header_content_bytes = 0
         self._delta: str | None = None
 
         self._state = StreamState.EXPECT_START if role is None else StreamState.HEADER
@@ -170,6 +171,11 @@ class StreamableParser:
         """Those of the header of the message that is read, or that was the last."""
         first, end = self._header_repairs
         return self._repairs[first:end]
+
+    @property
+    def header_content_bytes(self) -> int:
+        """How many bytes of that message's content stood where its header should."""
+        return self._header_content_bytes
 
     @property
     def state_data(self) -> dict[str, Any]:
@@ -481,6 +487,7 @@ class StreamableParser:
         if ended:
             self._repair("missing_message", "")
         self._header_repairs = (first, len(self._repairs))
+        self._header_content_bytes = len(read.rest)
         self._begin(read.header)
         if read.rest:
             self._pending += read.rest.encode("latin-1")

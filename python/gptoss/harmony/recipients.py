@@ -11,6 +11,7 @@ FUNCTIONS = "functions."
 LISTENERS = (None, "all", "assistant", "user")
 
 _TRAINED = re.compile(r"python|browser\.[\w.-]+", re.ASCII)
+_NO_NAME = re.compile(r"[\s{}\"]")  # arguments, or several words
 # Between a namespace and a name, as models write it; "_" and "-" are within names.
 _SEPARATORS = re.compile(r"[^\w-]+|__+")
 # What models glue to a name: the namespace or a word for it, and the content type or a channel.
@@ -56,6 +57,8 @@ class Recipients:
         """
         if text in self._names:
             return text
+        if _NO_NAME.search(text):
+            return None
         parts = [part for part in _SEPARATORS.split(text) if part]
         for candidate in (text, *reversed(parts)):
             bare = _PREFIX.sub("", candidate, count=1) if _PREFIX.match(candidate) else candidate
