@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from typing import Any
 
 import pytest
@@ -309,7 +308,6 @@ def test_callables_that_cannot_be_described() -> None:
         ScriptedModel().run(USER, 5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="plain function"):
         ScriptedModel().run(USER, [functools.partial(_later)])
-    assert inspect.iscoroutinefunction(_later)
 
 
 async def _later() -> None: ...

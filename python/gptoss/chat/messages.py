@@ -482,9 +482,12 @@ class _Reader:
         first that is open, in the latest turn that has one.
         """
         with_id = [call for call in self._calls if call_id is not None and call.id == call_id]
-        found = with_id or self._calls
-        if call_id and not with_id:  # an id that only the client knows
-            found = [call for call in found if not call.id]
+        found = with_id
+        if not with_id:
+            found = [call for call in self._calls if not call.id]
+            # An id that no call has is the client's own; without one it may be any call's.
+            if not call_id and all(call.answers for call in found):
+                found = self._calls
         named = [call for call in found if call.name == name]
         if named or (name and not with_id):
             found = named
