@@ -114,6 +114,12 @@ def test_schemas_that_are_too_deep_for_the_strict_renderer() -> None:
             ENCODING.render(message)
 
 
+def test_messages_of_an_iterator_are_in_the_result() -> None:
+    model = ScriptedModel("<|channel|>final<|message|>x<|return|>")
+    result = model.chat(iter(USER))  # type: ignore[arg-type]
+    assert [message["role"] for message in result.messages] == ["user", "assistant"]  # type: ignore[index]
+
+
 def test_a_bias_against_all_tools() -> None:
     model = ScriptedModel("x", "{}<|call|>")
     with pytest.raises(ValueError, match=r"tool_choice: .* logit_bias must not ban"):

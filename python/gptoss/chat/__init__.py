@@ -9,7 +9,7 @@ from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import ContextLengthError
 
 from .fields import as_mapping
-from .messages import ChatMessage, ChatMessages, build_prompt
+from .messages import ChatMessage, ChatMessages, build_prompt, list_messages
 from .result import ChatDelta, ChatFinishReason, ChatResult, ToolCall, ToolCallDelta
 from .stream import ChatStream, Model
 from .tools import Functions, ToolOutput, run_steps, tool_schema
@@ -61,6 +61,7 @@ def begin(
             raise ValueError(
                 f"max_reasoning_tokens must not be negative, got {max_reasoning_tokens}"
             )
+    messages = list_messages(messages)  # once: it may be an iterator
     prompt = build_prompt(model.harmony, messages, **chat)
     length = len(prompt.token_ids) + max(map(len, prompt.openings), default=0)
     if length >= model.context_length:
