@@ -178,9 +178,16 @@ class TestCommands:
         assert "one" not in second
 
     def test_retry_after_an_error(self, run: Run) -> None:
-        model = ScriptedModel(said("one"), said("two"))
-        _, out, _ = run(model, typed=["A", "bad \ud800", "/retry", "/undo", "/undo", "A"])
-        assert out.count("error: [render] text with a lone surrogate") == 2
+        class Fussy(ScriptedModel):
+            def stream(self, prompt: Any, *arguments: Any, **named: Any) -> Any:
+                if self.text(prompt).endswith("bad<|end|><|start|>assistant"):
+                    raise ValueError("that is too much")
+                return super().stream(prompt, *arguments, **named)
+
+        model = Fussy(said("one"), said("two"))
+        _, out, _ = run(model, typed=["A", "bad", "/retry", "/undo", "/undo", "A"])
+        assert out.count("error: that is too much") == 2
+        assert "forgotten: bad\n" in out
         assert "forgotten: A\n" in out
         assert prompts_of(model)[0] == prompts_of(model)[1]
 
@@ -358,10 +365,10 @@ def test_interrupting_an_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_errors_do_not_end_a_conversation(run: Run) -> None:
-    model = ScriptedModel(FINAL)
-    code, out, _ = run(model, typed=["bad \ud800 text", "Hi"])
+    model = ScriptedModel(FINAL, context_length=500)
+    code, out, _ = run(model, typed=["bad " * 200, "Hi"])
     assert code == 0
-    assert "error: [render] text with a lone surrogate" in out
+    assert "error: the prompt has" in out
     assert "Hello world" in out
     assert "bad" not in model.text(model.requests[0][0])
 
