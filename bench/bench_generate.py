@@ -18,8 +18,8 @@ from typing import get_args
 import numpy as np
 
 import gptoss
-from gptoss.checkpoint.memory import Dense
 from gptoss.checkpoint.traffic import decode_bytes
+from gptoss.options import Dense
 from hw_limits import hw_limits, read_gb_s
 from timing import peak_memory_gb, print_results
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from gptoss.chat.result import ChatResult, openai_usage
+from gptoss.chat.openai import usage_dict
+from gptoss.chat.result import ChatResult
 from gptoss.engine.outputs import GenerationResult, Usage
 from gptoss.engine.sampling import SamplingParams
 from gptoss.llm import LLM
@@ -24,7 +25,7 @@ _SAMPLING = (
 )
 _CHAT = (
     *("messages", "tools", "tool_choice", "reasoning_effort", "response_format"),
-    *("max_reasoning_tokens", "max_tokens", "max_completion_tokens"),
+    *("max_reasoning_tokens", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"),
 )
 _COMPLETION = ("prompt", "max_tokens", "logprobs", "ignore_eos")
 # About accounts, storage and routing, or without effect here.
@@ -33,7 +34,7 @@ _IGNORED = (
     *("safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
 )
 # May be said, with the value that is meant here anyway.
-_CHAT_FIXED = {"stream": False, "logprobs": False, "top_logprobs": 0, "modalities": ["text"]}
+_CHAT_FIXED = {"stream": False, "modalities": ["text"]}
 _COMPLETION_FIXED = {"stream": False, "echo": False, "suffix": "", "best_of": 1}
 
 
@@ -83,6 +84,12 @@ async def answer_chat(llm: LLM, body: Mapping[str, Any]) -> dict[str, Any]:
     limit = given.pop("max_completion_tokens", None)
     if limit is not None:
         given["max_tokens"] = limit
+    # There a flag asks for log-probabilities, and a number for alternatives; here one number does.
+    alternatives = given.pop("top_logprobs", 0)
+    if given.pop("logprobs", False):
+        given["logprobs"] = alternatives
+    elif alternatives:
+        raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
     result: ChatResult = await llm.achat(messages, **given)
     return result.to_openai()
 
@@ -124,7 +131,7 @@ async def answer_completion(llm: LLM, body: Mapping[str, Any]) -> dict[str, Any]
         "created": int(time.time()),
         "model": llm.name,
         "choices": choices,
-        "usage": openai_usage(usage),
+        "usage": usage_dict(usage),
     }
 
 

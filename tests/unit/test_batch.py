@@ -110,6 +110,15 @@ class TestAnswers:
         assert choice["finish_reason"] == "tool_calls"
         assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
 
+    def test_logprobs(self, llm: gptoss.LLM, tmp_path: Path, out: Path) -> None:
+        request = chat("a", "What is 17 + 25?", logprobs=True, top_logprobs=2)
+        (answer,) = run(llm, write(tmp_path / "in.jsonl", [request]), out)
+        completion = ChatCompletion.model_validate(answer["response"]["body"], strict=True)
+        logprobs = completion.choices[0].logprobs
+        assert logprobs is not None
+        assert logprobs.content
+        assert {len(token.top_logprobs) for token in logprobs.content} == {2}
+
     def test_completions(self, llm: gptoss.LLM, tmp_path: Path, out: Path) -> None:
         bodies: list[dict[str, Any]] = [
             {"prompt": "1 + 1", "max_tokens": 5},
@@ -160,7 +169,7 @@ class TestErrors:
             ({"temprature": 1}, "temprature", "unknown field temprature; did you mean temperature"),
             ({"temperature": -1}, None, "temperature must be at least 0"),
             ({"stream": True}, "stream", "stream may only be False here, got True"),
-            ({"logprobs": True}, "logprobs", "logprobs may only be False here"),
+            ({"top_logprobs": 2}, "top_logprobs", "top_logprobs needs logprobs: true"),
             ({"messages": "Hi"}, "messages", "messages must be a list, got 'Hi'"),
             ({"messages": []}, None, "messages must hold at least one message"),
             ({"messages": None}, "messages", "you must provide a messages parameter"),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.memory import (
     DENSE_MATRICES,
-    Dense,
-    KvCacheDtype,
-    Precision,
-    dense_row_bytes,
     kv_row_bytes,
 )
 from gptoss.config import ModelConfig
+from gptoss.options import Dense, KvCacheDtype, Precision
 
 
 def decode_bytes(
@@ -50,7 +48,7 @@ def decode_bytes(
         (part,) = stored.parts
         nbytes: float = stored.nbytes
         if part.name.endswith(DENSE_MATRICES):
-            nbytes = nbytes // part.shape[-1] // 2 * dense_row_bytes(dense, part.shape[-1])
+            nbytes = _core.matrix_bytes(dense, *part.shape)
         elif part.component == "embedding":
             nbytes = sequences * nbytes / c.vocab_size
         elif part.component.startswith("expert"):

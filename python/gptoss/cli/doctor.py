@@ -12,11 +12,12 @@ import numpy as np
 
 import gptoss
 from gptoss import _core
-from gptoss.checkpoint.memory import Dense, KvCacheDtype, estimate_config
+from gptoss.checkpoint.memory import estimate_config
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
 from gptoss.errors import BackendError
 from gptoss.measure import DECODE_SHARE, PROBE_BYTES, ReadProbe, cpu_name
+from gptoss.options import Dense, KvCacheDtype
 from gptoss.published import PUBLISHED
 
 if TYPE_CHECKING:
