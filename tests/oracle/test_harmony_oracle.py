@@ -227,7 +227,7 @@ def _check_parse(theirs: Any, ours: Any, role: str | None, tokens: list[int]) ->
 
 
 roles = st.sampled_from([None, None, "assistant", "assistant", "tool", "user"])
-specials = st.sampled_from(harmony.encoding.SPECIALS)
+specials = st.sampled_from(harmony.vocabulary.SPECIALS)
 header_words = st.sampled_from(
     ["assistant", " to=functions.x", "final", "analysis", "commentary", " x", " json", "json"]
 ) | st.sampled_from(
