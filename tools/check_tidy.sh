@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# clang-tidy over csrc and the native tests, with the checks of .clang-tidy; any finding fails. Looks at
-# the sources that this machine's build compiles, or at those that are named.
+# clang-tidy over csrc, with the checks of .clang-tidy; any finding fails. Looks at the sources that this
+# machine's build compiles, or at those that are named.
 # Needs clang-tidy and pybind11 (pip install '.[dev]').
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ command -v clang-tidy >/dev/null || {
 }
 cmake --preset debug "-DPython_EXECUTABLE=$(command -v python3)" >/dev/null
 if (($# == 0)); then
-  mapfile -t sources < <(sed -n "s|^ *\"file\": \"$PWD/\(.*\)\",\?$|\1|p" \
+  mapfile -t sources < <(sed -n "s|^ *\"file\": \"$PWD/\(csrc/.*\)\",\?$|\1|p" \
     build-debug/compile_commands.json)
   set -- "${sources[@]}"
 fi

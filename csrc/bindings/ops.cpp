@@ -11,8 +11,6 @@
 #include "core/bf12.h"
 #include "core/mxfp4.h"
 #include "core/q8.h"
-#include "cpu/isa/isa.h"
-#include "cpu/sample.h"
 #include "model/matrix.h"
 
 namespace gptoss::bindings {
@@ -22,12 +20,12 @@ using namespace py::literals;
 
 // Checks an op and runs it without the GIL.
 template <class Op>
-void run(const std::string& target, const Op& op) {
+auto run(const std::string& target, const Op& op) {
   validate(op);
   if constexpr (requires { validate_values(op); }) validate_values(op);
   const std::unique_ptr<ops::Target> device = make_target(target);
   const py::gil_scoped_release release;
-  device->run(op);
+  return device->run(op);
 }
 
 template <class T>
@@ -243,10 +241,6 @@ Array<float> swiglu(const Array<float>& gate_up, float limit, const std::string&
   return h;
 }
 
-const cpu::Kernels& kernels_of(const std::string& isa) {
-  return isa.empty() ? cpu::select_kernels() : cpu::kernels_named(isa);
-}
-
 // A row to sample, with the fields of ops::SamplingRule by their names, and the arrays behind it.
 struct SampleCall {
   ops::SamplingRule rule;
@@ -257,7 +251,7 @@ struct SampleCall {
   SampleCall(const Array<float>& logits, const py::dict& fields, uint64_t index,
              const std::vector<std::pair<int32_t, int32_t>>& token_counts,
              const std::vector<std::pair<int32_t, float>>& token_biases,
-             const std::optional<Array<uint32_t>>& mask, int32_t target) {
+             const std::optional<Array<uint32_t>>& mask, int32_t scored) {
     for (const auto& [key, value] : fields) set(key.cast<std::string>(), value);
     for (const auto& [token, count] : token_counts) counts.push_back({token, count});
     for (const auto& [token, bias] : token_biases) biases.push_back({token, bias});
@@ -270,9 +264,7 @@ struct SampleCall {
            .counts = counts,
            .biases = biases,
            .mask = mask ? mask->data() : nullptr,
-           .target = target};
-    ops::validate(row);
-    ops::validate_values(row);
+           .target = scored};
     check(!mask || mask->size() == (row.vocab_size + 31) / 32, "[sample] mask must be of shape (",
           (row.vocab_size + 31) / 32, "), got ", mask ? mask->size() : 0);
   }
@@ -308,20 +300,15 @@ const char* status_name(ops::SampleStatus status) {
   return "";
 }
 
-// As (status, token, logprob, [(id, logprob)...]).
+// As (status, token, logprob, [(id, logprob)...]). `scored`: the token whose log-probability is
+// asked for, or -1 to sample one.
 py::tuple sample_row(const Array<float>& logits, const py::dict& rule, uint64_t index,
                      const std::vector<std::pair<int32_t, int32_t>>& counts,
                      const std::vector<std::pair<int32_t, float>>& biases,
-                     const std::optional<Array<uint32_t>>& mask, int32_t target,
-                     const std::string& isa) {
-  const SampleCall call(logits, rule, index, counts, biases, mask, target);
-  const cpu::Kernels& kernels = kernels_of(isa);
-  ops::SampledRow sampled;
-  {
-    const py::gil_scoped_release release;
-    thread_local cpu::SampleScratch scratch;
-    sampled = cpu::sample(kernels, call.row, scratch);
-  }
+                     const std::optional<Array<uint32_t>>& mask, int32_t scored,
+                     const std::string& target) {
+  const SampleCall call(logits, rule, index, counts, biases, mask, scored);
+  const ops::SampledRow sampled = run(target, call.row);
   py::list top;
   for (int i = 0; i < sampled.n_top; ++i) {
     top.append(py::make_tuple(sampled.top[i].token, sampled.top[i].logprob));
@@ -332,16 +319,17 @@ py::tuple sample_row(const Array<float>& logits, const py::dict& rule, uint64_t 
 // Seconds of each of `rounds` calls, of indices that count up, after one that is not counted.
 std::vector<double> time_sample_row(const Array<float>& logits, const py::dict& rule,
                                     const std::vector<std::pair<int32_t, int32_t>>& counts,
-                                    int rounds, const std::string& isa) {
+                                    int rounds, const std::string& target) {
   using Clock = std::chrono::steady_clock;
   SampleCall call(logits, rule, 0, counts, {}, std::nullopt, -1);
-  const cpu::Kernels& kernels = kernels_of(isa);
+  validate(call.row);
+  validate_values(call.row);
+  const std::unique_ptr<ops::Target> device = make_target(target);
   const py::gil_scoped_release release;
-  cpu::SampleScratch scratch;
   std::vector<double> seconds;
   for (int round = 0; round <= rounds; ++round) {
     const Clock::time_point start = Clock::now();
-    cpu::sample(kernels, call.row, scratch);
+    device->run(call.row);
     const std::chrono::duration<double> taken = Clock::now() - start;
     if (round > 0) seconds.push_back(taken.count());
     ++call.row.index;
@@ -398,9 +386,9 @@ void register_ops(py::module_& m) {
   m.def("sample_row", &sample_row, "logits"_a.noconvert(), "rule"_a, "index"_a = 0,
         "counts"_a = std::vector<std::pair<int32_t, int32_t>>{},
         "biases"_a = std::vector<std::pair<int32_t, float>>{},
-        py::arg("mask").noconvert() = py::none(), "target"_a = -1, "isa"_a = "");
+        py::arg("mask").noconvert() = py::none(), "scored"_a = -1, "target"_a = "cpu");
   m.def("time_sample_row", &time_sample_row, "logits"_a.noconvert(), "rule"_a, "counts"_a,
-        "rounds"_a, "isa"_a = "");
+        "rounds"_a, "target"_a = "cpu");
   m.def("swiglu", &swiglu, "gate_up"_a.noconvert(), "limit"_a, "target"_a = "cpu");
 }
 

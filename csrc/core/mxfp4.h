@@ -43,7 +43,7 @@ inline constexpr E2m1Bytes kE2m1DoubledPlus16 = e2m1_doubled(16);
 // y (32) f32 = one block. Exact, but for products beyond the range of f32, which become infinite.
 inline void mxfp4_decode_block(const uint8_t* block, uint8_t scale, float* y) {
   const float factor = e8m0_to_float(scale);
-  for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+  for (int64_t i = 0; i < kMxfp4BlockBytes; ++i) {
     y[2 * i] = kE2m1Values[block[i] & 15] * factor;
     y[2 * i + 1] = kE2m1Values[block[i] >> 4] * factor;
   }
@@ -71,7 +71,7 @@ inline void mxfp4_encode_block(const float* x, uint8_t* block, uint8_t* scale) {
   *scale = static_cast<uint8_t>(byte);
   // A finite amax makes byte at most 252, so the inverse scale is a normal number.
   const float inverse = std::bit_cast<float>((254u - static_cast<uint32_t>(byte)) << 23);
-  for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+  for (int64_t i = 0; i < kMxfp4BlockBytes; ++i) {
     const uint8_t low = e2m1_encode(x[2 * i] * inverse);
     const uint8_t high = e2m1_encode(x[2 * i + 1] * inverse);
     block[i] = static_cast<uint8_t>(low | (high << 4));

@@ -2,6 +2,7 @@
 #include "backend/targets.h"
 #include "cpu/isa/isa.h"
 #include "cpu/ops.h"
+#include "cpu/sample.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -23,6 +24,10 @@ class CpuTarget final : public ops::Target {
   void run(const ops::RmsNorm& op) const override { rms_norm(kernels_, pool_, op); }
   void run(const ops::Rope& op) const override { rope(kernels_, pool_, op); }
   void run(const ops::RouteTopk& op) const override { route_topk(op); }
+  ops::SampledRow run(const ops::SampleRow& row) const override {
+    static thread_local SampleScratch scratch;
+    return sample(kernels_, row, scratch);
+  }
   void run(const ops::Swiglu& op) const override { swiglu(kernels_, pool_, op); }
 
  private:

@@ -103,7 +103,8 @@ Weights make_weights(const ModelConfig& config, TensorTable table) {
          .router = find.matrix(layer + "router", n_experts, hidden),
          .router_bias = find.vector(layer + "router_bias", n_experts),
          .gate_up = find.matrices(experts + "gate_up", n_experts, 2 * intermediate, hidden),
-         .gate_up_bias = find.vectors(experts + "gate_up_bias", n_experts, 2 * intermediate),
+         .gate_up_bias =
+             find.vectors(experts + "gate_up_bias", n_experts, int64_t{2} * intermediate),
          .down = find.matrices(experts + "down", n_experts, hidden, intermediate),
          .down_bias = find.vectors(experts + "down_bias", n_experts, hidden)});
   }

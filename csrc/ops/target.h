@@ -12,6 +12,7 @@
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/route_topk.h"
+#include "ops/sample.h"
 #include "ops/swiglu.h"
 
 namespace gptoss::ops {
@@ -35,6 +36,7 @@ class Target {
   virtual void run(const RmsNorm&) const = 0;
   virtual void run(const Rope&) const = 0;
   virtual void run(const RouteTopk&) const = 0;
+  virtual SampledRow run(const SampleRow&) const = 0;
   virtual void run(const Swiglu&) const = 0;
 };
 

@@ -111,15 +111,15 @@ def sample_row(
     counts: Sequence[tuple[int, int]] = (),
     biases: Sequence[tuple[int, float]] = (),
     mask: npt.NDArray[np.uint32] | None = None,
-    target: int = -1,
-    isa: str = "",
+    scored: int = -1,
+    target: str = "cpu",
 ) -> tuple[Literal["ok", "non_finite", "empty_mask"], int, float, list[tuple[int, float]]]: ...
 def time_sample_row(
     logits: npt.NDArray[np.float32],
     rule: dict[str, Any],
     counts: Sequence[tuple[int, int]],
     rounds: int,
-    isa: str = "",
+    target: str = "cpu",
 ) -> list[float]: ...
 def swiglu(
     gate_up: npt.NDArray[np.float32], limit: float, target: str = "cpu"

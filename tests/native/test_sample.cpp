@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/fma.h"
 #include "core/thread_pool.h"
 #include "cpu/sample.h"
 #include "harness.h"
@@ -131,6 +132,28 @@ GPTOSS_TEST(sampled_tokens_are_those_of_the_plain_model) {
         }
       }
     }
+  }
+}
+
+GPTOSS_TEST(fused_multiply_add_in_f64_is_the_librarys) {
+  // Just beside halfway, where rounding to f64 first goes to the wrong side.
+  const float below[] = {0x1.00004p-12f, 0x1.ffff8p-13f, 1 + 0x1p-23f};
+  GPTOSS_CHECK(exact_fma(below[0], below[1], below[2]) == 1 + 0x1p-23f);
+  GPTOSS_CHECK(static_cast<float>(static_cast<double>(below[0]) * below[1] + below[2]) ==
+               1 + 0x1p-22f);
+  Random random(3);
+  for (int i = 0; i < 200'000; ++i) {
+    // Exponents near each other, and some that end in subnormal numbers.
+    const int shift = i % 10 == 0 ? -70 : 0;
+    const auto number = [&](int spread) {
+      return std::ldexp(random.uniform(), shift + random.below(spread) - spread / 2);
+    };
+    const float a = number(30);
+    const float b = number(30);
+    const float c = std::ldexp(number(30), shift);
+    GPTOSS_CHECK(exact_fma(a, b, c) == std::fma(a, b, c), a, " ", b, " ", c);
+    GPTOSS_CHECK(exact_fma(below[0], std::ldexp(below[1], -i % 40), below[2] + c) ==
+                 std::fma(below[0], std::ldexp(below[1], -i % 40), below[2] + c));
   }
 }
 

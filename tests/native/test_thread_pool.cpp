@@ -221,14 +221,18 @@ GPTOSS_TEST(a_forked_process_gets_an_error_or_a_pool_of_its_own) {
   GPTOSS_CHECK(waitpid(child, &status, 0) == child);
   GPTOSS_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
 }
+#endif
 
-// Forks while others make and end pools: the child must not find the registry locked.
+// Forks while others make and end pools: the child must not find the registry locked. Threads that
+// start and end at the time of a fork leave AddressSanitizer's own locks taken in the child.
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 GPTOSS_TEST(a_fork_beside_threads_that_make_pools) {
   if (std::getenv("GPTOSS_TEST_EMULATED") != nullptr) return;
   std::atomic<bool> stop{false};
   std::thread maker([&] {
     while (!stop) shared_pool(3)->run(3, [](int64_t) {});
   });
+  int failed = 0;
   for (int i = 0; i < 20; ++i) {
     const pid_t child = fork();
     if (child == 0) {
@@ -238,11 +242,11 @@ GPTOSS_TEST(a_fork_beside_threads_that_make_pools) {
       _exit(runs == 3 ? 0 : 1);
     }
     int status = 0;
-    GPTOSS_CHECK(waitpid(child, &status, 0) == child);
-    GPTOSS_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
+    failed += waitpid(child, &status, 0) != child || status != 0;
   }
   stop = true;
   maker.join();
+  GPTOSS_CHECK(failed == 0, failed);
 }
 #endif
 

@@ -11,6 +11,7 @@
 
 #include "core/bf12.h"
 #include "core/float16.h"
+#include "core/fma.h"
 #include "core/mxfp4.h"
 #include "core/q8.h"
 
@@ -62,18 +63,9 @@ inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   GPTOSS_LANES c.v[i] = a.v[i] * b.v[i] + c.v[i];
   return c;
 }
-// a * b + c, rounded once on every ISA. In f64 the product is exact; the sum's two roundings, to 53
-// bits and to 24, give what one gives unless the first ends halfway between two floats or the
-// result is subnormal.
-inline float fused(float a, float b, float c) {
-  const double sum = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
-  constexpr uint64_t kLowBits = (uint64_t{1} << 29) - 1;
-  const bool halfway = (std::bit_cast<uint64_t>(sum) & kLowBits) == uint64_t{1} << 28;
-  if (halfway || !(std::fabs(sum) >= 0x1p-126)) return std::fma(a, b, c);
-  return static_cast<float>(sum);
-}
+// a * b + c, rounded once on every ISA.
 inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
-  GPTOSS_LANES c.v[i] = fused(a.v[i], b.v[i], c.v[i]);
+  GPTOSS_LANES c.v[i] = exact_fma(a.v[i], b.v[i], c.v[i]);
   return c;
 }
 inline F32x16 min(F32x16 a, F32x16 b) {
