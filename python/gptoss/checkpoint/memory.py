@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.open import (
     find_tensors,
@@ -132,6 +131,8 @@ def estimate_memory(
         `context_length` or `chunk_tokens` is out of range, `precision`, `dense` or
         `kv_cache_dtype` unknown, or they do not go together.
     """
+    from gptoss import _core  # here, because reading a checkpoint does without it
+
     check_modes(precision, dense, kv_cache_dtype)
     folder = local_folder(path_or_repo)
     if folder is None:
