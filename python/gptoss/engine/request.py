@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableSequence, Sequence
 from queue import Empty
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,7 @@ class Request(Iterator[GenerationChunk]):
 
     def __init__(self, completion: Completion, model: object = None) -> None:
         self._completion = completion
+        self._check_process = completion.check_process
         self._model = model
         self._mailbox = Mailbox()
         self._ready: deque[GenerationChunk] = deque()  # taken from the mailbox, not by the caller
@@ -222,7 +223,7 @@ class Request(Iterator[GenerationChunk]):
             self._ready.clear()
             while not self.finished:
                 left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
-                self._completion.check_process()
+                self._check_process()
                 try:
                     letter = self._mailbox.get(left_s)
                 except Empty:
@@ -239,7 +240,7 @@ class Request(Iterator[GenerationChunk]):
         try:
             ready = self._ready
             while not ready and self._completion.unfinished:
-                self._completion.check_process()
+                self._check_process()
                 self._take(self._mailbox.get(), ready)
             if ready:
                 return ready.popleft()
@@ -256,7 +257,8 @@ class Request(Iterator[GenerationChunk]):
         try:
             ready = self._ready
             while not ready and self._completion.unfinished:
-                self._take(await self._next_letter(), ready)
+                self._check_process()
+                self._take(await self._mailbox.get_async(), ready)
             if ready:
                 return ready.popleft()
         except AlreadyWaitedFor:
@@ -274,17 +276,14 @@ class Request(Iterator[GenerationChunk]):
         try:
             self._ready.clear()
             while not self.finished:
-                self._take(await self._next_letter(), None)
+                self._check_process()
+                self._take(await self._mailbox.get_async(), None)
         except AlreadyWaitedFor:
             raise
         except BaseException:
             self.cancel()
             raise
         return self._completion.result()
-
-    async def _next_letter(self) -> Letter:
-        self._completion.check_process()
-        return await self._mailbox.get_async()
 
     def _take(self, letter: Letter, chunks: deque[GenerationChunk] | None) -> None:
         self._completion.take(letter, chunks)
@@ -444,41 +443,68 @@ class _Sample:
         chunks: MutableSequence[GenerationChunk] | None,
     ) -> list[int]:
         """Take tokens up to the one that completes a stop string, and return those."""
-        self._decode()  # what was taken before without being looked at
+        if self._decoded < len(self._token_ids):
+            self._decode()  # what was taken before without being looked at
         scores = _scores(event) if chunks is not None and self._has_logprobs else None
-        steps: list[tuple[list[int], FinishReason | None]]
-        steps = [([token_id], None) for token_id in token_ids]
-        if steps:
-            steps[-1] = token_ids[-1:], finish
-        elif finish is not None:
-            steps = [([], finish)]
-        for place, (token, finish) in enumerate(steps):
-            self._token_ids += token
-            self._finish(finish)
-            text = self._decode()
-            if chunks is not None:
-                chunks.append(
-                    GenerationChunk(
-                        text,
-                        token,
-                        None if scores is None else scores[place : place + 1],
-                        self.finish_reason,
-                        self._stop_reason,
-                        self._cached_tokens,
-                        self.index,
-                        event.forced,
-                        event.counted,
-                    )
-                )
+        last = len(token_ids) - 1
+        if last < 0:
+            if finish is not None:
+                self._finish(finish)
+                self._add_chunk(chunks, event, [], self._decode(), None)
+            return token_ids
+        for place, token_id in enumerate(token_ids):
+            self._token_ids.append(token_id)
+            if place == last and finish is not None:
+                self._finish(finish)
+                text = self._decode()
+            else:
+                text = self._decode_one(token_id)
+            score = None if scores is None else scores[place : place + 1]
+            self._add_chunk(chunks, event, [token_id], text, score)
             if self.finish_reason is not None:
                 return token_ids[: place + 1]
         return token_ids
+
+    def _add_chunk(
+        self,
+        chunks: MutableSequence[GenerationChunk] | None,
+        event: _core.Event,
+        token_ids: list[int],
+        text: str,
+        logprobs: list[TokenLogprob] | None,
+    ) -> None:
+        if chunks is not None:
+            chunks.append(
+                GenerationChunk(
+                    text,
+                    token_ids,
+                    logprobs,
+                    self.finish_reason,
+                    self._stop_reason,
+                    self._cached_tokens,
+                    self.index,
+                    event.forced,
+                    event.counted,
+                )
+            )
 
     def _finish(self, reason: FinishReason | None) -> None:
         if reason is not None:
             self.finish_reason = reason
             if reason == "stop":
                 self._stop_reason = self._token_ids[-1]
+
+    def _decode_one(self, token_id: int) -> str:
+        """Make text of a token that does not end it, the only one it has not been made of."""
+        self._decoded += 1
+        if self._text is None:
+            return ""
+        text = self._text.push_one(token_id)
+        self._pieces.append(text)
+        if self._text.found is not None:
+            self.finish_reason, self._stop_reason = "stop", self._text.found
+            self._is_complete = True
+        return text
 
     def _decode(self) -> str:
         """Make text of the tokens that it has not been made of; finds stop strings."""
@@ -559,25 +585,28 @@ class TextOutput:
     """Turns tokens into text up to the first stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
+        self._special_name = tokenizer.special_name
         self._decoder = tokenizer.incremental_decoder()
         self._stop = StopStrings(stop)
+        self._has_stop = bool(stop)
 
     @property
     def found(self) -> str | None:
         """The stop string that ended the text."""
         return self._stop.found
 
-    def push(self, token_ids: Sequence[int]) -> str:
+    def push(self, token_ids: Iterable[int]) -> str:
         """Take tokens; return the text that is now certain."""
-        special_name, decoder = self._tokenizer.special_name, self._decoder
-        return self._stop.push(
-            "".join(
-                # Told apart by id: text that spells a special token's name is text.
-                decoder.push(token_id) if special_name(token_id) is None else decoder.flush()
-                for token_id in token_ids
-            )
-        )
+        return "".join(map(self.push_one, token_ids))
+
+    def push_one(self, token_id: int) -> str:
+        """Take one token; return the text that is now certain."""
+        if self._special_name(token_id) is not None:
+            # Told apart by id: text that spells a special token's name is text.
+            text = self._decoder.flush()
+        else:
+            text = self._decoder.push(token_id)
+        return self._stop.push(text) if self._has_stop else text
 
     def flush(self) -> str:
         """Return what is left when no token follows."""
