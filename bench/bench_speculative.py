@@ -110,7 +110,7 @@ class Replay:
         self.texts = self.tokens = self.accepted = 0
         self.steps: Counter[int] = Counter()  # by the tokens computed in them
 
-    def run(self, prompt: list[int], output: list[int]) -> None:
+    def run(self, prompt: list[int], output: list[int], token_cost: float) -> None:
         """Guess along a text as the engine does while it generates it."""
         drafter = _core.Drafter(np.asarray(prompt, np.int32))
         length, end = len(prompt), len(prompt) + len(output)
@@ -118,7 +118,7 @@ class Replay:
         while length < end:
             # Guesses end with the page of the token before them.
             limit = min(PAGE_TOKENS - 1 - (length - 1) % PAGE_TOKENS, end - length - 1)
-            draft = drafter.draft(limit)
+            draft = drafter.draft(limit, token_cost)
             right = map(operator.eq, draft, text[length:])
             accepted = sum(1 for _ in itertools.takewhile(bool, right))
             for token in text[length : length + accepted + 1]:
@@ -152,6 +152,13 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=40, metavar="N", help="edited files to replay")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--token-cost",
+        type=float,
+        default=0.4,  # cost() of the CPU backend
+        metavar="STEPS",
+        help="what the drafter takes a further token of a step to cost",
+    )
     args = parser.parse_args()
 
     with gptoss.load(args.model, threads=args.threads, context_length=2048) as llm:
@@ -167,11 +174,11 @@ def main() -> None:
         for size, seconds in step_s.items()
     ]
     print_results(
-        f"{args.model}: time of a step (the drafter's rule takes {_core.TOKEN_COST:g} per further "
+        f"{args.model}: time of a step (the drafter's rule takes {args.token_cost:g} per further "
         "token)",
         costs,
         model=args.model,
-        token_cost=_core.TOKEN_COST,
+        token_cost=args.token_cost,
     )
 
     code = sorted((ROOT / "python").rglob("*.py")) + sorted((ROOT / "csrc").rglob("*.cpp"))
@@ -186,7 +193,9 @@ def main() -> None:
     for name, texts in kinds.items():
         replay = Replay()
         for text in texts:
-            replay.run(tokenizer.encode(text.prompt), tokenizer.encode(text.output))
+            replay.run(
+                tokenizer.encode(text.prompt), tokenizer.encode(text.output), args.token_cost
+            )
         rows.append(replay.row(name, step_s))
     print_results(
         "Guesses along this repository's texts; speed-up computed from the times above",

@@ -354,6 +354,8 @@ void register_engine(py::module_& m) {
   py::class_<Event>(m, "Event")
       .def_readonly("request", &Event::sequence)
       .def_readonly("token_ids", &Event::tokens)
+      .def_property_readonly("forced",
+                             [](const Event& event) { return event.origin != Origin::sampled; })
       .def_property_readonly("counted",
                              [](const Event& event) { return event.origin != Origin::format; })
       .def_property_readonly("finish_reason",

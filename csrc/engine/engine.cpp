@@ -576,7 +576,7 @@ int Engine::take_slice(const Slice& slice, std::span<const ops::SampledRow* cons
       event.top.push_back(alternatives(*row));
     }
     finish = finish_of(sequence, true);
-    if (k > 0) ++counters_.accepted_tokens;
+    if (k < slice.draft.size() && row->token == slice.draft[k]) ++counters_.accepted_tokens;
     if (finish != FinishReason::none) break;
   }
   const auto count = static_cast<int>(event.tokens.size());
@@ -730,7 +730,10 @@ void Engine::land(Flight flight, std::vector<Event>& events) {
 }
 
 std::vector<Event> Engine::step() {
-  if (fatal_) std::rethrow_exception(fatal_);
+  if (fatal_) {
+    drop_inbox();
+    std::rethrow_exception(fatal_);
+  }
   const auto start = std::chrono::steady_clock::now();
   const int64_t prompt_tokens = counters_.prompt_tokens;
   const int64_t generated_tokens = counters_.generated_tokens;
@@ -798,6 +801,14 @@ void Engine::drop_all(const std::exception_ptr& cause) {
     computing_.clear();
   }
   publish();
+}
+
+// What was submitted after the device had failed: nobody will take it.
+void Engine::drop_inbox() {
+  std::vector<std::unique_ptr<Sequence>> submitted;  // destroyed without the lock
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  submitted.swap(submitted_);
+  cancelled_.clear();
 }
 
 bool Engine::idle() {

@@ -140,6 +140,7 @@ class Engine {
   void size_pages();
   void add_to_inbox(std::unique_ptr<Sequence> sequence);
   void take_inbox(std::vector<Event>& events);
+  void drop_inbox();
   void launch(StepPlan plan);
   bool can_sample(const Flight& flight) const;
   void sample(Flight& flight, std::vector<Event>& events);

@@ -44,8 +44,9 @@ class LLM:
         self._name = name
         self._context_length = engine.context_length
         self._description = engine.description
-        # Also at the end of the process, before the thread is stopped in the middle of a step.
-        self._finalizer = weakref.finalize(self, self._loop.close)
+        # Also at the end of the process, before the thread is stopped in the middle of a step; and
+        # once more after a close that was interrupted.
+        weakref.finalize(self, self._loop.close)
 
     def __repr__(self) -> str:
         return f"LLM({self._name!r}, {self._description}, context_length={self._context_length})"
@@ -63,7 +64,7 @@ class LLM:
 
     def close(self) -> None:
         """End all requests and give the memory back; the model cannot be used any more."""
-        self._finalizer()
+        self._loop.close()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -230,7 +231,7 @@ class LLM:
         ValueError, TypeError
             As for `generate`; at once, not at the first token.
         """
-        return self._text.submit(prompt, _merged(params, overrides))
+        return self._text.submit(prompt, _merged(params, overrides), self)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
@@ -511,7 +512,7 @@ class LLM:
             Where logits are wanted; position p gives those of the token after token p. Negative
             ones count from the end. None means all, 0.8 MB each with the published vocabulary.
         chunk_tokens : int, optional
-            Most tokens to compute at once, up to 512, the default.
+            Most tokens to compute at once, up to the `max_step_tokens` of `load`, the default.
 
         Returns
         -------
@@ -526,8 +527,7 @@ class LLM:
 
         Notes
         -----
-        It goes before running requests: they wait, and the latest of them give up their part of
-        the KV cache if it is needed, to be computed again.
+        It is computed beside running requests, as one more of them.
         """
         return self._text.logits(token_ids, positions, chunk_tokens)
 

@@ -16,6 +16,8 @@ from gptoss.llm import LLM
 from gptoss.options import (
     MAX_INT,
     MAX_SEQUENCES,
+    MOST_SEQUENCES,
+    MOST_STEP_TOKENS,
     STEP_TOKENS,
     Dense,
     Experts,
@@ -23,6 +25,7 @@ from gptoss.options import (
     Precision,
     Speculative,
     check_modes,
+    count,
     count_or_zero,
 )
 from gptoss.text_engine import Prompt
@@ -41,6 +44,8 @@ def load(
     kv_cache_memory: int | None = None,
     kv_cache_dtype: KvCacheDtype = "auto",
     speculative: Speculative | None = None,
+    max_sequences: int = MAX_SEQUENCES,
+    max_step_tokens: int = STEP_TOKENS,
 ) -> LLM:
     """Load a model.
 
@@ -83,6 +88,12 @@ def load(
     speculative : {"ngram"}, optional
         "ngram" guesses tokens where a text repeats itself or its prompt, and verifies several in
         one step: faster where much is quoted, and the same tokens in any case.
+    max_sequences : int
+        Most sequences that are computed at a time, up to 4,096; others wait. Each has a place in
+        the window layers' KV cache.
+    max_step_tokens : int
+        Most new tokens in a step, of all sequences together, up to 65,536: long prompts are
+        computed in pieces. Bounds the activations, which are allocated once.
 
     Returns
     -------
@@ -108,6 +119,8 @@ def load(
     check_modes(precision, dense, kv_cache_dtype, speculative)
     n_threads = count_or_zero("threads", threads, MAX_INT)
     n_context = count_or_zero("context_length", context_length, MAX_INT)
+    n_sequences = count("max_sequences", max_sequences, MOST_SEQUENCES)
+    n_step = count("max_step_tokens", max_step_tokens, MOST_STEP_TOKENS)
     kv_bytes = count_or_zero("kv_cache_memory", kv_cache_memory, 2**63 - 1)
     checkpoint = open_checkpoint(
         path_or_repo,
@@ -127,8 +140,8 @@ def load(
             precision=precision,
             dense=dense,
             context_length=n_context,
-            max_step_tokens=STEP_TOKENS,
-            max_sequences=MAX_SEQUENCES,
+            max_step_tokens=n_step,
+            max_sequences=n_sequences,
             kv_memory_bytes=kv_bytes,
             kv_cache_dtype=kv_cache_dtype,
             speculative=speculative == "ngram",

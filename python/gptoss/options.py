@@ -17,11 +17,14 @@ Speculative = Literal["ngram"]
 STEP_TOKENS = 512
 # Sequences in a step.
 MAX_SEQUENCES = 16
-# Prompts of a list that are with the engine at a time: those that run, and enough waiting ones that
-# it never runs dry while this thread looks at its results.
-WINDOW_PROMPTS = 4 * MAX_SEQUENCES
+# Prompts of a list that are with the engine at a time, for each sequence of a step: those that run,
+# and enough waiting ones that it never runs dry while this thread looks at its results.
+PROMPTS_PER_SEQUENCE = 4
 
 MAX_INT = 2**31 - 1  # the core's integers
+# What may be asked for instead of the two above; every product of them is one of those integers.
+MOST_STEP_TOKENS = 65_536
+MOST_SEQUENCES = 4_096
 
 
 def check_modes(
@@ -53,8 +56,11 @@ def check_modes(
 
 def count_or_zero(name: str, value: int | None, limit: int) -> int:
     """Check an optional count from 1 to `limit`; the core's word for None is 0."""
-    if value is None:
-        return 0
+    return 0 if value is None else count(name, value, limit)
+
+
+def count(name: str, value: int, limit: int) -> int:
+    """Check a count from 1 to `limit`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if not 1 <= value <= limit:

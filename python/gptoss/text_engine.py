@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss._progress import ProgressBar
+from gptoss.engine.constraints import is_constraint
 from gptoss.engine.loop import EngineLoop
 from gptoss.engine.outputs import GenerationResult
-from gptoss.engine.request import Batch, Completion, Request
+from gptoss.engine.request import Batch, Completion, EngineParams, Request
 from gptoss.engine.sampling import SamplingParams
-from gptoss.options import STEP_TOKENS, WINDOW_PROMPTS, count_or_zero
+from gptoss.options import PROMPTS_PER_SEQUENCE, count_or_zero
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer
@@ -69,18 +69,21 @@ class TextEngine:
             results = batch.results()
         return results[0] if _is_one_prompt(prompts) else results
 
-    def submit(self, prompt: Prompt, params: SamplingParams) -> Request:
-        """Begin to continue a prompt, and return at once."""
+    def submit(self, prompt: Prompt, params: SamplingParams, model: object) -> Request:
+        """Begin to continue a prompt, and return at once; the request keeps `model` alive."""
         self._loop.check_usable()
         ids = self._checked_prompt(prompt, params)
-        return Request(Completion(self._loop, ids, params, self._tokenizer))
+        completion = Completion(self._loop, ids, EngineParams(params), self._tokenizer)
+        return Request(completion, model)
 
     def logits(
         self, token_ids: Prompt, positions: Any = None, chunk_tokens: int | None = None
     ) -> npt.NDArray[np.float32]:
         """Compute the logits at `positions` of a text, (len(positions), V)."""
         ids = self._prompt(token_ids)
-        count = len(ids)
+        count, longest = len(ids), self._loop.context_length
+        if count > longest:  # known before so many logits are made room for
+            raise ValueError(f"the sequence has {count} tokens, more than the context of {longest}")
         wanted = np.arange(count) if positions is None else _integers("positions", positions)
         for position in wanted:
             if not -count <= position < count:
@@ -88,10 +91,10 @@ class TextEngine:
                     f"positions must be in [{-count}, {count}) for {count} tokens, got {position}"
                 )
         ascending, where = np.unique(wanted % max(count, 1), return_inverse=True)
-        limit = STEP_TOKENS if chunk_tokens is None else chunk_tokens
-        logits = self._loop.logits(
-            ids, ascending.astype(np.int32), count_or_zero("chunk_tokens", limit, STEP_TOKENS)
-        )
+        most = self._loop.max_step_tokens
+        chunk = count_or_zero("chunk_tokens", chunk_tokens, most) or most
+        logits = np.empty((len(ascending), self._vocab_size), np.float32)
+        self._loop.logits(ids, ascending.astype(np.int32), chunk, logits)
         in_order = len(where) == len(ascending) and bool(np.all(where[:-1] < where[1:]))
         return logits if in_order else logits[where]
 
@@ -101,16 +104,21 @@ class TextEngine:
     ) -> Iterator[tuple[Batch, ProgressBar]]:
         """Check all prompts; cancel what is not finished in the end."""
         self._loop.check_usable()
-        seeded = dataclasses.replace(params, seed=0)  # the engine's parameters have one
+        engine_params = EngineParams(params)
 
         def check(prompt: Prompt) -> npt.NDArray[np.int32]:
             ids = self._checked_prompt(prompt, params)
-            self._loop.check_request(ids, seeded)
+            self._loop.check_request(ids, engine_params.first)
             return ids
 
         if _is_one_prompt(prompts):
             checked = [check(prompts)]
         else:
+            if is_constraint(params.constraint) and len(prompts) > 1:
+                raise ValueError(
+                    f"a constraint decides on one sequence: for {len(prompts)} prompts, pass a "
+                    "function that makes one for each"
+                )
             checked = []
             for index, prompt in enumerate(prompts):
                 try:
@@ -121,9 +129,9 @@ class TextEngine:
                     raise ValueError(f"prompts[{index}]: {error}") from error
 
         def begin(prompt: npt.NDArray[np.int32]) -> Completion:
-            return Completion(self._loop, prompt, params, self._tokenizer)
+            return Completion(self._loop, prompt, engine_params, self._tokenizer)
 
-        batch = Batch(begin, checked, WINDOW_PROMPTS)
+        batch = Batch(begin, checked, PROMPTS_PER_SEQUENCE * self._loop.max_sequences)
         try:
             with ProgressBar(len(checked), shown=progress) as bar:
                 yield batch, bar

@@ -17,8 +17,18 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gptoss import SamplingParams
-from support.engines import CASE, CONTEXT, Output, alone, array, make_engine, step
+from gptoss import SamplingParams, _core
+from support.engines import (
+    CASE,
+    CONTEXT,
+    Output,
+    alone,
+    array,
+    make_engine,
+    outputs_of,
+    score,
+    submit,
+)
 
 VOCAB = CASE.config.vocab_size
 
@@ -54,11 +64,8 @@ params = st.builds(
 @functools.lru_cache(maxsize=256)
 def logits_alone(tokens: tuple[int, ...], kv_cache_dtype: str) -> npt.NDArray[np.float32]:
     """Return the logits of a text's last token, from an engine of its own."""
-    logits = make_engine(max_step_tokens=512, kv_cache_dtype=kv_cache_dtype).logits(
-        1, array(tokens), array([len(tokens) - 1]), 512
-    )
-    assert logits is not None
-    return logits
+    engine = make_engine(max_step_tokens=512, kv_cache_dtype=kv_cache_dtype)
+    return score(engine, 1, array(tokens), 512)
 
 
 @dataclasses.dataclass
@@ -68,6 +75,14 @@ class Live:
     prompt: tuple[int, ...]
     params: SamplingParams
     outputs: list[Output] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Scored:
+    """A text whose logits are being computed."""
+
+    tokens: tuple[int, ...]
+    logits: npt.NDArray[np.float32]
 
 
 class Traffic(RuleBasedStateMachine):
@@ -87,6 +102,7 @@ class Traffic(RuleBasedStateMachine):
             max_step_tokens=max_step_tokens, kv_cache_dtype=kv_cache_dtype, **options
         )
         self.live: dict[int, Live] = {}
+        self.scored: dict[int, Scored] = {}
         self.ids = 0
         self.ended: list[int] = []
         self.stepped = True  # whether the counters are those of the latest step
@@ -100,7 +116,7 @@ class Traffic(RuleBasedStateMachine):
         for index in range(params.n):
             self.ids += 1
             sample = params.for_sample(index)
-            self.engine.submit(self.ids, array(prompt), sample)
+            submit(self.engine, self.ids, array(prompt), sample)
             self.live[self.ids] = Live(prompt, sample)
 
     @rule(several=st.lists(st.tuples(prompts(), params), min_size=3, max_size=6))
@@ -112,21 +128,21 @@ class Traffic(RuleBasedStateMachine):
     def submit_what_never_fits(self, length: int) -> None:
         before = self.engine.stats()
         with pytest.raises(ValueError, match=f"the prompt has {length} tokens, and the context"):
-            self.engine.submit(10**6, array([1] * length), SamplingParams(seed=0))
+            submit(self.engine, 10**6, array([1] * length), SamplingParams(seed=0))
         assert self.engine.stats() == before
 
     @rule(place=st.integers(0, 30), then_step=st.booleans())
     def cancel(self, place: int, then_step: bool) -> None:
         # In the order of their coming; past the end what is finished, or has never been.
-        requests = [*self.live, *self.ended]
+        requests = [*self.live, *self.scored, *self.ended]
         request = requests[place] if place < len(requests) else 10**7
         self.engine.cancel(request)
-        if self.live.pop(request, None) is not None:
+        if (self.live.pop(request, None) or self.scored.pop(request, None)) is not None:
             self.ended.append(request)
             self.stepped = False
         if then_step:
             self.step(1)
-            if not self.live:
+            if not self.live and not self.scored:
                 self.all_pages_are_back()
 
     @rule(count=st.integers(1, 20))
@@ -134,8 +150,11 @@ class Traffic(RuleBasedStateMachine):
         for _ in range(count):
             if self.engine.idle():
                 assert not self.live
+                assert not self.scored
             before = self.engine.stats()
-            outputs = step(self.engine)
+            events = self.engine.step()
+            self.take_scores(events)
+            outputs = [output for made in events for output in outputs_of(made)]
             for request, output, cached in outputs:
                 live = self.live[request]  # nothing comes for what is cancelled or finished
                 live.outputs.append(output)
@@ -147,30 +166,45 @@ class Traffic(RuleBasedStateMachine):
             stats = self.engine.stats()
             computed = [s["prompt_tokens"] + s["generated_tokens"] for s in (before, stats)]
             recomputed = stats["preemptions"] > 0
-            if self.live and not recomputed:
+            if (self.live or self.scored) and not recomputed:
                 assert computed[1] > computed[0]
         self.stepped = True
 
     @rule(tokens=prompts(), chunk=st.integers(1, 200))
     def score(self, tokens: tuple[int, ...], chunk: int) -> None:
-        found = self.engine.logits(
-            10**8, array(tokens), array([len(tokens) - 1]), min(chunk, self.max_step_tokens)
+        self.ids += 1
+        logits = np.full((1, VOCAB), np.nan, np.float32)
+        self.engine.submit_logits(
+            self.ids,
+            array(tokens),
+            array([len(tokens) - 1]),
+            min(chunk, self.max_step_tokens),
+            logits,
         )
-        assert found is not None
-        assert np.array_equal(found, logits_alone(tokens, self.kv_cache_dtype))
-        self.stepped = False
+        self.scored[self.ids] = Scored(tokens, logits)
+
+    def take_scores(self, events: list[_core.Event]) -> None:
+        for made in events:
+            scored = self.scored.pop(made.request, None)
+            if scored is not None:
+                assert (made.finish_reason, made.token_ids, made.error) == ("stop", [], "")
+                expected = logits_alone(scored.tokens, self.kv_cache_dtype)
+                assert np.array_equal(scored.logits[0], expected)
+                self.ended.append(made.request)
 
     @rule()
     def all_finish(self) -> None:
         # The oldest running request computes something in every step, and loses nothing.
         bound = 3 + sum(
-            len(live.prompt) + (live.params.max_tokens or 0) for live in self.live.values()
-        ) * (1 + len(self.live))
+            [len(live.prompt) + (live.params.max_tokens or 0) for live in self.live.values()]
+            + [len(scored.tokens) for scored in self.scored.values()]
+        ) * (1 + len(self.live) + len(self.scored))
         while not self.engine.idle():
             self.step(1)
             bound -= 1
             assert bound > 0, "no progress"
         assert not self.live
+        assert not self.scored
         stats = self.engine.stats()
         if stats["preemptions"]:
             event("preempted")
@@ -196,7 +230,7 @@ class Traffic(RuleBasedStateMachine):
             pages = stats[kind]
             assert 0 <= pages["free"] + pages["cached"] <= pages["total"]
         if self.stepped:
-            assert stats["running"] + stats["waiting"] == len(self.live)
+            assert stats["running"] + stats["waiting"] == len(self.live) + len(self.scored)
 
 
 class TestTraffic(Traffic.TestCase):  # type: ignore[misc]

@@ -51,8 +51,8 @@ def test_as_if_character_by_character(pieces: list[str], stop: list[str]) -> Non
     output = TextOutput(PieceTokenizer(pieces), stop)  # type: ignore[arg-type]
     shown = ""
     for token_id in range(len(pieces)):
-        assert output.push(1000) == ""  # special tokens in between change nothing
-        shown += output.push(token_id)
+        assert output.push_one(1000) == ""  # special tokens in between change nothing
+        shown += output.push_one(token_id)
         assert whole.startswith(shown)
         if output.found is not None:
             break

@@ -84,12 +84,43 @@ def _page_bytes(kv_cache_dtype: str) -> int:
     return size
 
 
+def submit(
+    engine: _core.Engine, request: int, prompt: npt.NDArray[np.int32], params: SamplingParams
+) -> None:
+    """Submit one sample of a request; `params` has its seed."""
+    assert params.seed is not None
+    engine.submit(request, prompt, _core.RequestParams(params), params.seed)
+
+
+def outputs_of(event: _core.Event) -> list[tuple[int, Output, int]]:
+    """Return an event's tokens: request, token, cached tokens of the prompt."""
+    if event.finish_reason in ("abort", "stop") and not event.token_ids:
+        return []  # cancelled, or scored
+    assert event.error == ""
+    count = len(event.token_ids)
+    assert count > 0, "an event without a token"
+    reasons = [None] * (count - 1) + [event.finish_reason]
+    logprobs = event.logprobs or [0.0] * count  # where none were asked for
+    top = [tuple(entries) for entries in event.top_logprobs] or [()] * count
+    outputs = map(Output, event.token_ids, reasons, logprobs, top)
+    return [(event.request, output, event.cached_tokens) for output in outputs]
+
+
 def step(engine: _core.Engine) -> list[tuple[int, Output, int]]:
-    """Return what a step makes: request, token, cached tokens of the prompt."""
-    return [
-        (request, Output(token, reason, logprob, tuple(top)), cached)
-        for request, token, reason, logprob, top, cached in engine.step()
-    ]
+    """Return what a step makes, token by token."""
+    return [output for event in engine.step() for output in outputs_of(event)]
+
+
+def score(
+    engine: _core.Engine, request: int, tokens: npt.NDArray[np.int32], chunk_tokens: int
+) -> npt.NDArray[np.float32]:
+    """Return the logits (V) after a text, from an engine that has nothing else to do."""
+    out = np.full((1, CASE.config.vocab_size), np.nan, np.float32)
+    engine.submit_logits(request, tokens, array([len(tokens) - 1]), chunk_tokens, out)
+    while not engine.idle():
+        for event in engine.step():
+            assert (event.request, event.finish_reason, event.error) == (request, "stop", "")
+    return out[0]
 
 
 def array(tokens: tuple[int, ...] | list[int]) -> npt.NDArray[np.int32]:
@@ -103,7 +134,7 @@ def alone(
 ) -> list[Output]:
     """Return what a request gets from an engine of its own."""
     engine = make_engine(max_step_tokens=512, prefix_cache=False, kv_cache_dtype=kv_cache_dtype)
-    engine.submit(1, array(prompt), params)
+    submit(engine, 1, array(prompt), params)
     outputs = []
     while not engine.idle():
         outputs += [output for _, output, _ in step(engine)]

@@ -284,8 +284,10 @@ def test_memory_of_a_small_model(sharded: Path) -> None:
     estimate = estimate_memory(sharded, 100, chunk_tokens=10)
     assert estimate.weight_bytes == open_checkpoint(sharded).weight_bytes
     # Keys and values of 2 heads of 16: two pages of 64 tokens on one layer, and on the other a
-    # ring of a window of 5 and a chunk of 10.
-    assert estimate.kv_bytes == 2 * 2 * 16 * 2 * (128 + 15)
+    # ring of pages, of which a context has no more.
+    assert estimate.kv_bytes == 2 * 2 * 16 * 2 * (128 + 128)
+    # With a window of 5 and a chunk of 10 it has two: one that is written, and the one before it.
+    assert estimate_memory(sharded, 1000, chunk_tokens=10).kv_bytes == 2 * 2 * 16 * 2 * (1024 + 128)
     assert estimate.total_bytes == (
         estimate.weight_bytes + estimate.kv_bytes + estimate.workspace_bytes
     )
@@ -383,11 +385,11 @@ def test_published_memory(tmp_path: Path) -> None:
     estimate = estimate_memory(tmp_path, 131_072, chunk_tokens=1)
     assert estimate.weights == COMPONENTS["20b"]
     assert estimate.weight_bytes == 13_761_264_768
-    # 2,048 bytes per token and layer: 12 full layers, and 12 rings of 128 and one more token.
-    assert estimate.kv_bytes == 2048 * 12 * (131_072 + 129)
+    # 2,048 bytes per token and layer: 12 full layers, and 12 rings of three pages.
+    assert estimate.kv_bytes == 2048 * 12 * (131_072 + 192)
     table = [line.split() for line in str(estimate).splitlines()]
     assert ["experts", "10.152", "GB"] in table
-    assert ["KV", "cache,", "131,072", "tokens", "3.224", "GB"] in table
+    assert ["KV", "cache,", "131,072", "tokens", "3.226", "GB"] in table
 
 
 @pytest.mark.parametrize("size", ["20b", "120b"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gptoss import SamplingParams
-from support.engines import CASE, Output, alone, array, make_engine, step
+from support.engines import CASE, Output, alone, array, make_engine, step, submit
 
 
 def prompts() -> list[tuple[int, ...]]:
@@ -45,7 +45,7 @@ def test_64_together_are_64_alone(
         for index, prompt in enumerate(prompts())
     }
     for index, (prompt, params) in requests.items():
-        engine.submit(index, array(prompt), params)
+        submit(engine, index, array(prompt), params)
     found: dict[int, list[Output]] = {index: [] for index in requests}
     most = 0
     while not engine.idle():

@@ -100,7 +100,7 @@ class TestTokens:
         output = TextOutput(tokenizer, [word])
         text = ""
         for token in tokenizer.encode(sentence):
-            text += output.push(token)
+            text += output.push([token])
             assert sentence.startswith(text)
             if output.found is not None:
                 break

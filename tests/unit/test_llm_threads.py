@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 import gptoss
-from gptoss import LLM, SamplingParams
-from gptoss.engine.loop import EngineLoop, Mailbox, new_request
+from gptoss import LLM, SamplingParams, _core
+from gptoss.engine.loop import Delivery, EngineLoop, Mailbox, new_sequence
 
 # Long enough that whatever is interrupted is still under way: some seconds.
 CONTEXT = 50_000
@@ -257,20 +257,20 @@ next(stream)
 
 
 class Flaky:
-    """An engine whose next step or pass fails when told to."""
+    """An engine whose next step fails when told to."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.error: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
-        def call(*args: Any) -> Any:
-            if name in ("step", "logits") and self.error is not None:
-                error, self.error = self.error, None
-                raise error
-            return getattr(self._engine, name)(*args)
+        return getattr(self._engine, name)
 
-        return call
+    def step(self) -> Any:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self._engine.step()
 
 
 class TestFailure:
@@ -284,24 +284,36 @@ class TestFailure:
         llm.close()
 
     def submit(self, loop: EngineLoop, mailbox: Mailbox) -> int:
-        request = new_request()
-        params = SamplingParams(max_tokens=3, seed=0, ignore_eos=True)
-        loop.submit(request, np.array([1], np.int32), params, mailbox)
-        return request
+        sequence = new_sequence()
+        params = _core.RequestParams(SamplingParams(max_tokens=3, ignore_eos=True))
+        loop.submit(sequence, np.array([1], np.int32), params, 0, mailbox)
+        return sequence
 
     def test_a_failed_step_reaches_all_and_ends_nothing_else(self, flaky: SimpleNamespace) -> None:
-        mailbox = Mailbox()
+        mailbox, other = Mailbox(), Mailbox()
         flaky.engine.error = MemoryError("full")
-        requests = {self.submit(flaky.loop, mailbox)}
-        request, outcome = mailbox.get(timeout=10)
-        assert request in requests
-        assert isinstance(outcome, MemoryError)
         self.submit(flaky.loop, mailbox)
-        events = [mailbox.get(timeout=10)[1] for _ in range(3)]
-        assert [event.finish_reason for event in events] == [None, None, "length"]  # type: ignore[union-attr]
+        assert isinstance(mailbox.get(timeout=10), MemoryError)
+        sequence = self.submit(flaky.loop, other)
+        for reason in (None, None, "length"):
+            letter = other.get(timeout=10)
+            assert isinstance(letter, Delivery)
+            (event,) = letter.events
+            assert (event.request, event.finish_reason) == (sequence, reason)
 
-    def test_a_failed_pass_concerns_its_caller_only(self, flaky: SimpleNamespace) -> None:
+    def test_a_failed_step_reaches_who_waits_for_logits(self, flaky: SimpleNamespace) -> None:
         tokens = np.array([1, 2], np.int32)
+        logits = np.empty((1, 512), np.float32)
+        flaky.engine.error = MemoryError("full")
+        with pytest.raises(MemoryError, match="full"):
+            flaky.loop.logits(tokens, tokens[:1], 512, logits)
+        flaky.loop.logits(tokens, tokens[:1], 512, logits)
+        assert np.isfinite(logits).all()
+
+    def test_a_refused_text_concerns_its_caller_only(self, flaky: SimpleNamespace) -> None:
+        tokens = np.array([1, 2], np.int32)
+        logits = np.empty((1, 512), np.float32)
         with pytest.raises(ValueError, match="chunk_tokens must be between 1 and 512, got 513"):
-            flaky.loop.logits(tokens, tokens[:0], 513)
-        assert flaky.loop.logits(tokens, tokens[:1], 512).shape == (1, 512)
+            flaky.loop.logits(tokens, tokens[:0], 513, logits[:0])
+        flaky.loop.logits(tokens, tokens[:1], 512, logits)
+        assert np.isfinite(logits).all()

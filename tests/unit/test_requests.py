@@ -260,14 +260,14 @@ class TestRoom:
         with pytest.raises(ValueError, match="the sequence has 1001 tokens, more than the context"):
             small.logits([1] * 1001)
 
-    def test_scoring_makes_room(self, llm: LLM, small: LLM) -> None:
+    def test_scoring_waits_for_room_like_any_request(self, llm: LLM, small: LLM) -> None:
         tokens = np.random.default_rng(9).integers(0, 256, 1000).tolist()
         expected = llm.generate(PROMPT, ignore_eos=True, max_tokens=700, seed=1).token_ids
         request = small.submit(PROMPT, ignore_eos=True, max_tokens=700, seed=1)
         next(request)
         assert np.array_equal(small.logits(tokens, [-1]), llm.logits(tokens, [-1]))
         assert request.result().token_ids == expected
-        assert small.stats().preemptions == 1
+        assert small.stats().preemptions == 0
 
 
 class TestStats:
@@ -293,7 +293,10 @@ class TestStats:
             for tps in ("prefill_tps", "recent_prefill_tps", "decode_tps", "recent_decode_tps"):
                 assert getattr(stats, tps) > 0
             assert set(stats.phase_seconds) > {"attention_in", "attend", "experts_in", "unembed"}
+            assert stats.phase_seconds.pop("constrain") == 0
             assert all(seconds > 0 for seconds in stats.phase_seconds.values())
+            assert stats.sequences == 2
+            assert stats.steps == 40
             with llm.submit(PROMPT, **ENDLESS) as request:
                 next(request)
                 stats = llm.stats()

@@ -7,9 +7,11 @@ import pickle
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gptoss import SamplingParams
+from gptoss.engine.constraints import ConstraintFactory, Decision
 
 
 def test_names_and_defaults() -> None:
@@ -29,6 +31,10 @@ def test_names_and_defaults() -> None:
         "logit_bias": {},
         "ignore_eos": False,
         "n": 1,
+        "min_tokens": 0,
+        "allowed_token_ids": None,
+        "prompt_logprobs": None,
+        "constraint": None,
     }
 
 
@@ -102,12 +108,17 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         ("seed", 2**64, "seed must be at most 18446744073709551615, got"),
         ("logprobs", -1, "logprobs must be at least 0, got -1"),
         ("logprobs", 21, "logprobs must be at most 20, got 21"),
+        ("prompt_logprobs", 21, "prompt_logprobs must be at most 20, got 21"),
         ("n", 129, "n must be at most 128, got 129"),
         ("temperature", 10**400, "temperature must be at least 0 and finite, got inf"),
         ("presence_penalty", -(10**400), r"presence_penalty must be in \[-2, 2\], got -inf"),
         ("logit_bias", {1: 10**400}, "logit_bias of 1 must be finite, got inf"),
         ("logit_bias", {"-1": 1.0}, "a token id in logit_bias must be at least 0, got -1"),
         ("logit_bias", {1: 1.0, "1": 2.0}, "logit_bias has token id 1 twice"),
+        ("prompt_logprobs", 21, "prompt_logprobs must be at most 20, got 21"),
+        ("min_tokens", -1, "min_tokens must be at least 0, got -1"),
+        ("allowed_token_ids", [], "allowed_token_ids must hold at least one token id"),
+        ("allowed_token_ids", [-1], "allowed_token_ids must be at least 0, got -1"),
         ("repetition_penalty", 0, "repetition_penalty must be above 0 and finite, got 0"),
         ("presence_penalty", 2.1, r"presence_penalty must be in \[-2, 2\], got 2\.1"),
         ("frequency_penalty", -3, r"frequency_penalty must be in \[-2, 2\], got -3"),
@@ -135,6 +146,8 @@ def test_values_out_of_range(name: str, value: Any, message: str) -> None:
         ("logit_bias", [1], r"logit_bias must map token ids to numbers, got \[1\]"),
         ("logit_bias", {"a": 1.0}, "a token id in logit_bias must be an integer, got 'a'"),
         ("logit_bias", {1: "1"}, "logit_bias of 1 must be a number, got '1'"),
+        ("allowed_token_ids", "a", "allowed_token_ids must be a sequence of token ids, got 'a'"),
+        ("constraint", 7, "constraint must have the methods accept and fill, or be a function"),
         ("ignore_eos", 1, "ignore_eos must be True or False, got 1"),
     ],
 )
@@ -161,3 +174,45 @@ def test_samples_share_the_bias() -> None:
         assert sample.n == 1
     assert params.for_sample(0).seed == 5
     assert params.n == 3
+
+
+class Nothing:
+    """A constraint that decides on nothing."""
+
+    def accept(self, token_ids: list[int]) -> Decision:
+        return Decision()
+
+    def fill(self, mask: npt.NDArray[np.uint32]) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_tokens": 3, "min_tokens": 4}, "min_tokens must be at most max_tokens, 3, got 4"),
+        (
+            {"max_tokens": 0, "prompt_logprobs": 0, "n": 2},
+            "n must be 1 where a prompt is only scored, got 2",
+        ),
+        (
+            {"constraint": Nothing(), "n": 2},
+            "a constraint decides on one sequence: with n=2, pass a function that makes one",
+        ),
+    ],
+)
+def test_what_does_not_go_together(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamplingParams(**params)
+
+
+def test_no_tokens_are_for_prompts_that_are_scored() -> None:
+    assert SamplingParams(max_tokens=0, prompt_logprobs=2).max_tokens == 0
+
+
+@pytest.mark.parametrize("make", [Nothing, lambda: Nothing()])
+def test_a_function_makes_constraints_for_samples(make: ConstraintFactory) -> None:
+    params = SamplingParams(constraint=make, n=2)
+    assert params.constraint is make
+    # What decides does not tell parameters apart.
+    assert params == SamplingParams(n=2)
+    assert hash(params) == hash(SamplingParams(n=2))

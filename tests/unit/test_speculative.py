@@ -108,10 +108,10 @@ class TestDrafter:
         """Along a text that quotes its prompt whole."""
         prompt = np.random.default_rng(0).integers(0, 10_000, 500).astype(np.int32)
         drafter = _core.Drafter(prompt)
-        assert drafter.draft(8) == []
+        assert drafter.draft(8, 0.4) == []
         right = 0
         for i, token in enumerate(prompt.tolist()):
-            draft = drafter.draft(4)
+            draft = drafter.draft(4, 0.4)
             assert draft == np.roll(prompt, -i)[: len(draft)].tolist()  # the end is a loop's
             right += len(draft)
             drafter.push(token)

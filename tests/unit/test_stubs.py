@@ -12,12 +12,16 @@ import gptoss
 from gptoss import _core
 
 # pybind11's classes have a metaclass of its own, which no stub can name.
-METACLASS_DIFFERS = ["gptoss._core.Drafter", "gptoss._core.Engine", "gptoss._core.RopeConfig"]
+METACLASS_DIFFERS = [
+    f"gptoss._core.{name}" for name in ("Drafter", "Engine", "Event", "RequestParams", "RopeConfig")
+]
+# pybind11 gives a class without a constructor one that raises.
+NO_CONSTRUCTOR = ["gptoss._core.Event.__init__"]
 
 
 def test_stub_agrees_with_the_module(tmp_path: Path) -> None:
     allowlist = tmp_path / "allowlist"
-    allowlist.write_text("\n".join(METACLASS_DIFFERS))
+    allowlist.write_text("\n".join(METACLASS_DIFFERS + NO_CONSTRUCTOR))
     command = [sys.executable, "-m", "mypy.stubtest", "gptoss._core", "--allowlist", str(allowlist)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr

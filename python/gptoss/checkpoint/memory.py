@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 
-from gptoss import _core
 from gptoss.checkpoint.layout import Layout, stored_tensors
 from gptoss.checkpoint.open import (
     find_tensors,
@@ -17,9 +15,6 @@ from gptoss.checkpoint.open import (
 from gptoss.checkpoint.resolve import find_model
 from gptoss.config import ModelConfig
 from gptoss.options import Dense, KvCacheDtype, Precision, check_modes
-
-# Pages of the full-attention layers' KV cache.
-_PAGE_TOKENS = 64
 
 # Those whose form `dense` decides.
 DENSE_MATRICES = tuple(
@@ -47,9 +42,11 @@ class MemoryEstimate:
         Bytes of the weights, by component. They are mapped from the file, not copied, but for
         dense weights in q8 or bf12; the groups that bf12 keeps whole are not counted.
     kv_bytes : int
-        KV cache: all tokens on full-attention layers, a ring on window layers.
+        KV cache, in pages of 64 tokens: all tokens on full-attention layers, a ring of pages on
+        window layers.
     workspace_bytes : int
-        Activations of one chunk of the prompt, in float32.
+        What a step of one chunk of the prompt needs (activations and logits), and the small weights
+        that are widened to float32.
     """
 
     name: str
@@ -164,6 +161,8 @@ def estimate_config(
     layout: Layout = "hf",
 ) -> MemoryEstimate:
     """Estimate as `estimate_memory` does, from the config alone."""
+    from gptoss import _core  # here, because reading a checkpoint does without it
+
     for what, value, limit in (
         ("context_length", context_length, config.max_position_embeddings),
         ("chunk_tokens", chunk_tokens, config.max_position_embeddings),
@@ -171,13 +170,25 @@ def estimate_config(
         if not 1 <= value <= limit:
             raise ValueError(f"{what} must be from 1 to {limit}, got {value}")
     weights: dict[str, int] = {}
+    encoded = 0  # of them, held in another format than they are stored in
     for stored in stored_tensors(config, layout):
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
             if part.name.endswith(DENSE_MATRICES):
                 nbytes = _core.matrix_bytes(dense, *part.shape)
+                encoded += nbytes if dense != "bf16" else 0
             weights[part.component] = weights.get(part.component, 0) + nbytes
-    chunk_tokens = min(chunk_tokens, context_length)
+    plan = _core.plan_memory(
+        config,
+        device="cpu",
+        threads=0,
+        precision=precision,
+        dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
+        context_length=context_length,
+        max_step_tokens=min(chunk_tokens, context_length),
+        max_sequences=1,
+    )
     return MemoryEstimate(
         name=name,
         context_length=context_length,
@@ -185,43 +196,7 @@ def estimate_config(
         dense=dense,
         kv_cache_dtype=kv_cache_dtype,
         weights=weights,
-        kv_bytes=_kv_bytes(
-            config, context_length, chunk_tokens, kv_row_bytes(config, precision, kv_cache_dtype)
-        ),
-        workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
+        kv_bytes=plan["kv_cache"],
+        # Of what is allocated for weights, the table has the matrices.
+        workspace_bytes=plan["workspace"] + plan["weights"] - encoded,
     )
-
-
-def kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:
-    """Bytes of one head's key, or value, of one token."""
-    if kv_cache_dtype == "int8":
-        return config.head_dim + 4  # and a float32 scale
-    return config.head_dim * (4 if precision == "reference" else 2)
-
-
-def _kv_bytes(config: ModelConfig, context_length: int, chunk_tokens: int, row_bytes: int) -> int:
-    pages = math.ceil(context_length / _PAGE_TOKENS) * _PAGE_TOKENS
-    # A ring also holds the running chunk, whose first tokens still see the window before it.
-    ring = min(config.sliding_window + chunk_tokens, pages)
-    tokens = sum(ring if kind == "sliding_attention" else pages for kind in config.layer_types)
-    return 2 * tokens * config.num_key_value_heads * row_bytes
-
-
-def _workspace_bytes(config: ModelConfig, chunk_tokens: int, precision: Precision) -> int:
-    """Bytes of a step's activations, and of small weights that are widened to float32."""
-
-    def expert_row(size: int) -> int:  # an expert's input: float32, or int8 and scales
-        return 4 * size if precision == "reference" else math.ceil(size / 128) * 160
-
-    c = config
-    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    per_token = (
-        4 * (3 * c.hidden_size + 2 * q + 2 * kv + c.head_dim + c.num_local_experts)
-        + 4 * max(c.hidden_size, q)
-        + c.num_experts_per_tok
-        * (expert_row(c.hidden_size) + expert_row(c.intermediate_size) + 4 * c.hidden_size)
-    )
-    expert_biases = c.num_local_experts * (2 * c.intermediate_size + c.hidden_size)
-    other_small = 3 * c.hidden_size + q + 2 * kv + c.num_attention_heads + c.num_local_experts
-    widened = 4 * c.num_hidden_layers * (expert_biases + other_small)
-    return chunk_tokens * per_token + 4 * c.vocab_size + widened

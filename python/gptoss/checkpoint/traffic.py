@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
-from gptoss.checkpoint.memory import (
-    DENSE_MATRICES,
-    kv_row_bytes,
-)
+from gptoss.checkpoint.memory import DENSE_MATRICES
 from gptoss.config import ModelConfig
 from gptoss.options import Dense, KvCacheDtype, Precision
 
@@ -54,7 +51,11 @@ def decode_bytes(
         elif part.component.startswith("expert"):
             nbytes *= experts
         weights += nbytes
-    row = 2 * c.num_key_value_heads * kv_row_bytes(c, precision, kv_cache_dtype)
+    if kv_cache_dtype == "int8":
+        head_bytes = c.head_dim + 4  # and a float32 scale
+    else:
+        head_bytes = c.head_dim * (4 if precision == "reference" else 2)
+    row = 2 * c.num_key_value_heads * head_bytes
     seen = sum(
         min(depth, c.sliding_window) if kind == "sliding_attention" else depth
         for kind in c.layer_types

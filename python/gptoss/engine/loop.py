@@ -7,77 +7,81 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from gptoss import _core
-from gptoss.engine.outputs import EngineStats, FinishReason, PageStats
+from gptoss.engine.constraints import Constraint, Hub
+from gptoss.engine.outputs import EngineStats, PageStats
 from gptoss.errors import BackendError
 
 if TYPE_CHECKING:
     import asyncio  # imported where it is used: most programs do without
 
-_request_ids = itertools.count(1)
+_sequence_ids = itertools.count(1)
 
 
-def new_request() -> int:
-    """Make an id for a request.
+def new_sequence() -> int:
+    """Make an id for a sequence.
 
-    It is known before the request is submitted: whatever interrupts the caller from then on, it
+    It is known before the sequence is submitted: whatever interrupts the caller from then on, it
     can cancel.
     """
-    return next(_request_ids)
+    return next(_sequence_ids)
 
 
-class Event(NamedTuple):
-    """A token that the engine made."""
+class Delivery(NamedTuple):
+    """What one step made for one consumer."""
 
-    token_id: int
-    finish_reason: FinishReason | None
-    logprob: float
-    top_logprobs: list[tuple[int, float]]
-    cached_tokens: int  # of the prompt, that did not have to be computed
+    events: list[_core.Event]
     time_s: float  # on the clock of time.perf_counter()
+    errors: dict[int, BaseException]  # of sequences whose last event says "error"
 
 
-# Request id, and its next token or why there will be none; None is for who waits to look again.
-Letter: TypeAlias = tuple[int, Event | BaseException | None]
+# A step's news, or why there will be no more; None is for who waits to look again.
+Letter: TypeAlias = Delivery | BaseException | None
+# A task that waits for a letter.
+_Waiter: TypeAlias = "tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]"
 
 
 class Mailbox:
-    """Where one consumer, a thread or an asyncio task, takes the events of its requests."""
+    """Where one consumer, a thread or an asyncio task, takes the events of its sequences."""
 
     def __init__(self) -> None:
         self._letters: SimpleQueue[Letter] = SimpleQueue()
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._waiter: _Waiter | None = None
 
     def put(self, letter: Letter) -> None:
         """Deliver, and wake the consumer; waits for nothing."""
+        waiter = self.deliver(letter)
+        if waiter is not None:
+            _wake(waiter[0], [waiter[1]])
+
+    def deliver(self, letter: Letter) -> _Waiter | None:
+        """Deliver, and return the task that is still to be woken; a thread wakes by itself."""
         self._letters.put(letter)
         # A task looks into the queue once more after it has put itself here.
         waiter = self._waiter
-        if waiter is not None:
-            loop, future = waiter
-            # A closed loop has nobody left to wake.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_wake, future)
+        return None if waiter is None or waiter[1].done() else waiter
 
     def get(self, timeout: float | None = None) -> Letter:
         """Wait in a thread; raises queue.Empty after `timeout` seconds."""
         return self._letters.get(timeout=timeout)
 
     async def get_async(self) -> Letter:
-        """Wait in a task."""
+        """Wait in a task; raises AlreadyWaitedFor if another one does."""
         import asyncio
 
-        await asyncio.sleep(0)  # other tasks have their turn even if there is always a letter
+        if not self._letters.empty():
+            await asyncio.sleep(0)  # other tasks have their turn even if there is always a letter
         loop = asyncio.get_running_loop()
         while self._letters.empty():
             if self._waiter is not None and not self._waiter[0].is_closed():
-                raise RuntimeError("another task is waiting for this request already")
+                raise AlreadyWaitedFor("another task is waiting for this request already")
             future = loop.create_future()
             self._waiter = loop, future
             try:
@@ -88,19 +92,20 @@ class Mailbox:
         return self._letters.get_nowait()
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+class AlreadyWaitedFor(RuntimeError):
+    """Only one task at a time may wait for a mailbox."""
 
 
-class _Scoring(NamedTuple):
-    """A sequence whose logits are wanted."""
+def _wake(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:
+    # A closed loop has nobody left to wake.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_set_done, futures)
 
-    request: int
-    answer: SimpleQueue[npt.NDArray[np.float32] | BaseException]
-    tokens: npt.NDArray[np.int32]
-    positions: npt.NDArray[np.int32]
-    chunk_tokens: int
+
+def _set_done(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 class EngineLoop:
@@ -108,74 +113,92 @@ class EngineLoop:
 
     All methods may be called from any thread. Only that thread computes: a KeyboardInterrupt,
     which Python raises in the main thread, never loses a step's tokens, and several callers share
-    the engine without waiting for each other.
+    the engine without waiting for each other. The thread begins with the first sequence: until
+    then whoever makes an EngineLoop may be interrupted and forget it.
     """
 
     def __init__(self, engine: _core.Engine) -> None:
         self._engine: _core.Engine | None = engine
         self._pid = os.getpid()
+        self.context_length = engine.context_length
+        self.max_step_tokens = engine.max_step_tokens
+        self.max_sequences = engine.max_sequences
+        self._hub = Hub()
+        engine.set_constraints(self._hub)
         # Guards what follows. The main thread may be interrupted wherever it runs Python code, so
         # it must not use what is written in Python, like Condition and Future: it could stop with
         # a lock in hand. Reentrant, because the garbage collector may call cancel() anywhere.
         self._lock = threading.RLock()
         self._closed = False
-        self._mailboxes: dict[int, Mailbox] = {}  # of the requests that are not finished
-        self._scoring: dict[int, _Scoring] = {}  # in order; the first one may be under way
+        self._mailboxes: dict[int, Mailbox] = {}  # of the sequences that are not finished
         self._bell: SimpleQueue[None] = SimpleQueue()  # wakes the thread
-        # A daemon, lest a forgotten request keeps the process from ending.
-        self._thread = threading.Thread(
-            target=self._run, args=(engine,), name="gptoss engine", daemon=True
-        )
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._has_thread = threading.Lock()  # taken by the thread, for good
 
-    def check_request(self, prompt: npt.NDArray[np.int32], params: Any) -> None:
+    def check_request(self, prompt: npt.NDArray[np.int32], params: _core.RequestParams) -> None:
         """Raise the ValueError that `submit` would."""
         self.check_usable().check_request(prompt, params)
 
     def submit(
-        self, request: int, prompt: npt.NDArray[np.int32], params: Any, mailbox: Mailbox
+        self,
+        sequence: int,
+        prompt: npt.NDArray[np.int32],
+        params: _core.RequestParams,
+        seed: int,
+        mailbox: Mailbox,
+        constraint: Constraint | None = None,
     ) -> None:
-        """Queue a request under an id from `new_request`; its events go to `mailbox`.
+        """Queue a sequence under an id from `new_sequence`; its events go to `mailbox`.
+
+        Whatever this raises, the caller cancels the sequence.
 
         Raises
         ------
         ValueError
-            The engine refuses the prompt or the parameters.
+            The engine refuses the prompt or the parameters, or the constraint is in use.
         """
-        self.check_usable()
-        with self._lock:
-            self.check_usable().submit(request, prompt, params)
-            self._mailboxes[request] = mailbox
-        self._bell.put(None)
+
+        def submit(engine: _core.Engine) -> None:
+            if constraint is not None:
+                self._hub.add(sequence, constraint)
+            engine.submit(sequence, prompt, params, seed, constraint is not None)
+
+        self._submit(sequence, submit, mailbox)
 
     def logits(
-        self, tokens: npt.NDArray[np.int32], positions: npt.NDArray[np.int32], chunk_tokens: int
-    ) -> npt.NDArray[np.float32]:
-        """Compute the logits of one sequence, between two steps; positions are ascending."""
-        self.check_usable()
-        scoring = _Scoring(new_request(), SimpleQueue(), tokens, positions, chunk_tokens)
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        chunk_tokens: int,
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """Compute the logits (positions, V) of a text; positions are ascending."""
+        sequence, mailbox = new_sequence(), Mailbox()
         try:
-            with self._lock:
-                self.check_usable()
-                self._scoring[scoring.request] = scoring
-            self._bell.put(None)
-            answer = scoring.answer.get()
+            self._submit(
+                sequence,
+                lambda engine: engine.submit_logits(sequence, tokens, positions, chunk_tokens, out),
+                mailbox,
+            )
+            letter = mailbox.get()
         finally:
-            self.cancel(scoring.request)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+            self.cancel(sequence)
+        if isinstance(letter, BaseException):
+            raise letter
+        assert letter is not None
+        for error in letter.errors.values():
+            raise error
 
-    def cancel(self, *requests: int) -> None:
-        """End requests; finished ones and unknown ones are ignored."""
+    def cancel(self, *sequences: int) -> None:
+        """End sequences; finished ones and unknown ones are ignored."""
         if os.getpid() != self._pid:
             return
         with self._lock:
-            for request in requests:
-                self._mailboxes.pop(request, None)
-                self._scoring.pop(request, None)
+            for sequence in sequences:
+                self._mailboxes.pop(sequence, None)
+                self._hub.remove(sequence)
                 if self._engine is not None:
-                    self._engine.cancel(request)
+                    self._engine.cancel(sequence)
         self._bell.put(None)  # for a step that lets go of their memory
 
     def stats(self) -> EngineStats:
@@ -185,83 +208,107 @@ class EngineLoop:
         return EngineStats(full_pages=full, window_pages=window, **stats)
 
     def close(self) -> None:
-        """End all requests and the thread, and let go of the engine."""
+        """End all sequences and the thread, and let go of the engine; may be called again."""
         if os.getpid() != self._pid:
             return  # the thread does not exist here, and the locks may be held for ever
         with self._lock:
             self._closed = True
             if self._engine is not None:
                 self._fail(self._engine, _closed_error())
-                for scoring in list(self._scoring.values()):
-                    self._engine.cancel(scoring.request)
-                    scoring.answer.put(_closed_error())
-                self._scoring.clear()
         self._bell.put(None)
         # The garbage collector may run this in any thread, in ours too.
-        if self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._engine = None
 
     def check_usable(self) -> _core.Engine:
         """Return the engine, or raise if it is closed or belongs to another process."""
+        self.check_process()
+        if self._closed or self._engine is None:
+            raise _closed_error()
+        return self._engine
+
+    def check_process(self) -> None:
+        """Raise if the engine belongs to another process: nothing will come from it."""
         if os.getpid() != self._pid:
             raise BackendError(
                 f"this process was forked from process {self._pid}, whose threads did not come "
                 "along: load the model in the process that uses it"
             )
-        if self._closed or self._engine is None:
-            raise _closed_error()
-        return self._engine
+
+    def _submit(
+        self, sequence: int, submit: Callable[[_core.Engine], None], mailbox: Mailbox
+    ) -> None:
+        self.check_usable()  # before the lock, which another process may hold for ever
+        with self._lock:
+            engine = self.check_usable()
+            if not self._has_thread.locked():
+                # Interrupted, this may leave a thread that has not taken its lock yet: then there
+                # is another one next time, and one of them finds the lock taken and ends. A
+                # daemon, lest a forgotten request keeps the process from ending.
+                threading.Thread(
+                    target=self._run, args=(engine,), name="gptoss engine", daemon=True
+                ).start()
+            submit(engine)
+            self._mailboxes[sequence] = mailbox
+        self._bell.put(None)
 
     def _run(self, engine: _core.Engine) -> None:
+        if not self._has_thread.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
         while not self._closed:
-            if engine.idle() and not self._scoring:
+            if engine.idle():
                 self._bell.get()  # whoever changes that, or closes, rings afterwards
                 continue
             while not self._bell.empty():
                 self._bell.get()
             try:
-                self._step(engine)
+                self._deliver(engine.step())
             except BaseException as error:  # whatever it is, nobody must wait for ever
                 with self._lock:
                     self._fail(engine, error)
-            self._score(engine)
 
-    def _step(self, engine: _core.Engine) -> None:
-        events = engine.step()
-        now = time.perf_counter()
+    def _deliver(self, events: list[_core.Event]) -> None:
+        """Send each consumer one letter, and wake each event loop once."""
+        time_s = time.perf_counter()
+        letters: dict[Mailbox, Delivery] = {}
+        ended: list[int] = []
+        asleep: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         with self._lock:
-            for request, token_id, finish_reason, logprob, top, cached in events:
-                mailbox = self._mailboxes.get(request)
+            for event in events:
+                sequence = event.request
+                mailbox = self._mailboxes.get(sequence)
                 if mailbox is None:
-                    continue
-                if finish_reason is not None:
-                    del self._mailboxes[request]
-                event = Event(token_id, finish_reason, logprob, top, cached, now)
-                mailbox.put((request, event))
-
-    def _score(self, engine: _core.Engine) -> None:
-        with self._lock:
-            scoring = next(iter(self._scoring.values()), None)
-        if scoring is None:
-            return
-        request, _, tokens, positions, chunk_tokens = scoring
-        answer: npt.NDArray[np.float32] | BaseException | None
-        try:
-            answer = engine.logits(request, tokens, positions, chunk_tokens)
-        except BaseException as error:
-            answer = error
-        with self._lock:
-            # Unless it was cancelled, by the caller or by close().
-            if self._scoring.pop(request, None) is not None and answer is not None:
-                scoring.answer.put(answer)
+                    continue  # cancelled
+                letter = letters.get(mailbox)
+                if letter is None:
+                    letter = letters[mailbox] = Delivery([], time_s, {})
+                letter.events.append(event)
+                reason = event.finish_reason
+                if reason is not None:
+                    ended.append(sequence)
+                    own = self._hub.remove(sequence)
+                    if reason == "error":
+                        letter.errors[sequence] = own or BackendError(event.error)
+            for mailbox, letter in letters.items():
+                waiter = mailbox.deliver(letter)
+                if waiter is not None:
+                    asleep.setdefault(waiter[0], []).append(waiter[1])
+            for sequence in ended:
+                self._mailboxes.pop(sequence, None)
+        for loop, futures in asleep.items():
+            _wake(loop, futures)
 
     def _fail(self, engine: _core.Engine, error: BaseException) -> None:
-        """End all requests: a step that failed may have lost tokens of any of them."""
-        for request, mailbox in list(self._mailboxes.items()):
-            engine.cancel(request)
-            mailbox.put((request, error))
+        """End all sequences: a step that failed may have lost tokens of any of them."""
+        mailboxes = set(self._mailboxes.values())
+        for sequence in list(self._mailboxes):
+            engine.cancel(sequence)
+            self._hub.remove(sequence)
         self._mailboxes.clear()
+        for mailbox in mailboxes:
+            mailbox.put(error)
 
 
 def _closed_error() -> RuntimeError:

@@ -17,7 +17,7 @@ class TopLogprob(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """The log-probability of a token that was generated.
+    """The log-probability of a token that was generated, or of one of the prompt.
 
     Attributes
     ----------
@@ -41,7 +41,8 @@ class Usage:
     Attributes
     ----------
     prompt_tokens, completion_tokens : int
-        Tokens of the prompt, and generated.
+        Tokens of the prompt, and generated: without those that a constraint forced and that are
+        not part of the answer (`Decision.counted`).
     reasoning_tokens : int
         Part of `completion_tokens` that was reasoning.
     cached_tokens : int
@@ -84,7 +85,8 @@ class GenerationResult:
         The generated text, without special tokens, stop token and stop string. Empty if the
         checkpoint has no tokenizer.
     token_ids : list of int
-        All generated tokens, up to the stop token or the token that completed the stop string.
+        All generated tokens, forced ones included, up to the stop token or the token that
+        completed the stop string.
     finish_reason : {"stop", "length"}
         "length" means that `max_tokens` or the context's end was reached.
     stop_reason : str or int or None
@@ -99,6 +101,9 @@ class GenerationResult:
         The prompt as the model saw it.
     other_samples : tuple of GenerationResult
         With `SamplingParams.n` above 1 this is the first sample, and these are the others.
+    prompt_logprobs : list of TokenLogprob or None, or None
+        One entry for each of `prompt_token_ids`, if asked for; of the first, which nothing comes
+        before, it is None.
     """
 
     text: str
@@ -110,6 +115,7 @@ class GenerationResult:
     timings: Timings
     prompt_token_ids: list[int]
     other_samples: tuple[GenerationResult, ...] = ()
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
     @property
     def samples(self) -> list[GenerationResult]:
@@ -127,7 +133,7 @@ class GenerationChunk:
         More text, in whole characters. Empty while a character, or what may become a stop
         string, is not complete.
     token_ids : list of int
-        The new token.
+        The new token; empty where the end comes without one.
     logprobs : list of TokenLogprob or None
         One entry for each of `token_ids`, if asked for.
     finish_reason : {"stop", "length"} or None
@@ -138,6 +144,11 @@ class GenerationChunk:
         Tokens of the prompt that did not have to be computed.
     index : int
         Which of the `SamplingParams.n` samples it belongs to, counted from 0.
+    forced : bool
+        Whether a constraint decided on the token: it was not sampled.
+    counted : bool
+        Whether the token is part of the answer, and of `Usage.completion_tokens`. A forced one may
+        belong to a format instead.
     """
 
     text: str
@@ -147,6 +158,8 @@ class GenerationChunk:
     stop_reason: str | int | None = None
     cached_tokens: int = 0
     index: int = 0
+    forced: bool = False
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -184,7 +197,8 @@ class EngineStats:
     Attributes
     ----------
     running, waiting : int
-        Sequences that are computed now, and that wait for room: one for each sample of a request.
+        Sequences that are computed now, and that wait for room: one for each sample of a request,
+        and each text whose logits are computed.
     full_pages, window_pages : PageStats
         KV cache of the layers that see everything, and of those that see a window.
     preemptions : int
@@ -204,6 +218,8 @@ class EngineStats:
     phase_seconds : dict of str to float
         Seconds spent in each phase of the forward pass, by its name ("embed", "attend", ...);
         which there are is the backend's affair.
+    steps, sequences : int
+        Steps that were computed, and sequences that were submitted.
     """
 
     running: int
@@ -222,6 +238,8 @@ class EngineStats:
     decode_tps: float
     recent_decode_tps: float
     phase_seconds: dict[str, float]
+    steps: int
+    sequences: int
 
     @property
     def cache_hit_rate(self) -> float:

@@ -12,6 +12,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any, TypeVar
 
+from gptoss.engine.constraints import Constraint, ConstraintFactory, is_constraint
+
 _T = TypeVar("_T")
 
 _MAX_INT = 2**31 - 1  # the core's integers
@@ -50,7 +52,8 @@ class SamplingParams:
     Parameters
     ----------
     max_tokens : int, optional
-        Most tokens to generate; None goes on until the context is full.
+        Most tokens to generate; None goes on until the context is full. 0 only scores the prompt,
+        and goes with `prompt_logprobs`.
     temperature : float
         Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.
     top_p : float
@@ -79,8 +82,19 @@ class SamplingParams:
     ignore_eos : bool
         Go on past the model's own stop tokens.
     n : int
-        Samples of each prompt, which is computed once; at most 128. Of a given `seed` the first
-        sample is that of `n=1`, and the others have seeds derived from it.
+        Samples of each prompt, at most 128; the prompt is computed once. Of a given `seed` the
+        first sample is that of `n=1`, and the others have seeds derived from it.
+    min_tokens : int
+        Before so many tokens none that would end the text is chosen: neither the model's own stop
+        tokens nor `stop_token_ids`. Stop strings end it all the same.
+    allowed_token_ids : sequence of int, optional
+        No other tokens are chosen; None allows all.
+    prompt_logprobs : int, optional
+        As `logprobs`, for the tokens of the prompt after the first, in
+        `GenerationResult.prompt_logprobs`. The prompt is then computed whole, cached or not.
+    constraint : Constraint or callable, optional
+        Decides what may follow. A `Constraint` has the state of one sequence: for several samples
+        or prompts, pass a function without parameters that makes one for each.
 
     Raises
     ------
@@ -109,6 +123,10 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     ignore_eos: bool = False
     n: int = 1
+    min_tokens: int = 0
+    allowed_token_ids: Sequence[int] | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | ConstraintFactory | None = field(default=None, compare=False)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         """Refuse unknown names with a hint, before the generated __init__ does without one."""
@@ -129,17 +147,15 @@ class SamplingParams:
                 value = parameter.default if factory is MISSING else factory()
                 object.__setattr__(self, parameter.name, value)
         stop = self.stop
+        least_tokens = 1 if self.prompt_logprobs is None else 0
         normal = {
-            "max_tokens": _optional(_integer, "max_tokens", self.max_tokens, 1),
+            "max_tokens": _optional(_integer, "max_tokens", self.max_tokens, least_tokens),
             "temperature": _number("temperature", self.temperature, 0, _MAX_FLOAT),
             "top_p": _number("top_p", self.top_p, 0, 1, above=True),
             "top_k": _integer("top_k", self.top_k, 0),
             "min_p": _number("min_p", self.min_p, 0, 1),
             "stop": (stop,) if isinstance(stop, str) else _sequence("stop", stop, "strings"),
-            "stop_token_ids": tuple(
-                _integer("stop_token_ids", token_id, 0)
-                for token_id in _sequence("stop_token_ids", self.stop_token_ids, "token ids")
-            ),
+            "stop_token_ids": _token_ids("stop_token_ids", self.stop_token_ids),
             "seed": _optional(_integer, "seed", self.seed, 0, _MAX_SEED),
             "logprobs": _optional(_integer, "logprobs", self.logprobs, 0, _MAX_LOGPROBS),
             "repetition_penalty": _number(
@@ -149,6 +165,11 @@ class SamplingParams:
             "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -2, 2),
             "logit_bias": _logit_bias(self.logit_bias),
             "n": _integer("n", self.n, 1, _MAX_SAMPLES),
+            "min_tokens": _integer("min_tokens", self.min_tokens, 0),
+            "allowed_token_ids": _optional(_token_ids, "allowed_token_ids", self.allowed_token_ids),
+            "prompt_logprobs": _optional(
+                _integer, "prompt_logprobs", self.prompt_logprobs, 0, _MAX_LOGPROBS
+            ),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -159,18 +180,47 @@ class SamplingParams:
                 raise ValueError("stop must not hold an empty string")
         if not isinstance(self.ignore_eos, bool):
             raise TypeError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens must be at most max_tokens, {self.max_tokens}, got {self.min_tokens}"
+            )
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise ValueError("allowed_token_ids must hold at least one token id")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        constraint = self.constraint
+        if constraint is None or callable(constraint):
+            pass
+        elif not is_constraint(constraint):
+            raise TypeError(
+                "constraint must have the methods accept and fill, or be a function that makes "
+                f"such an object, got {constraint!r}"
+            )
+        if is_constraint(constraint) and self.n > 1:
+            raise ValueError(
+                f"a constraint decides on one sequence: with n={self.n}, pass a function that "
+                "makes one for each"
+            )
+        if self.max_tokens == 0 and self.n > 1:
+            raise ValueError(f"n must be 1 where a prompt is only scored, got {self.n}")
 
     def for_sample(self, index: int) -> SamplingParams:
         """Return the parameters of one of the `n` samples; `seed` must be given."""
-        seed = self.seed
-        if index > 0:
-            # Far from the seeds that others are likely to give: seed + index would repeat them.
-            digest = hashlib.blake2b(f"{seed},{index}".encode(), digest_size=8).digest()
-            seed = int.from_bytes(digest, "little")
+        assert self.seed is not None
         sample = copy.copy(self)  # the values are checked, and the bias may be long
-        object.__setattr__(sample, "seed", seed)
+        object.__setattr__(sample, "seed", sample_seed(self.seed, index))
         object.__setattr__(sample, "n", 1)
         return sample
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """Return the seed of a request's sample; the first one has the request's own."""
+    if index == 0:
+        return seed
+    # Far from the seeds that others are likely to give: seed + index would repeat them.
+    digest = hashlib.blake2b(f"{seed},{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _optional(check: Any, name: str, value: Any, *limits: int) -> Any:
@@ -211,6 +261,10 @@ def _sequence(name: str, value: Iterable[_T], of: str) -> tuple[_T, ...]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a sequence of {of}, got {value!r}")
     return tuple(value)
+
+
+def _token_ids(name: str, value: Iterable[int]) -> tuple[int, ...]:
+    return tuple(_integer(name, token_id, 0) for token_id in _sequence(name, value, "token ids"))
 
 
 def _logit_bias(value: Any) -> dict[int, float]:
