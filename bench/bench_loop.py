@@ -175,10 +175,13 @@ def bare_latencies(count: int, pause_s: float) -> tuple[float, float]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[float] = loop.create_future()
 
+        def set_result(sent_s: float) -> None:
+            future.set_result(sent_s)
+
         def give() -> None:
             for _ in range(count):
                 time.sleep(pause_s)
-                loop.call_soon_threadsafe(lambda at=time.perf_counter(): future.set_result(at))
+                loop.call_soon_threadsafe(set_result, time.perf_counter())
 
         giver = threading.Thread(target=give)
         giver.start()
