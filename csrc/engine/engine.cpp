@@ -576,7 +576,7 @@ int Engine::take_slice(const Slice& slice, std::span<const ops::SampledRow* cons
       event.top.push_back(alternatives(*row));
     }
     finish = finish_of(sequence, true);
-    if (k > 0) ++counters_.accepted_tokens;
+    if (k < slice.draft.size() && row->token == slice.draft[k]) ++counters_.accepted_tokens;
     if (finish != FinishReason::none) break;
   }
   const auto count = static_cast<int>(event.tokens.size());

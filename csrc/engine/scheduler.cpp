@@ -153,8 +153,8 @@ int Scheduler::add_slice(Sequence& sequence, int tokens, int& rows, StepPlan& pl
 // into free pages: an older sequence is never disturbed by a newer one. All pages of the prompt
 // must be there, otherwise two partly prefilled prompts could deadlock on pages.
 bool Scheduler::admit(Sequence& sequence, int tokens, StepPlan& plan) {
-  const int pages = KvCache::pages_for(static_cast<int>(sequence.tokens.size()) + 1) -
-                    KvCache::pages_for(sequence.submitted);
+  const int length = static_cast<int>(sequence.tokens.size()) + (sequence.is_continued() ? 1 : 0);
+  const int pages = KvCache::pages_for(length) - KvCache::pages_for(sequence.submitted);
   if (pages > kv_.available_pages(0) || !kv_.extend(sequence.pages, sequence.submitted + tokens)) {
     return false;
   }

@@ -6,5 +6,9 @@ class CheckpointError(ValueError):
     what was expected and what was found."""
 
 
+class ContextLengthError(ValueError):
+    """A conversation leaves no room in the context."""
+
+
 class BackendError(RuntimeError):
     """A device or its driver failed, or the requested backend is not available."""

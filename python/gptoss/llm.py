@@ -314,15 +314,16 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Iterable[Mapping[str, Any] | ToolDescription] | None = None,
-        tool_choice: str | Mapping[str, Any] = "auto",
-        reasoning_effort: str = "medium",
+        tool_choice: str | Mapping[str, Any] | None = "auto",
+        reasoning_effort: str | None = "medium",
         developer: str | None = None,
-        builtin_tools: Iterable[str | ToolNamespaceConfig] = (),
+        builtin_tools: Iterable[str | ToolNamespaceConfig] | None = (),
         current_date: str | date | None = None,
         knowledge_cutoff: str | None = "2024-06",
         response_format: Mapping[str, Any] | None = None,
         max_tokens: int | None = None,
         max_reasoning_tokens: int | None = None,
+        continue_final_message: bool = False,
         stream: bool = False,
         **sampling: Any,
     ) -> ChatResult | ChatStream:
@@ -359,6 +360,10 @@ class LLM:
         max_reasoning_tokens : int, optional
             After so many tokens of reasoning it is ended, and the final answer begun, for the
             model; 0 begins with the answer.
+        continue_final_message : bool
+            Have the model go on with the last message, which must be the assistant's: the result
+            has what it adds, and in `messages` the whole. Without it that message is complete, and
+            the model begins another.
         stream : bool
             Return a `ChatStream`, an iterator of `ChatDelta`.
         **sampling
@@ -395,6 +400,7 @@ class LLM:
             knowledge_cutoff=knowledge_cutoff,
             response_format=response_format,
             max_reasoning_tokens=max_reasoning_tokens,
+            continue_final_message=continue_final_message,
         )
         return answer if stream else answer.drain()
 
@@ -462,8 +468,9 @@ class LLM:
             As for `chat`.
         tools : list of functions, or dict of functions by name
             The model is shown what `tool_schema` makes of them. What one returns the model
-            reads: a string as it is, anything else as JSON. If it raises, or the call is wrong,
-            the model is given the error message.
+            reads: a string as it is, anything else as JSON; no more than fits into half of what
+            the context has left. If it raises, or the call or its arguments' types are wrong, the
+            model is given the error message.
         max_steps : int
             How often the model is asked, at most.
         **chat
@@ -474,7 +481,8 @@ class LLM:
         -------
         ChatResult
             Of the last step; its `messages` have all the calls and answers. Its `finish_reason`
-            is "tool_calls" if `max_steps` was reached before there was an answer.
+            is "tool_calls" if `max_steps` was reached before there was an answer, and "length" if
+            the conversation has outgrown the context.
 
         Raises
         ------

@@ -252,6 +252,7 @@ using Tokens = std::map<int64_t, std::vector<int32_t>>;
 
 void take(const std::vector<Event>& events, Tokens& tokens) {
   for (const Event& event : events) {
+    if (event.tokens.empty()) continue;
     auto& mine = tokens[event.sequence];
     mine.insert(mine.end(), event.tokens.begin(), event.tokens.end());
   }
@@ -947,12 +948,12 @@ Params chorus(int max_tokens) {
 }
 
 GPTOSS_TEST(guesses_leave_the_step_to_prompts) {
-  for (const int other : {0, 20}) {
+  for (const int other : {0, 16}) {
     const auto engine = make_engine({.speculative = true});
     submit(*engine, 1, {13, 13, 13, 13}, chorus(100));
     GPTOSS_CHECK(count_tokens(engine->step()) == 1);
     if (other > 0) submit(*engine, 2, prompt(3, other), params_of(2));
-    // 20 tokens leave room in the step, but a guess is not likely enough to pay in it.
+    // 16 tokens leave room in the step, but a guess is not likely enough to pay in it.
     const size_t made = count_tokens(engine->step());
     GPTOSS_CHECK(made == 2, made, " beside ", other);
     GPTOSS_CHECK((engine->stats().drafted_tokens == 0) == (other > 0));

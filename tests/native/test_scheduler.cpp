@@ -385,6 +385,7 @@ void run_scenario(uint64_t seed, int ahead) {
       Job job = random_job(random, beginnings, context);
       if (random.below(12) == 0) {
         job.rule.reset();
+        if (random.below(3) == 0) job.prompt.resize(static_cast<size_t>(context), 1);
         std::vector<float>& rows = logits[next];
         rows.resize(job.prompt.size() * kVocab);
         Ids positions;

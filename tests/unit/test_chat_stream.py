@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import pytest
 
-from gptoss.chat import ChatDelta, ChatResult, ChatStream
-from gptoss.harmony import HarmonyError
+from support.answers import both_ways
 from support.scripted_model import ScriptedModel
 
 USER = [{"role": "user", "content": "Hi"}]
@@ -25,37 +23,6 @@ TIME = {"type": "function", "function": {"name": "get_time", "description": "Tel
 CALL = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city":"Oslo"}'
 THINK = "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello world<|return|>"
-
-
-def stream(model: ScriptedModel, **chat: Any) -> tuple[list[ChatDelta], ChatResult]:
-    answer = model.chat(USER, stream=True, **chat)
-    assert isinstance(answer, ChatStream)
-    deltas = list(answer)
-    assert answer.result is not None
-    return deltas, answer.result
-
-
-def both_ways(*scripts: str | list[int], **chat: Any) -> tuple[list[ChatDelta], ChatResult]:
-    """Answer once as a stream and once whole, which must be the same."""
-    deltas, result = stream(ScriptedModel(*scripts), **chat)
-    whole = ScriptedModel(*scripts).chat(USER, **chat)
-    for name in ("text", "reasoning", "preamble", "finish_reason", "usage", "token_ids"):
-        assert getattr(whole, name) == getattr(result, name), name
-    assert whole.repairs == result.repairs
-    assert whole.harmony_messages == result.harmony_messages
-    for name in ("text", "reasoning", "preamble"):
-        assert "".join(getattr(delta, name) for delta in deltas) == getattr(result, name), name
-    calls = [delta.tool_call for delta in deltas if delta.tool_call is not None]
-    for index, call in enumerate(result.tool_calls):
-        pieces = [piece for piece in calls if piece.index == index]
-        assert (pieces[0].id, pieces[0].name) == (call.id, call.name)
-        assert all(piece.id is None and piece.name is None for piece in pieces[1:])
-        assert "".join(piece.arguments for piece in pieces) == call.arguments
-    assert [delta.kind for delta in deltas].count("end") == 1
-    assert deltas[-1].finish_reason == result.finish_reason
-    assert deltas[-1].usage == result.usage
-    assert not any("<|" in delta.text + delta.reasoning + delta.preamble for delta in deltas)
-    return deltas, result
 
 
 def test_reasoning_and_text() -> None:
@@ -156,7 +123,8 @@ def test_bad_arguments_are_returned(arguments: str) -> None:
     ],
 )
 def test_calls_to_whom_the_model_likes(header: str, name: str) -> None:
-    _, result = both_ways(f"<|channel|>{header}<|message|>1 + 1<|call|>", tools=[WEATHER])
+    script = f"<|channel|>{header}<|message|>1 + 1<|call|>"
+    _, result = both_ways(script, tools=[WEATHER], builtin_tools=["python"])
     assert [call.name for call in result.tool_calls] == [name]
     assert result.finish_reason == "tool_calls"
     assert result.tool_calls[0].arguments_valid == (name == "python")
@@ -285,7 +253,7 @@ def test_malformed(script: str, text: str, reasoning: str) -> None:
     _, result = both_ways(script)
     assert (result.text, result.reasoning) == (text, reasoning)
     assert result.tool_calls == []
-    clean = "<|constrain|>json" in script or script.startswith(("<|message|>", "<|channel|>comm"))
+    clean = "<|constrain|>json" in script or script.startswith("<|message|>")
     assert bool(result.repairs) != clean
 
 
@@ -425,6 +393,4 @@ def test_bad_arguments_of_chat() -> None:
         model.chat(USER, max_reasoning_tokens=1.5)
     with pytest.raises(TypeError, match="did you mean max_tokens"):
         model.chat(USER, max_new_tokens=1)
-    with pytest.raises(HarmonyError, match="surrogate"):
-        model.chat([{"role": "user", "content": "\ud800"}])
     assert model.requests == []

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import ContextLengthError
 
-from .messages import ChatMessage, ChatMessages, build_prompt
+from .fields import as_mapping
+from .messages import ChatMessage, ChatMessages, build_prompt, list_messages
 from .result import ChatDelta, ChatFinishReason, ChatResult, ToolCall, ToolCallDelta
 from .stream import ChatStream, Model
 from .tools import Functions, ToolOutput, run_steps, tool_schema
@@ -41,7 +43,8 @@ def begin(
     **chat: Any,
 ) -> ChatStream:
     """Begin an answer; the parameters are those of `LLM.chat`, the rest those of `build_prompt`."""
-    if response_format is not None and response_format != {"type": "text"}:
+    wanted = None if response_format is None else as_mapping(response_format)
+    if response_format is not None and wanted != {"type": "text"}:
         raise ValueError(
             f"response_format: only {{'type': 'text'}} is supported, got {response_format!r:.100}"
         )
@@ -58,5 +61,12 @@ def begin(
             raise ValueError(
                 f"max_reasoning_tokens must not be negative, got {max_reasoning_tokens}"
             )
+    messages = list_messages(messages)  # once: it may be an iterator
     prompt = build_prompt(model.harmony, messages, **chat)
+    length = len(prompt.token_ids) + max(map(len, prompt.openings), default=0)
+    if length >= model.context_length:
+        raise ContextLengthError(
+            f"the prompt has {length} tokens, and the context of {model.context_length} must hold "
+            "it and at least one more"
+        )
     return ChatStream(model, messages, prompt, params, max_reasoning_tokens)

@@ -4,37 +4,57 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
+from gptoss.chat.declarations import (
+    Declared,
+    ToolChoice,
+    Tools,
+    checked_name,
+    forced_functions,
+    function_tools,
+    namespace_recipients,
+    system_content,
+)
+from gptoss.chat.fields import ANSWERED_ID, CALL_ID, as_mapping, one_of, read_fields
+from gptoss.chat.openai import SEPARATOR
 from gptoss.harmony import (
     Author,
     Conversation,
     DeveloperContent,
     HarmonyEncoding,
     Message,
-    ReasoningEffort,
-    RenderOptions,
     Role,
     SystemContent,
     TextContent,
-    ToolDescription,
     ToolNamespaceConfig,
 )
-from gptoss.harmony.render import CONSTRAIN, has_function_tools
+from gptoss.harmony.recipients import FUNCTIONS, LISTENERS
+from gptoss.harmony.render import CONSTRAIN, has_function_tools, message_tokens
+from gptoss.harmony.vocabulary import SPECIALS
 
 ChatMessage: TypeAlias = Mapping[str, Any] | Message
 ChatMessages: TypeAlias = Sequence[ChatMessage] | Conversation
 
 KNOWLEDGE_CUTOFF = "2024-06"  # SystemContent's own default
 
-_FUNCTIONS = "functions."
-_BUILTIN = {"browser": ToolNamespaceConfig.browser, "python": ToolNamespaceConfig.python}
-_EFFORTS = {effort.value.lower(): effort for effort in ReasoningEffort}
-_TEXT_PARTS = ("text", "input_text", "output_text")
-# An assistant's message to one of these is not a tool call.
-_LISTENERS = (None, "all", "assistant", "user")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+# Keys and contents that only Harmony's own dicts have.
+_HARMONY_KEYS = ("channel", "recipient", "content_type")
+_HARMONY_CONTENTS = ("system_content", "developer_content")
+# Where the text of each type of content part stands, and what it is.
+_PARTS = {
+    "text": (("text",), "text"),
+    "input_text": (("text",), "text"),
+    "output_text": (("text",), "text"),
+    "refusal": (("refusal",), "text"),
+    "reasoning": (("text", "reasoning"), "reasoning"),
+    "reasoning_text": (("text",), "reasoning"),
+    "thinking": (("thinking",), "reasoning"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,36 +67,46 @@ class Prompt:
         The conversation and the start of the assistant's message.
     openings : list of list of int
         The rest of that message's header, if a call is forced: one for each tool that may be
-        called. Empty if the model is free.
+        called; or the message that is to be continued. Empty if the model is free.
+    declared : Declared
+        The tools that the model may call.
+    continued : list of Message
+        What the last message of the conversation says, if it is to be continued: the last of
+        these.
     """
 
     token_ids: list[int]
     openings: list[list[int]] = field(default_factory=list)
+    declared: Declared = field(default_factory=Declared)
+    continued: list[Message] = field(default_factory=list)
 
 
 def build_prompt(
     encoding: HarmonyEncoding,
     messages: ChatMessages,
     *,
-    tools: Iterable[Mapping[str, Any] | ToolDescription] | None = None,
-    tool_choice: str | Mapping[str, Any] = "auto",
-    reasoning_effort: str = "medium",
+    tools: Tools | None = None,
+    tool_choice: ToolChoice | None = "auto",
+    reasoning_effort: str | None = "medium",
     developer: str | None = None,
-    builtin_tools: Iterable[str | ToolNamespaceConfig] = (),
+    builtin_tools: Iterable[str | ToolNamespaceConfig] | None = (),
     current_date: str | datetime.date | None = None,
     knowledge_cutoff: str | None = KNOWLEDGE_CUTOFF,
+    continue_final_message: bool = False,
 ) -> Prompt:
     """Render a chat; the parameters are those of `LLM.chat`, and so are the errors."""
-    declared = _function_tools(tools)
-    names = [tool.name for tool in declared]
-    callable_names = _allowed(tool_choice, names)
+    functions = function_tools(tools)
+    names = [tool.name for tool in functions]
+    callable_names = forced_functions(tool_choice, names)
     if tool_choice == "none":
-        declared = []
-    system = _system_content(reasoning_effort, builtin_tools, current_date, knowledge_cutoff)
-    listed = list(messages)
-    if not listed:
-        raise ValueError("messages must hold at least one message")
-    instructions, rest = _harmony_messages(listed, names)
+        functions = []
+    system = system_content(reasoning_effort, builtin_tools, current_date, knowledge_cutoff)
+    listed = _listed(messages)
+    declared = _declared(names, system, listed)
+    reader = _Reader(declared)
+    for index, message in enumerate(listed):
+        reader.read(message, f"messages[{index}]")
+    instructions, rest = reader.instructions, reader.messages()
     if developer is not None:
         instructions.append(_text(developer, "developer"))
     head: list[Message] = []
@@ -86,21 +116,104 @@ def build_prompt(
                 "messages has a Harmony system message, which is used as it is: state "
                 "reasoning_effort, builtin_tools, current_date and knowledge_cutoff in it"
             )
-        while rest[0].author.role is Role.SYSTEM:
+        while rest and rest[0].author.role is Role.SYSTEM:
             head.append(rest.pop(0))
-            if not rest:
-                break
     else:
         head.append(Message.from_role_and_content(Role.SYSTEM, system))
-    if instructions or declared:
+    if instructions or functions:
         content = DeveloperContent("\n\n".join(instructions) if instructions else None)
-        if declared:
-            content = content.with_function_tools(declared)
+        if functions:
+            content = content.with_function_tools(functions)
         head.append(Message.from_role_and_content(Role.DEVELOPER, content))
+    openings = [call_header(encoding, *call_fields(FUNCTIONS + name)) for name in callable_names]
+    if not continue_final_message:
+        kept = without_completed_analysis([*head, *rest])
+        return Prompt(_render(encoding, kept), openings, declared)
+    if openings:
+        raise ValueError("continue_final_message: a tool_choice that forces a call opens another")
+    _check_continued(reader.last)
+    # The turn that it belongs to goes on, and so does what was thought in it.
+    kept = without_completed_analysis([*head, *rest[:-1]])
     return Prompt(
-        _render(encoding, without_completed_analysis([*head, *rest])),
-        [call_header(encoding, *_call_fields(_FUNCTIONS + name)) for name in callable_names],
+        _render(encoding, kept), [_opened(encoding, rest[-1])], declared, continued=reader.last
     )
+
+
+def _listed(messages: Any) -> list[Message | Mapping[str, Any]]:
+    """The messages: Harmony's, or dicts of OpenAI's."""
+    given = enumerate(list_messages(messages))
+    listed = [_message(message, f"messages[{index}]") for index, message in given]
+    if not listed:
+        raise ValueError("messages must hold at least one message")
+    return listed
+
+
+def list_messages(messages: ChatMessages) -> list[ChatMessage]:
+    """The messages as they are given, of a list or of a conversation, whosever it is."""
+    inner = getattr(messages, "messages", messages)
+    if isinstance(inner, (str, bytes, Mapping)) or not isinstance(inner, Iterable):
+        raise TypeError(f"messages must be a list of messages, got {messages!r:.100}")
+    return list(inner)
+
+
+def _message(message: Any, where: str) -> Message | Mapping[str, Any]:
+    if isinstance(message, Message):
+        return message
+    fields = as_mapping(message)
+    if fields is None:
+        raise TypeError(f"{where} must be a dict or a Harmony Message, got {message!r:.100}")
+    role = fields.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise ValueError(
+            f"{where}: role must be system, developer, user, assistant or tool, got {role!r:.100}"
+        )
+    if not _is_harmony(fields):
+        return fields
+    fields = read_fields(fields, "Harmony message", where)
+    if "content" not in fields:
+        raise ValueError(f"{where}: a Harmony message must have content")
+    try:
+        return Message.from_dict(fields)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _is_harmony(fields: Mapping[str, Any]) -> bool:
+    """Whether this is what Harmony's `Message.to_dict` makes, and not OpenAI's."""
+    if any(fields.get(key) is not None for key in _HARMONY_KEYS):
+        return True
+    content = fields.get("content")
+    return isinstance(content, list) and any(
+        isinstance(part, Mapping) and part.get("type") in _HARMONY_CONTENTS for part in content
+    )
+
+
+def _declared(
+    names: Sequence[str], system: SystemContent, messages: Sequence[Message | Mapping[str, Any]]
+) -> Declared:
+    """The tools that the arguments declare, and those of Harmony messages."""
+    functions, builtin = list(names), list(namespace_recipients(system.tools))
+    for message in messages:
+        for content in message.content if isinstance(message, Message) else ():
+            if isinstance(content, (SystemContent, DeveloperContent)):
+                for recipient in namespace_recipients(content.tools):
+                    bare = recipient.removeprefix(FUNCTIONS)
+                    (builtin if bare == recipient else functions).append(bare)
+    return Declared(tuple(functions), tuple(builtin))
+
+
+def _check_continued(last: list[Message]) -> None:
+    """Refuse to continue what is no text of the assistant."""
+    message = last[-1] if last else None
+    if message is None or message.author != Author(Role.ASSISTANT):
+        raise ValueError("continue_final_message: the last message must be the assistant's")
+    if is_call(message):
+        raise ValueError("continue_final_message: the last message ends in a call")
+
+
+def _opened(encoding: HarmonyEncoding, message: Message) -> list[int]:
+    """A message after its role, without the token that ends it."""
+    return _message_tokens(encoding, message)[len(assistant_start(encoding)) : -1]
 
 
 def without_completed_analysis(messages: list[Message]) -> list[Message]:
@@ -120,12 +233,7 @@ def without_completed_analysis(messages: list[Message]) -> list[Message]:
 
 def is_call(message: Message) -> bool:
     """Whether an assistant's message goes to a tool."""
-    return message.author.role is Role.ASSISTANT and message.recipient not in _LISTENERS
-
-
-def tool_name(recipient: str) -> str:
-    """The name of a tool for the user: a function's own, any other recipient as it is."""
-    return recipient.removeprefix(_FUNCTIONS) or recipient
+    return message.author.role is Role.ASSISTANT and message.recipient not in LISTENERS
 
 
 def call_header(
@@ -170,7 +278,7 @@ def _encode(encoding: HarmonyEncoding, text: str) -> list[int]:
 
 
 def _render(encoding: HarmonyEncoding, messages: list[Message]) -> list[int]:
-    options = RenderOptions(has_function_tools(Conversation(messages)))
+    function_tools = has_function_tools(Conversation(messages))
     tokens: list[int] = []
     for message in messages:
         if is_call(message) and message.channel is not None:
@@ -181,239 +289,320 @@ def _render(encoding: HarmonyEncoding, messages: list[Message]) -> list[int]:
             )
             # The content is what a message without channel and recipient has between its
             # header, which is all that an empty one has, and the token that ends it.
-            header_length = len(encoding.render(Message(message.author))) - 1
-            plain = encoding.render(Message(message.author, message.content))
+            header_length = len(_message_tokens(encoding, Message(message.author))) - 1
+            plain = _message_tokens(encoding, Message(message.author, message.content))
             tokens += [*plain[header_length:-1], encoding.special_id("<|call|>")]
         else:
-            tokens += encoding.render(message, options)
+            tokens += _message_tokens(encoding, message, function_tools)
     return tokens + assistant_start(encoding)
 
 
-# -- what is declared --------------------------------------------------------------------
-
-
-def _function_tools(
-    tools: Iterable[Mapping[str, Any] | ToolDescription] | None,
-) -> list[ToolDescription]:
-    if isinstance(tools, (str, Mapping)):
-        raise TypeError(f"tools must be a list of tools, got {tools!r:.100}")
-    found: list[ToolDescription] = []
-    for index, tool in enumerate(tools or ()):
-        where = f"tools[{index}]"
-        if not isinstance(tool, ToolDescription):
-            tool = _function_tool(tool, where)
-        if not tool.name or any(character.isspace() for character in tool.name):
-            raise ValueError(f"{where}: a name must be a word, got {tool.name!r}")
-        if any(tool.name == other.name for other in found):
-            raise ValueError(f"{where}: there is another tool named {tool.name!r}")
-        found.append(tool)
-    return found
-
-
-def _function_tool(tool: Any, where: str) -> ToolDescription:
-    if not isinstance(tool, Mapping):
-        raise TypeError(f"{where} must be a dict with a function, got {tool!r:.100}")
-    if tool.get("type", "function") != "function":
-        raise ValueError(
-            f"{where}: type must be 'function', got {tool['type']!r}; the tools that the model "
-            "knows are declared with builtin_tools"
-        )
-    function = tool.get("function", tool)
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ValueError(f"{where}: a function must be a dict with a name, got {function!r:.100}")
-    return ToolDescription(
-        function["name"], function.get("description") or "", function.get("parameters") or None
-    )
-
-
-def _allowed(tool_choice: str | Mapping[str, Any], names: list[str]) -> list[str]:
-    """Names of the tools of which one must be called."""
-    if tool_choice in ("auto", "none"):
-        return []
-    if tool_choice == "required":
-        if not names:
-            raise ValueError("tool_choice is 'required', and tools are empty")
-        return names
-    if isinstance(tool_choice, Mapping) and tool_choice.get("type") == "function":
-        function = tool_choice.get("function", tool_choice)
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if name not in names:
-            raise ValueError(f"tool_choice: no tool is named {name!r}, only {names}")
-        return [cast(str, name)]
-    raise ValueError(
-        "tool_choice must be 'auto', 'none', 'required' or {'type': 'function', 'function': "
-        f"{{'name': ...}}}}, got {tool_choice!r:.100}"
-    )
-
-
-def _system_content(
-    reasoning_effort: str,
-    builtin_tools: Iterable[str | ToolNamespaceConfig],
-    current_date: str | datetime.date | None,
-    knowledge_cutoff: str | None,
-) -> SystemContent:
-    effort = reasoning_effort.lower() if isinstance(reasoning_effort, str) else reasoning_effort
-    if effort not in _EFFORTS:
-        raise ValueError(
-            f"reasoning_effort must be one of {', '.join(_EFFORTS)}, got {reasoning_effort!r}"
-        )
-    if isinstance(current_date, datetime.date):
-        current_date = current_date.isoformat()
-    content = SystemContent(
-        reasoning_effort=_EFFORTS[effort],
-        conversation_start_date=current_date,
-        knowledge_cutoff=knowledge_cutoff,
-    )
-    if isinstance(builtin_tools, (str, Mapping)):
-        raise TypeError(f"builtin_tools must be a sequence of names, got {builtin_tools!r}")
-    for tool in builtin_tools:
-        if isinstance(tool, str):
-            if tool not in _BUILTIN:
-                raise ValueError(f"builtin_tools may have {', '.join(_BUILTIN)}, got {tool!r}")
-            tool = _BUILTIN[tool]()
-        content = content.with_tools(tool)
-    return content
+def _message_tokens(
+    encoding: HarmonyEncoding, message: Message, function_tools: bool = False
+) -> list[int]:
+    """As `HarmonyEncoding.render`, but a lone surrogate becomes U+FFFD."""
+    special = {name: encoding.special_id(name) for name in SPECIALS}
+    return message_tokens(message, lambda text: _encode(encoding, text), special, function_tools)
 
 
 # -- messages ----------------------------------------------------------------------------
 
 
-def _harmony_messages(
-    messages: Sequence[Any], names: Sequence[str]
-) -> tuple[list[str], list[Message]]:
-    """The instructions of the system messages at the beginning, and all other messages.
+@dataclass
+class _Call:
+    """A call of the conversation, and what has answered it.
 
-    `names` are those of the functions that are declared.
+    `turn` counts the user's messages before it.
     """
-    instructions: list[str] = []
-    rest: list[Message] = []
-    calls: dict[str, Message] = {}
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if isinstance(message, Message):
-            rest.append(message)
-            continue
-        if hasattr(message, "model_dump"):  # as the openai package returns them
-            message = message.model_dump(exclude_none=True)
-        if not isinstance(message, Mapping):
-            raise TypeError(f"{where} must be a dict or a Harmony Message, got {message!r:.100}")
-        role = message.get("role")
-        if role in ("system", "developer"):
-            text = _text(message.get("content"), where)
-            if rest:
-                content = DeveloperContent(text)
-                rest.append(Message.from_role_and_content(Role.DEVELOPER, content))
+
+    message: Message
+    name: str
+    turn: int
+    id: str | int | None = None
+    answers: list[Message] = field(default_factory=list)
+
+
+class _Reader:
+    """Reads the messages of a conversation, one after the other.
+
+    Attributes
+    ----------
+    instructions : list of str
+        Those of the system messages at the beginning.
+    last : list of Message
+        What the last message was made into.
+    """
+
+    def __init__(self, declared: Declared) -> None:
+        self.instructions: list[str] = []
+        self.last: list[Message] = []
+        self._declared = declared
+        self._found: list[Message | _Call] = []
+        self._calls: list[_Call] = []
+        self._turn = 0
+
+    def messages(self) -> list[Message]:
+        """All but the instructions; the format has no parallel calls: each has its answer next."""
+        found = []
+        for item in self._found:
+            if isinstance(item, _Call):
+                found += [item.message, *item.answers]
             else:
-                instructions.append(text)
-        elif role == "user":
-            author = Author(Role.USER, message.get("name"))
-            text = _text(message.get("content"), where)
-            rest.append(Message.from_author_and_content(author, text))
-        elif role == "assistant":
-            rest += _assistant_messages(message, where, names, calls)
+                found.append(item)
+        return found
+
+    def read(self, message: Message | Mapping[str, Any], where: str) -> None:
+        """Take the next message."""
+        self.last = []
+        if isinstance(message, Message):
+            self._add_harmony(message, where)
+            return
+        fields, role = message, message["role"]
+        if role == "assistant":
+            self._add_assistant(read_fields(fields, "assistant message", where), where)
         elif role == "tool":
-            call, answer = _tool_message(message, where, names, calls)
-            # The format knows no parallel calls: each is followed by its answer.
-            after = next((i + 1 for i, other in enumerate(rest) if other is call), len(rest))
-            rest.insert(after, answer)
+            self._add_answer(read_fields(fields, "tool message", where), where)
+        elif role == "user":
+            fields = read_fields(fields, "user message", where)
+            name = fields.get("name")
+            author = Author(Role.USER, None if name is None else checked_name(name, where))
+            text = _text(fields.get("content"), where)
+            self._add(Message.from_author_and_content(author, text))
+        else:
+            text = _text(read_fields(fields, "system message", where).get("content"), where)
+            if self._found:
+                self._add(Message.from_role_and_content(Role.DEVELOPER, DeveloperContent(text)))
+            else:
+                self.instructions.append(text)
+
+    def _add(self, message: Message) -> None:
+        self._turn += message.author.role is Role.USER
+        self._found.append(message)
+        self.last.append(message)
+
+    def _add_call(self, message: Message, name: str, call_id: str | int | None = None) -> None:
+        call = _Call(message, name, self._turn, call_id)
+        self._found.append(call)
+        self._calls.append(call)
+        self.last.append(message)
+
+    def _add_harmony(self, message: Message, where: str) -> None:
+        header_parts = (message.author.name, message.recipient, message.channel)
+        for part in (*header_parts, message.content_type):
+            if part is not None and not re.fullmatch(r"\S+", part):
+                raise ValueError(f"{where}: a header's words have no white space, got {part!r}")
+        if is_call(message):
+            self._add_call(message, str(message.recipient).removeprefix(FUNCTIONS))
+            return
+        if message.author.role is Role.TOOL and message.author.name is not None:
+            call = self._answered(None, message.author.name.removeprefix(FUNCTIONS))
+            if call is not None and call is self._found[-1]:
+                call.answers.append(message)
+                return
+        self._add(message)
+
+    # -- the assistant's -----------------------------------------------------------------
+
+    def _add_assistant(self, fields: Mapping[str, Any], where: str) -> None:
+        said, thought = _said_and_thought(fields, where)
+        preamble = fields.get("preamble")
+        calls = _calls_of(fields, where)
+        texts = [("analysis", thought)]
+        if preamble is not None:
+            texts.append(("commentary", _text(preamble, where)))
+        if said is not None:
+            texts.append(("commentary" if calls else "final", said))
+        for channel, text in texts:
+            if text or (channel == "final" and not thought):
+                content = Message.from_role_and_content(Role.ASSISTANT, text)
+                self._add(content.with_channel(channel))
+        for call, call_where in calls:
+            self._read_call(call, call_where)
+        if not self.last:
+            raise ValueError(
+                f"{where}: an assistant message must have something to show: content, refusal, "
+                "reasoning, preamble or tool_calls; leave it out if it has nothing"
+            )
+
+    def _read_call(self, call: Mapping[str, Any], where: str) -> None:
+        if call.get("type", "function") != "function":
+            raise ValueError(f"{where}: type must be 'function', got {call['type']!r:.100}")
+        inner = call.get("function")
+        if as_mapping(inner) is None:
+            raise ValueError(f"{where}: must be a dict with a function and its name, got {call!r}")
+        function = read_fields(inner, "called function", f"{where}.function")
+        name = _bare_name(function.get("name"), where)
+        arguments = function.get("arguments", "")
+        if not isinstance(arguments, str):
+            try:
+                arguments = json.dumps(arguments, ensure_ascii=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise TypeError(f"{where}: arguments must be JSON: {error}") from error
+        recipient = call.get("recipient")
+        if recipient is None:
+            recipient = self._declared.recipient(name)
+        else:
+            _bare_name(recipient, f"{where}.recipient")
+        channel, recipient, content_type = call_fields(recipient)
+        author, content = Author(Role.ASSISTANT), [TextContent(arguments)]
+        message = Message(author, list(content), channel, recipient, content_type)
+        self._add_call(message, name, _id(call, CALL_ID, where))
+
+    # -- answers -------------------------------------------------------------------------
+
+    def _add_answer(self, fields: Mapping[str, Any], where: str) -> None:
+        call_id = _id(fields, ANSWERED_ID, where)
+        name = one_of(fields, ("name", "tool_name"), where)
+        if name is not None and name != "":
+            name = _bare_name(name, where)
+        text = _text(fields.get("content"), where)
+        call = self._answered(call_id, name)
+        if call is not None:
+            recipient, channel = call.message.recipient, call.message.channel
+        elif name:
+            recipient = self._declared.recipient(name)
+            channel = call_fields(recipient)[0]
         else:
             raise ValueError(
-                f"{where}: role must be system, developer, user, assistant or tool, got {role!r}"
+                f"{where}: a tool's message must have the tool_call_id of an earlier call, or a "
+                f"name; got {call_id!r:.100}"
             )
-    return instructions, rest
+        author = Author(Role.TOOL, recipient)
+        answer = Message(author, [TextContent(text)], channel, recipient="assistant")
+        if call is None:
+            self._add(answer)
+        else:
+            call.answers.append(answer)
+            self.last.append(answer)
+
+    def _answered(self, call_id: str | int | None, name: str | None) -> _Call | None:
+        """The call that an answer belongs to.
+
+        That with its id. Where ids repeat, or there is none, that of its name; and of several the
+        first that is open, in the latest turn that has one.
+        """
+        with_id = [call for call in self._calls if call_id is not None and call.id == call_id]
+        found = with_id
+        if not with_id:
+            found = [call for call in self._calls if not call.id]
+            # An id that no call has is the client's own; without one it may be any call's.
+            if not call_id and all(call.answers for call in found):
+                found = self._calls
+        named = [call for call in found if call.name == name]
+        if named or (name and not with_id):
+            found = named
+        is_open = [call for call in found if not call.answers]
+        if is_open:
+            turn = max(call.turn for call in is_open)
+            return next(call for call in is_open if call.turn == turn)
+        return found[-1] if found and call_id is not None else None
 
 
-def _assistant_messages(
-    message: Mapping[str, Any], where: str, names: Sequence[str], calls: dict[str, Message]
-) -> list[Message]:
-    known = ("content", "tool_calls", "reasoning", "reasoning_content", "preamble")
-    if not any(name in message for name in known):
-        raise ValueError(f"{where}: an assistant's message must have one of {', '.join(known)}")
-    found = []
-    tool_calls = message.get("tool_calls") or ()
-    thought = message.get("reasoning") or message.get("reasoning_content")
-    said = message.get("preamble")
-    content = message.get("content")
-    parts = [("analysis", thought), ("commentary", said)]
-    parts.append(("commentary" if tool_calls else "final", content))
-    for channel, value in parts:
-        if value is None:
-            continue
-        text = _text(value, where)
-        if text or (channel == "final" and not thought):
-            found.append(_said(channel, text))
-    for position, call in enumerate(tool_calls):
-        found.append(_call_message(call, f"{where}.tool_calls[{position}]", names))
-        if call.get("id") is not None:
-            calls[call["id"]] = found[-1]
+def _bare_name(name: Any, where: str) -> str:
+    """The name of a tool, as the user knows it."""
+    bare = name.removeprefix(FUNCTIONS) if isinstance(name, str) else name
+    return checked_name(bare, where, of_tool=True)
+
+
+def _id(fields: Mapping[str, Any], names: Sequence[str], where: str) -> str | int | None:
+    found = one_of(fields, names, where)
+    if found is not None and not isinstance(found, (str, int)):
+        raise TypeError(f"{where}: {names[0]} must be a string, got {found!r:.100}")
     return found
 
 
-def _said(channel: str, text: str) -> Message:
-    return Message.from_role_and_content(Role.ASSISTANT, text).with_channel(channel)
-
-
-def _call_message(call: Any, where: str, names: Sequence[str]) -> Message:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ValueError(f"{where}: must be a dict with a function and its name, got {call!r:.100}")
-    arguments = function.get("arguments", "")
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    channel, recipient, content_type = _call_fields(_recipient(function["name"], names))
-    return Message(
-        Author(Role.ASSISTANT), [TextContent(arguments)], channel, recipient, content_type
-    )
-
-
-def _tool_message(
-    message: Mapping[str, Any], where: str, names: Sequence[str], calls: Mapping[str, Message]
-) -> tuple[Message | None, Message]:
-    """The call that is answered, if it is known, and the answer."""
-    call = calls.get(message.get("tool_call_id", ""))
-    name = message.get("name")
-    if call is not None:
-        assert call.recipient is not None
-        recipient, channel = call.recipient, call.channel
-    elif isinstance(name, str) and name:
-        recipient = _recipient(name, names)
-        channel = _call_fields(recipient)[0]
-    else:
-        raise ValueError(
-            f"{where}: a tool's message must have the tool_call_id of an earlier call, or a name; "
-            f"got {message.get('tool_call_id')!r}"
-        )
-    text = _text(message.get("content"), where)
-    answer = Message(
-        Author(Role.TOOL, recipient), [TextContent(text)], channel, recipient="assistant"
-    )
-    return call, answer
-
-
-def _recipient(name: str, names: Sequence[str]) -> str:
-    is_function = name in names or ("." not in name and name not in _BUILTIN)
-    return _FUNCTIONS + name if is_function else name
-
-
-def _call_fields(recipient: str) -> tuple[str, str, str]:
+def call_fields(recipient: str) -> tuple[str, str, str]:
     """Channel, recipient and content type of a call, as the model was trained to write them."""
-    if recipient.startswith(_FUNCTIONS):
+    if recipient.startswith(FUNCTIONS):
         return "commentary", recipient, f"{CONSTRAIN}json"
     return "analysis", recipient, "code"
 
 
+def _calls_of(fields: Mapping[str, Any], where: str) -> list[tuple[dict[str, Any], str]]:
+    """The calls of an assistant's message, and what errors call them."""
+    calls = fields.get("tool_calls", ())
+    if isinstance(calls, (str, Mapping)) or not isinstance(calls, Iterable):
+        raise TypeError(f"{where}: tool_calls must be a list of calls, got {calls!r:.100}")
+    found = []
+    for index, call in enumerate(calls):
+        call_where = f"{where}.tool_calls[{index}]"
+        if as_mapping(call) is None:
+            raise ValueError(
+                f"{call_where}: must be a dict with a function and its name, got {call!r:.100}"
+            )
+        found.append((read_fields(call, "tool call", call_where), call_where))
+    if fields.get("function_call"):
+        if found:
+            raise ValueError(f"{where}: pass tool_calls or function_call, not both")
+        found.append(({"function": fields["function_call"]}, f"{where}.function_call"))
+    return found
+
+
+def _said_and_thought(fields: Mapping[str, Any], where: str) -> tuple[str | None, str]:
+    """What an assistant's message tells the user, and its reasoning, under whatever keys."""
+    said: list[str] = []
+    thoughts: list[str] = []
+    for kind, text in _parts(fields.get("content", ()), where):
+        (said if kind == "text" else thoughts).append(text)
+    thoughts += (text for _, text in _parts(fields.get("thinking_blocks", ()), where))
+    has_text = "content" in fields and (said or not thoughts)
+    for key in ("reasoning", "reasoning_content", "thinking"):
+        if key in fields:
+            thoughts.append(_text(fields[key], f"{where}.{key}"))
+    details = fields.get("reasoning_details", ())
+    if isinstance(details, (str, Mapping)) or not isinstance(details, Iterable):
+        raise TypeError(f"{where}: reasoning_details must be a list, got {details!r:.100}")
+    for index, detail in enumerate(details):
+        detail_where = f"{where}.reasoning_details[{index}]"
+        found = read_fields(detail, "reasoning detail", detail_where)
+        for key in ("text", "summary"):
+            if key in found:
+                thoughts.append(_text(found[key], detail_where))
+    answer = "".join(said) if has_text else None
+    if fields.get("refusal"):
+        refusal = _text(fields["refusal"], f"{where}.refusal")
+        answer = f"{answer}{SEPARATOR}{refusal}" if answer and answer != refusal else refusal
+    # Clients send the same text under several keys.
+    distinct: list[str] = []
+    for thought in thoughts:
+        if not any(thought in other for other in distinct):
+            distinct.append(thought)
+    return answer, SEPARATOR.join(distinct)
+
+
 def _text(content: Any, where: str) -> str:
     """The text of a content: a string, or text parts, one after the other."""
+    parts = _parts(content, where)
+    for kind, _ in parts:
+        if kind != "text":
+            raise ValueError(f"{where}: only an assistant message's content has parts of {kind}")
+    return "".join(text for _, text in parts)
+
+
+def _parts(content: Any, where: str) -> list[tuple[str, str]]:
+    """The kind, "text" or "reasoning", and the text of each part of a content."""
     if isinstance(content, str):
-        return content
+        return [("text", content)]
     if isinstance(content, Mapping) or not isinstance(content, Sequence):
         raise TypeError(
             f"{where}: content must be a string or a list of text parts, got {content!r:.100}"
         )
-    texts = []
+    found = []
     for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else part
-        if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
-            raise ValueError(f"{where}: gpt-oss reads text only, got a part of type {kind!r:.100}")
-        texts.append(part["text"])
-    return "".join(texts)
+        fields = as_mapping(part)
+        part_type = part if fields is None else fields.get("type")
+        if not isinstance(part_type, str) or fields is None or part_type not in _PARTS:
+            raise ValueError(
+                f"{where}: gpt-oss reads text only, got a part of type {part_type!r:.100}"
+            )
+        keys, kind = _PARTS[part_type]
+        values = read_fields(fields, "content part", where)
+        text = one_of(values, keys, where)
+        others = [name for name in values if name not in (*keys, "type")]
+        if not isinstance(text, str) or others:
+            raise ValueError(
+                f"{where}: a part of type {part_type!r} must have a string as its {keys[0]}, and "
+                f"nothing else; got {part!r:.100}"
+            )
+        found.append((kind, text))
+    return found

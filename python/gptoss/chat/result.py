@@ -6,15 +6,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gptoss.chat.messages import ChatMessage, tool_name
+from gptoss.chat import openai
+from gptoss.chat.messages import ChatMessage
 from gptoss.engine.outputs import Timings, TokenLogprob, Usage
 from gptoss.harmony import Message, Repair
+from gptoss.harmony.recipients import FUNCTIONS
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
 DeltaKind = Literal["reasoning", "preamble", "text", "tool_call", "end"]
-
-# Between two messages of the model that become one text.
-SEPARATOR = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,21 @@ class ToolCall:
     recipient : str
         To whom the model wrote: "functions.NAME", "python", "browser.search", ...
     arguments : str
-        What the model wrote, as it is. For `python` it is code.
+        What the model wrote, as it is. For the built-in `python` it is code.
+    builtin : bool
+        Whether it goes to a built-in tool that was declared: `python` may be one, and may be the
+        name of a function.
     """
 
     id: str
     recipient: str
     arguments: str
+    builtin: bool = False
 
     @property
     def name(self) -> str:
         """The function's name; of any other recipient, all of it."""
-        return tool_name(self.recipient)
+        return self.recipient.removeprefix(FUNCTIONS) or self.recipient
 
     @property
     def parsed_arguments(self) -> dict[str, Any] | None:
@@ -51,13 +54,13 @@ class ToolCall:
 
     @property
     def arguments_valid(self) -> bool:
-        """Whether the arguments are a JSON object, or code for `python`."""
-        return self.recipient == "python" or self.parsed_arguments is not None
+        """Whether the arguments are a JSON object, or code for the built-in `python`."""
+        is_code = self.builtin and self.recipient == "python"
+        return is_code or self.parsed_arguments is not None
 
     def to_openai(self) -> dict[str, Any]:
         """The call as it stands in an assistant's message."""
-        function = {"name": self.name, "arguments": self.arguments}
-        return {"id": self.id, "type": "function", "function": function}
+        return openai.call_dict(self.id, self.recipient, self.name, self.arguments)
 
 
 @dataclass(frozen=True)
@@ -105,22 +108,17 @@ class ChatDelta:
     usage: Usage | None = None
     _head: dict[str, Any] = field(default_factory=dict, repr=False)
     _openai: dict[str, Any] = field(default_factory=dict, repr=False)
+    _logprobs: list[Any] | None = field(default=None, repr=False)
 
     def to_openai(self) -> dict[str, Any]:
         """The dict that the openai package's ChatCompletionChunk parses.
 
-        Preamble and text are both its content, and reasoning has a field of its own.
+        Preamble and text are both its content, and reasoning has a field of its own. With
+        `logprobs` a piece of content has those of its tokens.
         """
-        choice = {
-            "index": 0,
-            "delta": dict(self._openai),
-            "finish_reason": self.finish_reason,
-            "logprobs": None,
-        }
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
-        if self.usage is not None:
-            chunk["usage"] = openai_usage(self.usage)
-        return chunk
+        return openai.chunk_dict(
+            self._head, self._openai, self.finish_reason, self._logprobs, self.usage
+        )
 
 
 @dataclass(frozen=True)
@@ -130,9 +128,10 @@ class ChatResult:
     Attributes
     ----------
     text : str
-        The answer: what the model wrote on the final channel.
+        The answer: what the model wrote on the final channel. In a turn without any, and without
+        a call, what stands last on a channel that is misspelt or missing is taken for it.
     reasoning : str
-        What it wrote on the analysis channel.
+        What it wrote on the analysis channel, and on what is no channel of the format.
     preamble : str
         What it told the user on the commentary channel, before a call.
     tool_calls : list of ToolCall
@@ -151,7 +150,11 @@ class ChatResult:
     repairs : list of Repair
         What was not well-formed in the model's output, and how it was read.
     harmony_messages : list of Message
-        The messages of the answer, one by one, but for a call that is not complete.
+        The messages of the answer, one by one, as they were read; without a call that is not
+        complete.
+    message : dict
+        The assistant's message, to be appended for the next turn; with `continue_final_message`
+        it takes the place of the one that was continued.
     messages : list
         The conversation with the answer: what to append the next turn to.
     """
@@ -169,63 +172,22 @@ class ChatResult:
     repairs: list[Repair]
     harmony_messages: list[Message]
     messages: list[ChatMessage]
+    message: dict[str, Any]
     _head: dict[str, Any] = field(repr=False)
     _content: str = field(repr=False)
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """The assistant's message, to be appended for the next turn."""
-        return openai_message(
-            self.text,
-            self.reasoning,
-            self.preamble,
-            self.tool_calls if self.finish_reason == "tool_calls" else [],
-        )
+    _content_logprobs: list[Any] | None = field(repr=False)
 
     def to_openai(self) -> dict[str, Any]:
         """The dict that the openai package's ChatCompletion parses.
 
-        Preamble and text are both its content, and reasoning has a field of its own.
+        Preamble and text are both its content, and reasoning has a field of its own. Its
+        log-probabilities, if they were asked for, are those of the content's tokens.
         """
-        choice = {
-            "index": 0,
-            "message": openai_message(self._content, self.reasoning, "", self.tool_calls),
-            "finish_reason": self.finish_reason,
-            "logprobs": None,
-        }
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": [choice],
-            "usage": openai_usage(self.usage),
-        }
-
-
-def openai_message(
-    text: str, reasoning: str, preamble: str, tool_calls: list[ToolCall]
-) -> dict[str, Any]:
-    """An assistant's message; a preamble without text is its content if a call follows."""
-    message: dict[str, Any] = {"role": "assistant", "content": text or None}
-    if preamble and tool_calls and not text:
-        message["content"] = preamble
-    elif preamble:
-        message["preamble"] = preamble
-    if reasoning:
-        message["reasoning"] = reasoning
-    if tool_calls:
-        message["tool_calls"] = [call.to_openai() for call in tool_calls]
-    return message
-
-
-def openai_usage(usage: Usage) -> dict[str, Any]:
-    """Token counts under OpenAI's names."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
+        calls = [call.to_openai() for call in self.tool_calls]
+        message = openai.message_dict(self._content, self.reasoning, "", calls)
+        return openai.completion_dict(
+            self._head, message, self.finish_reason, self._content_logprobs, self.usage
+        )
 
 
 def _refuse(constant: str) -> Any:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import json
 import re
 import types
 import typing
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from gptoss.chat.messages import ChatMessage, ChatMessages
+from gptoss.chat.declarations import checked_name
+from gptoss.chat.messages import ChatMessages, list_messages
 from gptoss.chat.result import ChatDelta, ChatResult, ToolCall
 from gptoss.chat.stream import ChatStream
+from gptoss.errors import ContextLengthError
+from gptoss.harmony import HarmonyEncoding
+from gptoss.harmony.encoding import replace_surrogates
+from gptoss.harmony.recipients import FUNCTIONS
 
 Functions: TypeAlias = Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]]
 
 _SIMPLE_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
+_LISTS = (list, Sequence, Iterable)
+_JSON_TYPES: dict[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+}
+_TOKEN_CHARS = 128  # of the longest tokens of the published vocabulary, which are white space
 
 
 # -- schemas -----------------------------------------------------------------------------
@@ -31,7 +47,8 @@ def tool_schema(function: Callable[..., Any], name: str | None = None) -> dict[s
     ----------
     function : callable
         Its parameters have type hints: str, int, float, bool, list, dict, Literal, an Enum,
-        Optional of these, or none for any value. The docstring tells what it does; what it says
+        Optional of these, or none for any value. What a `functools.partial` has bound is not
+        shown. The docstring tells what it does; what it says
         about parameters (numpydoc, Google's style, `:param name:`) and `Annotated[type, "text"]`
         become their descriptions.
     name : str, optional
@@ -47,10 +64,13 @@ def tool_schema(function: Callable[..., Any], name: str | None = None) -> dict[s
     ------
     TypeError
         A parameter's type cannot be described, or it has no name to be called by.
+    ValueError
+        The function's name is none that a tool may have.
     """
-    if name is None:
-        name = str(getattr(function, "__name__", type(function).__name__))
-    summary, about = _read_docstring(inspect.getdoc(function) or "")
+    name = checked_name(_name(function) if name is None else name, "[tool_schema]", of_tool=True)
+    target = _target(function)
+    doc = inspect.getdoc(target) or inspect.getdoc(_hinted(target))
+    summary, about = _read_docstring(doc or "")
     properties: dict[str, Any] = {}
     required = []
     for parameter, hint in _parameters(function, name):
@@ -63,7 +83,7 @@ def tool_schema(function: Callable[..., Any], name: str | None = None) -> dict[s
             default = parameter.default
             if isinstance(default, enum.Enum):
                 default = default.value
-            if isinstance(default, (str, int, float, bool, list, dict)):
+            if _is_json(default):
                 schema["default"] = default
         properties[parameter.name] = schema
     parameters = {"type": "object", "properties": properties, "required": required}
@@ -73,17 +93,48 @@ def tool_schema(function: Callable[..., Any], name: str | None = None) -> dict[s
     return {"type": "function", "function": described}
 
 
-def _parameters(function: Callable[..., Any], name: str) -> list[tuple[inspect.Parameter, Any]]:
-    """The parameters of a function and their types."""
-    hinted = function
-    if not inspect.isroutine(function) and not inspect.isclass(function):
-        hinted = type(function).__call__
+def _target(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is behind partials and decorators: it has the name, the docstring and the hints."""
+    while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+        if isinstance(function, functools.partial):
+            function = function.func
+        else:
+            function = inspect.unwrap(function)
+    return function
+
+
+def _hinted(target: Callable[..., Any]) -> Any:
+    """What a call of it runs."""
+    if inspect.isclass(target):
+        return target.__init__
+    return target if inspect.isroutine(target) else type(target).__call__
+
+
+def _name(function: Callable[..., Any]) -> str:
+    target = _target(function)
+    return str(getattr(target, "__name__", type(target).__name__))
+
+
+def _is_json(value: Any) -> bool:
     try:
-        hints = typing.get_type_hints(hinted, include_extras=True)
-    except NameError as error:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parameters(function: Callable[..., Any], name: str) -> list[tuple[inspect.Parameter, Any]]:
+    """The parameters of a function and their types, without those that a partial has bound."""
+    try:
+        hints = typing.get_type_hints(_hinted(_target(function)), include_extras=True)
+        parameters = inspect.signature(function).parameters
+    except Exception as error:  # whatever evaluating the hints raises
         raise TypeError(f"[tool_schema] {name}: {error}") from error
+    bound = function.keywords if isinstance(function, functools.partial) else {}
     found = []
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in parameters.values():
+        if parameter.name in bound:
+            continue
         if parameter.kind not in (
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             inspect.Parameter.KEYWORD_ONLY,
@@ -118,7 +169,7 @@ def _json_schema(hint: Any, where: str) -> dict[str, Any]:
         if all(kind in _SIMPLE_TYPES for kind in kinds):
             return {"type": [_SIMPLE_TYPES[kind] for kind in kinds]} | nullable
     kind = origin or hint
-    if kind in (list, Sequence, Iterable):
+    if kind in _LISTS:
         items = {"items": _json_schema(arguments[0], where)} if arguments else {}
         return {"type": "array", **items}
     if kind in (dict, Mapping):
@@ -197,17 +248,20 @@ def named_functions(tools: Functions) -> dict[str, Callable[..., Any]]:
         functions = dict(tools)
     else:
         functions = {}
+        if not isinstance(tools, Iterable):
+            raise TypeError(f"[run] tools must be a list or a dict of functions, got {tools!r}")
         for function in tools:
-            name = getattr(function, "__name__", None)
-            if name is None or name in functions:
+            name = _name(function)
+            if name in functions:
                 raise ValueError(
                     f"[run] tools: a function needs a name of its own, got {function!r}; pass "
                     "{name: function}"
                 )
             functions[name] = function
     for name, function in functions.items():
-        if not callable(function) or inspect.iscoroutinefunction(function):
+        if not callable(function) or inspect.iscoroutinefunction(_target(function)):
             raise TypeError(f"[run] tools: {name} must be a plain function, got {function!r}")
+        checked_name(name, "[run] tools", of_tool=True)
     return functions
 
 
@@ -227,11 +281,18 @@ def run_steps(
     schemas = [tool_schema(function, name) for name, function in functions.items()]
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"[run] max_steps must be a positive integer, got {max_steps!r}")
-    conversation: list[ChatMessage] = list(messages)
+    conversation = list_messages(messages)
+    result: ChatResult | None = None
     while True:
-        with chat(
-            conversation, stream=True, tools=schemas, tool_choice=tool_choice, **chat_args
-        ) as stream:
+        try:
+            stream = chat(
+                conversation, stream=True, tools=schemas, tool_choice=tool_choice, **chat_args
+            )
+        except ContextLengthError:
+            if result is None:
+                raise
+            return replace(result, messages=conversation, finish_reason="length")
+        with stream:
             yield from stream
         result = stream.result
         assert result is not None
@@ -241,15 +302,36 @@ def run_steps(
         conversation = list(result.messages)
         for call in result.tool_calls:
             output = call_function(call, functions)
+            # Half of what is left, so that the answer, and other calls, have room.
+            text = _cut(output.text, stream.harmony, stream.room_tokens // 2)
+            output = replace(output, text=text)
             conversation.append(output.message)
             yield output
         tool_choice = "none" if tool_choice == "none" else "auto"  # what was forced is done
+        chat_args.pop("continue_final_message", None)
+
+
+def _cut(text: str, encoding: HarmonyEncoding, most_tokens: int) -> str:
+    """As much of a text as fits, and a note if that is not all."""
+    if len(text.encode()) <= most_tokens:
+        return text  # a token is a byte at least
+    most_tokens = max(0, most_tokens)
+    head = text[: most_tokens * _TOKEN_CHARS]
+    ids = encoding.encode(head, disallowed_special=())
+    if len(head) == len(text) and len(ids) <= most_tokens:
+        return text
+    note = f"\n[cut: there is no room for all of the {len(text)} characters]"
+    most_tokens -= len(encoding.encode(note, disallowed_special=()))
+    return encoding.decode(ids[: max(0, most_tokens)], errors="ignore") + note
 
 
 def call_function(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> ToolOutput:
-    """Call the function that the model wants called; whatever goes wrong becomes a text."""
+    """Call the function that the model wants called; whatever goes wrong becomes a text.
+
+    Only what is no error at all, such as KeyboardInterrupt, passes through.
+    """
     function = functions.get(call.name)
-    if function is None:
+    if function is None or call.recipient != FUNCTIONS + call.name:
         known = ", ".join(functions) or "none"
         return _error(call, f"there is no tool {call.recipient}; there are: {known}")
     arguments = call.parsed_arguments
@@ -261,22 +343,77 @@ def call_function(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -
         return _error(call, f"{call.name}: {error}")
     try:
         for parameter, hint in _parameters(function, call.name):
-            if parameter.name in arguments:
-                arguments[parameter.name] = _converted(arguments[parameter.name], hint)
+            if parameter.name not in arguments:
+                continue
+            value = arguments[parameter.name]
+            arguments[parameter.name] = _converted(value, hint)
+            schema = _json_schema(hint, parameter.name)
+            wrong = _mismatch(value, schema, parameter.name)
+            if wrong is not None and not (value is None and parameter.default is None):
+                return _error(call, f"{call.name}: {wrong}")
         value = function(**arguments)
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except Exception as error:  # the model is told, and may try again
-        return _error(call, f"{type(error).__name__}: {error}")
-    return ToolOutput(call, text, failed=False)
+        return ToolOutput(call, replace_surrogates(text), failed=False)
+    except (Exception, SystemExit) as error:  # the model is told, and may try again
+        return _error(call, _told(error))
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # of its __str__
+        return type(error).__name__
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Members of an Enum for their values; all else is as JSON has it."""
-    for kind in (hint, *typing.get_args(hint)):
-        if inspect.isclass(kind) and issubclass(kind, enum.Enum) and value is not None:
-            return kind(value)
+    """Members of an Enum for their values, and integers for integral numbers."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
+    if inspect.isclass(hint) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if origin is typing.Annotated:
+        return _converted(value, arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return _converted(value, kinds[0]) if len(kinds) == 1 else value
+    if isinstance(value, list) and arguments and origin in _LISTS:
+        return [_converted(item, arguments[0]) for item in value]
     return value
 
 
+def _mismatch(value: Any, schema: Mapping[str, Any], name: str) -> str | None:
+    """What is wrong with an argument, None if nothing is."""
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not kinds or (value is None and schema.get("nullable")):
+        return None
+    if not any(_is_of(value, kind) for kind in kinds):
+        return f"{name} must be of type {' or '.join(kinds)}, got {_shown(value)}"
+    if "enum" in schema and value not in schema["enum"]:
+        choices = ", ".join(map(_shown, schema["enum"]))
+        return f"{name} must be one of {choices}, got {_shown(value)}"
+    if isinstance(value, list) and "items" in schema:
+        wrong = (
+            _mismatch(item, schema["items"], f"{name}[{index}]") for index, item in enumerate(value)
+        )
+        return next((text for text in wrong if text is not None), None)
+    return None
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if kind == "integer":
+        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return isinstance(value, _JSON_TYPES[kind])
+
+
+def _shown(value: Any) -> str:
+    return f"{json.dumps(value, ensure_ascii=False):.100}"
+
+
 def _error(call: ToolCall, text: str) -> ToolOutput:
-    return ToolOutput(call, f"Error: {text}", failed=True)
+    return ToolOutput(call, replace_surrogates(f"Error: {text}"), failed=True)

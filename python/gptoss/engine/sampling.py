@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ _T = TypeVar("_T")
 _MAX_INT = 2**31 - 1  # the core's integers
 _MAX_SEED = 2**64 - 1
 _MAX_FLOAT = 3.4e38  # the core's floats
+# What the OpenAI API takes, too: each costs every step of all requests, or begins at once.
 _MAX_LOGPROBS = 20
 _MAX_SAMPLES = 128
 
@@ -74,8 +77,8 @@ class SamplingParams:
         In [-2, 2]: subtracted from the logits of the output's tokens, once, and once per
         occurrence.
     logit_bias : mapping of int to float
-        Added to the logits of these token ids. 1e30 and beyond force a token, -1e30 and beyond ban
-        it, whatever the penalties do.
+        Added to the logits of these token ids, which may be strings of digits, as in JSON. 1e30
+        and beyond force a token, -1e30 and beyond ban it, whatever the penalties do.
     ignore_eos : bool
         Go on past the model's own stop tokens.
     n : int
@@ -99,6 +102,10 @@ class SamplingParams:
         A value is of the wrong type, or a name is unknown.
     ValueError
         A value is out of its range.
+
+    Notes
+    -----
+    None stands for the default of any of them.
     """
 
     max_tokens: int | None = None
@@ -134,6 +141,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Check every value, and bring each to its one type."""
+        for parameter in fields(self):
+            if getattr(self, parameter.name) is None:
+                factory = parameter.default_factory
+                value = parameter.default if factory is MISSING else factory()
+                object.__setattr__(self, parameter.name, value)
         stop = self.stop
         least_tokens = 1 if self.prompt_logprobs is None else 0
         normal = {
@@ -196,7 +208,10 @@ class SamplingParams:
     def for_sample(self, index: int) -> SamplingParams:
         """Return the parameters of one of the `n` samples; `seed` must be given."""
         assert self.seed is not None
-        return replace(self, seed=sample_seed(self.seed, index), n=1)
+        sample = copy.copy(self)  # the values are checked, and the bias may be long
+        object.__setattr__(sample, "seed", sample_seed(self.seed, index))
+        object.__setattr__(sample, "n", 1)
+        return sample
 
 
 def sample_seed(seed: int, index: int) -> int:
@@ -225,7 +240,7 @@ def _integer(name: str, value: Any, low: int, high: int = _MAX_INT) -> int:
 def _number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = _float(value)
     if not low <= number <= high or (above and number == low):
         bracket = "(" if above else "["
         allowed = f"in {bracket}{low:g}, {high:g}]"
@@ -233,6 +248,13 @@ def _number(name: str, value: Any, low: float, high: float, *, above: bool = Fal
             allowed = f"{'above' if above else 'at least'} {low:g} and finite"
         raise ValueError(f"{name} must be {allowed}, got {number:g}")
     return number
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return float("inf") if value > 0 else float("-inf")
 
 
 def _sequence(name: str, value: Iterable[_T], of: str) -> tuple[_T, ...]:
@@ -248,12 +270,16 @@ def _token_ids(name: str, value: Iterable[int]) -> tuple[int, ...]:
 def _logit_bias(value: Any) -> dict[int, float]:
     if not isinstance(value, Mapping):
         raise TypeError(f"logit_bias must map token ids to numbers, got {value!r}")
-    result = {}
+    result: dict[int, float] = {}
     for token_id, bias in value.items():
+        if isinstance(token_id, str) and re.fullmatch(r"-?[0-9]{1,19}", token_id):
+            token_id = int(token_id)  # JSON has no other keys
         key = _integer("a token id in logit_bias", token_id, 0)
+        if key in result:
+            raise ValueError(f"logit_bias has token id {key} twice")
         if isinstance(bias, bool) or not isinstance(bias, Real):
             raise TypeError(f"logit_bias of {key} must be a number, got {bias!r}")
-        result[key] = float(bias)
+        result[key] = _float(bias)
         if not abs(result[key]) <= _MAX_FLOAT:
-            raise ValueError(f"logit_bias of {key} must be finite, got {bias}")
+            raise ValueError(f"logit_bias of {key} must be finite, got {result[key]:g}")
     return result

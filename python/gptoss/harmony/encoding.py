@@ -183,8 +183,14 @@ class HarmonyEncoding(Vocabulary):
                     f"[encode] the text contains {found.group()!r}; allow it with "
                     "allowed_special, or take it as plain text with disallowed_special=()"
                 )
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return self.tokenizer.encode(text, allowed_special=allowed & self.special_tokens_set)
+        return self.tokenizer.encode(
+            replace_surrogates(text), allowed_special=allowed & self.special_tokens_set
+        )
+
+
+def replace_surrogates(text: str) -> str:
+    """Text that can be encoded: pairs of surrogates joined, a lone one replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _well_formed(text: str) -> str:

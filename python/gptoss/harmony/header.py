@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .messages import Author, HarmonyError, Role
+from .recipients import FUNCTIONS, LISTENERS, Recipients, is_trained
 
 CHANNELS = ("analysis", "commentary", "final")
 _ROLES = tuple(role.value for role in Role)
@@ -14,13 +15,14 @@ _ROLES = tuple(role.value for role in Role)
 RepairKind = Literal[
     "bad_channel",  # the channel is not named after <|channel|>, or not as it should be
     "bad_role",  # no role, or none that is known
-    "bad_recipient",  # the recipient is not written as " to=...", or stands too late
+    "bad_recipient",  # not written as " to=...", in the wrong place, or not as it was declared
     "duplicate_channel",  # the last one counts
     "duplicate_recipient",  # the first one counts
     "header_text",  # words in a header that mean nothing, left out; or it is no UTF-8
-    "missing_channel",  # the name of a channel without <|channel|>
+    "missing_channel",  # no channel, or its name without <|channel|>
     "missing_end",  # the message was ended by the next one's header, or by <|endoftext|>
     "missing_message",  # no <|message|>: what followed the header is the content
+    "missing_recipient",  # a call's end, and nobody who was called
     "missing_start",  # no <|start|>
     "stray_special",  # a special token where it means nothing, left out
     "stray_text",  # white space between messages, left out
@@ -113,7 +115,9 @@ _RECIPIENT = re.compile(rf"to=([ \t]*)([^{_GAP}{{{CHANNEL_MARK}{CONSTRAIN_MARK}]
 _CONSTRAINT = re.compile(rf"{CONSTRAIN_MARK}[ \t]*([\w/+.-]*)", re.ASCII)
 _TYPE_BEFORE_JSON = re.compile(rf"(json|code)(?=[{_GAP}]*\{{)")
 _TYPE = re.compile(r"[\w/+.-]+", re.ASCII)
+_NO_CONTENT = re.compile(r"[?!.,;:/\\|_+=~-]")  # right after a channel's name: junk, no answer
 _TOOL = re.compile(r"functions\.[\w.-]+|browser\.[\w.-]+|python", re.ASCII)
+_TYPES = ("json", "code")
 _HEADER_WORDS = (*_ROLES, *CHANNELS, "to=", *(f"assistant{name}" for name in CHANNELS))
 
 
@@ -135,6 +139,7 @@ class _Reading:
     """A header while it is read."""
 
     role: Role | None
+    recipients: Recipients
     name: str | None = None
     channel: str | None = None
     recipient: str | None = None
@@ -143,7 +148,9 @@ class _Reading:
     notes: list[tuple[RepairKind, str]] = field(default_factory=list)
 
 
-def lenient_header(text: str, role: Role | None, default: Role, ended: bool) -> LenientHeader:
+def lenient_header(
+    text: str, role: Role | None, default: Role, ended: bool, recipients: Recipients
+) -> LenientHeader:
     """Read a header for what it most likely means; never raises.
 
     Parameters
@@ -157,8 +164,10 @@ def lenient_header(text: str, role: Role | None, default: Role, ended: bool) -> 
     ended : bool
         True if the header ended without <|message|>: the first thing in it that belongs to
         no header begins the content. False if all of it is header.
+    recipients : Recipients
+        Those that were declared, which may stand in the wrong place or form.
     """
-    read = _Reading(role)
+    read = _Reading(role, recipients)
     plain = text.replace(CHANNEL_MARK, "").replace(CONSTRAIN_MARK, "")
     if not ended and "\ufffd" in _shown(plain):
         read.notes.append(("header_text", _shown(plain)))
@@ -207,14 +216,32 @@ def _read_channel(read: _Reading, text: str, at: int, ended: bool) -> int:
     word = match.group() if match else ""
     end = start + len(word)
     known = _KNOWN_CHANNEL.match(word)
+    tail = word[known.end() :] if known else word
+    named = word.partition("{")[0]
+    name_end = start + len(named)
+    if tail and read.recipient is None and _may_end_here(text, name_end, ended):
+        # The name of a tool in the channel's place.
+        read.recipient = read.recipients.match(_shown(named))
+        if read.recipient is not None:
+            read.channel = None
+            read.notes.append(("bad_channel", _shown(named)))
+            return name_end
     if known:
         read.channel = known.group().lower()
-        tail = word[known.end() :]
         if start != at or read.channel != known.group():
             read.notes.append(("bad_channel", text[at : start + known.end()]))
-        if ended or not tail or tail.startswith("to="):
+        if not tail or tail.startswith("to="):
             return end - len(tail)
-        read.notes.append(("header_text", _shown(tail)))
+        if ended:
+            if _NO_CONTENT.match(tail):
+                read.notes.append(("bad_channel", _shown(word)))
+            return end - len(tail)
+        glued = read.recipients.match(_shown(tail)) if read.recipient is None else None
+        if glued is not None:
+            read.recipient = glued
+            read.notes.append(("bad_recipient", _shown(tail)))
+        else:
+            read.notes.append(("bad_channel", _shown(word)))
         return end
     if word and not ended and not word.startswith("to="):
         read.channel = _shown(word)
@@ -226,6 +253,17 @@ def _read_channel(read: _Reading, text: str, at: int, ended: bool) -> int:
     # At the very end it may be a name that was cut off.
     cut_off = end == len(text) and any(name.startswith(word) for name in CHANNELS)
     return end if cut_off else at
+
+
+def _may_end_here(text: str, end: int, ended: bool) -> bool:
+    """Whether what follows a word lets it be a whole piece of a header."""
+    follows = text[end:].lstrip(_GAP)
+    return (
+        not ended
+        or not follows
+        or follows.startswith((CHANNEL_MARK, CONSTRAIN_MARK, "{"))
+        or _TYPE_BEFORE_JSON.match(follows) is not None
+    )
 
 
 def _read_word(read: _Reading, text: str, start: int, ended: bool, first: bool) -> int | None:
@@ -296,6 +334,7 @@ def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
             read.notes.append(("bad_role", name or ""))
         name = name if is_tool else None
     kind = read.content_type
+    _find_recipient(read, kind)
     if kind is None and len(read.words) == 1 and _TYPE.fullmatch(read.words[0]):
         kind = read.words[0]
     elif read.words:
@@ -308,9 +347,41 @@ def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
         if mark in rest:
             read.notes += [("stray_special", special)] * rest.count(mark)
             rest = rest.replace(mark, "")
-    recipient = None if read.recipient is None else _shown(read.recipient)
+    recipient = None if read.recipient is None else _declared(read, _shown(read.recipient), kind)
     header = Header(Author(role, name), recipient, read.channel, kind)
     return LenientHeader(header, rest, read.notes)
+
+
+def _find_recipient(read: _Reading, kind: str | None) -> None:
+    """Take a bare word for the recipient where it can hardly be anything else."""
+    words = [word for word in read.words if word not in _TYPES]
+    if len(words) != 1 or read.channel == "final" or read.role not in (None, Role.ASSISTANT):
+        return
+    is_typed = kind is not None or len(words) < len(read.words)
+    if read.channel == "analysis" and not is_typed:
+        return
+    namespace = FUNCTIONS.rstrip(".")
+    if read.recipient is not None and _shown(read.recipient).strip(".") != namespace:
+        return
+    meant = read.recipients.match(_shown(words[0]))
+    if meant is not None:
+        read.recipient = meant
+        read.words.remove(words[0])
+        read.notes.append(("bad_recipient", _shown(words[0])))
+
+
+def _declared(read: _Reading, recipient: str, kind: str | None) -> str:
+    """The recipient that was declared, if this one is near to it."""
+    if recipient in LISTENERS:
+        return recipient
+    # A tool that the model was trained with is called in code, a function in JSON.
+    if is_trained(recipient) and "json" not in (kind or ""):
+        return recipient
+    meant = read.recipients.match(recipient)
+    if meant is None or meant == recipient:
+        return recipient
+    read.notes.append(("bad_recipient", recipient))
+    return meant
 
 
 def _after_gap(text: str, at: int) -> int:
@@ -320,13 +391,15 @@ def _after_gap(text: str, at: int) -> int:
 def may_be_header(text: str) -> bool:
     """Whether text (latin-1) without a special token may still become a header."""
     words = _WORD.findall(text)
+    known = _HEADER_WORDS
     for index, word in enumerate(words):
         unfinished = index == len(words) - 1 and text.endswith(word)
-        if word in _HEADER_WORDS or word.startswith("to="):
-            continue
-        if unfinished and any(known.startswith(word) for known in _HEADER_WORDS):
-            continue
-        return False
+        if word.startswith("to="):
+            known = (*_HEADER_WORDS, *_TYPES)  # the type of a call
+        elif word not in known and not (
+            unfinished and any(name.startswith(word) for name in known)
+        ):
+            return False
     return True
 
 

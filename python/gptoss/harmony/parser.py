@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,11 +20,15 @@ from .header import (
     strict_header,
 )
 from .messages import HarmonyError, Message, Role, TextContent
+from .recipients import LISTENERS, Recipients
 from .vocabulary import Vocabulary
 
 # A header without <|message|> is taken for content after so many tokens: a role, a channel,
 # a content type and the longest function name that the API allows (64 characters) are fewer.
 _MAX_HEADER_TOKENS = 64
+
+# The longest word after a <|channel|> in content that is waited for; names of tools are longer.
+_MAX_CHANNEL_BYTES = 80
 
 _STOPS = ("<|end|>", "<|call|>", "<|return|>", "<|endoftext|>")
 
@@ -61,6 +66,9 @@ class StreamableParser:
     strict : bool
         True: what openai-harmony accepts and refuses. False: repair what a model may do
         wrong, never raise, and list it in `repairs`.
+    recipients : iterable of str
+        Those that were declared, such as "functions.get_weather". In lenient mode what is near to
+        one of them is read as it, and noted.
 
     Notes
     -----
@@ -69,9 +77,17 @@ class StreamableParser:
     openai-harmony, bytes that are no UTF-8 at the end of a message are in its text only.
     """
 
-    def __init__(self, encoding: Vocabulary, role: Role | None, *, strict: bool = True) -> None:
+    def __init__(
+        self,
+        encoding: Vocabulary,
+        role: Role | None,
+        *,
+        strict: bool = True,
+        recipients: Iterable[str] = (),
+    ) -> None:
         self._vocabulary = encoding
         self._strict = strict
+        self._recipients = Recipients(recipients)
         self._names = encoding.special_names
         self._texts = encoding.texts
         # Tokens that need a decision even within content.
@@ -81,6 +97,8 @@ class StreamableParser:
         self._tokens: list[int] = []
         self._messages: list[Message] = []
         self._repairs: list[Repair] = []
+        self._header_repairs = (0, 0)  # where those of the last header stand in it
+        self._header_content_bytes = 0
         self._delta: str | None = None
 
         self._state = StreamState.EXPECT_START if role is None else StreamState.HEADER
@@ -147,6 +165,17 @@ class StreamableParser:
     def repairs(self) -> list[Repair]:
         """What lenient parsing has put right so far."""
         return list(self._repairs)
+
+    @property
+    def header_repairs(self) -> list[Repair]:
+        """Those of the header of the message that is read, or that was the last."""
+        first, end = self._header_repairs
+        return self._repairs[first:end]
+
+    @property
+    def header_content_bytes(self) -> int:
+        """How many bytes of that message's content stood where its header should."""
+        return self._header_content_bytes
 
     @property
     def state_data(self) -> dict[str, Any]:
@@ -236,6 +265,9 @@ class StreamableParser:
             text += ("\ufffd" if self._lost else "") + tail
         header = self._header
         assert header is not None
+        is_ours = header.author.role is Role.ASSISTANT and header.recipient in LISTENERS
+        if not self._strict and is_ours and self._is_call_end():
+            self._repair("missing_recipient", "<|call|>")
         self._messages.append(
             Message(
                 author=header.author,
@@ -319,6 +351,9 @@ class StreamableParser:
 
     # -- lenient -------------------------------------------------------------------------
 
+    def _is_call_end(self) -> bool:
+        return bool(self._tokens) and self._names.get(self._tokens[-1]) == "<|call|>"
+
     def _repair(self, kind: RepairKind, text: str, index: int | None = None) -> None:
         self._repairs.append(Repair(kind, len(self._tokens) - 1 if index is None else index, text))
 
@@ -341,7 +376,7 @@ class StreamableParser:
     def _lenient_content(self, token: int, name: str | None) -> None:
         """Take a special token within content, or any token while some are held back."""
         if self._held:
-            if name is None or name == "<|message|>":
+            if name is None or name == "<|message|>" or self._holds_recipient(name):
                 self._held.append(token)
                 self._settle_held(name)
                 return
@@ -365,7 +400,8 @@ class StreamableParser:
         """Decide whether a <|channel|> in content begins the next message's header."""
         text = self._latin(self._held[1:]).lstrip(" \t\n\f\r").lower()
         if name is None and not text.startswith(CHANNELS):
-            if not any(channel.startswith(text) for channel in CHANNELS):
+            # One word may be a channel that the format does not have, if <|message|> follows.
+            if len(text) > _MAX_CHANNEL_BYTES or len(text.split()) > 1:
                 self._release()
             return
         held, self._held = self._held, []
@@ -375,6 +411,12 @@ class StreamableParser:
         self._header_index = self._held_index
         for token in held:
             self._lenient_header(token, self._names.get(token))
+
+    def _holds_recipient(self, name: str | None) -> bool:
+        """Whether what is held back is a tool's name in the place of a channel's."""
+        if name not in ("<|channel|>", "<|constrain|>"):
+            return False
+        return self._recipients.match(self._vocabulary.decode(self._held[1:]).strip()) is not None
 
     def _release(self) -> None:
         """Take what was held back for content, without the <|channel|> before it."""
@@ -415,7 +457,7 @@ class StreamableParser:
 
     def _read_header(self, ended: bool) -> LenientHeader:
         text = self._latin(self._header_tokens)
-        return lenient_header(text, self._next_role, self._default_role, ended)
+        return lenient_header(text, self._next_role, self._default_role, ended, self._recipients)
 
     def _header_has_content(self) -> bool:
         """Whether the header so far, with no more to come, has content in it."""
@@ -437,12 +479,15 @@ class StreamableParser:
     def _begin_lenient(self, ended: bool) -> None:
         """Begin the content of a message; if `ended`, with what of it is in the header."""
         read = self._read_header(ended)
+        first = len(self._repairs)
         if not self._has_start:
             self._repair("missing_start", "", self._header_index)
         for kind, text in read.notes:
             self._repair(kind, text, self._header_index)
         if ended:
             self._repair("missing_message", "")
+        self._header_repairs = (first, len(self._repairs))
+        self._header_content_bytes = len(read.rest)
         self._begin(read.header)
         if read.rest:
             self._pending += read.rest.encode("latin-1")
@@ -457,8 +502,14 @@ class StreamableParser:
             is_type = read.header.recipient is not None and read.rest.strip().isalpha()
             is_message = not is_type and not may_be_header(read.rest)
         else:
+            # A tool's name in the channel's place, and nothing else, calls it only at a call's end.
+            is_called = "to=" in self._latin(self._header_tokens) or self._is_call_end()
             header = read.header
-            is_message = bool(read.rest) or (header.channel or header.recipient) is not None
+            is_message = (
+                bool(read.rest)
+                or header.channel is not None
+                or (header.recipient is not None and is_called)
+            )
         if is_message:
             self._begin_lenient(ended=True)
             self._close()

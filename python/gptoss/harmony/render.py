@@ -160,7 +160,11 @@ def _namespace_text(namespace: ToolNamespaceConfig) -> str:
 def _function_type(tool: ToolDescription) -> str:
     if tool.parameters is None:
         return f"type {tool.name} = () => any;"
-    return f"type {tool.name} = (_: {typescript(_as_json(tool))}) => any;"
+    try:
+        parameters = typescript(_as_json(tool))
+    except RecursionError as error:
+        raise HarmonyError(f"[render] parameters of tool {tool.name!r}: {error}") from error
+    return f"type {tool.name} = (_: {parameters}) => any;"
 
 
 def _as_json(tool: ToolDescription) -> Any:
