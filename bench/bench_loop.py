@@ -7,8 +7,9 @@ repository's own prose in turn. What is left is what is paid for each token abov
 
 generate: tokens per second of one call with 128 prompts; of 128 tasks that each iterate over a
 stream; and of the engine alone, stepped in a loop. Text, usage and finish reasons are looked at.
-latency: from the end of a step to the chunk in the hands of the one stream's thread, or task.
-Medians of rounds.
+latency: from the end of a step to the chunk in the hands of the one stream's thread, or task; and,
+for comparison, what handing over anything takes: from a thread to one that waits at a bare queue,
+or to a task that waits for a bare future. Medians of rounds.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -149,6 +152,49 @@ def latencies(bench: Bench, step_s: float) -> tuple[float, float]:
     return thread_s, statistics.median(found)
 
 
+def bare_latencies(count: int, pause_s: float) -> tuple[float, float]:
+    """Median seconds of handing over nothing, to a thread and to a task."""
+    found: list[float] = []
+    queue: SimpleQueue[float] = SimpleQueue()
+
+    def give() -> None:
+        for _ in range(count):
+            time.sleep(pause_s)
+            queue.put(time.perf_counter())
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    for _ in range(count):
+        sent_s = queue.get()
+        found.append(time.perf_counter() - sent_s)
+    giver.join()
+    thread_s = statistics.median(found)
+    found.clear()
+
+    async def take() -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[float] = loop.create_future()
+
+        def set_result(sent_s: float) -> None:
+            future.set_result(sent_s)
+
+        def give() -> None:
+            for _ in range(count):
+                time.sleep(pause_s)
+                loop.call_soon_threadsafe(set_result, time.perf_counter())
+
+        giver = threading.Thread(target=give)
+        giver.start()
+        for _ in range(count):
+            sent_s = await future
+            found.append(time.perf_counter() - sent_s)
+            future = loop.create_future()
+        giver.join()
+
+    asyncio.run(take())
+    return thread_s, statistics.median(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tokenizer", type=Path, help="tokenizer.json of the published vocabulary")
@@ -165,11 +211,12 @@ def main() -> None:
         "async streams": bench.streams,
     }
     speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    delays = []
+    delays, bare = [], []
     for _ in range(args.rounds):
         for kind, measure in kinds.items():
             speeds[kind].append(measure())
         delays.append(latencies(bench, args.step_ms / 1e3))
+        bare.append(bare_latencies(args.new, args.step_ms / 1e3))
     bench.loop.close()
     rows = [
         {
@@ -182,12 +229,20 @@ def main() -> None:
     ]
     print_results("Tokens around a device that takes no time", rows)
     waits = [
-        {"from a step's end to": what, "us": 1e6 * statistics.median(found)}
-        for what, found in zip(
-            ("a thread's chunk", "a task's chunk"), zip(*delays, strict=True), strict=True
+        {
+            "from a step's end to": what,
+            "us": 1e6 * statistics.median(found),
+            "best us": 1e6 * min(found),
+            "bare us": 1e6 * statistics.median(empty),
+        }
+        for what, found, empty in zip(
+            ("a thread's chunk", "a task's chunk"),
+            zip(*delays, strict=True),
+            zip(*bare, strict=True),
+            strict=True,
         )
     ]
-    print_results("One stream", waits, throughput=rows)
+    print_results("One stream", waits, sequences=args.sequences, new=args.new, throughput=rows)
 
 
 if __name__ == "__main__":

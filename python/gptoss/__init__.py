@@ -13,6 +13,7 @@ from gptoss import chat, harmony, ops
 from gptoss.chat import tool_schema
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.config import ModelConfig, RopeConfig
+from gptoss.engine.constraints import Constraint, Decision
 from gptoss.engine.request import Request
 from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import BackendError, CheckpointError
@@ -38,6 +39,8 @@ __all__ = [
     "LLM",
     "BackendError",
     "CheckpointError",
+    "Constraint",
+    "Decision",
     "EngineStats",
     "GenerationChunk",
     "GenerationResult",

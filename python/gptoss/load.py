@@ -44,6 +44,7 @@ def load(
     kv_cache_memory: int | None = None,
     kv_cache_dtype: KvCacheDtype = "auto",
     speculative: Speculative | None = None,
+    *,
     max_sequences: int = MAX_SEQUENCES,
     max_step_tokens: int = STEP_TOKENS,
 ) -> LLM:

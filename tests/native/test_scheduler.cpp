@@ -609,6 +609,7 @@ GPTOSS_TEST(after_a_fatal_error_every_call_fails_with_its_cause) {
     GPTOSS_CHECK(thrown && fake.engine->idle());
     fake.engine->submit(3, {1}, params, 1);
     GPTOSS_CHECK_THROWS(BackendError, fake.engine->step());
+    GPTOSS_CHECK(fake.engine->idle());  // whoever steps it while it is not would go on for ever
   }
 }
 

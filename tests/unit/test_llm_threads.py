@@ -204,8 +204,96 @@ print(llm.generate("a", max_tokens=1).finish_reason)
             assert line.startswith("this process was forked from process ")
             assert "load the model in the process that uses it" in line
 
+    def test_a_request_of_before_says_so_too(self, tiny_checkpoint: Callable[[str], Path]) -> None:
+        script = f"""
+import asyncio, os, warnings
+warnings.simplefilter("ignore")
+import gptoss
+llm = gptoss.load({str(tiny_checkpoint("hf"))!r}, context_length=1000)
+requests = [llm.submit("a", max_tokens=500, ignore_eos=True) for _ in range(4)]
+next(requests[0])
+child = os.fork()
+if child == 0:
+    for act in (lambda: next(requests[0]), lambda: next(requests[1]), lambda: requests[2].result(),
+                lambda: asyncio.run(anext(requests[3]))):
+        try:
+            act()
+        except gptoss.BackendError as error:
+            print(error, flush=True)
+    os._exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+print(len(requests[0].result().token_ids))
+"""
+        found = run_script(script)
+        assert found.returncode == 0, found.stderr
+        *lines, last = found.stdout.splitlines()
+        assert last == "500"
+        assert len(lines) == 4
+        for line in lines:
+            assert line.startswith("this process was forked from process ")
+
 
 class TestEnd:
+    def test_a_request_keeps_its_model(self, tiny_checkpoint: Callable[[str], Path]) -> None:
+        before = threading.active_count()
+        folder = tiny_checkpoint("hf")
+
+        def begin() -> gptoss.Request:
+            return gptoss.load(folder, context_length=100).submit("a", **PARAMS)
+
+        request = begin()
+        gc.collect()
+        assert len(list(request)) == 40
+        # And no longer than it runs.
+        gc.collect()
+        assert threading.active_count() == before
+        assert len(request.result().token_ids) == 40
+        assert len(list(gptoss.load(folder, context_length=100).stream("a", **PARAMS))) == 40
+        dropped = begin()
+        next(dropped)
+        del dropped
+        gc.collect()
+        assert threading.active_count() == before
+
+    def test_an_interrupt_while_the_thread_begins_leaves_none(
+        self, tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = threading.active_count()
+        start = threading.Thread.start
+
+        def interrupted(thread: threading.Thread) -> None:
+            start(thread)
+            if thread.name == "gptoss engine":
+                raise KeyboardInterrupt  # what a Ctrl-C in Thread.start does
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        llm = gptoss.load(tiny_checkpoint("hf"), context_length=100)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate("a", **PARAMS)
+        # It has begun all the same, and serves the next.
+        assert len(llm.generate("a", **PARAMS).token_ids) == 40
+        assert threading.active_count() == before + 1
+        del llm
+        gc.collect()
+        assert threading.active_count() == before
+
+    def test_an_interrupted_close_is_finished_later(
+        self, tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = threading.active_count()
+        llm = gptoss.load(tiny_checkpoint("hf"), context_length=100)
+        llm.generate("a", max_tokens=1)
+        with monkeypatch.context() as patch:
+
+            def interrupted(self: EngineLoop, *_: object) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(EngineLoop, "_fail", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                llm.close()
+        llm.close()
+        assert threading.active_count() == before
+
     def test_a_closed_model_says_so(self, tiny_checkpoint: Callable[[str], Path]) -> None:
         llm = gptoss.load(tiny_checkpoint("hf"), context_length=CONTEXT)
         stream = llm.stream("a", ignore_eos=True)

@@ -44,8 +44,9 @@ class Decision(NamedTuple):
 class Constraint(Protocol):
     """Decides what may follow in one sequence; given as `SamplingParams.constraint`.
 
-    It is called by the thread that runs the model, which waits: other requests wait as well.
-    Whatever it raises ends its own request, which raises the same exception, and no other.
+    It is called by the thread that runs the model, which waits, and other requests with it: it must
+    be quick, and must not itself wait for a request of the same model. Whatever it raises ends its
+    own request, which raises the same exception, and no other.
     """
 
     def accept(self, token_ids: list[int]) -> Decision:
@@ -64,8 +65,8 @@ class Constraint(Protocol):
         ----------
         mask : numpy.ndarray
             (ceil(V / 32)) uint32, all bits set: bit t % 32 of word t // 32 stands for token t. Of
-            use during the call only. Not asked for where tokens are forced or free. If no token
-            is left, together with `allowed_token_ids`, the request ends with an error.
+            use during the call only. Not asked for where the next token is forced or free. If no
+            token is left, together with `allowed_token_ids`, the request ends with an error.
         """
 
 
