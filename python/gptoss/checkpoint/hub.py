@@ -237,7 +237,10 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     except hub_errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{repo_id}: the Hub has no revision {revision!r}") from error
     except hub_errors.EntryNotFoundError as error:
-        raise CheckpointError(f"{what}: expected {CONFIG}, found no such file") from error
+        raise CheckpointError(
+            f"{what}: expected {CONFIG}, found no such file; repositories of GGUF files or of "
+            "adapters (LoRA) cannot be used: take the safetensors checkpoint, with adapters merged"
+        ) from error
     except Exception as error:
         # Connection failures reach us as types of whichever HTTP library the installed
         # huggingface_hub uses, and a full disk as an OSError.

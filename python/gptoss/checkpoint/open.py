@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from gptoss._files import read_json
+from gptoss._files import clear_system_errors, read_json
 from gptoss.checkpoint.checkpoint import Checkpoint
+from gptoss.checkpoint.foreign import what_config, what_file, what_folder
 from gptoss.checkpoint.layout import (
     CONFIG,
     GENERATION_CONFIG,
@@ -127,9 +128,7 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, NUL, unknown ~user
         raise CheckpointError(f"{text!r}: expected a folder, found: {error}") from error
     if exists:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint's folder, found a file; pass the folder that holds it"
-        )
+        raise CheckpointError(f"{path}: expected a checkpoint's folder, found {what_file(path)}")
     if isinstance(path_or_repo, str) and _REPO_ID.fullmatch(text):
         return None
     raise CheckpointError(
@@ -138,6 +137,7 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     )
 
 
+@clear_system_errors()
 def locate(folder: Path) -> Located:
     """Find the weights' folder inside `folder`, and read its config."""
     inner = folder / "original"
@@ -149,7 +149,7 @@ def locate(folder: Path) -> Located:
         path = folder
     else:
         raise CheckpointError(
-            f"{folder}: expected config.json or original/config.json, found neither"
+            f"{folder}: expected config.json or original/config.json, found neither{_but(folder)}"
         )
     layout, config = parse_config(path / CONFIG)
     absolute = _absolute(path)
@@ -166,16 +166,33 @@ def _absolute(path: Path) -> Path:
 def parse_config(path: Path) -> tuple[Layout, ModelConfig]:
     """Read a config.json of either layout."""
     values = read_json(path)
-    if "architectures" in values or "model_type" in values:
-        return "hf", ModelConfig.from_hf(values, source=str(path))
-    if "num_experts" in values:
-        return "original", ModelConfig.from_original(values, source=str(path))
-    raise CheckpointError(
-        f"{path}: expected the config of a gpt-oss model (with architectures, or with "
-        f"num_experts), found the fields {sorted(values)[:10]}"
-    )
+    advice = what_config(values)
+    try:
+        if "architectures" in values or "model_type" in values:
+            config = ModelConfig.from_hf(values, source=str(path))
+        elif "num_experts" in values:
+            return "original", ModelConfig.from_original(values, source=str(path))
+        else:
+            raise CheckpointError(
+                f"{path}: expected the config of a gpt-oss model (with architectures, or with "
+                f"num_experts), found the fields {sorted(values)[:10]}"
+            )
+    except CheckpointError as error:
+        if advice is None:
+            raise
+        raise CheckpointError(f"{error}; {advice}") from error
+    if advice is not None:
+        raise CheckpointError(f"{path}: expected a gpt-oss model as published, found: {advice}")
+    return "hf", config
 
 
+def _but(folder: Path) -> str:
+    """What else is in a folder that lacks something, to append to a message."""
+    found = what_folder(folder)
+    return "" if found is None else f", but {found}"
+
+
+@clear_system_errors()
 def find_tensors(located: Located) -> dict[str, TensorSource]:
     """Read the headers of a checkpoint's files: all tensors, under the names they have there."""
     index_path = located.path / INDEX
@@ -186,7 +203,9 @@ def find_tensors(located: Located) -> dict[str, TensorSource]:
     files = [single] if located.layout == "hf" else sorted(located.path.glob("*.safetensors"))
     if not files or not files[0].is_file():
         wanted = f"{SINGLE_FILE} or {INDEX}" if located.layout == "hf" else "*.safetensors"
-        raise CheckpointError(f"{located.path}: expected {wanted}, found no such file")
+        raise CheckpointError(
+            f"{located.path}: expected {wanted}, found no such file{_but(located.path)}"
+        )
     return _merged((path, read_header(path)) for path in files)
 
 
@@ -222,7 +241,7 @@ def _indexed_tensors(index_path: Path) -> dict[str, TensorSource]:
             if not shard.exists():
                 raise CheckpointError(
                     f"{index_path}: tensor {name}: expected the shard {file_name}, found no such "
-                    "file; the download is incomplete"
+                    f"file; the download is incomplete{_but(index_path.parent)}"
                 )
             headers[file_name] = read_header(shard)
         if name not in headers[file_name]:
@@ -296,6 +315,7 @@ def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
 
 
+@clear_system_errors()
 def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpoint:
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)

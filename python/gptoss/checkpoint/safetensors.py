@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gptoss._files import MAX_BYTES, open_regular, parse_json_object
+from gptoss._files import HEAD_BYTES, MAX_BYTES, and_what_it_is, open_regular, parse_json_object
 from gptoss.errors import CheckpointError
 
 # The dtypes that gpt-oss checkpoints are made of; numpy has no bfloat16, so its bits are uint16.
@@ -23,6 +23,9 @@ ITEM_BYTES = {"BF16": 2, "U8": 1}
 NUMPY_DTYPES: dict[str, npt.DTypeLike] = {"BF16": np.uint16, "U8": np.uint8}
 
 _LENGTH_BYTES = 8
+
+# gpt-oss-120b has some 700. Told before a header is parsed, which takes 20 us for each.
+_MAX_TENSORS = 50_000
 
 # Dtypes of the format that gptoss does not use, so that a file of another kind is told by its
 # dtype and not as damaged.
@@ -101,19 +104,33 @@ def read_header(path: Path) -> dict[str, TensorSource]:
     """
     with open_regular(path, limit=None) as file:
         size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        head = file.read(HEAD_BYTES)
+        length = int.from_bytes(head[:_LENGTH_BYTES], "little")
         longest = min(size - _LENGTH_BYTES, MAX_BYTES)
         if longest < 0:
             raise CheckpointError(
                 f"{path}: expected a safetensors file of at least {_LENGTH_BYTES} bytes, "
-                f"found {size}"
+                f"found {size}; the download was not finished"
             )
         if length > longest:
             raise CheckpointError(
                 f"{path}: expected a safetensors header of at most {longest} bytes, found a "
                 f"header length of {length}; the file is cut off or of another format"
+                f"{and_what_it_is(head)}"
             )
-        header = parse_json_object(file.read(length), f"{path}: safetensors header")
+        if length == 0:
+            raise CheckpointError(
+                f"{path}: safetensors header: expected a JSON object, found nothing"
+                f"{and_what_it_is(head)}"
+            )
+        file.seek(_LENGTH_BYTES)
+        text = file.read(length)
+    count = text.count(b'"dtype"')
+    if count > _MAX_TENSORS:
+        raise CheckpointError(
+            f"{path}: safetensors header: expected at most {_MAX_TENSORS} tensors, found {count}"
+        )
+    header = parse_json_object(text, f"{path}: safetensors header")
     start = _LENGTH_BYTES + length
     header.pop("__metadata__", None)
     tensors = {name: _entry(path, name, value, start) for name, value in header.items()}
@@ -157,7 +174,7 @@ def _check_ranges(path: Path, tensors: dict[str, TensorSource], size: int) -> No
         if end > size:
             raise CheckpointError(
                 f"{path}: tensor {name}: expected its bytes to end within the file's {size}, "
-                f"found the end at {end}; the file is cut off"
+                f"found the end at {end}; the file is cut off: download it anew"
             )
         if tensor.offset < previous_end:
             raise CheckpointError(
