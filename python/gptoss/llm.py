@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from gptoss import _core
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
+from gptoss.checkpoint.convert import Dtype
 from gptoss.checkpoint.memory import Dense, KvCacheDtype, Precision, check_modes
 from gptoss.checkpoint.open import Experts
 from gptoss.config import ModelConfig
@@ -59,6 +60,7 @@ def load(
     kv_cache_memory: int | None = None,
     kv_cache_dtype: KvCacheDtype = "auto",
     speculative: Speculative | None = None,
+    dtype: Dtype = "as_stored",
 ) -> LLM:
     """Load a model.
 
@@ -101,6 +103,9 @@ def load(
     speculative : {"ngram"}, optional
         "ngram" guesses tokens where a text repeats itself or its prompt, and verifies several in
         one step: faster where much is quoted, and the same tokens in any case.
+    dtype : {"as_stored", "convert"}
+        "convert" rounds tensors that are stored in float16 or float32, as those of some
+        fine-tunes, to bfloat16, in memory. "as_stored" takes them if no value needs rounding.
 
     Returns
     -------
@@ -136,6 +141,7 @@ def load(
         revision=revision,
         local_files_only=local_files_only,
         experts=experts,
+        dtype=dtype,
     )
     # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from gptoss._files import clear_system_errors, read_json
 from gptoss.checkpoint.checkpoint import Checkpoint
+from gptoss.checkpoint.convert import FLOAT_DTYPES, Dtype, convert_tensors
 from gptoss.checkpoint.foreign import what_config, what_file, what_folder
 from gptoss.checkpoint.layout import (
     CONFIG,
@@ -21,7 +22,7 @@ from gptoss.checkpoint.layout import (
     Layout,
     stored_tensors,
 )
-from gptoss.checkpoint.quantize import quantize_experts
+from gptoss.checkpoint.quantize import quantize_experts, refuse_wide_experts
 from gptoss.checkpoint.safetensors import TensorSource, read_header
 from gptoss.config import ModelConfig, read_token_ids
 from gptoss.errors import CheckpointError
@@ -56,6 +57,7 @@ def open_checkpoint(
     revision: str | None = None,
     local_files_only: bool = False,
     experts: Experts = "as_stored",
+    dtype: Dtype = "as_stored",
     progress: bool = True,
 ) -> Checkpoint:
     """Find a checkpoint and validate it, without reading its weights.
@@ -71,11 +73,14 @@ def open_checkpoint(
     local_files_only : bool
         Use the Hub's local cache only, as HF_HUB_OFFLINE=1 does.
     experts : {"as_stored", "mxfp4"}
-        "mxfp4" quantises experts that are stored in bfloat16, which takes minutes for a large
-        model; it changes nothing for experts that are MXFP4 already. "as_stored" refuses
+        "mxfp4" quantises experts that are stored in bfloat16 (or wider), which takes minutes for
+        a large model; it changes nothing for experts that are MXFP4 already. "as_stored" refuses
         bfloat16 experts.
+    dtype : {"as_stored", "convert"}
+        What is done with tensors in float16 or float32, as some fine-tunes have them: they become
+        bfloat16 in memory. "convert" rounds; "as_stored" takes only what needs no rounding.
     progress : bool
-        Show progress bars for a download and for quantising.
+        Show progress bars for a download, for quantising and for converting.
 
     Returns
     -------
@@ -88,7 +93,7 @@ def open_checkpoint(
         There is no such checkpoint, or it is damaged, incomplete or of another model. The
         message names the file, the tensor or field, what was expected and what was found.
     ValueError
-        `experts` is not one of the two.
+        `experts` or `dtype` is not one of the two.
 
     Notes
     -----
@@ -96,6 +101,8 @@ def open_checkpoint(
     """
     if experts not in get_args(Experts):
         raise ValueError(f"experts must be one of {get_args(Experts)}, got {experts!r}")
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype must be one of {get_args(Dtype)}, got {dtype!r}")
     local = local_folder(path_or_repo)
     if local is None:
         from gptoss.checkpoint import hub  # here, because importing it takes a while
@@ -112,7 +119,7 @@ def open_checkpoint(
         located = dataclasses.replace(locate(local), name=repo_id)
     else:
         located = locate(local)
-    return _open_located(located, experts, progress)
+    return _open_located(located, experts, dtype, progress)
 
 
 def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
@@ -271,7 +278,8 @@ def match_tensors(
     Raises
     ------
     CheckpointError
-        A tensor is missing or not expected, or has another dtype or shape than the config says.
+        A tensor is missing or not expected, or has another shape than the config says, or a dtype
+        that cannot become the one it should have.
     """
     stored = list(stored_tensors(located.config, located.layout, bf16_experts=bf16_experts))
     missing = [wanted.name for wanted in stored if wanted.name not in found]
@@ -289,15 +297,18 @@ def match_tensors(
     tensors: dict[str, TensorSource] = {}
     for wanted in stored:
         source = found[wanted.name]
-        for what, expected, actual in (
-            ("dtype", wanted.dtype, source.dtype),
-            ("shape", wanted.shape, source.shape),
-        ):
-            if expected != actual:
-                raise CheckpointError(
-                    f"{source.path}: tensor {wanted.name}: expected {what} {expected}, "
-                    f"found {actual}"
-                )
+        convertible = wanted.dtype == "BF16" and source.dtype in FLOAT_DTYPES
+        if source.dtype != wanted.dtype and not convertible:
+            advice = "; save the model in bfloat16" if wanted.dtype == "BF16" else ""
+            raise CheckpointError(
+                f"{source.path}: tensor {wanted.name}: expected dtype {wanted.dtype}, found "
+                f"{source.dtype}{advice}"
+            )
+        if source.shape != wanted.shape:
+            raise CheckpointError(
+                f"{source.path}: tensor {wanted.name}: expected shape {wanted.shape}, found "
+                f"{source.shape}"
+            )
         if source.dtype == "BF16" and source.offset % 2:
             raise CheckpointError(
                 f"{source.path}: tensor {wanted.name}: expected an even offset for BF16, found "
@@ -305,7 +316,7 @@ def match_tensors(
             )
         offset = source.offset
         for part in wanted.parts:
-            nbytes = wanted.nbytes // wanted.shape[0] * part.shape[0]
+            nbytes = source.nbytes // wanted.shape[0] * part.shape[0]
             tensors[part.name] = TensorSource(source.path, offset, nbytes, source.dtype, part.shape)
             offset += nbytes
     return tensors
@@ -316,15 +327,19 @@ def _and_more(names: list[str]) -> str:
 
 
 @clear_system_errors()
-def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpoint:
+def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bool) -> Checkpoint:
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
     tokenizer_path = _companion(located, TOKENIZER)
     tokenizer_json = None if tokenizer_path is None else TokenizerJson.read(tokenizer_path)
     stop_ids = _stop_ids(located, tokenizer_json)
+    # Each reads gigabytes: whatever can be refused without that has been.
+    if bf16_experts and experts == "as_stored":
+        refuse_wide_experts(tensors)
+    tensors = convert_tensors(tensors, dtype, progress)
     if bf16_experts:
-        tensors = quantize_experts(located.config, tensors, experts == "mxfp4", progress)
+        tensors = quantize_experts(located.config, tensors, progress)
     return Checkpoint(
         path=located.path,
         layout=located.layout,

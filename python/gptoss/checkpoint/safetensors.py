@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ from gptoss.errors import CheckpointError
 
 # The dtypes that gpt-oss checkpoints are made of; numpy has no bfloat16, so its bits are uint16.
 ITEM_BYTES = {"BF16": 2, "U8": 1}
-NUMPY_DTYPES: dict[str, npt.DTypeLike] = {"BF16": np.uint16, "U8": np.uint8}
+# Also those of fine-tunes that were saved in another one, and are converted.
+NUMPY_DTYPES: dict[str, npt.DTypeLike] = {
+    "BF16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
 
 _LENGTH_BYTES = 8
 
@@ -60,7 +67,7 @@ class TensorSource:
     nbytes : int
         Size of the tensor.
     dtype : str
-        "BF16" or "U8".
+        "BF16" or "U8"; of a header also any other of the format.
     shape : tuple of int
         Row-major.
     array : numpy.ndarray or None
@@ -81,6 +88,30 @@ class TensorSource:
         return np.memmap(
             self.path, NUMPY_DTYPES[self.dtype], "r", offset=self.offset, shape=self.shape
         )
+
+    def pieces(self, items: int) -> Iterator[npt.NDArray[Any]]:
+        """Read the tensor so many items at a time, flat; BF16 comes as its bits in uint16.
+
+        Unlike `read`, whose pages fault if the file is cut off meanwhile, this raises
+        CheckpointError then.
+        """
+        if self.array is not None:
+            flat = self.array.reshape(-1)
+            for begin in range(0, flat.size, items):
+                yield flat[begin : begin + items]
+            return
+        left = math.prod(self.shape)
+        with open_regular(self.path, limit=None) as file:
+            file.seek(self.offset)
+            while left > 0:
+                piece = np.fromfile(file, NUMPY_DTYPES[self.dtype], min(items, left))
+                if len(piece) < min(items, left):
+                    raise CheckpointError(
+                        f"{self.path}: expected the file's bytes to stay, found them cut off while "
+                        "it was read; replace files by renaming, never in place"
+                    )
+                yield piece
+                left -= len(piece)
 
 
 def read_header(path: Path) -> dict[str, TensorSource]:

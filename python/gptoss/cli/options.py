@@ -28,6 +28,7 @@ _SIMPLE: dict[str, tuple[type, str]] = {
 _LOADING = (
     *("device", "threads", "precision", "dense", "context_length", "revision", "local_files_only"),
     "experts",
+    "dtype",
     "kv_cache_dtype",
     "speculative",
 )
@@ -89,6 +90,11 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
         "--experts",
         default="as_stored",
         help="mxfp4 quantises experts that are stored in bfloat16",
+    )
+    group.add_argument(
+        "--dtype",
+        default="as_stored",
+        help="convert rounds tensors that are stored in float16 or float32 to bfloat16",
     )
     group.add_argument(
         "--kv-cache-dtype", default="auto", help="auto, or int8 for nearly half the memory"
