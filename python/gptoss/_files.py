@@ -56,7 +56,13 @@ def read_json(path: Path) -> dict[str, Any]:
         something other than an object.
     """
     with open_regular(path) as file:
-        return parse_json_object(file.read(), str(path))
+        data = file.read()
+    value = parse_json_object(data, str(path))
+    if next(iter(value), None) == "error":
+        raise CheckpointError(
+            f"{path}: expected a checkpoint's file, found {what_it_is(data[:HEAD_BYTES])}"
+        )
+    return value
 
 
 def read_bytes(path: Path) -> bytes:

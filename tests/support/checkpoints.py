@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import make_checkpoint as script
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+import make_checkpoint as script
 from make_checkpoint import PRESETS, alternating, make_checkpoint
 
 __all__ = [

@@ -106,9 +106,9 @@ def _converted(name: str, source: TensorSource, dtype: Dtype) -> npt.NDArray[np.
         if dtype == "as_stored" and not exact.all():
             at = int(np.argmin(exact))
             raise CheckpointError(
-                f"{source.path}: tensor {name}: expected dtype BF16, found "
-                f"{source.dtype} with {values[at]:.9g} at {_place(source, begin + at)}, which BF16 "
-                'does not have; pass dtype="convert" (--dtype convert) to round to bfloat16 at load, or save the model '
+                f"{source.path}: tensor {name}: expected dtype BF16, found {source.dtype} with "
+                f"{values[at]:.9g} at {_place(source, begin + at)}, which BF16 does not have; pass "
+                'dtype="convert" (--dtype convert) to round to bfloat16 at load, or save the model '
                 "so (model.to(torch.bfloat16).save_pretrained(FOLDER))"
             )
         flat[begin : begin + len(bits)] = bits

@@ -141,7 +141,7 @@ def read_header(path: Path) -> dict[str, TensorSource]:
         if longest < 0:
             raise CheckpointError(
                 f"{path}: expected a safetensors file of at least {_LENGTH_BYTES} bytes, "
-                f"found {size}; the download was not finished"
+                f"found {size}{and_what_it_is(head) or '; the download was not finished'}"
             )
         if length > longest:
             raise CheckpointError(
