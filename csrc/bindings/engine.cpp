@@ -83,6 +83,7 @@ TensorTable to_tensors(const py::dict& sources) {
       if (!file) {
         file = std::make_shared<const MappedFile>(path);
         table.owners.push_back(file);
+        table.files.add(file);
       }
       check(offset >= 0 && offset + nbytes <= file->size_bytes(), name, " ends at byte ",
             offset + nbytes, " of ", path, ", which has ", file->size_bytes());
@@ -257,22 +258,26 @@ void register_engine(py::module_& m) {
                    "precision='auto' only");
              const ModelConfig model = to_config(config);
              TensorTable table = to_tensors(tensors);
+             const MappedFiles files = table.files;
              const py::gil_scoped_release release;
-             auto backend = make_backend(
-                 device, make_weights(model, std::move(table)),
-                 {.threads = threads,
-                  .precision = precision == "auto" ? Precision::automatic : Precision::reference,
-                  .dense = dense == "q8"     ? DenseType::q8
-                           : dense == "bf12" ? DenseType::bf12
-                                             : DenseType::bf16,
-                  .int8_kv_cache = kv_cache_dtype == "int8"});
+             auto backend = files.guard([&] {
+               return make_backend(
+                   device, make_weights(model, std::move(table)),
+                   {.threads = threads,
+                    .precision = precision == "auto" ? Precision::automatic : Precision::reference,
+                    .dense = dense == "q8"     ? DenseType::q8
+                             : dense == "bf12" ? DenseType::bf12
+                                               : DenseType::bf16,
+                    .int8_kv_cache = kv_cache_dtype == "int8"});
+             });
              return std::make_unique<Engine>(std::move(backend), model, eos_token_ids,
                                              EngineOptions{.context_length = context_length,
                                                            .max_step_tokens = max_step_tokens,
                                                            .max_sequences = max_sequences,
                                                            .prefix_cache = prefix_cache,
                                                            .kv_memory_bytes = kv_memory_bytes,
-                                                           .speculative = speculative});
+                                                           .speculative = speculative,
+                                                           .files = files});
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
            "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "core/check.h"
@@ -97,7 +98,19 @@ ThreadPool::ThreadPool(int n_threads)
       pid_(getpid()),
       shares_(static_cast<size_t>(n_threads)) {
   threads_.reserve(static_cast<size_t>(n_threads - 1));
-  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
+  } catch (const std::system_error& error) {
+    const size_t started = threads_.size() + 1;
+    stop();
+    throw BackendError(concat("could start ", started, " of ", n_threads,
+                              " threads: ", error.what(),
+                              "; ask for fewer (threads, GPTOSS_NUM_THREADS), or "
+                              "raise the limit of memory or processes"));
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -106,6 +119,10 @@ ThreadPool::~ThreadPool() {
     new std::vector<std::thread>(std::move(threads_));
     return;
   }
+  stop();
+}
+
+void ThreadPool::stop() {
   stopping_.store(true, std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();

@@ -31,6 +31,7 @@ inline constexpr int kMaxThreads = 1024;
 
 class ThreadPool {
  public:
+  // Throws BackendError if the system does not give so many threads.
   explicit ThreadPool(int n_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -63,6 +64,7 @@ class ThreadPool {
   static constexpr int kUnitBits = 32;
 
   void run_raw(int64_t n_units, UnitFunction function, void* context);
+  void stop();
   void worker(int index);
   void work(uint32_t epoch, int index);
   // Units of a share that this thread has run.

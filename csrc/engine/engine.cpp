@@ -414,6 +414,10 @@ void Engine::sample_next(const Slice& slice, float* logits, std::vector<Event>& 
 }
 
 std::vector<Event> Engine::step() {
+  return options_.files.guard([&] { return compute_step(); });
+}
+
+std::vector<Event> Engine::compute_step() {
   const auto start = std::chrono::steady_clock::now();
   take_inbox();
   const std::vector<Slice> slices = schedule();
@@ -476,6 +480,12 @@ EngineStats Engine::stats() {
 
 bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
                     std::span<const int32_t> positions, int chunk_tokens, float* logits) {
+  return options_.files.guard(
+      [&] { return compute_logits(request, tokens, positions, chunk_tokens, logits); });
+}
+
+bool Engine::compute_logits(int64_t request, std::span<const int32_t> tokens,
+                            std::span<const int32_t> positions, int chunk_tokens, float* logits) {
   check_prompt(tokens);
   check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
         tokens.size(), " tokens, more than the context of ", options_.context_length);

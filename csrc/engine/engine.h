@@ -20,6 +20,7 @@
 
 #include "backend/backend.h"
 #include "backend/layers.h"
+#include "core/mapped_file.h"
 #include "engine/drafter.h"
 #include "engine/kv_cache.h"
 #include "engine/sampler.h"
@@ -33,6 +34,7 @@ struct EngineOptions {
   bool prefix_cache = true;     // take over what earlier requests computed of the same beginning
   int64_t kv_memory_bytes = 0;  // for the full layers' pages; 0: from free memory
   bool speculative = false;     // guess tokens from the text, and verify several in a step
+  MappedFiles files = {};       // of the weights: checked before and after what is computed
 };
 
 enum class FinishReason : uint8_t { none, stop, length };
@@ -110,7 +112,8 @@ class Engine {
   // its requests are cancelled. May be called while another thread is in step() or logits().
   void cancel(int64_t request);
 
-  // One scheduling iteration; an event for every token made. One thread at a time.
+  // One scheduling iteration; an event for every token made. One thread at a time. Throws
+  // BackendError if a file of the weights has lost bytes.
   std::vector<Event> step();
   // Nothing to do. For the thread that calls step().
   bool idle();
@@ -143,6 +146,9 @@ class Engine {
     std::vector<int32_t> draft = {};  // guesses of the tokens that follow these
   };
 
+  std::vector<Event> compute_step();
+  bool compute_logits(int64_t request, std::span<const int32_t> tokens,
+                      std::span<const int32_t> positions, int chunk_tokens, float* logits);
   void check_prompt(std::span<const int32_t> tokens) const;
   void take_inbox();
   std::vector<Slice> schedule();

@@ -26,6 +26,7 @@ from gptoss.engine.loop import EngineLoop
 from gptoss.engine.outputs import EngineStats, GenerationResult
 from gptoss.engine.request import Batch, Completion, Request
 from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import BackendError
 
 if TYPE_CHECKING:
     from datetime import date
@@ -145,7 +146,10 @@ def load(
     )
     # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        tokenizer = beside.submit(_tokenizer_of, checkpoint)
+        try:
+            tokenizer = beside.submit(_tokenizer_of, checkpoint)
+        except RuntimeError as error:
+            raise BackendError(f"cannot start a thread: {error}") from error
         engine = _core.Engine(
             checkpoint.config,
             checkpoint.tensors,
@@ -220,6 +224,7 @@ class LLM:
         self._description = engine.description
         # Also at the end of the process, before the thread is stopped in the middle of a step.
         self._finalizer = weakref.finalize(self, self._loop.close)
+        self._loop.start()
 
     def __repr__(self) -> str:
         return f"LLM({self._name!r}, {self._description}, context_length={self._context_length})"
@@ -406,7 +411,7 @@ class LLM:
         params = _merged(params, overrides)
         self._loop.check_usable()
         ids = self._prompt(prompt, params)
-        return Request(Completion(self._loop, ids, params, self._tokenizer))
+        return Request(Completion(self._loop, ids, params, self._tokenizer), self)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any

@@ -24,7 +24,8 @@ SHARD = "model-00001-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
-    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 4792272488\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    b"size 4792272488\n"
 )
 
 

@@ -47,6 +47,10 @@ class Event(NamedTuple):
 Letter: TypeAlias = tuple[int, Event | BaseException | None]
 
 
+class WaitedForError(RuntimeError):
+    """Another task waits for the same request; nothing has been lost."""
+
+
 class Mailbox:
     """Where one consumer, a thread or an asyncio task, takes the events of its requests."""
 
@@ -77,7 +81,7 @@ class Mailbox:
         loop = asyncio.get_running_loop()
         while self._letters.empty():
             if self._waiter is not None and not self._waiter[0].is_closed():
-                raise RuntimeError("another task is waiting for this request already")
+                raise WaitedForError("another task is waiting for this request already")
             future = loop.create_future()
             self._waiter = loop, future
             try:
@@ -109,6 +113,9 @@ class EngineLoop:
     All methods may be called from any thread. Only that thread computes: a KeyboardInterrupt,
     which Python raises in the main thread, never loses a step's tokens, and several callers share
     the engine without waiting for each other.
+
+    Whoever makes one sees to it that it is closed, and then starts it: the thread keeps it, and so
+    an interrupt between the two must not find a thread that nobody will ever stop.
     """
 
     def __init__(self, engine: _core.Engine) -> None:
@@ -126,7 +133,13 @@ class EngineLoop:
         self._thread = threading.Thread(
             target=self._run, args=(engine,), name="gptoss engine", daemon=True
         )
-        self._thread.start()
+
+    def start(self) -> None:
+        """Start the thread; BackendError if the system has none to give."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise BackendError(f"cannot start the engine's thread: {error}") from error
 
     def check_request(self, prompt: npt.NDArray[np.int32], params: Any) -> None:
         """Raise the ValueError that `submit` would."""
@@ -198,17 +211,21 @@ class EngineLoop:
                 self._scoring.clear()
         self._bell.put(None)
         # The garbage collector may run this in any thread, in ours too.
-        if self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join()
         self._engine = None
 
-    def check_usable(self) -> _core.Engine:
-        """Return the engine, or raise if it is closed or belongs to another process."""
+    def check_process(self) -> None:
+        """Raise BackendError in a forked process, where nobody would ever answer."""
         if os.getpid() != self._pid:
             raise BackendError(
                 f"this process was forked from process {self._pid}, whose threads did not come "
                 "along: load the model in the process that uses it"
             )
+
+    def check_usable(self) -> _core.Engine:
+        """Return the engine, or raise if it is closed or belongs to another process."""
+        self.check_process()
         if self._closed or self._engine is None:
             raise _closed_error()
         return self._engine

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gptoss.engine.loop import EngineLoop, Event, Letter, Mailbox, new_request
+from gptoss.engine.loop import (
+    EngineLoop,
+    Event,
+    Letter,
+    Mailbox,
+    WaitedForError,
+    new_request,
+)
 from gptoss.engine.outputs import (
     FinishReason,
     GenerationChunk,
@@ -64,6 +71,10 @@ class Completion:
         for request, sample in self.unfinished.items():
             self._loop.submit(request, self._prompt, sample.params, mailbox)
 
+    def check_process(self) -> None:
+        """Raise BackendError in a forked process, where no token will come."""
+        self._loop.check_process()
+
     def take(self, letter: Letter) -> GenerationChunk | None:
         """Take the next token; None if it came after the end."""
         request, event = letter
@@ -104,10 +115,11 @@ class Request(Iterator[GenerationChunk]):
     for its `GenerationResult`; or asked for that with `result`. All these can be mixed: the result
     includes the chunks that have been taken, and those that have not. One thread or task at a time
     may wait for it. Dropping it, leaving it as a context manager, or interrupting or cancelling
-    whoever waits for it, cancels it.
+    whoever waits for it, cancels it. It keeps `owner`, the model, from being dropped and closed.
     """
 
-    def __init__(self, completion: Completion) -> None:
+    def __init__(self, completion: Completion, owner: object = None) -> None:
+        self._owner = owner
         self._completion = completion
         self._mailbox = Mailbox()
         try:
@@ -149,6 +161,8 @@ class Request(Iterator[GenerationChunk]):
             It is not finished yet; it goes on.
         RuntimeError
             It was cancelled, or the model was closed.
+        BackendError
+            This process was forked from the one that submitted it.
         """
         end_s = None if timeout is None else time.monotonic() + timeout
         with _CancelledOnError(self):
@@ -208,16 +222,17 @@ class Request(Iterator[GenerationChunk]):
 
 
 class _CancelledOnError:
-    """Cancels a request when waiting for it is interrupted: a token may have been lost."""
+    """Waits for a request, and cancels it when that is interrupted: a token may have been lost."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
 
     def __enter__(self) -> None:
-        pass
+        if not self._request.finished:
+            self._request._completion.check_process()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and not issubclass(kind, WaitedForError):
             self._request.cancel()
 
 
