@@ -5,6 +5,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "backend/backend.h"
@@ -432,31 +434,37 @@ class CpuBackend final : public Backend {
     }
     encoded_ = LazyMemory(total);
     uint8_t* next = encoded_.data();
-    const auto encode = [&](const TensorView& w) {
+    const auto encode = [&](const std::string& name, const TensorView& w) {
       uint8_t* const to = next;
       next += bytes(w);
       const auto* const from = reinterpret_cast<const uint16_t*>(w.data);
       const auto rows = static_cast<int>(w.shape[0]);
       const auto k = static_cast<int>(w.shape[1]);
       DenseWeights encoded = {to, nullptr};
-      if (type == DenseType::bf12) {
-        std::vector<uint16_t>& escapes = escapes_.emplace_back();
-        bf12_encode(pool_, {.w = from, .rows = to, .escapes = &escapes, .n = rows, .k = k});
-        encoded.scales = escapes.data();
-      } else {
-        auto* const codes = reinterpret_cast<int8_t*>(to);
-        auto* const scales = reinterpret_cast<uint16_t*>(to + int64_t{rows} * k);
-        q8_encode(kernels_, pool_,
-                  {.w = from, .codes = codes, .scales = scales, .n = rows, .k = k});
-        encoded.scales = scales;
+      try {
+        if (type == DenseType::bf12) {
+          std::vector<uint16_t>& escapes = escapes_.emplace_back();
+          bf12_encode(pool_, {.w = from, .rows = to, .escapes = &escapes, .n = rows, .k = k});
+          encoded.scales = escapes.data();
+        } else {
+          auto* const codes = reinterpret_cast<int8_t*>(to);
+          auto* const scales = reinterpret_cast<uint16_t*>(to + int64_t{rows} * k);
+          q8_encode(kernels_, pool_,
+                    {.w = from, .codes = codes, .scales = scales, .n = rows, .k = k});
+          encoded.scales = scales;
+        }
+      } catch (const std::invalid_argument& error) {
+        throw CheckpointError(concat("tensor ", name, ".weight: ", error.what()));
       }
       if (w.mapped) release_file_pages(w.data, int64_t{rows} * k * size_of(w.dtype));
       return encoded;
     };
     for (const LayerWeights& w : weights_.layers) {
-      dense_.push_back({encode(w.q), encode(w.k), encode(w.v), encode(w.o)});
+      const std::string attention = concat("model.layers.", dense_.size(), ".self_attn.");
+      dense_.push_back({encode(attention + "q_proj", w.q), encode(attention + "k_proj", w.k),
+                        encode(attention + "v_proj", w.v), encode(attention + "o_proj", w.o)});
     }
-    unembedding_ = encode(weights_.unembedding);
+    unembedding_ = encode("lm_head", weights_.unembedding);
   }
 
   // f(first token, count) for groups of tokens, in parallel.

@@ -7,8 +7,9 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gptoss.errors import CheckpointError
 
@@ -109,7 +110,7 @@ def clear_system_errors() -> Iterator[None]:
         ) from error
 
 
-def open_regular(path: Path, limit: int | None = MAX_BYTES) -> BinaryIO:
+def open_regular(path: Path, limit: int | None = MAX_BYTES) -> BufferedReader:
     """Open a regular file; other kinds (a pipe, say) could block for ever."""
     try:
         status = path.stat()

@@ -249,7 +249,7 @@ def bf12_encode(
     Parameters
     ----------
     w : numpy.ndarray
-        (N, K) bfloat16, as ml_dtypes.bfloat16 or as its bits in uint16; any values.
+        (N, K) bfloat16, as ml_dtypes.bfloat16 or as its bits in uint16; values finite.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def bf12_encode(
     TypeError
         The array has another dtype.
     ValueError
-        The shape or order is not as above.
+        The shape or order is not as above, or a value is NaN or infinite.
     """
     check = _Arguments("bf12_encode")
     return _core.bf12_encode(_bf16_bits(check, w))
@@ -335,7 +335,7 @@ def q8_encode(w: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np
     TypeError
         The array has another dtype.
     ValueError
-        The shape or order is not as above.
+        The shape or order is not as above, or a value is NaN or infinite.
     """
     check = _Arguments("q8_encode")
     w = _bf16_bits(check, w)

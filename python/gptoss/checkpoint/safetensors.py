@@ -104,8 +104,9 @@ class TensorSource:
         with open_regular(self.path, limit=None) as file:
             file.seek(self.offset)
             while left > 0:
-                piece = np.fromfile(file, NUMPY_DTYPES[self.dtype], min(items, left))
-                if len(piece) < min(items, left):
+                piece = np.empty(min(items, left), NUMPY_DTYPES[self.dtype])
+                # Not numpy's fromfile, which makes a TypeError of a KeyboardInterrupt.
+                if file.readinto(piece.view(np.uint8).data) < piece.nbytes:
                     raise CheckpointError(
                         f"{self.path}: expected the file's bytes to stay, found them cut off while "
                         "it was read; replace files by renaming, never in place"

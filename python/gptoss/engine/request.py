@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -313,7 +314,12 @@ class _Sample:
         self._start_s = self._first_s = self._last_s = time.perf_counter()
 
     def push(self, event: Event) -> GenerationChunk:
-        """Take the next token."""
+        """Take the next token; RuntimeError if it was chosen by logits that are no numbers."""
+        if math.isnan(event.logprob):
+            raise RuntimeError(
+                "the logits are not finite: the checkpoint is damaged or its values are out of "
+                "range"
+            )
         if not self._token_ids:
             self._first_s = event.time_s
         self._last_s = event.time_s
