@@ -130,6 +130,8 @@ def load(
     second if the system has them cached).
     """
     check_modes(precision, dense, kv_cache_dtype)
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a string, got {device!r}")
     if speculative is not None and speculative not in get_args(Speculative):
         raise ValueError(
             f"speculative must be None or one of {get_args(Speculative)}, got {speculative!r}"

@@ -110,6 +110,8 @@ def _repo_cache(repo_id: str) -> Path:
 
 def _cached_copy(repo_id: str, revision: str | None) -> Path | None:
     """Find the folder of a revision, whole or not. Never asks the Hub."""
+    if revision is not None and not isinstance(revision, str):
+        raise TypeError(f"revision must be a string or None, got {revision!r}")
     root = _repo_cache(repo_id)
     commit = revision or _DEFAULT_REVISION
     ref = root / "refs" / commit

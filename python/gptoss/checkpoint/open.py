@@ -123,10 +123,24 @@ def open_checkpoint(
 
 
 def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
-    """Return the existing folder that is meant, or None if it must be a Hub id."""
+    """Return the existing folder that is meant, or None if it must be a Hub id.
+
+    Raises
+    ------
+    CheckpointError
+        It can be neither.
+    TypeError
+        It is neither a string nor a path.
+    """
+    if not isinstance(path_or_repo, (str, os.PathLike)):
+        raise TypeError(f"a checkpoint must be given as a path or a Hub id, got {path_or_repo!r}")
     if path_or_repo == _DEMO:
         return Path(__file__).parents[1] / _DEMO
     text = os.fspath(path_or_repo)
+    if not isinstance(text, str):
+        raise TypeError(f"a checkpoint must be given as a path of str, got {text!r}")
+    if not text:
+        raise CheckpointError("expected a folder or a Hub id (owner/name), found an empty string")
     try:
         path = Path(text).expanduser()
         if path.is_dir():

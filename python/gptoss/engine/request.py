@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from numbers import Real
 from queue import Empty
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -150,7 +152,7 @@ class Request(Iterator[GenerationChunk]):
         Parameters
         ----------
         timeout : float, optional
-            Most seconds to wait.
+            Most seconds to wait; none at all if it is negative.
 
         Returns
         -------
@@ -164,8 +166,10 @@ class Request(Iterator[GenerationChunk]):
             It was cancelled, or the model was closed.
         BackendError
             This process was forked from the one that submitted it.
+        TypeError, ValueError
+            `timeout` is not a number, or NaN.
         """
-        end_s = None if timeout is None else time.monotonic() + timeout
+        end_s = _deadline_s(timeout)
         with _CancelledOnError(self):
             while not self.finished:
                 left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
@@ -175,7 +179,7 @@ class Request(Iterator[GenerationChunk]):
                     break
                 self._completion.take(letter)
         if not self.finished:
-            raise TimeoutError(f"the request is not finished after {timeout:g} s")
+            raise TimeoutError(f"the request is not finished after {max(timeout or 0, 0):g} s")
         return self._completion.result()
 
     def __next__(self) -> GenerationChunk:
@@ -220,6 +224,19 @@ class Request(Iterator[GenerationChunk]):
     def __del__(self) -> None:
         if hasattr(self, "_mailbox"):
             self.cancel()
+
+
+def _deadline_s(timeout: float | None) -> float | None:
+    """When a wait of so many seconds ends; None for what no clock reaches."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+        raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
+    if timeout != timeout:
+        raise ValueError("timeout must be a number of seconds or None, got nan")
+    if timeout >= threading.TIMEOUT_MAX:
+        return None
+    return time.monotonic() + float(max(timeout, 0))
 
 
 class _CancelledOnError:
