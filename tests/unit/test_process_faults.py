@@ -23,6 +23,7 @@ import pytest
 
 import gptoss
 from gptoss import BackendError
+from support.paths import real_data
 
 DEMO = Path(gptoss.__file__).parent / "demo"
 ENDLESS: dict[str, Any] = {"max_tokens": 3000, "ignore_eos": True, "temperature": 0.0}
@@ -419,3 +420,25 @@ def test_files_of_the_process_stay_few() -> None:
     for _ in range(5):
         gptoss.load("demo", threads=1).close()
     assert len(list(folder.iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["' ' * 1_300_000", "'a' + '\\t' * 1_000_001 + 'b'", "('\\u3000' * 1_000_000 + 'x') * 2"],
+)
+def test_white_space_without_end_is_no_panic(text: str) -> None:
+    """Users 23."""
+    done = run(
+        f"""
+        import sys
+        from gptoss.tokenizer import Tokenizer
+        tokenizer = Tokenizer.from_file(sys.argv[1])
+        text = {text}
+        ids = tokenizer.encode(text)
+        print(tokenizer.decode(ids) == text)
+        """,
+        real_data() / "gpt-oss-20b",
+        timeout=200,
+    )
+    assert done.stdout.split() == ["True"]
+    assert not done.stderr
