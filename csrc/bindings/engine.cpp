@@ -8,6 +8,7 @@
 #include "bindings/register.h"
 #include "core/check.h"
 #include "core/mapped_file.h"
+#include "core/thread_pool.h"
 #include "model/weights.h"
 
 namespace gptoss::bindings {
@@ -301,7 +302,11 @@ void register_engine(py::module_& m) {
           "prompt"_a.noconvert(), "params"_a)
       .def("cancel", &Engine::cancel, "request"_a)
       .def("step", &engine_step)
-      .def("idle", &Engine::idle)
+      .def("idle",
+           [](Engine& engine) {
+             prepare_thread();  // whoever asks this is about to call step()
+             return engine.idle();
+           })
       .def("logits", &engine_logits, "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
            "chunk_tokens"_a)
       .def("stats", &engine_stats);

@@ -93,6 +93,12 @@ int resolve_thread_count(int requested) {
   return available_cpus();
 }
 
+void prepare_thread() {
+  // Those of a library come in one piece.
+  static thread_local std::atomic<bool> is_prepared{false};
+  is_prepared.store(true);
+}
+
 ThreadPool::ThreadPool(int n_threads)
     : n_threads_(check_thread_count("threads", n_threads)),
       pid_(getpid()),
@@ -176,6 +182,7 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
 }
 
 void ThreadPool::worker(int index) {
+  prepare_thread();
   uint32_t seen = 0;
   for (;;) {
     wait_for_change(epoch_, seen);

@@ -29,6 +29,10 @@ int resolve_thread_count(int requested);
 
 inline constexpr int kMaxThreads = 1024;
 
+// Allocates the calling thread's thread_local variables. Their first use does so too, but ends the
+// process if there is no memory left then.
+void prepare_thread();
+
 class ThreadPool {
  public:
   // Throws BackendError if the system does not give so many threads.

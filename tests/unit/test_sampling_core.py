@@ -142,8 +142,8 @@ def test_logprobs_are_the_models_own() -> None:
     assert [entry[0] for entry in top] == likeliest.tolist()
     np.testing.assert_allclose([entry[1] for entry in top], expected[likeliest], atol=LOGPROB)
     assert _core.sample(logits, SamplingParams(seed=0, logprobs=0), [], [], 0)[2] == []
-    everything = _core.sample(logits, SamplingParams(seed=0, logprobs=400), [], [], 0)[2]
-    assert len(everything) == 300
+    everything = _core.sample(logits[:12], SamplingParams(seed=0, logprobs=20), [], [], 0)[2]
+    assert len(everything) == 12
 
 
 def test_logits_that_are_not_finite() -> None:

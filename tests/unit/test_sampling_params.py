@@ -101,6 +101,13 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         ("seed", -1, "seed must be at least 0, got -1"),
         ("seed", 2**64, "seed must be at most 18446744073709551615, got"),
         ("logprobs", -1, "logprobs must be at least 0, got -1"),
+        ("logprobs", 21, "logprobs must be at most 20, got 21"),
+        ("n", 129, "n must be at most 128, got 129"),
+        ("temperature", 10**400, "temperature must be at least 0 and finite, got inf"),
+        ("presence_penalty", -(10**400), r"presence_penalty must be in \[-2, 2\], got -inf"),
+        ("logit_bias", {1: 10**400}, "logit_bias of 1 must be finite, got inf"),
+        ("logit_bias", {"-1": 1.0}, "a token id in logit_bias must be at least 0, got -1"),
+        ("logit_bias", {1: 1.0, "1": 2.0}, "logit_bias has token id 1 twice"),
         ("repetition_penalty", 0, "repetition_penalty must be above 0 and finite, got 0"),
         ("presence_penalty", 2.1, r"presence_penalty must be in \[-2, 2\], got 2\.1"),
         ("frequency_penalty", -3, r"frequency_penalty must be in \[-2, 2\], got -3"),
@@ -119,7 +126,6 @@ def test_values_out_of_range(name: str, value: Any, message: str) -> None:
         ("max_tokens", 1.5, r"max_tokens must be an integer, got 1\.5"),
         ("max_tokens", True, "max_tokens must be an integer, got True"),
         ("temperature", "0.5", "temperature must be a number, got '0.5'"),
-        ("temperature", None, "temperature must be a number, got None"),
         ("top_p", True, "top_p must be a number, got True"),
         ("stop", 7, "stop must be a sequence of strings, got 7"),
         ("stop", [7], "stop must be a string or a sequence of them, got 7 in it"),
@@ -127,7 +133,7 @@ def test_values_out_of_range(name: str, value: Any, message: str) -> None:
         ("stop_token_ids", 7, "stop_token_ids must be a sequence of token ids, got 7"),
         ("stop_token_ids", ["a"], "stop_token_ids must be an integer, got 'a'"),
         ("logit_bias", [1], r"logit_bias must map token ids to numbers, got \[1\]"),
-        ("logit_bias", {"1": 1.0}, "a token id in logit_bias must be an integer, got '1'"),
+        ("logit_bias", {"a": 1.0}, "a token id in logit_bias must be an integer, got 'a'"),
         ("logit_bias", {1: "1"}, "logit_bias of 1 must be a number, got '1'"),
         ("ignore_eos", 1, "ignore_eos must be True or False, got 1"),
     ],
@@ -135,3 +141,23 @@ def test_values_out_of_range(name: str, value: Any, message: str) -> None:
 def test_values_of_the_wrong_type(name: str, value: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         SamplingParams(**{name: value})
+
+
+def test_none_is_the_default_of_every_parameter() -> None:
+    nothing = dict.fromkeys((field.name for field in dataclasses.fields(SamplingParams)), None)
+    assert SamplingParams(**nothing) == SamplingParams()  # type: ignore[arg-type]
+
+
+def test_keys_of_the_bias_may_be_strings_of_digits() -> None:
+    assert SamplingParams(logit_bias={"64": -100}).logit_bias == {64: -100.0}  # type: ignore[dict-item]
+
+
+def test_samples_share_the_bias() -> None:
+    """It may have an entry for every token, and there may be 128 samples."""
+    params = SamplingParams(logit_bias={1: 2.0}, n=3, seed=5)
+    for index in range(3):
+        sample = params.for_sample(index)
+        assert sample.logit_bias is params.logit_bias
+        assert sample.n == 1
+    assert params.for_sample(0).seed == 5
+    assert params.n == 3

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -15,6 +17,9 @@ _T = TypeVar("_T")
 _MAX_INT = 2**31 - 1  # the core's integers
 _MAX_SEED = 2**64 - 1
 _MAX_FLOAT = 3.4e38  # the core's floats
+# What the OpenAI API takes, too: each costs every step of all requests, or begins at once.
+_MAX_LOGPROBS = 20
+_MAX_SAMPLES = 128
 
 # What other libraries call them.
 _OTHER_NAMES = {
@@ -47,7 +52,7 @@ class SamplingParams:
     max_tokens : int, optional
         Most tokens to generate; None goes on until the context is full.
     temperature : float
-        Divides the logits; 0 is greedy: the likeliest token, the lowest id of equals.
+        Divides the logits; 0 is greedy: the likeliest token, ties to the lowest id.
     top_p : float
         In (0, 1]: keep the likeliest tokens that together have this probability.
     top_k : int
@@ -61,20 +66,21 @@ class SamplingParams:
     seed : int, optional
         In [0, 2^64); None draws one from the operating system.
     logprobs : int, optional
-        0 reports the log-probability of each chosen token; n adds those of the n likeliest. They
-        are those of the model itself, before any of the changes above.
+        0 reports the log-probability of each chosen token; n, at most 20, adds those of the n
+        likeliest. They are those of the model itself, before any of the changes above.
     repetition_penalty : float
         Positive; above 1 makes tokens of prompt and output less likely.
     presence_penalty, frequency_penalty : float
         In [-2, 2]: subtracted from the logits of the output's tokens, once, and once per
         occurrence.
     logit_bias : mapping of int to float
-        Added to the logits of these token ids.
+        Added to the logits of these token ids, which may be strings of digits, as in JSON. 1e30
+        and beyond force a token, -1e30 and beyond ban it, whatever the penalties do.
     ignore_eos : bool
         Go on past the model's own stop tokens.
     n : int
-        Samples of each prompt, which is computed once. Of a given `seed` the first sample is that
-        of `n=1`, and the others have seeds derived from it.
+        Samples of each prompt, which is computed once; at most 128. Of a given `seed` the first
+        sample is that of `n=1`, and the others have seeds derived from it.
 
     Raises
     ------
@@ -82,6 +88,10 @@ class SamplingParams:
         A value is of the wrong type, or a name is unknown.
     ValueError
         A value is out of its range.
+
+    Notes
+    -----
+    None stands for the default of any of them.
     """
 
     max_tokens: int | None = None
@@ -113,6 +123,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Check every value, and bring each to its one type."""
+        for parameter in fields(self):
+            if getattr(self, parameter.name) is None:
+                factory = parameter.default_factory
+                value = parameter.default if factory is MISSING else factory()
+                object.__setattr__(self, parameter.name, value)
         stop = self.stop
         normal = {
             "max_tokens": _optional(_integer, "max_tokens", self.max_tokens, 1),
@@ -126,14 +141,14 @@ class SamplingParams:
                 for token_id in _sequence("stop_token_ids", self.stop_token_ids, "token ids")
             ),
             "seed": _optional(_integer, "seed", self.seed, 0, _MAX_SEED),
-            "logprobs": _optional(_integer, "logprobs", self.logprobs, 0),
+            "logprobs": _optional(_integer, "logprobs", self.logprobs, 0, _MAX_LOGPROBS),
             "repetition_penalty": _number(
                 "repetition_penalty", self.repetition_penalty, 0, _MAX_FLOAT, above=True
             ),
             "presence_penalty": _number("presence_penalty", self.presence_penalty, -2, 2),
             "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -2, 2),
             "logit_bias": _logit_bias(self.logit_bias),
-            "n": _integer("n", self.n, 1),
+            "n": _integer("n", self.n, 1, _MAX_SAMPLES),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -152,7 +167,10 @@ class SamplingParams:
             # Far from the seeds that others are likely to give: seed + index would repeat them.
             digest = hashlib.blake2b(f"{seed},{index}".encode(), digest_size=8).digest()
             seed = int.from_bytes(digest, "little")
-        return replace(self, seed=seed, n=1)
+        sample = copy.copy(self)  # the values are checked, and the bias may be long
+        object.__setattr__(sample, "seed", seed)
+        object.__setattr__(sample, "n", 1)
+        return sample
 
 
 def _optional(check: Any, name: str, value: Any, *limits: int) -> Any:
@@ -172,7 +190,7 @@ def _integer(name: str, value: Any, low: int, high: int = _MAX_INT) -> int:
 def _number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = _float(value)
     if not low <= number <= high or (above and number == low):
         bracket = "(" if above else "["
         allowed = f"in {bracket}{low:g}, {high:g}]"
@@ -180,6 +198,13 @@ def _number(name: str, value: Any, low: float, high: float, *, above: bool = Fal
             allowed = f"{'above' if above else 'at least'} {low:g} and finite"
         raise ValueError(f"{name} must be {allowed}, got {number:g}")
     return number
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return float("inf") if value > 0 else float("-inf")
 
 
 def _sequence(name: str, value: Iterable[_T], of: str) -> tuple[_T, ...]:
@@ -191,12 +216,16 @@ def _sequence(name: str, value: Iterable[_T], of: str) -> tuple[_T, ...]:
 def _logit_bias(value: Any) -> dict[int, float]:
     if not isinstance(value, Mapping):
         raise TypeError(f"logit_bias must map token ids to numbers, got {value!r}")
-    result = {}
+    result: dict[int, float] = {}
     for token_id, bias in value.items():
+        if isinstance(token_id, str) and re.fullmatch(r"-?[0-9]{1,19}", token_id):
+            token_id = int(token_id)  # JSON has no other keys
         key = _integer("a token id in logit_bias", token_id, 0)
+        if key in result:
+            raise ValueError(f"logit_bias has token id {key} twice")
         if isinstance(bias, bool) or not isinstance(bias, Real):
             raise TypeError(f"logit_bias of {key} must be a number, got {bias!r}")
-        result[key] = float(bias)
+        result[key] = _float(bias)
         if not abs(result[key]) <= _MAX_FLOAT:
-            raise ValueError(f"logit_bias of {key} must be finite, got {bias}")
+            raise ValueError(f"logit_bias of {key} must be finite, got {result[key]:g}")
     return result
