@@ -793,6 +793,8 @@ class _Arguments:
             raise TypeError(
                 f"[{self.op}] expected {name} as a number, got {type(value).__name__}"
             ) from None
+        except OverflowError:
+            number = math.inf
         if not math.isfinite(number):
             raise ValueError(f"[{self.op}] expected {name} to be finite, got {number}")
         return number

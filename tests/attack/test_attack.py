@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 import gptoss
-from gptoss import LLM, BackendError, SamplingParams, ops
+from gptoss import LLM, BackendError, RopeConfig, SamplingParams, ops
 
 pytestmark = pytest.mark.slow
 
@@ -204,32 +204,76 @@ def test_values_of_load(report: Counts, tmp_path: Path, monkeypatch: pytest.Monk
                 report[type(error).__name__] += 1
 
 
+def calls_of_ops(rng: np.random.Generator) -> dict[str, dict[str, Any]]:
+    """Arguments that each op takes."""
+    x = rng.standard_normal((2, 64)).astype(np.float32)
+    bits = rng.integers(0, 0x7000, (3, 64)).astype(np.uint16)
+    blocks = rng.integers(0, 255, (3, 2, 16)).astype(np.uint8)
+    scales = rng.integers(100, 130, (3, 2)).astype(np.uint8)
+    codes, code_scales = ops.q8_encode(bits)
+    rows, escapes = ops.bf12_encode(bits)
+    bias = np.ones(3, np.float32)
+    heads = rng.standard_normal((2, 4, 32)).astype(np.float32)
+    keys = rng.standard_normal((5, 2, 32)).astype(np.float32)
+    experts = np.array([[0, 1], [1, 2]], np.int32)
+    return {
+        "banded_attention": {"q": heads, "k": keys, "v": keys, "sinks": np.zeros(4, np.float32)},
+        "bf12_encode": {"w": bits},
+        "bf12_matmul": {"x": x, "rows": rows, "escapes": escapes, "bias": bias},
+        "dense_matmul": {"x": x, "w": bits, "bias": bias, "fast": True},
+        "expert_gather": {"x": x, "experts": experts, "n_experts": 3},
+        "mxfp4_dequantize": {"blocks": blocks, "scales": scales},
+        "mxfp4_matmul": {"x": x, "blocks": blocks, "scales": scales, "bias": bias},
+        "mxfp4_quantize": {"x": x},
+        "q8_encode": {"w": bits},
+        "q8_matmul": {"x": x, "codes": codes, "scales": code_scales, "bias": bias},
+        "rms_norm": {"x": x, "weight": x[0].copy(), "eps": 1e-5},
+        "rope": {"x": heads, "positions": np.arange(2, dtype=np.int32), "config": RopeConfig(1e4)},
+        "route_topk": {"logits": x, "top_k": 2},
+        "swiglu": {"gate_up": x, "limit": 7.0},
+    }
+
+
+def changed(value: Any, pick: random.Random) -> Any:
+    """Return something like an argument, or nothing like it."""
+    if not isinstance(value, np.ndarray) or pick.random() < 0.3:
+        return pick.choice(VALUES)
+    how = pick.randrange(7)
+    if how == 0:
+        with np.errstate(all="ignore"):
+            return value.astype(pick.choice((np.float16, np.float32, np.float64, np.int8)))
+    if how == 1:
+        return value[..., ::2]
+    if how == 2:
+        return value.T
+    if how == 3:
+        return value[None]
+    if how == 4:
+        return value[:0]
+    if how == 5:
+        return np.concatenate([value, value])
+    other = value.copy()
+    extremes: tuple[float, ...] = (np.nan, np.inf, 3e38)
+    if other.dtype.kind != "f":
+        extremes = (np.iinfo(other.dtype).min, np.iinfo(other.dtype).max)
+    if other.size:
+        other.reshape(-1)[pick.randrange(other.size)] = pick.choice(extremes)
+    return other
+
+
 def test_values_of_ops(report: Counts) -> None:
-    rng = np.random.default_rng(3)
+    calls = calls_of_ops(np.random.default_rng(3))
+    assert sorted(calls) == sorted(ops.__all__)
+    for name, arguments in calls.items():
+        getattr(ops, name)(**arguments)
     pick = random.Random(3)
-    arrays: list[Any] = [
-        rng.standard_normal((2, 64)).astype(np.float32),
-        rng.standard_normal((64, 2)).astype(np.float32).T,
-        rng.standard_normal((2, 3, 64)).astype(np.float32),
-        rng.standard_normal((2, 64)),
-        np.full((2, 64), np.nan, np.float32),
-        np.zeros((0, 64), np.float32),
-        np.float32(1.0),
-        rng.integers(0, 255, (2, 2, 16)).astype(np.uint8),
-        rng.integers(0, 255, (2, 2)).astype(np.uint8),
-        rng.integers(0, 255, (4, 64)).astype(np.int8),
-        rng.integers(0, 2**16, (2, 64)).astype(np.uint16),
-        rng.integers(-5, 5, (2, 2)).astype(np.int32),
-        rng.standard_normal((64,)).astype(np.float32),
-    ]
-    names = list(ops.__all__)
-    for _ in range(some(20_000)):
-        op: Callable[..., Any] = getattr(ops, pick.choice(names))
-        arguments = [
-            pick.choice(pick.choice((arrays, VALUES))) for _ in range(pick.randrange(1, 7))
-        ]
+    for _ in range(some(40_000)):
+        name = pick.choice(ops.__all__)
+        arguments = dict(calls[name])
+        for argument in pick.sample(sorted(arguments), pick.randrange(1, len(arguments) + 1)):
+            arguments[argument] = changed(arguments[argument], pick)
         try:
-            op(*arguments)
+            getattr(ops, name)(**arguments)
             report["runs"] += 1
         except (*REFUSED, BackendError) as error:
             check_message(error)
