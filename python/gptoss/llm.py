@@ -126,7 +126,7 @@ def load(
     Notes
     -----
     Weights are mapped from their files, not read: pages come into memory when they are first
-    used. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
+    used. While a model is loaded its files must not be written to; replace them by renaming. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
     second if the system has them cached).
     """
     check_modes(precision, dense, kv_cache_dtype)
