@@ -126,8 +126,9 @@ def load(
     Notes
     -----
     Weights are mapped from their files, not read: pages come into memory when they are first
-    used. While a model is loaded its files must not be written to; replace them by renaming. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
-    second if the system has them cached).
+    used. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
+    second if the system has them cached). While a model is loaded its files must not be written
+    to: replace them by renaming new ones over them (docs/checkpoints.md).
     """
     check_modes(precision, dense, kv_cache_dtype)
     if not isinstance(device, str):

@@ -2,8 +2,8 @@
 
 What the cache holds in full is used as it is: weights do not change, and a model that was
 downloaded once then starts at once, with or without a network. The cache is read here and not by
-huggingface_hub, of which some releases ask the Hub even for what is only looked up. `hf download`
-brings a copy up to date.
+huggingface_hub, of which some releases ask the Hub even for what is only looked up.
+docs/checkpoints.md tells how to bring a copy up to date.
 """
 
 from __future__ import annotations
