@@ -303,8 +303,10 @@ def test_memory_limits(report: Counts) -> None:
 
         process = start("-c", script, threads, preexec_fn=limit)
         out, err = process.communicate(timeout=120)
-        assert process.returncode >= 0, (megabytes, threads, err[-2000:])
-        report[out.split()[0] if out and not out[0].isdigit() else "runs" if out else "exit"] += 1
+        # Importing may fail, too, with the words of whatever asked for memory.
+        failed = process.returncode == 1 and "emory" in err + out
+        assert process.returncode == 0 or failed, (megabytes, threads, err[-2000:])
+        report["import" if failed else "runs" if out[0].isdigit() else out.split()[0]] += 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -322,16 +322,16 @@ class TestStream:
 
 class TestLogprobs:
     def test_agree_with_logits(self, llm: LLM) -> None:
-        result = llm.generate("abc", seed=1, max_tokens=12, logprobs=VOCAB, ignore_eos=True)
+        result = llm.generate("abc", seed=1, max_tokens=12, logprobs=20, ignore_eos=True)
         assert result.logprobs is not None
         logits = llm.logits([*result.prompt_token_ids, *result.token_ids])[2:-1].astype(float)
         expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         for token, row, entry in zip(result.token_ids, expected, result.logprobs, strict=True):
             assert entry.token_id == token
             assert abs(entry.logprob - row[token]) <= LOGPROB
-            assert abs(sum(np.exp(t.logprob) for t in entry.top_logprobs) - 1) <= 1e-5
             ids = [t.token_id for t in entry.top_logprobs]
-            assert sorted(ids) == list(range(VOCAB))
+            assert len(set(ids)) == 20
+            assert row[ids].min() >= np.delete(row, ids).max() - LOGPROB
             np.testing.assert_allclose(
                 [t.logprob for t in entry.top_logprobs], row[ids], atol=LOGPROB
             )
