@@ -1,87 +1,140 @@
-// What a device does for the forward pass.
+// What the engine knows of a device: it computes steps.
 //
-// The pass (backend/layers.h) is written once against these phases. They are coarse on purpose, so
-// that each can be one fused kernel; activations stay with the backend from begin_step() to
-// unembed(), and a backend that would rather run a whole step at once (a CUDA graph, a persistent
-// kernel) overrides run_step().
+// A step runs the new tokens of several sequences through the model and chooses what follows them.
+// Calls come from one thread at a time, in this order for every step:
+//   submit -> (masks are made) -> sample -> wait
+// Up to traits().max_steps_ahead further steps may be submitted before one is waited for. Device
+// work is done in the order of the calls: copies of pages, writes of pages and changes of slots
+// included. What a step in flight may read or write (pages, slots, adapters) is not handed on,
+// cached or freed by the engine before that step has been waited for.
+//
+// Errors of a step come out of its wait(). After one that leaves the device unusable every later
+// call throws at once, with the same cause.
+//
+// Backends that are driven layer by layer build on backend/layers.h.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "backend/step.h"
 #include "core/kv_page.h"
-#include "model/config.h"
 #include "model/weights.h"
 
 namespace gptoss {
-
-// A ragged batch: the new tokens of several sequences, one after the other. A prompt chunk, a
-// single decoded token and any mix of them are the same thing.
-struct StepInput {
-  std::span<const int32_t> tokens;  // (T)
-  std::span<const int32_t>
-      sequence_offsets;  // (S + 1): sequence s has tokens [offset s, offset s+1)
-  std::span<const int32_t> first_positions;  // (S): position of a sequence's first token here
-  // Page tables of the full and the window layers, all sequences flattened. Position p of sequence
-  // s lies in page table[offset s + (p / kPageTokens) % (offset s+1 - offset s)].
-  std::span<const int32_t> full_pages, full_page_offsets;      // (S + 1) offsets
-  std::span<const int32_t> window_pages, window_page_offsets;  // (S + 1) offsets
-  std::span<const int32_t> logit_rows;  // tokens whose logits are wanted, ascending
-};
 
 enum class Precision : uint8_t {
   reference,  // f32 activations and KV cache
   automatic,  // what is fast and errs no more than bf16: f16 KV cache, int8 inputs of the experts
 };
 
+struct BackendTraits {
+  int max_steps_ahead = 0;       // steps that may be submitted before the oldest is waited for
+  bool adapters = false;         // StepInput.adapters may be other than 0
+  std::vector<int> batch_sizes;  // preferred numbers of sequences that decode; empty: any
+};
+
+// Bytes on the device.
+struct MemoryPlan {
+  int64_t weights = 0;        // allocated for the model's weights; mapped files do not count
+  int64_t workspace = 0;      // activations, logits and tables of a step
+  std::vector<int64_t> page;  // of a page of each KV group
+  int64_t available = 0;      // left for pages beside all that
+};
+
+// How long a step takes, by its number of tokens; only ratios matter.
+struct StepCost {
+  double fixed = 0.0;
+  double per_token = 1.0;
+
+  double of(double tokens) const { return fixed + per_token * tokens; }
+};
+
+// What tests can look at after a step has been waited for.
+enum class Activation : uint8_t {
+  residual,       // (T, hidden) f32: after the last layer
+  router_logits,  // (T, E) f32: of the last layer
+};
+
+// Parts of a step, and what they are called in statistics.
+enum class Phase : uint8_t {
+  begin_step,
+  embed,
+  attention_in,
+  attend,
+  attention_out,
+  route,
+  experts_in,
+  experts_out,
+  unembed,
+  sample,
+  constrain,  // the engine's: masks and forced tokens
+};
+inline constexpr std::array kPhaseNames = {"begin_step",    "embed",  "attention_in", "attend",
+                                           "attention_out", "route",  "experts_in",   "experts_out",
+                                           "unembed",       "sample", "constrain"};
+using PhaseSeconds = std::array<double, kPhaseNames.size()>;
+
 class Backend {
  public:
   virtual ~Backend() = default;
 
   virtual std::string description() const = 0;
+  virtual const BackendTraits& traits() const = 0;
+  virtual StepCost cost() const = 0;
 
-  // Bytes of KV cache that a page takes in the full and in the window layers together.
-  virtual int64_t full_page_bytes() const = 0;
-  virtual int64_t window_page_bytes() const = 0;
-  // Bytes that can still be allocated on the device.
-  virtual int64_t free_memory_bytes() const = 0;
-  // Makes room for this many pages; what was cached is lost. Throws OutOfMemory.
-  virtual void allocate_kv(int n_full_pages, int n_window_pages) = 0;
+  // What steps within these limits need, before anything is allocated for them.
+  virtual MemoryPlan plan(const StepLimits& limits) const = 0;
+  // Allocates the workspace and so many pages of each KV group; once. Throws OutOfMemory.
+  virtual void prepare(const StepLimits& limits, std::span<const int> n_pages) = 0;
 
-  // Copies a page of the window layers, or of the full ones.
-  virtual void copy_kv_page(bool window, int32_t from, int32_t to) = 0;
+  // A sequence begins or, after its place was taken, goes on: what it has seen and made so far, for
+  // penalties, its last token and the index of its next one.
+  virtual void open_slot(int slot, std::span<const int32_t> prompt,
+                         std::span<const int32_t> output) = 0;
+  // Tokens that were not sampled but decided on join the slot's output.
+  virtual void append_output(int slot, std::span<const int32_t> tokens) = 0;
+  virtual void close_slot(int slot) = 0;
 
-  virtual void begin_step(const StepInput& input) = 0;
-  virtual void embed() = 0;
-  virtual void attention_in(int layer) = 0;   // norm, QKV, bias, RoPE, KV write
-  virtual void attend(int layer) = 0;         // banded attention with sinks
-  virtual void attention_out(int layer) = 0;  // output projection, bias, residual
-  virtual void route(int layer) = 0;          // norm, router, top-k
-  virtual void experts_in(int layer) = 0;     // gate and up, SwiGLU
-  virtual void experts_out(int layer) = 0;    // down, weighted sum, residual
-  // logits (n_logit_rows, V) f32 in host memory.
-  virtual void unembed(float* logits) = 0;
+  virtual void copy_pages(std::span<const PageCopy> copies) = 0;
+  // Contents of pages of a group, one after the other, to and from host memory. Bytes mean
+  // something only to backends of the same kv_layout().
+  virtual std::string kv_layout() const = 0;
+  virtual void read_pages(int group, std::span<const int32_t> pages, uint8_t* bytes) = 0;
+  virtual void write_pages(int group, std::span<const int32_t> pages, const uint8_t* bytes) = 0;
 
-  // Takes over the whole step and returns true, or returns false to be driven phase by phase.
-  virtual bool run_step(const StepInput&, float* /*logits*/) { return false; }
-};
+  // Runs the model up to the logits; returns at once where it can. The input is copied. `abandon`
+  // is looked at between layers, where there is a between: once true, the rest of the step may be
+  // left out, and its pages hold garbage at the positions of this step alone.
+  virtual StepId submit(const StepInput& input, const std::atomic<bool>& abandon) = 0;
+  // Uses the step's logits; once for every step, before the next one is submitted. The input is
+  // copied.
+  virtual void sample(StepId step, const SampleInput& input) = 0;
+  // The oldest step that has not been waited for.
+  virtual StepResult wait(StepId step) = 0;
 
-// How attention's matrices and the unembedding are held.
-enum class DenseType : uint8_t {
-  bf16,  // as they lie in the checkpoint
-  bf12,  // the same numbers in 12 bits each: made when the model is loaded
-  q8,    // int8, 32 weights to a scale: made when the model is loaded
+  // Logits (n_rows, V) f32 of rows [first_row, first_row + n_rows) of a step, there once it has
+  // been waited for. Called before the next step is submitted.
+  virtual void read_logits(StepId step, int first_row, int n_rows, float* logits) = 0;
+  // Likewise, for tests: (T, ...) f32.
+  virtual void read(StepId step, Activation activation, float* values) = 0;
+
+  // Since it was made.
+  virtual PhaseSeconds phase_seconds() const = 0;
 };
 
 struct BackendOptions {
   int threads = 0;  // CPU: 0 means the default
   Precision precision = Precision::automatic;
-  // These go with Precision::automatic only.
-  DenseType dense = DenseType::bf16;
+  // How attention's matrices and the unembedding are stored: bf16 is the checkpoint's own; bf12 and
+  // q8 are made when the model is loaded, and go with Precision::automatic only, as does an int8 KV
+  // cache.
+  Format dense = Format::bf16;
   bool int8_kv_cache = false;  // keys and values in int8, one scale per token and head
 };
 
@@ -98,18 +151,25 @@ std::vector<BackendInfo> list_backends();
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options);
 
+// Memory that a model of this shape would take there, without its weights being read.
+MemoryPlan plan_memory(const std::string& device, const ModelConfig& config,
+                       const BackendOptions& options, const StepLimits& limits);
+
 // What each device folder, or its stub twin, provides.
 namespace cpu {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
+MemoryPlan plan(const ModelConfig& config, const BackendOptions& options, const StepLimits& limits);
 }  // namespace cpu
 namespace cuda {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
+MemoryPlan plan(const ModelConfig& config, const BackendOptions& options, const StepLimits& limits);
 }  // namespace cuda
 namespace metal {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
+MemoryPlan plan(const ModelConfig& config, const BackendOptions& options, const StepLimits& limits);
 }  // namespace metal
 
 }  // namespace gptoss

@@ -4,9 +4,8 @@
 
 namespace gptoss {
 
-void forward(Backend& backend, const ModelConfig& config, const StepInput& input, float* logits,
-             PhaseSeconds& seconds, const std::function<void()>& between_layers) {
-  if (backend.run_step(input, logits)) return;
+bool run_layers(Layers& layers, int n_layers, const StepInput& input,
+                const std::atomic<bool>& abandon, PhaseSeconds& seconds) {
   auto last = std::chrono::steady_clock::now();
   // The time since the call before belongs to this phase.
   const auto count_as = [&](Phase phase) {
@@ -14,27 +13,28 @@ void forward(Backend& backend, const ModelConfig& config, const StepInput& input
     seconds[static_cast<size_t>(phase)] += std::chrono::duration<double>(now - last).count();
     last = now;
   };
-  backend.begin_step(input);
+  layers.begin(input);
   count_as(Phase::begin_step);
-  backend.embed();
+  layers.embed();
   count_as(Phase::embed);
-  for (int layer = 0; layer < config.n_layers; ++layer) {
-    between_layers();
-    backend.attention_in(layer);
+  for (int layer = 0; layer < n_layers; ++layer) {
+    if (abandon.load(std::memory_order_relaxed)) return false;
+    layers.attention_in(layer);
     count_as(Phase::attention_in);
-    backend.attend(layer);
+    layers.attend(layer);
     count_as(Phase::attend);
-    backend.attention_out(layer);
+    layers.attention_out(layer);
     count_as(Phase::attention_out);
-    backend.route(layer);
+    layers.route(layer);
     count_as(Phase::route);
-    backend.experts_in(layer);
+    layers.experts_in(layer);
     count_as(Phase::experts_in);
-    backend.experts_out(layer);
+    layers.experts_out(layer);
     count_as(Phase::experts_out);
   }
-  backend.unembed(logits);
+  layers.unembed();
   count_as(Phase::unembed);
+  return true;
 }
 
 }  // namespace gptoss

@@ -1,36 +1,33 @@
-// The forward pass, once for all backends.
+// The forward pass, written once for backends that are driven layer by layer.
+//
+// Its phases are coarse on purpose, so that each can be one fused kernel; activations stay with the
+// backend from begin() to unembed().
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <functional>
+#include <atomic>
 
 #include "backend/backend.h"
 
 namespace gptoss {
 
-// The phases of a step, as Backend has them, and what they are called.
-enum class Phase : uint8_t {
-  begin_step,
-  embed,
-  attention_in,
-  attend,
-  attention_out,
-  route,
-  experts_in,
-  experts_out,
-  unembed
-};
-inline constexpr std::array kPhaseNames = {"begin_step", "embed",         "attention_in",
-                                           "attend",     "attention_out", "route",
-                                           "experts_in", "experts_out",   "unembed"};
-// Seconds spent in each.
-using PhaseSeconds = std::array<double, kPhaseNames.size()>;
+class Layers {
+ public:
+  virtual ~Layers() = default;
 
-// Runs one step; logits (n_logit_rows, V) f32. Adds to `seconds`, unless the backend takes over the
-// whole step. `between_layers` may throw to abandon the step: the cache then holds garbage only at
-// positions of this step.
-void forward(Backend& backend, const ModelConfig& config, const StepInput& input, float* logits,
-             PhaseSeconds& seconds, const std::function<void()>& between_layers);
+  virtual void begin(const StepInput& input) = 0;  // every token is an id
+  virtual void embed() = 0;
+  virtual void attention_in(int layer) = 0;   // norm, QKV, bias, RoPE, KV write
+  virtual void attend(int layer) = 0;         // banded attention with sinks
+  virtual void attention_out(int layer) = 0;  // output projection, bias, residual
+  virtual void route(int layer) = 0;          // norm, router, top-k
+  virtual void experts_in(int layer) = 0;     // gate and up, SwiGLU
+  virtual void experts_out(int layer) = 0;    // down, weighted sum, residual
+  virtual void unembed() = 0;                 // logits of the step's logit rows
+};
+
+// Runs the pass, and adds to `seconds` what each phase took. False if it was left between two
+// layers because of `abandon`.
+bool run_layers(Layers& layers, int n_layers, const StepInput& input,
+                const std::atomic<bool>& abandon, PhaseSeconds& seconds);
 
 }  // namespace gptoss

@@ -7,10 +7,29 @@ namespace {
 struct Entry {
   BackendInfo (*info)();
   std::unique_ptr<Backend> (*make)(Weights, const BackendOptions&);
+  MemoryPlan (*plan)(const ModelConfig&, const BackendOptions&, const StepLimits&);
 };
 
-constexpr Entry kBackends[] = {
-    {cuda::info, cuda::make}, {metal::info, metal::make}, {cpu::info, cpu::make}};
+constexpr Entry kBackends[] = {{cuda::info, cuda::make, cuda::plan},
+                               {metal::info, metal::make, metal::plan},
+                               {cpu::info, cpu::make, cpu::plan}};
+
+// The entry that `device` means: "auto" the first that is available.
+const Entry& entry_of(const std::string& device) {
+  std::string known;
+  std::string reasons;
+  for (const Entry& entry : kBackends) {
+    const BackendInfo info = entry.info();
+    if (info.available && (device == "auto" || device == info.name)) return entry;
+    if (info.name == device) {
+      throw BackendError(concat("device '", device, "' is not available: ", info.detail));
+    }
+    known += (known.empty() ? "" : ", ") + info.name;
+    reasons += concat(reasons.empty() ? "" : "; ", info.name, ": ", info.detail);
+  }
+  if (device == "auto") throw BackendError(concat("no device is available: ", reasons));
+  throw BackendError(concat("unknown device '", device, "'; expected auto, ", known));
+}
 
 }  // namespace
 
@@ -22,21 +41,12 @@ std::vector<BackendInfo> list_backends() {
 
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options) {
-  std::string known;
-  std::string reasons;
-  for (const Entry& entry : kBackends) {
-    const BackendInfo info = entry.info();
-    if (info.available && (device == "auto" || device == info.name)) {
-      return entry.make(std::move(weights), options);
-    }
-    if (info.name == device) {
-      throw BackendError(concat("device '", device, "' is not available: ", info.detail));
-    }
-    known += (known.empty() ? "" : ", ") + info.name;
-    reasons += concat(reasons.empty() ? "" : "; ", info.name, ": ", info.detail);
-  }
-  if (device == "auto") throw BackendError(concat("no device is available: ", reasons));
-  throw BackendError(concat("unknown device '", device, "'; expected auto, ", known));
+  return entry_of(device).make(std::move(weights), options);
+}
+
+MemoryPlan plan_memory(const std::string& device, const ModelConfig& config,
+                       const BackendOptions& options, const StepLimits& limits) {
+  return entry_of(device).plan(config, options, limits);
 }
 
 }  // namespace gptoss

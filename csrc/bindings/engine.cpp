@@ -2,14 +2,19 @@
 
 #include <pybind11/stl.h>
 
-#include <optional>
+#include <algorithm>
+#include <memory>
+#include <tuple>
 #include <unordered_map>
 
+#include "backend/backend.h"
 #include "bindings/register.h"
 #include "core/check.h"
-#include "core/mapped_file.h"
 #include "core/thread_pool.h"
+#include "cpu/isa/isa.h"
+#include "cpu/sample.h"
 #include "model/weights.h"
+#include "testing/fake_backend.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -48,132 +53,152 @@ ModelConfig to_config(const py::handle& config) {
   return c;
 }
 
-DType to_dtype(const std::string& name) {
-  check(name == "BF16" || name == "U8", "tensor dtype must be BF16 or U8, got ", name);
-  return name == "BF16" ? DType::bf16 : DType::u8;
-}
-
-// From a mapping of names to gptoss.checkpoint.TensorSource: a span of a file, which is mapped, or
-// an array, which is kept alive.
-TensorTable to_tensors(const py::dict& sources) {
-  TensorTable table;
-  std::unordered_map<std::string, std::shared_ptr<const MappedFile>> files;
-  for (const auto& [key, source] : sources) {
-    TensorView view;
-    view.dtype = to_dtype(source.attr("dtype").cast<std::string>());
-    int64_t nbytes = size_of(view.dtype);
-    for (const auto& size : source.attr("shape")) {
-      view.shape.push_back(size.cast<int64_t>());
-      nbytes *= view.shape.back();
-    }
-    const auto name = key.cast<std::string>();
-    if (const py::object array = source.attr("array"); !array.is_none()) {
+// From a mapping of roles to gptoss.checkpoint.TensorSource: a span of a file, or an array, which
+// is kept alive.
+std::vector<TensorSource> to_sources(const py::dict& tensors) {
+  std::vector<TensorSource> sources;
+  for (const auto& [role, tensor] : tensors) {
+    TensorSource source;
+    source.role = role.cast<std::string>();
+    source.dtype = dtype_named(tensor.attr("dtype").cast<std::string>());
+    for (const auto& size : tensor.attr("shape")) source.shape.push_back(size.cast<int64_t>());
+    if (const py::object array = tensor.attr("array"); !array.is_none()) {
       const auto contiguous = py::cast<py::array>(array);
-      check((contiguous.flags() & py::array::c_style) != 0 && contiguous.nbytes() == nbytes,
-            "array of ", name, " must be C-contiguous with ", nbytes, " bytes");
-      view.data = static_cast<const uint8_t*>(contiguous.data());
+      check((contiguous.flags() & py::array::c_style) != 0, "array of ", source.role,
+            " must be C-contiguous");
+      source.data = static_cast<const uint8_t*>(contiguous.data());
+      source.data_bytes = contiguous.nbytes();
       // Released wherever the weights are, which may be without the GIL.
-      table.owners.emplace_back(new py::object(array), [](py::object* owner) {
+      source.owner = std::shared_ptr<const void>(new py::object(array), [](py::object* owner) {
         const py::gil_scoped_acquire acquire;
         delete owner;
       });
     } else {
-      const auto path = py::str(source.attr("path")).cast<std::string>();
-      const auto offset = source.attr("offset").cast<int64_t>();
-      auto& file = files[path];
-      if (!file) {
-        file = std::make_shared<const MappedFile>(path);
-        table.owners.push_back(file);
-        table.files.add(file);
-      }
-      check(offset >= 0 && offset + nbytes <= file->size_bytes(), name, " ends at byte ",
-            offset + nbytes, " of ", path, ", which has ", file->size_bytes());
-      view.data = file->data() + offset;
-      view.mapped = true;
+      source.path = py::str(tensor.attr("path")).cast<std::string>();
+      source.offset = tensor.attr("offset").cast<int64_t>();
     }
-    table.tensors.emplace(name, std::move(view));
+    sources.push_back(std::move(source));
   }
-  return table;
+  return sources;
 }
 
-// From a gptoss.SamplingParams, whose optional fields have been filled in.
-SamplingParams to_params(const py::handle& p) {
-  SamplingParams params;
+// From a gptoss.SamplingParams.
+RequestParams to_params(const py::handle& p) {
+  RequestParams params;
   if (const py::object limit = p.attr("max_tokens"); !limit.is_none()) {
-    params.max_tokens = limit.cast<int>();
-    check(params.max_tokens >= 1, "max_tokens must be at least 1, got ", params.max_tokens);
+    params.stop.max_tokens = limit.cast<int>();
   }
-  params.temperature = p.attr("temperature").cast<float>();
-  params.top_p = p.attr("top_p").cast<float>();
-  params.top_k = p.attr("top_k").cast<int>();
-  params.min_p = p.attr("min_p").cast<float>();
-  params.repetition_penalty = p.attr("repetition_penalty").cast<float>();
-  params.presence_penalty = p.attr("presence_penalty").cast<float>();
-  params.frequency_penalty = p.attr("frequency_penalty").cast<float>();
+  params.stop.min_tokens = p.attr("min_tokens").cast<int>();
+  params.stop.token_ids = p.attr("stop_token_ids").cast<std::vector<int32_t>>();
+  params.stop.ignore_eos = p.attr("ignore_eos").cast<bool>();
+  params.rule = {.temperature = p.attr("temperature").cast<float>(),
+                 .top_p = p.attr("top_p").cast<float>(),
+                 .min_p = p.attr("min_p").cast<float>(),
+                 .top_k = p.attr("top_k").cast<int32_t>(),
+                 .repetition_penalty = p.attr("repetition_penalty").cast<float>(),
+                 .presence_penalty = p.attr("presence_penalty").cast<float>(),
+                 .frequency_penalty = p.attr("frequency_penalty").cast<float>()};
+  const auto count_or = [&](const char* name, int none) {
+    const py::object count = p.attr(name);
+    return count.is_none() ? none : count.cast<int>();
+  };
+  params.rule.n_logprobs = count_or("logprobs", -1);
+  params.prompt_logprobs = count_or("prompt_logprobs", -1);
   for (const auto& [token, bias] : p.attr("logit_bias").cast<py::dict>()) {
-    params.logit_bias.emplace_back(token.cast<int32_t>(), bias.cast<float>());
+    params.biases.push_back({token.cast<int32_t>(), bias.cast<float>()});
   }
-  params.stop_token_ids = p.attr("stop_token_ids").cast<std::vector<int32_t>>();
-  params.ignore_eos = p.attr("ignore_eos").cast<bool>();
-  params.seed = p.attr("seed").cast<uint64_t>();
-  if (const py::object count = p.attr("logprobs"); !count.is_none()) {
-    params.logprobs = count.cast<int>();
+  if (const py::object allowed = p.attr("allowed_token_ids"); !allowed.is_none()) {
+    params.allowed_token_ids = allowed.cast<std::vector<int32_t>>();
   }
   return params;
 }
 
-py::object finish_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::stop:
-      return py::str("stop");
-    case FinishReason::length:
-      return py::str("length");
-    case FinishReason::none:
-      break;
+// Asks a Python object with the two methods of gptoss.engine.constraints.Hub, with the GIL once per
+// call. What they raise ends the step: errors of one sequence are theirs to catch.
+class PyConstraints final : public Constraints {
+ public:
+  explicit PyConstraints(py::object hub) : hub_(std::move(hub)) {}
+
+  std::vector<Verdict> accept(std::span<const Accepted> accepted) override {
+    const py::gil_scoped_acquire acquire;
+    py::list news;
+    for (const Accepted& entry : accepted) {
+      py::list tokens;
+      for (const int32_t token : entry.tokens) tokens.append(token);
+      news.append(py::make_tuple(entry.sequence, std::move(tokens)));
+    }
+    std::vector<Verdict> verdicts;
+    for (const py::handle& item : hub_.attr("accept")(std::move(news))) {
+      const auto [forced, counted, free, error] =
+          item.cast<std::tuple<std::vector<int32_t>, bool, int, std::string>>();
+      verdicts.push_back({forced, counted, free, error});
+    }
+    check(verdicts.size() == accepted.size(), "constraints gave ", verdicts.size(),
+          " verdicts for ", accepted.size(), " sequences");
+    return verdicts;
   }
-  return py::none();
-}
+
+  std::vector<std::string> fill(std::span<const int64_t> sequences, std::span<uint32_t> masks,
+                                size_t words) override {
+    const py::gil_scoped_acquire acquire;
+    const Array<uint32_t> view(
+        {static_cast<py::ssize_t>(sequences.size()), static_cast<py::ssize_t>(words)}, masks.data(),
+        py::capsule(masks.data(), [](void*) {}));
+    auto errors = hub_.attr("fill")(std::vector<int64_t>(sequences.begin(), sequences.end()), view)
+                      .cast<std::vector<std::string>>();
+    check(errors.size() == sequences.size(), "constraints filled ", errors.size(), " masks for ",
+          sequences.size(), " sequences");
+    return errors;
+  }
+
+ private:
+  py::object hub_;
+};
+
+// An engine with what Python gives it to ask.
+struct PyEngine {
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<PyConstraints> constraints;
+
+  Engine* operator->() const { return engine.get(); }
+};
 
 std::vector<int32_t> to_vector(const Array<int32_t>& array) {
   check(array.ndim() == 1, "token ids must be a flat array, got ", array.ndim(), " dimensions");
   return {array.data(), array.data() + array.size()};
 }
 
-// None if it was cancelled.
-std::optional<Array<float>> engine_logits(Engine& engine, int64_t request,
-                                          const Array<int32_t>& tokens,
-                                          const Array<int32_t>& positions, int chunk_tokens) {
-  Array<float> out({positions.size(), py::ssize_t{engine.config().vocab_size}});
-  const std::vector<int32_t> token_ids = to_vector(tokens);
-  const std::vector<int32_t> rows = to_vector(positions);
-  float* const data = out.mutable_data();
-  bool finished = false;
-  {
-    const py::gil_scoped_release release;
-    finished = engine.logits(request, token_ids, rows, chunk_tokens, data);
-  }
-  if (!finished) return std::nullopt;
-  return out;
+py::list to_list(const std::vector<TokenLogprob>& entries) {
+  py::list list;
+  for (const TokenLogprob& entry : entries) list.append(py::make_tuple(entry.token, entry.logprob));
+  return list;
 }
 
-// The tokens of one step as (request, token, finish reason or None, logprob, [(id, logprob)...],
-// cached tokens).
-py::list engine_step(Engine& engine) {
-  std::vector<Event> events;
-  {
-    const py::gil_scoped_release release;
-    events = engine.step();
-  }
+py::list to_list(const std::vector<std::vector<TokenLogprob>>& tokens) {
   py::list list;
-  for (const Event& event : events) {
-    py::list top;
-    for (const TokenLogprob& entry : event.top) {
-      top.append(py::make_tuple(entry.token, entry.logprob));
-    }
-    list.append(py::make_tuple(event.request, event.token, finish_name(event.finish), event.logprob,
-                               top, event.cached_tokens));
-  }
+  for (const auto& entries : tokens) list.append(to_list(entries));
   return list;
+}
+
+std::vector<Event> engine_step(PyEngine& engine) {
+  const py::gil_scoped_release release;
+  return engine->step();
+}
+
+const char* finish_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::abort:
+      return "abort";
+    case FinishReason::error:
+      return "error";
+    case FinishReason::none:
+      break;
+  }
+  return nullptr;  // None
 }
 
 py::dict page_stats(const PageStats& pages) {
@@ -182,19 +207,21 @@ py::dict page_stats(const PageStats& pages) {
 }
 
 // The fields of gptoss.EngineStats.
-py::dict engine_stats(Engine& engine) {
-  const EngineStats s = engine.stats();
+py::dict engine_stats(PyEngine& engine) {
+  const EngineStats s = engine->stats();
   py::dict phases;
   for (size_t i = 0; i < kPhaseNames.size(); ++i) phases[kPhaseNames[i]] = s.phases[i];
-  return py::dict("running"_a = s.running, "waiting"_a = s.waiting, "preemptions"_a = s.preemptions,
-                  "full_pages"_a = page_stats(s.full), "window_pages"_a = page_stats(s.window),
-                  "requested_tokens"_a = s.requested_tokens, "cached_tokens"_a = s.cached_tokens,
-                  "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
-                  "drafted_tokens"_a = s.drafted_tokens, "accepted_tokens"_a = s.accepted_tokens,
-                  "prefill_tps"_a = s.prefill.overall_tps(),
-                  "recent_prefill_tps"_a = s.prefill.recent_tps(),
-                  "decode_tps"_a = s.decode.overall_tps(),
-                  "recent_decode_tps"_a = s.decode.recent_tps(), "phase_seconds"_a = phases);
+  const PageStats none = {.total = 0, .free = 0, .cached = 0, .page_bytes = 0};
+  return py::dict(
+      "running"_a = s.running, "waiting"_a = s.waiting, "preemptions"_a = s.preemptions,
+      "full_pages"_a = page_stats(s.pages[0]),
+      "window_pages"_a = page_stats(s.pages.size() > 1 ? s.pages[1] : none),
+      "requested_tokens"_a = s.requested_tokens, "cached_tokens"_a = s.cached_tokens,
+      "prompt_tokens"_a = s.prompt_tokens, "generated_tokens"_a = s.generated_tokens,
+      "drafted_tokens"_a = s.drafted_tokens, "accepted_tokens"_a = s.accepted_tokens,
+      "prefill_tps"_a = s.prefill.overall_tps(), "recent_prefill_tps"_a = s.prefill.recent_tps(),
+      "decode_tps"_a = s.decode.overall_tps(), "recent_decode_tps"_a = s.decode.recent_tps(),
+      "phase_seconds"_a = phases, "steps"_a = s.steps, "sequences"_a = s.submitted_sequences);
 }
 
 // A Drafter with the text that it guesses from, for tests and to replay texts.
@@ -207,115 +234,241 @@ struct DraftedText {
     tokens.push_back(token);
     drafter.push(tokens);
   }
-  // For a step of one request.
-  std::vector<int32_t> draft(int limit) const {
-    StepYield step(1);
+  // For a step of one sequence, where a further token costs `token_cost` steps of one.
+  std::vector<int32_t> draft(int limit, double token_cost) const {
+    StepYield step({.fixed = 1.0 - token_cost, .per_token = token_cost}, 1);
     return drafter.draft(tokens, limit, step);
   }
 };
 
-// sample() on numpy logits, for tests of the sampler alone.
+// The sampling op with a gptoss.SamplingParams, for tests of the order in which they apply.
 py::tuple sample_once(const Array<float>& logits, const py::object& params,
                       const std::vector<int32_t>& prompt, const std::vector<int32_t>& output,
                       uint64_t token_index) {
-  // The engine checks a request's ids when it is submitted.
-  const auto checked = [&](int32_t token) {
-    check(token >= 0 && token < logits.size(), "[sample] token ids must lie in [0, ", logits.size(),
-          "), got ", token);
-    return token;
+  RequestParams request = to_params(params);
+  request.rule.seed = params.attr("seed").cast<uint64_t>();
+  std::vector<TokenCount> counts;
+  std::unordered_map<int32_t, size_t> places;
+  const auto count = [&](int32_t token, int32_t times) {
+    const auto [place, is_new] = places.try_emplace(token, counts.size());
+    if (is_new) counts.push_back({token, 0});
+    counts[place->second].count += times;
   };
-  const SamplingParams sampling = to_params(params);
-  for (const auto& [token, bias] : sampling.logit_bias) checked(token);
-  TokenCounts counts;
-  for (const int32_t token : prompt) counts.add_prompt(checked(token));
-  for (const int32_t token : output) counts.add_output(checked(token));
-  std::vector<float> scratch(logits.data(), logits.data() + logits.size());
-  const Sample chosen = sample(scratch, sampling, counts, token_index);
-  py::list top;
-  for (const TokenLogprob& entry : chosen.top) {
-    top.append(py::make_tuple(entry.token, entry.logprob));
+  for (const int32_t token : prompt) count(token, 0);
+  for (const int32_t token : output) count(token, 1);
+  ops::SampleRow row{};
+  row.logits = logits.data();
+  row.vocab_size = static_cast<int32_t>(logits.size());
+  row.rule = &request.rule;
+  row.index = token_index;
+  row.counts = counts;
+  row.biases = request.biases;
+  ops::validate(row);
+  ops::validate_values(row);
+  cpu::SampleScratch scratch;
+  const ops::SampledRow chosen = cpu::sample(cpu::select_kernels(), row, scratch);
+  if (chosen.status != ops::SampleStatus::ok) {
+    throw std::runtime_error(
+        "the logits are not finite: the checkpoint is damaged or its values are out of range");
   }
-  return py::make_tuple(chosen.token, chosen.logprob, top);
+  return py::make_tuple(chosen.token, chosen.logprob,
+                        to_list(std::vector<TokenLogprob>(chosen.top, chosen.top + chosen.n_top)));
+}
+
+Format to_format(const std::string& dense) {
+  if (dense == "q8") return Format::q8;
+  return dense == "bf12" ? Format::bf12 : Format::bf16;
+}
+
+BackendOptions to_options(int threads, const std::string& precision, const std::string& dense,
+                          const std::string& kv_cache_dtype) {
+  check(precision == "auto" || precision == "reference",
+        "precision must be 'auto' or 'reference', got '", precision, "'");
+  check(dense == "bf16" || dense == "bf12" || dense == "q8",
+        "dense must be 'bf16', 'bf12' or 'q8', got '", dense, "'");
+  check(kv_cache_dtype == "auto" || kv_cache_dtype == "int8",
+        "kv_cache_dtype must be 'auto' or 'int8', got '", kv_cache_dtype, "'");
+  check((dense == "bf16" && kv_cache_dtype == "auto") || precision == "auto",
+        "dense='bf12', dense='q8' and kv_cache_dtype='int8' go with precision='auto' only");
+  return {.threads = threads,
+          .precision = precision == "auto" ? Precision::automatic : Precision::reference,
+          .dense = to_format(dense),
+          .int8_kv_cache = kv_cache_dtype == "int8"};
+}
+
+// What a model takes on a device with one sequence of this context, in bytes.
+py::dict memory_plan(const py::object& config, const std::string& device, int threads,
+                     const std::string& precision, const std::string& dense,
+                     const std::string& kv_cache_dtype, int context_length, int max_step_tokens,
+                     int max_sequences) {
+  const ModelConfig model = to_config(config);
+  const StepLimits limits = {.max_tokens = max_step_tokens,
+                             .max_sequences = max_sequences,
+                             .max_logit_rows = Engine::logit_rows(max_sequences),
+                             .max_pages_per_sequence = KvCache::pages_for(context_length)};
+  const MemoryPlan plan =
+      plan_memory(device, model, to_options(threads, precision, dense, kv_cache_dtype), limits);
+  const std::vector<KvGroup> groups = kv_groups(model);
+  int64_t kv_bytes = 0;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const int pages =
+        groups[g].window == 0
+            ? limits.max_pages_per_sequence
+            : std::min(KvCache::ring_pages(groups[g], std::min(max_step_tokens, context_length)),
+                       limits.max_pages_per_sequence);
+    kv_bytes += pages * plan.page[g];
+  }
+  return py::dict("weights"_a = plan.weights, "workspace"_a = plan.workspace,
+                  "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = plan.available);
+}
+
+// An engine on testing::FakeBackend, for measuring what is around a backend.
+PyEngine make_fake_engine(int vocab_size, const std::vector<int32_t>& script, int max_sequences,
+                          int context_length, int max_steps_ahead) {
+  testing::FakeOptions options;
+  options.vocab_size = vocab_size;
+  options.script = script;
+  options.max_steps_ahead = max_steps_ahead;
+  ModelConfig config{};
+  config.vocab_size = vocab_size;
+  config.max_position_embeddings = context_length;
+  for (const KvGroup& group : options.groups) {
+    config.n_layers += group.n_layers;
+    if (group.window > 0) config.sliding_window = group.window;
+    config.is_window_layer.insert(config.is_window_layer.end(), static_cast<size_t>(group.n_layers),
+                                  group.window > 0);
+  }
+  return {.engine = std::make_unique<Engine>(
+              std::make_unique<testing::FakeBackend>(options), config, std::vector<int32_t>{},
+              EngineOptions{.context_length = context_length, .max_sequences = max_sequences}),
+          .constraints = nullptr};
 }
 
 }  // namespace
 
 void register_engine(py::module_& m) {
-  py::class_<Engine>(m, "Engine")
+  py::class_<RequestParams, std::shared_ptr<RequestParams>>(m, "RequestParams")
+      .def(py::init([](const py::object& params) {
+             return std::make_shared<RequestParams>(to_params(params));
+           }),
+           "params"_a);
+  py::class_<Event>(m, "Event")
+      .def_readonly("request", &Event::sequence)
+      .def_readonly("token_ids", &Event::tokens)
+      .def_property_readonly("counted",
+                             [](const Event& event) { return event.origin != Origin::format; })
+      .def_property_readonly("finish_reason",
+                             [](const Event& event) { return finish_name(event.finish); })
+      .def_readonly("cached_tokens", &Event::cached_tokens)
+      .def_readonly("logprobs", &Event::logprobs)
+      .def_property_readonly("top_logprobs", [](const Event& event) { return to_list(event.top); })
+      .def_readonly("prompt_logprobs", &Event::prompt_logprobs)
+      .def_property_readonly("prompt_top_logprobs",
+                             [](const Event& event) { return to_list(event.prompt_top); })
+      .def_readonly("error", &Event::error);
+  py::class_<PyEngine>(m, "Engine")
       .def(py::init([](const py::object& config, const py::dict& tensors,
                        const std::vector<int32_t>& eos_token_ids, const std::string& device,
                        int threads, const std::string& precision, int context_length,
                        int max_step_tokens, int max_sequences, int64_t kv_memory_bytes,
                        bool prefix_cache, bool speculative, const std::string& dense,
                        const std::string& kv_cache_dtype) {
-             check(precision == "auto" || precision == "reference",
-                   "precision must be 'auto' or 'reference', got '", precision, "'");
-             check(dense == "bf16" || dense == "bf12" || dense == "q8",
-                   "dense must be 'bf16', 'bf12' or 'q8', got '", dense, "'");
-             check(kv_cache_dtype == "auto" || kv_cache_dtype == "int8",
-                   "kv_cache_dtype must be 'auto' or 'int8', got '", kv_cache_dtype, "'");
-             check((dense == "bf16" && kv_cache_dtype == "auto") || precision == "auto",
-                   "dense='bf12', dense='q8' and kv_cache_dtype='int8' go with "
-                   "precision='auto' only");
+             const BackendOptions options = to_options(threads, precision, dense, kv_cache_dtype);
              const ModelConfig model = to_config(config);
-             TensorTable table = to_tensors(tensors);
-             const MappedFiles files = table.files;
+             const std::vector<TensorSource> sources = to_sources(tensors);
              const py::gil_scoped_release release;
+             TensorTable table = make_tensor_table(sources);
+             const MappedFiles files = table.files;
              auto backend = files.guard([&] {
-               return make_backend(
-                   device, make_weights(model, std::move(table)),
-                   {.threads = threads,
-                    .precision = precision == "auto" ? Precision::automatic : Precision::reference,
-                    .dense = dense == "q8"     ? DenseType::q8
-                             : dense == "bf12" ? DenseType::bf12
-                                               : DenseType::bf16,
-                    .int8_kv_cache = kv_cache_dtype == "int8"});
+               return make_backend(device, make_weights(model, std::move(table)), options);
              });
-             return std::make_unique<Engine>(std::move(backend), model, eos_token_ids,
-                                             EngineOptions{.context_length = context_length,
-                                                           .max_step_tokens = max_step_tokens,
-                                                           .max_sequences = max_sequences,
-                                                           .prefix_cache = prefix_cache,
-                                                           .kv_memory_bytes = kv_memory_bytes,
-                                                           .speculative = speculative,
-                                                           .files = files});
+             return PyEngine{.engine = std::make_unique<Engine>(
+                                 std::move(backend), model, eos_token_ids,
+                                 EngineOptions{.context_length = context_length,
+                                               .max_step_tokens = max_step_tokens,
+                                               .max_sequences = max_sequences,
+                                               .prefix_cache = prefix_cache,
+                                               .kv_memory_bytes = kv_memory_bytes,
+                                               .speculative = speculative,
+                                               .files = files}),
+                             .constraints = nullptr};
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
            "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
            "kv_memory_bytes"_a, "prefix_cache"_a = true, "speculative"_a = false,
            "dense"_a = "bf16", "kv_cache_dtype"_a = "auto")
-      .def_property_readonly("context_length", &Engine::context_length)
+      .def_property_readonly("context_length",
+                             [](const PyEngine& engine) { return engine->context_length(); })
+      .def_property_readonly("max_step_tokens",
+                             [](const PyEngine& engine) { return engine->max_step_tokens(); })
+      .def_property_readonly("max_sequences",
+                             [](const PyEngine& engine) { return engine->max_sequences(); })
       .def_property_readonly("description",
-                             [](const Engine& engine) { return engine.backend().description(); })
+                             [](const PyEngine& engine) { return engine->backend().description(); })
+      .def(
+          "set_constraints",
+          [](PyEngine& engine, py::object hub) {
+            engine.constraints = std::make_unique<PyConstraints>(std::move(hub));
+            engine->set_constraints(engine.constraints.get());
+          },
+          "hub"_a)
       .def(
           "submit",
-          [](Engine& engine, int64_t request, const Array<int32_t>& prompt,
-             const py::object& params) {
-            engine.submit(request, to_vector(prompt), to_params(params));
+          [](PyEngine& engine, int64_t request, const Array<int32_t>& prompt,
+             const std::shared_ptr<RequestParams>& params, uint64_t seed, bool constrained) {
+            engine->submit(request, to_vector(prompt), params, seed, constrained);
           },
-          "request"_a, "prompt"_a.noconvert(), "params"_a)
+          "request"_a, "prompt"_a.noconvert(), "params"_a, "seed"_a, "constrained"_a = false)
+      .def(
+          "submit_logits",
+          [](PyEngine& engine, int64_t request, const Array<int32_t>& tokens,
+             const Array<int32_t>& positions, int chunk_tokens, Array<float> out) {
+            check(out.size() == positions.size() * engine->config().vocab_size,
+                  "logits need an array of (", positions.size(), ", ", engine->config().vocab_size,
+                  ")");
+            float* const logits = out.mutable_data();
+            // Kept until the engine is done with it, which may be without the GIL.
+            const std::shared_ptr<void> owner(new Array<float>(std::move(out)),
+                                              [](Array<float>* array) {
+                                                const py::gil_scoped_acquire acquire;
+                                                delete array;
+                                              });
+            engine->submit_logits(request, to_vector(tokens),
+                                  {.positions = to_vector(positions),
+                                   .chunk_tokens = chunk_tokens,
+                                   .logits = logits,
+                                   .owner = owner});
+          },
+          "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(), "chunk_tokens"_a,
+          "out"_a.noconvert())
       .def(
           "check_request",
-          [](const Engine& engine, const Array<int32_t>& prompt, const py::object& params) {
-            engine.check_request(to_vector(prompt), to_params(params));
+          [](const PyEngine& engine, const Array<int32_t>& prompt,
+             const std::shared_ptr<RequestParams>& params) {
+            engine->check_request(to_vector(prompt), *params);
           },
           "prompt"_a.noconvert(), "params"_a)
-      .def("cancel", &Engine::cancel, "request"_a)
+      .def(
+          "cancel", [](PyEngine& engine, int64_t request) { engine->cancel(request); }, "request"_a)
       .def("step", &engine_step)
       .def("idle",
-           [](Engine& engine) {
+           [](PyEngine& engine) {
              prepare_thread();  // whoever asks this is about to call step()
-             return engine.idle();
+             return engine->idle();
            })
-      .def("logits", &engine_logits, "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(),
-           "chunk_tokens"_a)
       .def("stats", &engine_stats);
+  m.def("plan_memory", &memory_plan, "config"_a, py::kw_only(), "device"_a, "threads"_a,
+        "precision"_a, "dense"_a, "kv_cache_dtype"_a, "context_length"_a, "max_step_tokens"_a,
+        "max_sequences"_a);
+
+  // For tests and benchmarks.
   py::class_<DraftedText>(m, "Drafter")
       .def(py::init<const Array<int32_t>&>(), "prompt"_a.noconvert())
       .def("push", &DraftedText::push, "token"_a)
-      .def("draft", &DraftedText::draft, "limit"_a);
+      .def("draft", &DraftedText::draft, "limit"_a, "token_cost"_a);
   m.attr("DRAFT_TOKENS") = Drafter::kMaxTokens;
-  m.attr("TOKEN_COST") = StepYield::kTokenCost;
+  m.def("make_fake_engine", &make_fake_engine, py::kw_only(), "vocab_size"_a, "script"_a,
+        "max_sequences"_a, "context_length"_a, "max_steps_ahead"_a = 0);
   m.def("sample", &sample_once, "logits"_a.noconvert(), "params"_a, "prompt"_a, "output"_a,
         "token_index"_a);
 }

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "bindings/register.h"
 #include "core/check.h"
 
@@ -13,7 +15,7 @@ void register_errors(py::module_& m) {
       [] { return py::object(py::module_::import("gptoss.errors").attr("CheckpointError")); });
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
-      std::rethrow_exception(pointer);
+      std::rethrow_exception(std::move(pointer));
     } catch (const OutOfMemory& error) {
       PyErr_SetString(PyExc_MemoryError, error.what());
     } catch (const BackendError& error) {

@@ -1,4 +1,5 @@
 #include "backend/backend.h"
+#include "backend/targets.h"
 #include "bindings/register.h"
 #include "core/mapped_file.h"
 #include "core/thread_pool.h"
@@ -22,11 +23,21 @@ void register_system(py::module_& m) {
       [] {
         py::list list;
         for (const cpu::Isa& isa : cpu::isas()) {
-          list.append(py::make_tuple(isa.kernels->name, isa.supported, isa.missing));
+          list.append(py::make_tuple(isa.kernels->name, isa.supported(), isa.missing));
         }
         return list;
       },
       "(name, supported, missing features) of every CPU instruction set, fastest first.");
+  m.def(
+      "targets",
+      [] {
+        py::list list;
+        for (const TargetInfo& target : list_targets()) {
+          list.append(py::make_tuple(target.name, target.available, target.detail));
+        }
+        return list;
+      },
+      "(name, available, missing features) of every target of single ops.");
   m.def(
       "selected_isa", [] { return cpu::select_kernels().name; },
       "The instruction set in use; raises BackendError if GPTOSS_ISA asks for an impossible one.");

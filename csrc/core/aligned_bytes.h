@@ -1,4 +1,4 @@
-// Bytes that begin with a line of the cache.
+// Bytes aligned to cache lines.
 #pragma once
 
 #include <cstddef>

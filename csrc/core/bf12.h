@@ -1,6 +1,6 @@
 // bf16 in 12 bits, without loss: a number's upper byte (its sign and seven bits of exponent) is one
 // of the 16 most frequent of its row, named by four bits. Groups of 64 that have another one are
-// escaped: they are kept whole beside the rows.
+// escaped: they are stored whole beside the rows.
 //
 // A row of K numbers, padded to P, a multiple of 64, in bytes from its start:
 //   low     (P)       u8   lower bytes

@@ -66,7 +66,7 @@ class MappedFiles {
   std::vector<std::weak_ptr<const MappedFile>> files_;
 };
 
-// Lets go of a mapped file's pages that lie whole within these bytes; they are read again, most
+// Drops a mapped file's pages that are whole within these bytes; they are read again, most
 // often from the system's cache, when they are next touched.
 void release_file_pages(const uint8_t* data, int64_t size_bytes);
 

@@ -2,8 +2,8 @@
 // the only place that knows it.
 //
 //   blocks (rows, K/32, 16) u8   byte i of a block: element 2i in the low nibble, 2i+1 in the high
-//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN and refused when a checkpoint is
-//   opened nibble                       E2M1: sign, two exponent bits, one mantissa bit
+//   scales (rows, K/32)     u8   E8M0: 2^(s-127); 255 is NaN, refused when a checkpoint is opened
+//   nibble                       E2M1: sign, two exponent bits, one mantissa bit
 #pragma once
 
 #include <bit>
@@ -18,6 +18,22 @@ inline constexpr int kMxfp4BlockBytes = 16;  // two elements a byte
 inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                           -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+// The values by code, doubled so that they are whole numbers, plus an offset: a register that one
+// byte shuffle looks all codes up in.
+struct alignas(16) E2m1Bytes {
+  int8_t byte[16];
+};
+consteval E2m1Bytes e2m1_doubled(int offset) {
+  E2m1Bytes table{};
+  for (int code = 0; code < 16; ++code) {
+    table.byte[code] = static_cast<int8_t>(static_cast<int>(2 * kE2m1Values[code]) + offset);
+  }
+  return table;
+}
+inline constexpr E2m1Bytes kE2m1Doubled = e2m1_doubled(0);
+// Unsigned, as products of unsigned and signed bytes need one side.
+inline constexpr E2m1Bytes kE2m1DoubledPlus16 = e2m1_doubled(16);
+
 // 2^(s-127). s = 0 is the subnormal 2^-127; s = 255 is NaN.
 [[gnu::always_inline]] inline float e8m0_to_float(uint8_t s) {
   if (s == 255) return std::bit_cast<float>(0x7fc00000u);
@@ -27,7 +43,7 @@ inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0
 // y (32) f32 = one block. Exact, but for products beyond the range of f32, which become infinite.
 inline void mxfp4_decode_block(const uint8_t* block, uint8_t scale, float* y) {
   const float factor = e8m0_to_float(scale);
-  for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+  for (int64_t i = 0; i < kMxfp4BlockBytes; ++i) {
     y[2 * i] = kE2m1Values[block[i] & 15] * factor;
     y[2 * i + 1] = kE2m1Values[block[i] >> 4] * factor;
   }
@@ -55,7 +71,7 @@ inline void mxfp4_encode_block(const float* x, uint8_t* block, uint8_t* scale) {
   *scale = static_cast<uint8_t>(byte);
   // A finite amax makes byte at most 252, so the inverse scale is a normal number.
   const float inverse = std::bit_cast<float>((254u - static_cast<uint32_t>(byte)) << 23);
-  for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+  for (int64_t i = 0; i < kMxfp4BlockBytes; ++i) {
     const uint8_t low = e2m1_encode(x[2 * i] * inverse);
     const uint8_t high = e2m1_encode(x[2 * i + 1] * inverse);
     block[i] = static_cast<uint8_t>(low | (high << 4));

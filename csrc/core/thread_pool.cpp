@@ -1,5 +1,6 @@
 #include "core/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -7,6 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -70,6 +72,89 @@ int check_thread_count(const char* source, long count) {
   return static_cast<int>(count);
 }
 
+// The pools whose units this thread is in, innermost first.
+struct RunningUnits {
+  const ThreadPool* pool;
+  const RunningUnits* outer;
+};
+thread_local const RunningUnits* running_units = nullptr;
+
+class RunningScope {
+ public:
+  explicit RunningScope(const ThreadPool* pool) : units_{pool, running_units} {
+    running_units = &units_;
+  }
+  ~RunningScope() { running_units = units_.outer; }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
+
+ private:
+  const RunningUnits units_;
+};
+
+// Deletes a pool; on a thread of its own if this one is in a unit of the pool, whose threads cannot
+// wait for themselves.
+void retire(ThreadPool* pool) {
+  if (!pool->runs_this_thread()) {
+    delete pool;
+    return;
+  }
+  try {
+    std::thread([pool] { delete pool; }).detach();
+  } catch (const std::system_error&) {
+    // No thread to be had: the pool sleeps until the process ends.
+  }
+}
+
+// Never destroyed: threads may outlive static objects.
+class SharedPools {
+ public:
+  static SharedPools& get() {
+    static auto* const pools = new SharedPools;
+    return *pools;
+  }
+
+  std::shared_ptr<ThreadPool> of_size(int n_threads) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return find_or_make(n_threads);
+  }
+
+  ThreadPool& of_ops() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (of_ops_ == nullptr || owner_ != getpid()) {
+      of_ops_ = new std::shared_ptr<ThreadPool>(find_or_make(resolve_thread_count(0)));
+    }
+    return **of_ops_;
+  }
+
+ private:
+  // A fork waits until nobody holds the mutex, so that the child does not inherit it locked.
+  SharedPools() {
+    pthread_atfork([] { get().mutex_.lock(); }, [] { get().mutex_.unlock(); },
+                   [] { get().mutex_.unlock(); });
+  }
+
+  std::shared_ptr<ThreadPool> find_or_make(int n_threads) {
+    check_thread_count("threads", n_threads);
+    if (owner_ != getpid()) {  // what was made before a fork is the parent's
+      by_size_.clear();
+      owner_ = getpid();
+    }
+    std::weak_ptr<ThreadPool>& entry = by_size_[n_threads];
+    std::shared_ptr<ThreadPool> pool = entry.lock();
+    if (pool == nullptr) {
+      pool = {new ThreadPool(n_threads), retire};
+      entry = pool;
+    }
+    return pool;
+  }
+
+  std::mutex mutex_;
+  pid_t owner_ = 0;
+  std::map<int, std::weak_ptr<ThreadPool>> by_size_;
+  std::shared_ptr<ThreadPool>* of_ops_ = nullptr;  // never released: there are references
+};
+
 }  // namespace
 
 int available_cpus() {
@@ -129,6 +214,8 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::stop() {
+  // The caller of a job may still be on its way out of run_raw().
+  const std::lock_guard<std::mutex> lock(callers_);
   stopping_.store(true, std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -143,7 +230,8 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
   }
   if (n_units <= 0) return;
   check(n_units < (int64_t{1} << 31), "[thread_pool] too many units: ", n_units);
-  if (n_threads_ == 1 || n_units == 1) {
+  if (n_threads_ == 1 || n_units == 1 || runs_this_thread()) {
+    const RunningScope scope(this);
     for (int64_t unit = 0; unit < n_units; ++unit) function(context, unit);
     return;
   }
@@ -193,6 +281,7 @@ void ThreadPool::worker(int index) {
 }
 
 void ThreadPool::work(uint32_t epoch, int index) {
+  const RunningScope scope(this);
   uint32_t done = 0;
   for (int i = 0; i < n_threads_; ++i) {
     done += work_on(shares_[static_cast<size_t>((index + i) % n_threads_)], epoch);
@@ -228,16 +317,17 @@ uint32_t ThreadPool::work_on(Share& share, uint32_t epoch) {
   }
 }
 
-ThreadPool& default_pool() {
-  static std::mutex mutex;
-  static pid_t owner = 0;
-  static ThreadPool* pool = nullptr;  // never destroyed: its threads may outlive static objects
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (pool == nullptr || owner != getpid()) {
-    pool = new ThreadPool(resolve_thread_count(0));
-    owner = getpid();
+bool ThreadPool::runs_this_thread() const {
+  for (const RunningUnits* units = running_units; units != nullptr; units = units->outer) {
+    if (units->pool == this) return true;
   }
-  return *pool;
+  return false;
 }
+
+std::shared_ptr<ThreadPool> shared_pool(int n_threads) {
+  return SharedPools::get().of_size(n_threads);
+}
+
+ThreadPool& default_pool() { return SharedPools::get().of_ops(); }
 
 }  // namespace gptoss

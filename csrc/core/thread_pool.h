@@ -42,10 +42,13 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return n_threads_; }
+  // Whether this thread is in one of the pool's units.
+  bool runs_this_thread() const;
 
   // Calls f(unit) for every unit in [0, n_units) and returns when all have ended. The calling
-  // thread works too. One caller at a time (callers queue on a mutex). The first exception of a
-  // unit is thrown again here once no unit runs any more; units not begun may have been left out.
+  // thread works too. One caller at a time (callers queue on a mutex); a unit that calls the pool
+  // that runs it runs its units itself. The first exception of a unit is thrown again here once no
+  // unit runs any more; units not begun may have been left out.
   // Throws BackendError in a process that was forked after the pool was made: the threads did not
   // come along.
   template <class F>
@@ -90,7 +93,13 @@ class ThreadPool {
   std::exception_ptr error_;
 };
 
-// The pool behind gptoss.ops, sized by resolve_thread_count(0); a forked process gets its own.
+// The process's pool of this size, so that those who compute at the same time (models, gptoss.ops)
+// queue for the same threads instead of spinning against each other. It ends when its last owner
+// lets go, which may be in one of its own units. A forked process gets pools of its own; the
+// parent's stay unusable in it. Throws std::invalid_argument as ThreadPool does.
+std::shared_ptr<ThreadPool> shared_pool(int n_threads);
+
+// The pool behind gptoss.ops, that of size resolve_thread_count(0) when it is first used.
 ThreadPool& default_pool();
 
 }  // namespace gptoss

@@ -9,6 +9,7 @@
 #include "core/aligned_bytes.h"
 #include "core/check.h"
 #include "core/float16.h"
+#include "core/mxfp4.h"
 #include "cpu/attention.h"
 
 namespace gptoss::cpu {
@@ -62,18 +63,6 @@ void store_pages(const Kernels& kernels, const ops::BandedAttention& op, const K
 
 }  // namespace
 
-void Matmul::pack(const float* const* rows, int tokens, int k, uint8_t* group) const {
-  float block[kGroupTokens][32];
-  for (int begin = 0; begin < k; begin += 32) {
-    const int count = std::min(32, k - begin);
-    for (int t = 0; t < tokens; ++t) {
-      std::memcpy(block[t], rows[t] + begin, static_cast<size_t>(count) * sizeof(float));
-      std::fill(block[t] + count, block[t] + 32, 0.0f);
-    }
-    pack_block(block[0], 32, tokens, k, begin / 32, group);
-  }
-}
-
 void matmul_panels(const Matmul& matmul, ThreadPool& pool, std::span<const MatmulTask> tasks) {
   int64_t n_rows = 0;
   for (const MatmulTask& task : tasks) n_rows += task.row_end;
@@ -109,20 +98,20 @@ namespace {
 
 // A matmul op on its own: packs its activations, then computes all rows.
 template <class Op>
-void run_matmul(const Matmul& matmul, ThreadPool& pool, const Op& op, const void* weights,
-                const void* scales) {
+void run_matmul(const Kernels& kernels, ThreadPool& pool, const Op& op, Format format,
+                Inputs inputs, const void* data, const void* scales = nullptr) {
+  const Matmul& matmul = kernels.matmul(format, inputs);
   const AlignedBytes packed = pack_activations(matmul, pool, op.x, op.tokens, op.k);
-  const MatmulTask task = {.x = packed.data(),
-                           .tokens = op.tokens,
-                           .k = op.k,
-                           .weights = weights,
-                           .scales = scales,
-                           .bias = op.bias,
-                           .y = op.y,
-                           .y_stride = op.n,
-                           .accumulate = false,
-                           .row_begin = 0,
-                           .row_end = op.n};
+  const MatmulTask task = {
+      .x = packed.data(),
+      .tokens = op.tokens,
+      .w = {.format = format, .n = op.n, .k = op.k, .data = data, .scales = scales},
+      .bias = op.bias,
+      .y = op.y,
+      .y_stride = op.n,
+      .accumulate = false,
+      .row_begin = 0,
+      .row_end = op.n};
   matmul_panels(matmul, pool, {&task, 1});
 }
 
@@ -150,12 +139,43 @@ void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) 
 }
 
 void dense_matmul(const Kernels& kernels, ThreadPool& pool, const ops::DenseMatmul& op) {
-  run_matmul(op.fast ? kernels.bf16_fast : kernels.bf16, pool, op, op.w, nullptr);
+  run_matmul(kernels, pool, op, Format::bf16, op.fast ? Inputs::fast : Inputs::exact, op.w);
+}
+
+namespace {
+
+// f(begin, end) for blocks [begin, end), in parallel.
+template <class F>
+void for_each_blocks(ThreadPool& pool, int64_t n_blocks, F&& f) {
+  constexpr int64_t kBlocksPerUnit = 1024;
+  pool.run((n_blocks + kBlocksPerUnit - 1) / kBlocksPerUnit, [&](int64_t unit) {
+    f(unit * kBlocksPerUnit, std::min(n_blocks, (unit + 1) * kBlocksPerUnit));
+  });
+}
+
+}  // namespace
+
+void mxfp4_dequantize(ThreadPool& pool, const ops::Mxfp4Dequantize& op) {
+  for_each_blocks(pool, op.n_blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      mxfp4_decode_block(op.blocks + i * kMxfp4BlockBytes, op.scales[i],
+                         op.values + i * kMxfp4BlockSize);
+    }
+  });
+}
+
+void mxfp4_quantize(ThreadPool& pool, const ops::Mxfp4Quantize& op) {
+  for_each_blocks(pool, op.n_blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      mxfp4_encode_block(op.values + i * kMxfp4BlockSize, op.blocks + i * kMxfp4BlockBytes,
+                         op.scales + i);
+    }
+  });
 }
 
 void mxfp4_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Mxfp4Matmul& op) {
-  run_matmul(op.int8_activations ? kernels.mxfp4_q8 : kernels.mxfp4, pool, op, op.blocks,
-             op.scales);
+  run_matmul(kernels, pool, op, Format::mxfp4, op.int8_activations ? Inputs::fast : Inputs::exact,
+             op.blocks, op.scales);
 }
 
 void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op) {
@@ -170,7 +190,7 @@ void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op
 }
 
 void q8_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Q8Matmul& op) {
-  run_matmul(kernels.q8, pool, op, op.codes, op.scales);
+  run_matmul(kernels, pool, op, Format::q8, Inputs::fast, op.codes, op.scales);
 }
 
 void bf12_encode(ThreadPool& pool, const ops::Bf12Encode& op) {
@@ -198,13 +218,7 @@ void bf12_encode(ThreadPool& pool, const ops::Bf12Encode& op) {
 }
 
 void bf12_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Bf12Matmul& op) {
-  run_matmul(kernels.bf12, pool, op, op.rows, op.escapes);
-}
-
-uint8_t* thread_scratch(int64_t bytes) {
-  static thread_local AlignedBytes scratch;
-  if (scratch.size() < static_cast<size_t>(bytes)) scratch.resize(static_cast<size_t>(bytes));
-  return scratch.data();
+  run_matmul(kernels, pool, op, Format::bf12, Inputs::fast, op.rows, op.escapes);
 }
 
 void rope(const Kernels& kernels, ThreadPool& pool, const ops::Rope& op) {

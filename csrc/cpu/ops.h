@@ -5,21 +5,14 @@
 
 #include "core/thread_pool.h"
 #include "cpu/kernels/kernels.h"
-#include "ops/banded_attention.h"
-#include "ops/bf12_matmul.h"
-#include "ops/dense_matmul.h"
-#include "ops/expert_gather.h"
-#include "ops/mxfp4_matmul.h"
-#include "ops/q8_matmul.h"
-#include "ops/rms_norm.h"
-#include "ops/rope.h"
-#include "ops/route_topk.h"
-#include "ops/swiglu.h"
+#include "ops/target.h"
 
 namespace gptoss::cpu {
 
 void rms_norm(const Kernels&, ThreadPool&, const ops::RmsNorm&);
 void dense_matmul(const Kernels&, ThreadPool&, const ops::DenseMatmul&);
+void mxfp4_dequantize(ThreadPool&, const ops::Mxfp4Dequantize&);
+void mxfp4_quantize(ThreadPool&, const ops::Mxfp4Quantize&);
 void mxfp4_matmul(const Kernels&, ThreadPool&, const ops::Mxfp4Matmul&);
 void q8_encode(const Kernels&, ThreadPool&, const ops::Q8Encode&);
 void q8_matmul(const Kernels&, ThreadPool&, const ops::Q8Matmul&);

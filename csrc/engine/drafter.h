@@ -1,5 +1,5 @@
-// Prompt-lookup speculation: guesses a request's next tokens from its own text, so that one step
-// can verify several. Where the request's last tokens occurred before, what followed them then may
+// Prompt-lookup speculation: guesses a sequence's next tokens from its own text, so that one step
+// can verify several. Where its last tokens occurred before, what followed them then may
 // follow again: quotations, edited files, repeated names.
 //
 // A guess changes no result. Tokens are chosen from logits that do not depend on how many rows are
@@ -12,47 +12,43 @@
 #include <span>
 #include <vector>
 
+#include "backend/backend.h"
+
 namespace gptoss {
 
-// The rule for how much to guess. A step of T tokens takes 1 + kTokenCost (T - 1) times as long as
-// one of a single token, so a guess pays if it is right more often than the step's tokens yield for
-// the same time: p > kTokenCost * tokens / time. The more tokens a step has anyway, the likelier a
-// guess must be: at 0.4, 40 % in a step of one request, 84 % in one of eight.
+// The rule for how much to guess. A guess pays if it is right more often than the step's tokens
+// yield for the same time: p > per_token * tokens / time. The more tokens a step has anyway, the
+// likelier a guess must be: where a further token costs 0.4 steps of one token, 40 % in a step of
+// one sequence, 84 % in one of eight.
 class StepYield {
  public:
-  // Mostly experts that no other token of the step needs: by bytes 0.27 to 0.37 for gpt-oss-20b.
-  // Timed at its size with random weights, on 2 CPU cores that others used too: steps of 4, 8 and
-  // 16 tokens took 1.8, 3.1 and 4.6 times as long as one of a single token, 0.24 to 0.30 for each
-  // further token, but the second alone 0.44. Single guesses are the most frequent, and on the
-  // texts of bench_speculative.py 0.4 loses nowhere with either cost, and gains at most 1 % less
-  // than 0.3.
-  static constexpr double kTokenCost = 0.4;
-
-  explicit StepYield(int tokens) : tokens_(tokens), time_(1.0 + kTokenCost * (tokens - 1)) {}
+  StepYield(const StepCost& cost, int tokens)
+      : tokens_(tokens), time_(cost.of(tokens)), per_token_(cost.per_token) {}
 
   // Adds a guess that is right with this probability to the step, or returns false.
   bool add(double probability) {
-    if (probability * time_ <= kTokenCost * tokens_) return false;
+    if (probability * time_ <= per_token_ * tokens_) return false;
     tokens_ += probability;
-    time_ += kTokenCost;
+    time_ += per_token_;
     return true;
   }
 
  private:
   double tokens_;  // expected to stand
-  double time_;    // of a step of one token
+  double time_;
+  double per_token_;
 };
 
 class Drafter {
  public:
   // Guesses at a time. More gain little even where all are right (24: 3 %), and steps of 16 tokens
-  // fit the KV cache's pages, which they must not cross (Engine::add_drafts).
+  // fit the KV cache's pages, which they must not cross (Scheduler::add_drafts).
   static constexpr int kMaxTokens = 15;
 
   // Indexes a prompt.
   explicit Drafter(std::span<const int32_t> prompt);
 
-  // The request has one more token, the last of `tokens`.
+  // The sequence has one more token, the last of `tokens`.
   void push(std::span<const int32_t> tokens);
 
   // The tokens that may follow `tokens`: as many as pay in the step, which they are added to, and

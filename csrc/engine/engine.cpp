@@ -1,86 +1,92 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <utility>
 
-#include "backend/layers.h"
 #include "core/check.h"
 
 namespace gptoss {
 namespace {
 
-// Memory left to the rest of the process and the system when the KV cache is sized.
-constexpr int64_t kReservedBytes = int64_t{1} << 30;
-
-// Requests of full length that the KV cache has room for, unless its size was asked for.
+// Sequences of full length that the KV cache has room for, unless its size was asked for.
 constexpr int kDefaultFullContexts = 2;
 
-// Guesses in a step, over all requests. Bounds their logits: 0.8 MB each with the published
-// vocabulary.
-constexpr int kMaxStepGuesses = 48;
+// Rows of logits in a step beside one for every sequence: for guesses, and for texts that are
+// scored. Bounds their logits: 0.8 MB each with the published vocabulary.
+constexpr int kExtraLogitRows = 64;
 
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
 
-// A request waits for another to compute their common beginning if that saves it so many tokens, or
-// its whole prompt: about what a step costs in which it could have begun.
-constexpr int kWorthWaitingTokens = 16;
-
-void check_params(const SamplingParams& p, int vocab_size) {
-  check(p.max_tokens >= 0, "max_tokens must be at least 1, got ", p.max_tokens);
-  check(p.temperature >= 0.0f, "temperature must not be negative, got ", p.temperature);
-  check(p.top_p > 0.0f && p.top_p <= 1.0f, "top_p must be in (0, 1], got ", p.top_p);
-  check(p.top_k >= 0, "top_k must not be negative, got ", p.top_k);
-  check(p.min_p >= 0.0f && p.min_p <= 1.0f, "min_p must be in [0, 1], got ", p.min_p);
-  check(p.repetition_penalty > 0.0f, "repetition_penalty must be positive, got ",
-        p.repetition_penalty);
+void check_params(const RequestParams& p, int vocab_size) {
+  const ops::SamplingRule& rule = p.rule;
+  check(p.stop.max_tokens >= -1, "max_tokens must not be negative, got ", p.stop.max_tokens);
+  check(
+      p.stop.max_tokens != 0 || p.prompt_logprobs >= 0,
+      "max_tokens must be at least 1, got 0: only a prompt that is scored (prompt_logprobs) needs "
+      "no tokens");
+  check(p.stop.min_tokens >= 0, "min_tokens must not be negative, got ", p.stop.min_tokens);
+  check(p.stop.max_tokens < 0 || p.stop.min_tokens <= p.stop.max_tokens,
+        "min_tokens must be at most max_tokens, ", p.stop.max_tokens, ", got ", p.stop.min_tokens);
+  check(rule.temperature >= 0.0f, "temperature must not be negative, got ", rule.temperature);
+  check(rule.top_p > 0.0f && rule.top_p <= 1.0f, "top_p must be in (0, 1], got ", rule.top_p);
+  check(rule.top_k >= 0, "top_k must not be negative, got ", rule.top_k);
+  check(rule.min_p >= 0.0f && rule.min_p <= 1.0f, "min_p must be in [0, 1], got ", rule.min_p);
+  check(rule.repetition_penalty > 0.0f, "repetition_penalty must be positive, got ",
+        rule.repetition_penalty);
+  const auto check_logprobs = [](const char* name, int count) {
+    check(count >= -1 && count <= kMaxLogprobs, name, " must be from 0 to ", kMaxLogprobs, ", got ",
+          count);
+  };
+  check_logprobs("logprobs", rule.n_logprobs);
+  check_logprobs("prompt_logprobs", p.prompt_logprobs);
   const auto check_id = [&](const char* name, int32_t id) {
     check(id >= 0 && id < vocab_size, name, " has id ", id, ", outside the vocabulary of ",
           vocab_size);
   };
-  for (const auto& [token, bias] : p.logit_bias) check_id("logit_bias", token);
-  for (const int32_t token : p.stop_token_ids) check_id("stop_token_ids", token);
+  for (const TokenBias& bias : p.biases) check_id("logit_bias", bias.token);
+  for (const int32_t token : p.stop.token_ids) check_id("stop_token_ids", token);
+  for (const int32_t token : p.allowed_token_ids) check_id("allowed_token_ids", token);
 }
-
-// Flattened page tables of a step.
-struct Tables {
-  std::vector<int32_t> pages, offsets{0};
-
-  void append(const std::vector<int32_t>& table) {
-    pages.insert(pages.end(), table.begin(), table.end());
-    offsets.push_back(static_cast<int32_t>(pages.size()));
-  }
-};
 
 // The arrays behind a StepInput.
 struct StepArrays {
-  std::vector<int32_t> tokens, sequence_offsets{0}, first_positions, logit_rows;
-  Tables full, window;
+  std::vector<int32_t> tokens, sequence_offsets{0}, first_positions, slots, adapters, logit_rows;
 
-  void append(std::span<const int32_t> new_tokens, int first_position, const SequencePages& pages,
-              std::span<const int32_t> draft = {}) {
-    tokens.insert(tokens.end(), new_tokens.begin(), new_tokens.end());
-    tokens.insert(tokens.end(), draft.begin(), draft.end());
+  void append(const Slice& slice) {
+    const Sequence& sequence = *slice.sequence;
+    const auto begin = static_cast<int32_t>(tokens.size());
+    for (int p = slice.first; p < slice.first + slice.tokens; ++p) {
+      const bool known = static_cast<size_t>(p) < sequence.tokens.size();
+      tokens.push_back(known ? sequence.tokens[static_cast<size_t>(p)] : kLastSampled);
+    }
+    for (const int32_t position : slice.scored) {
+      logit_rows.push_back(begin + position - slice.first);
+    }
+    if (slice.samples) logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
+    for (const int32_t guess : slice.draft) {
+      logit_rows.push_back(static_cast<int32_t>(tokens.size()));
+      tokens.push_back(guess);
+    }
     sequence_offsets.push_back(static_cast<int32_t>(tokens.size()));
-    first_positions.push_back(first_position);
-    full.append(pages.full);
-    window.append(pages.window);
+    first_positions.push_back(slice.first);
+    slots.push_back(sequence.slot);
+    adapters.push_back(sequence.params->adapter);
   }
-  StepInput view() const {
-    return {tokens,       sequence_offsets, first_positions, full.pages,
-            full.offsets, window.pages,     window.offsets,  logit_rows};
+  StepInput view(const BlockTables& tables) const {
+    return {tokens, sequence_offsets, first_positions, slots, adapters, logit_rows, &tables};
   }
 };
 
-// Thrown between two layers to abandon a pass that nobody waits for any more.
-struct Abandoned {};
-
-int64_t gib_tenths(int64_t bytes) { return bytes * 10 / (int64_t{1} << 30); }
-
 std::string gib(int64_t bytes) {
-  const int64_t tenths = gib_tenths(bytes);
+  const int64_t tenths = bytes * 10 / (int64_t{1} << 30);
   return concat(tenths / 10, ".", tenths % 10, " GiB");
+}
+
+std::vector<TokenLogprob> alternatives(const ops::SampledRow& row) {
+  return {row.top, row.top + row.n_top};
 }
 
 }  // namespace
@@ -105,6 +111,7 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
     : backend_(std::move(backend)),
       config_(std::move(config)),
       eos_token_ids_(std::move(eos_token_ids)),
+      groups_(kv_groups(config_)),
       options_(options) {
   check(options_.max_step_tokens >= 1, "max_step_tokens must be at least 1, got ",
         options_.max_step_tokens);
@@ -113,15 +120,51 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   check(options_.context_length >= 0 && options_.context_length <= config_.max_position_embeddings,
         "context_length must be between 1 and the model's ", config_.max_position_embeddings,
         ", got ", options_.context_length);
+  const int most_ahead = backend_->traits().max_steps_ahead;
+  options_.max_steps_ahead =
+      options_.max_steps_ahead < 0 ? most_ahead : std::min(options_.max_steps_ahead, most_ahead);
+  size_pages();
+  publish();
+}
 
-  const int ring = KvCache::ring_pages(config_, options_.max_step_tokens);
-  const int64_t page_bytes = std::max<int64_t>(1, backend_->full_page_bytes());
-  const int64_t ring_bytes = ring * backend_->window_page_bytes();
-  const int64_t free_bytes = backend_->free_memory_bytes();
+Engine::~Engine() = default;
+
+int Engine::logit_rows(int max_sequences) { return max_sequences + kExtraLogitRows; }
+
+// The KV cache's size: of the window groups what the sequences need, of the others what was asked
+// for or what there is memory for.
+void Engine::size_pages() {
+  const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::pages_for(tokens)); };
+  StepLimits limits = {
+      .max_tokens = options_.max_step_tokens,
+      .max_sequences = options_.max_sequences,
+      .max_logit_rows = logit_rows(options_.max_sequences),
+      .max_pages_per_sequence = static_cast<int>(pages_of(
+          options_.context_length > 0 ? options_.context_length : config_.max_position_embeddings)),
+  };
+  memory_ = backend_->plan(limits);
+
+  std::vector<int> row_pages, n_pages;
+  int64_t page_bytes = 0, ring_bytes = 0;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (groups_[g].window == 0) {
+      page_bytes += memory_.page[g];
+      n_pages.push_back(0);
+      row_pages.push_back(0);
+      continue;
+    }
+    // A place for every sequence and one to spare; and what steps in flight still hold on to.
+    const int ring = KvCache::ring_pages(groups_[g], options_.max_step_tokens);
+    const int held = options_.max_steps_ahead *
+                     (KvCache::pages_for(options_.max_step_tokens) + options_.max_sequences);
+    n_pages.push_back(ring * (options_.max_sequences + 1) + held);
+    row_pages.push_back(ring);
+    ring_bytes += ring * memory_.page[g];
+  }
+  page_bytes = std::max<int64_t>(1, page_bytes);
   const int64_t budget = options_.kv_memory_bytes > 0
                              ? options_.kv_memory_bytes
-                             : std::max<int64_t>(0, free_bytes - kReservedBytes) - ring_bytes;
-  const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::pages_for(tokens)); };
+                             : std::max<int64_t>(0, memory_.available - ring_bytes);
   const int64_t budget_pages = std::max<int64_t>(0, budget / page_bytes);
   if (options_.context_length == 0) {
     const int64_t wanted = pages_of(config_.max_position_embeddings);
@@ -131,7 +174,7 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
     if (options_.context_length < smallest) {
       throw OutOfMemory(concat("a context of ", smallest, " tokens takes ",
                                gib(pages_of(smallest) * page_bytes + ring_bytes),
-                               " of KV cache, and only ", gib(std::max<int64_t>(0, budget)),
+                               " of KV cache, and only ", gib(budget),
                                " of memory are free beside the weights"));
     }
   }
@@ -139,35 +182,50 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   if (needed > budget_pages) {
     throw OutOfMemory(concat("a context of ", options_.context_length, " tokens takes ",
                              gib(needed * page_bytes + ring_bytes), " of KV cache, and only ",
-                             gib(std::max<int64_t>(0, budget)),
+                             gib(budget),
                              " are free for it: pass a shorter context_length, or at most ",
                              budget_pages * kPageTokens));
   }
   // Pages stay cached until they are needed, so a cache soon fills all that it may.
   const int64_t wanted = options_.kv_memory_bytes > 0 ? needed * options_.max_sequences
                                                       : needed * kDefaultFullContexts;
-  const auto n_full = static_cast<int>(std::min(budget_pages, wanted));
-  const int n_window = ring * (options_.max_sequences + 1);  // one for logits()
-  backend_->allocate_kv(n_full, n_window);
-  kv_ = std::make_unique<KvCache>(
-      config_, options_.max_step_tokens, n_full, n_window,
-      [this](bool window, int32_t from, int32_t to) { backend_->copy_kv_page(window, from, to); });
-  publish();
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (groups_[g].window > 0) continue;
+    n_pages[g] = static_cast<int>(std::min(budget_pages, wanted));
+    row_pages[g] = static_cast<int>(needed);
+  }
+  limits.max_pages_per_sequence = static_cast<int>(needed);
+  backend_->prepare(limits, n_pages);
+  tables_ = std::make_unique<BlockTables>(options_.max_sequences, row_pages);
+  kv_ =
+      std::make_unique<KvCache>(groups_, options_.max_step_tokens, n_pages,
+                                [this](const PageCopy& copy) { backend_->copy_pages({&copy, 1}); });
+  if (options_.speculative) drafts_ = std::make_unique<NgramDrafts>();
+  scheduler_ =
+      std::make_unique<Scheduler>(SchedulerOptions{.limits = limits,
+                                                   .context_length = options_.context_length,
+                                                   .prefix_cache = options_.prefix_cache,
+                                                   .cost = backend_->cost()},
+                                  *kv_, drafts_.get());
 }
 
 // Only the thread in step() may look at what it changes; others see this copy.
 void Engine::publish() {
   EngineStats stats = counters_;
-  stats.running = static_cast<int>(running_.size());
-  stats.waiting = static_cast<int>(waiting_.size());
-  const int full = kv_->unused_full_pages();
-  stats.full = {kv_->n_full_pages(), full, kv_->available_full_pages() - full,
-                backend_->full_page_bytes()};
-  const int window = kv_->unused_window_pages();
-  stats.window = {kv_->n_window_pages(), window, kv_->available_window_pages() - window,
-                  backend_->window_page_bytes()};
+  stats.running = static_cast<int>(scheduler_->running().size());
+  stats.waiting = static_cast<int>(scheduler_->waiting().size());
+  stats.preemptions = scheduler_->preemptions;
+  stats.requested_tokens = scheduler_->requested_tokens;
+  stats.cached_tokens = scheduler_->cached_tokens;
+  for (int g = 0; g < kv_->n_groups(); ++g) {
+    const int unused = kv_->unused_pages(g);
+    stats.pages.push_back({kv_->n_pages(g), unused, kv_->available_pages(g) - unused,
+                           memory_.page[static_cast<size_t>(g)]});
+  }
+  const PhaseSeconds computed = backend_->phase_seconds();
+  for (size_t i = 0; i < computed.size(); ++i) stats.phases[i] += computed[i];
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  published_ = stats;
+  published_ = std::move(stats);
 }
 
 void Engine::check_prompt(std::span<const int32_t> tokens) const {
@@ -178,297 +236,576 @@ void Engine::check_prompt(std::span<const int32_t> tokens) const {
   }
 }
 
-void Engine::check_request(std::span<const int32_t> prompt, const SamplingParams& params) const {
+void Engine::check_request(std::span<const int32_t> prompt, const RequestParams& params) const {
   check_prompt(prompt);
-  check(prompt.size() < static_cast<size_t>(options_.context_length), "the prompt has ",
-        prompt.size(), " tokens, and the context of ", options_.context_length,
-        " must hold it and at least one more");
-  check_params(params, config_.vocab_size);
-}
-
-void Engine::submit(int64_t id, std::vector<int32_t> prompt, SamplingParams params) {
-  check_request(prompt, params);
-  auto request = std::make_unique<Request>();
-  request->id = id;
-  request->prompt_length = static_cast<int>(prompt.size());
-  for (const int32_t token : prompt) request->counts.add_prompt(token);
-  if (options_.speculative) request->drafter.emplace(prompt);
-  request->tokens = std::move(prompt);
-  request->params = std::move(params);
-  const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  submitted_.push_back(std::move(request));
-}
-
-void Engine::cancel(int64_t request) {
-  const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  cancelled_.push_back(request);
-}
-
-void Engine::take_inbox() {
-  const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  for (auto& request : submitted_) waiting_.push_back(std::move(request));
-  submitted_.clear();
-  const auto drop = [&](auto& requests) {
-    std::erase_if(requests, [&](const auto& request) {
-      const bool gone =
-          std::find(cancelled_.begin(), cancelled_.end(), request->id) != cancelled_.end();
-      if (gone) end(*request);
-      return gone;
-    });
-  };
-  if (!cancelled_.empty()) {
-    drop(running_);
-    drop(waiting_);
-    cancelled_.clear();
-  }
-}
-
-// Gives the pages of a request that is over back; what it has computed stays cached.
-void Engine::end(Request& request) {
-  if (options_.prefix_cache) {
-    kv_->finish(request.pages, request.tokens, request.computed);
+  const auto room = static_cast<size_t>(options_.context_length);
+  if (params.stop.max_tokens == 0) {
+    check(prompt.size() <= room, "the prompt has ", prompt.size(),
+          " tokens, more than the context of ", options_.context_length);
   } else {
-    kv_->release(request.pages);
+    check(prompt.size() < room, "the prompt has ", prompt.size(), " tokens, and the context of ",
+          options_.context_length, " must hold it and at least one more");
   }
+  check_params(params, config_.vocab_size);
+  check(params.adapter == 0 || backend_->traits().adapters,
+        "this device has no adapters, got adapter ", params.adapter);
 }
 
-void Engine::preempt(size_t index) {
-  auto request = std::move(running_[index]);
-  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
-  kv_->release(request->pages);
-  request->computed = 0;
-  waiting_.push_front(std::move(request));
-  ++counters_.preemptions;
-}
-
-// Pages for `length` tokens of a running request, taken from those admitted after it if need be.
-// False if the request itself was the last and had to go.
-bool Engine::make_room(Request& request, int length) {
-  while (!kv_->extend(request.pages, length)) {
-    const bool is_last = running_.back().get() == &request;
-    preempt(running_.size() - 1);
-    if (is_last) return false;
-  }
-  return true;
-}
-
-// Whether a running request is about to compute more of this one's beginning than is cached. That
-// one never waits for anything but its turn, and this one goes on once it has it, or is gone. Those
-// that overtake it meanwhile have less in common with it, so it does not wait for them next.
-bool Engine::waits_for_prefix(const Request& request) const {
-  if (!options_.prefix_cache) return false;
-  const auto needed = std::span(request.tokens).first(request.tokens.size() - 1);
-  int shared = 0;
-  for (const auto& other : running_) {
-    if (other->computed >= other->prompt_length) continue;
-    const auto common = static_cast<int>(common_length(needed, other->tokens));
-    if (common > other->computed) shared = std::max(shared, common);
-  }
-  if (shared == 0) return false;
-  const int saved = shared - kv_->known_length(needed);
-  return saved >= kWorthWaitingTokens ||
-         (saved > 0 && static_cast<size_t>(shared) == needed.size());
-}
-
-std::vector<Engine::Slice> Engine::schedule() {
-  int budget = options_.max_step_tokens;
-  std::vector<Slice> slices;
-  // Requests that are decoding come first: one token each. Then prompts, oldest first.
-  for (const bool decoding : {true, false}) {
-    for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
-      Request& request = *running_[i];
-      if ((request.pending() == 1) != decoding) continue;
-      const int tokens = std::min(request.pending(), budget);
-      if (!make_room(request, request.computed + tokens)) break;
-      budget -= tokens;
-      slices.push_back({&request, tokens});
-    }
-  }
-  // Pages that were taken back belong to requests which must not be computed now.
-  std::erase_if(slices, [&](const Slice& slice) {
-    return std::none_of(running_.begin(), running_.end(),
-                        [&](const auto& request) { return request.get() == slice.request; });
-  });
-  for (size_t i = 0; i < waiting_.size() && budget > 0 &&
-                     running_.size() < static_cast<size_t>(options_.max_sequences);) {
-    Request& request = *waiting_[i];
-    if (waits_for_prefix(request)) {
-      ++i;
-      continue;
-    }
-    if (options_.prefix_cache) request.computed = kv_->reuse(request.pages, request.tokens);
-    request.pages.border = request.prompt_length;
-    const int tokens = std::min(request.pending(), budget);
-    // Only into free pages: an older request is never disturbed by a newer one. All pages of the
-    // prompt must be there, lest two half-read prompts wait for each other's.
-    const int pages = KvCache::pages_for(static_cast<int>(request.tokens.size()) + 1) -
-                      static_cast<int>(request.pages.full.size());
-    if (pages > kv_->available_full_pages() ||
-        !kv_->extend(request.pages, request.computed + tokens)) {
-      kv_->release(request.pages);
-      request.computed = 0;
-      break;
-    }
-    if (request.cached_tokens < 0) {
-      request.cached_tokens = request.computed;
-      counters_.cached_tokens += request.computed;
-      counters_.requested_tokens += request.prompt_length;
-    }
-    running_.push_back(std::move(waiting_[i]));
-    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
-    budget -= tokens;
-    slices.push_back({running_.back().get(), tokens});
-  }
-  add_drafts(slices, budget);
-  return slices;
-}
-
-// Guesses take nothing from anybody: no token of the step's budget that a prompt could have, and no
-// page. They end with the page of the token before them, so that a wrong guess leaves nothing but
-// values that are overwritten, and no window has moved on too far.
-void Engine::add_drafts(std::vector<Slice>& slices, int budget) const {
-  if (!options_.speculative) return;
-  StepYield step(options_.max_step_tokens - budget);
-  budget = std::min(budget, kMaxStepGuesses);
-  for (Slice& slice : slices) {
-    const Request& request = *slice.request;
-    if (request.pending() != 1) continue;
-    const int length = static_cast<int>(request.tokens.size());
-    int limit = std::min({budget, kPageTokens - 1 - request.computed % kPageTokens,
-                          options_.context_length - length - 1});
-    if (request.params.max_tokens > 0) {
-      limit = std::min(limit, request.prompt_length + request.params.max_tokens - length - 1);
-    }
-    slice.draft = request.drafter->draft(request.tokens, limit, step);
-    budget -= static_cast<int>(slice.draft.size());
-  }
-}
-
-void Engine::stop_if_cancelled(std::span<const int64_t> requests) {
+void Engine::add_to_inbox(std::unique_ptr<Sequence> sequence) {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  const bool all = std::all_of(requests.begin(), requests.end(), [&](int64_t request) {
-    return std::find(cancelled_.begin(), cancelled_.end(), request) != cancelled_.end();
-  });
-  if (all) throw Abandoned{};
+  submitted_.push_back(std::move(sequence));
 }
 
-void Engine::run(const std::vector<Slice>& slices) {
-  StepArrays arrays;
-  std::vector<int64_t> requests;
-  for (const Slice& slice : slices) {
-    const Request& request = *slice.request;
-    requests.push_back(request.id);
-    arrays.append({request.tokens.data() + request.computed, static_cast<size_t>(slice.tokens)},
-                  request.computed, request.pages, slice.draft);
-    if (slice.tokens == request.pending()) {
-      const int32_t end = arrays.sequence_offsets.back();
-      for (auto row = end - 1 - static_cast<int32_t>(slice.draft.size()); row < end; ++row) {
-        arrays.logit_rows.push_back(row);
-      }
-    }
-  }
-  logits_.resize(arrays.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
-  forward(*backend_, config_, arrays.view(), logits_.data(), counters_.phases,
-          [&] { stop_if_cancelled(requests); });
-}
-
-FinishReason Engine::finish_of(const Request& request) const {
-  const int32_t token = request.tokens.back();
+bool Engine::ends_with(const RequestParams& params, int32_t token) const {
   const auto contains = [&](const std::vector<int32_t>& ids) {
     return std::find(ids.begin(), ids.end(), token) != ids.end();
   };
-  if (contains(request.params.stop_token_ids) ||
-      (!request.params.ignore_eos && contains(eos_token_ids_))) {
-    return FinishReason::stop;
+  return contains(params.stop.token_ids) || (!params.stop.ignore_eos && contains(eos_token_ids_));
+}
+
+void Engine::submit(int64_t id, std::vector<int32_t> prompt,
+                    std::shared_ptr<const RequestParams> params, uint64_t seed, bool constrained) {
+  check_request(prompt, *params);
+  check(!constrained || constraints_ != nullptr, "nobody decides on constrained sequences");
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->prompt_length = static_cast<int>(prompt.size());
+  sequence->tokens = std::move(prompt);
+  sequence->rule = params->rule;
+  sequence->rule.seed = seed;
+  sequence->constrained = constrained;
+  const StopRule& stop = params->stop;
+  if (!params->allowed_token_ids.empty() || stop.min_tokens > 0) {
+    const size_t words = mask_words(config_.vocab_size);
+    auto allowed = std::make_shared<std::vector<uint32_t>>(
+        words, params->allowed_token_ids.empty() ? ~uint32_t{0} : 0);
+    const auto word = [](std::vector<uint32_t>& mask, int32_t token) -> uint32_t& {
+      return mask[static_cast<size_t>(token) / 32];
+    };
+    for (const int32_t token : params->allowed_token_ids) {
+      word(*allowed, token) |= uint32_t{1} << (token % 32);
+    }
+    auto unending = std::make_shared<std::vector<uint32_t>>(*allowed);
+    const auto forbid = [&](const std::vector<int32_t>& tokens) {
+      for (const int32_t token : tokens) word(*unending, token) &= ~(uint32_t{1} << (token % 32));
+    };
+    forbid(stop.token_ids);
+    if (!stop.ignore_eos) forbid(eos_token_ids_);
+    if (!params->allowed_token_ids.empty()) sequence->allowed_mask = std::move(allowed);
+    if (stop.min_tokens > 0) sequence->unending_mask = std::move(unending);
   }
-  const int length = static_cast<int>(request.tokens.size());
-  const int generated = length - request.prompt_length;
-  if (generated == request.params.max_tokens || length == options_.context_length) {
+  sequence->params = std::move(params);
+  add_to_inbox(std::move(sequence));
+}
+
+void Engine::submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target) {
+  check_prompt(tokens);
+  check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
+        tokens.size(), " tokens, more than the context of ", options_.context_length);
+  check(target.chunk_tokens >= 1 && target.chunk_tokens <= options_.max_step_tokens,
+        "chunk_tokens must be between 1 and ", options_.max_step_tokens, ", got ",
+        target.chunk_tokens);
+  const auto& positions = target.positions;
+  for (size_t i = 0; i < positions.size(); ++i) {
+    check(positions[i] >= 0 && static_cast<size_t>(positions[i]) < tokens.size(),
+          "positions must lie in [0, ", tokens.size(), "), got ", positions[i]);
+    check(i == 0 || positions[i] > positions[i - 1], "positions must be ascending, got ",
+          positions[i], " after ", positions[i == 0 ? 0 : i - 1]);
+  }
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->prompt_length = static_cast<int>(tokens.size());
+  sequence->tokens = std::move(tokens);
+  sequence->params = std::make_shared<RequestParams>();
+  sequence->target = std::make_unique<LogitsTarget>(std::move(target));
+  add_to_inbox(std::move(sequence));
+}
+
+void Engine::cancel(int64_t id) {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  cancelled_.insert(id);
+  if (!computing_.empty() && std::all_of(computing_.begin(), computing_.end(), [&](int64_t other) {
+        return cancelled_.contains(other);
+      })) {
+    abandon_.store(true, std::memory_order_relaxed);
+  }
+}
+
+void Engine::take_inbox(std::vector<Event>& events) {
+  std::vector<std::unique_ptr<Sequence>> submitted;
+  std::unordered_set<int64_t> cancelled;
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    submitted.swap(submitted_);
+    cancelled.swap(cancelled_);
+  }
+  std::vector<Accepted> beginning;
+  for (auto& sequence : submitted) {
+    ++counters_.submitted_sequences;
+    if (drafts_ && sequence->target == nullptr) drafts_->begin(sequence->id, sequence->tokens);
+    sequences_[sequence->id] = sequence.get();
+    if (sequence->constrained && !cancelled.contains(sequence->id)) {
+      beginning.push_back({sequence->id, {}});
+    }
+    scheduler_->add(std::move(sequence));
+  }
+  for (const int64_t id : cancelled) {
+    if (const auto entry = sequences_.find(id); entry != sequences_.end()) {
+      end(*entry->second, FinishReason::abort, events);
+    }
+  }
+  if (!beginning.empty()) ask(beginning, events);
+}
+
+Event Engine::event_of(const Sequence& sequence) const {
+  Event event;
+  event.sequence = sequence.id;
+  event.cached_tokens = std::max(0, sequence.cached_tokens);
+  return event;
+}
+
+// Its last event is made; its pages and its slot go back once no step in flight uses them.
+void Engine::end(Sequence& sequence, FinishReason reason, std::vector<Event>& events,
+                 std::string error) {
+  sequence.ended = true;
+  sequence.keeps_pages = reason != FinishReason::error;
+  sequences_.erase(sequence.id);
+  if (drafts_ && sequence.target == nullptr) drafts_->end(sequence.id);
+  // The event of its last tokens says so, if there is one.
+  if (events.empty() || events.back().sequence != sequence.id) events.push_back(event_of(sequence));
+  events.back().finish = reason;
+  events.back().error = std::move(error);
+  if (sequence.in_flight == 0) retire(sequence);
+}
+
+void Engine::retire(Sequence& sequence) {
+  if (sequence.slot >= 0 && !fatal_) backend_->close_slot(sequence.slot);
+  scheduler_->remove(sequence, sequence.keeps_pages);
+}
+
+void Engine::launch(StepPlan plan) {
+  for (const int slot : plan.closed_slots) backend_->close_slot(slot);
+  for (const Sequence* sequence : plan.opened) {
+    const auto tokens = std::span<const int32_t>(sequence->tokens);
+    const auto length = static_cast<size_t>(sequence->prompt_length);
+    backend_->open_slot(sequence->slot, tokens.first(length), tokens.subspan(length));
+  }
+  StepArrays arrays;
+  for (const Slice& slice : plan.slices) {
+    arrays.append(slice);
+    for (int g = 0; g < kv_->n_groups(); ++g) {
+      tables_->assign(g, slice.sequence->slot,
+                      slice.sequence->pages.tables[static_cast<size_t>(g)]);
+    }
+  }
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    for (const Slice& slice : plan.slices) computing_.push_back(slice.sequence->id);
+    abandon_.store(std::all_of(computing_.begin(), computing_.end(),
+                               [&](int64_t id) { return cancelled_.contains(id); }),
+                   std::memory_order_relaxed);
+  }
+  const StepId id = backend_->submit(arrays.view(*tables_), abandon_);
+  tables_->clear_dirty();
+  kv_->submitted(id);
+  Scheduler::advance(plan);
+  for (const Slice& slice : plan.slices) {
+    const LogitsTarget* const target = slice.sequence->target.get();
+    if (target == nullptr || slice.scored.empty()) continue;
+    const auto& wanted = target->positions;
+    const auto place =
+        std::lower_bound(wanted.begin(), wanted.end(), slice.scored.front()) - wanted.begin();
+    backend_->read_logits(id, slice.first_row, static_cast<int>(slice.scored.size()),
+                          target->logits + place * config_.vocab_size);
+  }
+  flights_.push_back({.id = id, .plan = std::move(plan), .rows = {}, .rows_of_slice = {}});
+}
+
+// Whether everything is known that its masks depend on.
+bool Engine::can_sample(const Flight& flight) const {
+  return std::none_of(flight.plan.slices.begin(), flight.plan.slices.end(), [](const Slice& slice) {
+    const Sequence& sequence = *slice.sequence;
+    const int unseen = sequence.ahead - 1;  // tokens before the one that is to be chosen
+    return slice.samples && sequence.constrained && !sequence.ended && unseen > 0 &&
+           sequence.free <= unseen;
+  });
+}
+
+void Engine::sample(Flight& flight, std::vector<Event>& events) {
+  const size_t words = mask_words(config_.vocab_size);
+  // Masks of constrained sequences come first, as they are filled together.
+  std::vector<int64_t> masked;
+  std::vector<size_t> masked_slices;
+  for (size_t s = 0; s < flight.plan.slices.size(); ++s) {
+    const Slice& slice = flight.plan.slices[s];
+    const Sequence& sequence = *slice.sequence;
+    if (slice.samples && !sequence.ended && sequence.constrained &&
+        sequence.free <= sequence.ahead - 1) {
+      masked.push_back(sequence.id);
+      masked_slices.push_back(s);
+    }
+  }
+  std::vector<uint32_t> masks(masked.size() * words, ~uint32_t{0});
+  std::vector<int> mask_of_slice(flight.plan.slices.size(), -1);
+  if (!masked.empty()) {
+    const auto start = std::chrono::steady_clock::now();
+    auto errors = constraints_->fill(masked, masks, words);
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    counters_.phases[static_cast<size_t>(Phase::constrain)] += spent.count();
+    for (size_t i = 0; i < masked.size(); ++i) {
+      Sequence& sequence = *flight.plan.slices[masked_slices[i]].sequence;
+      mask_of_slice[masked_slices[i]] = static_cast<int>(i);
+      if (!errors[i].empty()) {
+        events.push_back(event_of(sequence));
+        end(sequence, FinishReason::error, events, std::move(errors[i]));
+      }
+    }
+  }
+  std::vector<TokenBias> biases;
+  const RequestParams* with_biases = nullptr;  // whose biases were added last
+  int bias_begin = 0;
+  for (size_t s = 0; s < flight.plan.slices.size(); ++s) {
+    const Slice& slice = flight.plan.slices[s];
+    const Sequence& sequence = *slice.sequence;
+    const size_t before = flight.rows.size();
+    if (!sequence.ended) {
+      RowSampling row = {.row = slice.first_row, .slot = sequence.slot, .rule = sequence.rule};
+      if (sequence.target == nullptr) {
+        row.rule.n_logprobs = sequence.params->prompt_logprobs;
+        for (const int32_t position : slice.scored) {
+          row.target = sequence.tokens[static_cast<size_t>(position) + 1];
+          flight.rows.push_back(row);
+          ++row.row;
+        }
+      }
+      if (slice.samples) {
+        row.target = kNoToken;
+        row.rule.n_logprobs = sequence.rule.n_logprobs;
+        const RequestParams& params = *sequence.params;
+        if (!params.biases.empty()) {
+          if (with_biases != &params) {
+            bias_begin = static_cast<int>(biases.size());
+            biases.insert(biases.end(), params.biases.begin(), params.biases.end());
+            with_biases = &params;
+          }
+          row.bias_begin = bias_begin;
+          row.bias_end = static_cast<int>(biases.size());
+        }
+        row.mask = mask_of_slice[s];
+        const int index = sequence.generated() + sequence.ahead - 1;
+        const auto* const own = index < params.stop.min_tokens ? sequence.unending_mask.get()
+                                                               : sequence.allowed_mask.get();
+        if (own != nullptr) {
+          if (row.mask < 0) {
+            row.mask = static_cast<int>(masks.size() / words);
+            masks.insert(masks.end(), words, ~uint32_t{0});
+          }
+          uint32_t* const mask = masks.data() + static_cast<size_t>(row.mask) * words;
+          for (size_t w = 0; w < words; ++w) mask[w] &= (*own)[w];
+        }
+        for (size_t k = 0; k <= slice.draft.size(); ++k) {
+          row.guess = k < slice.draft.size() ? slice.draft[k] : kNoToken;
+          flight.rows.push_back(row);
+          ++row.row;
+        }
+      }
+    }
+    flight.rows_of_slice.push_back(static_cast<int>(flight.rows.size() - before));
+  }
+  backend_->sample(flight.id, {.rows = flight.rows, .masks = masks, .biases = biases});
+  flight.is_sampled = true;
+}
+
+// A sequence is over with its last token, or when its context is full.
+FinishReason Engine::finish_of(const Sequence& sequence, bool may_stop) const {
+  if (may_stop && ends_with(*sequence.params, sequence.tokens.back())) return FinishReason::stop;
+  const int limit = sequence.params->stop.max_tokens;
+  if ((limit >= 0 && sequence.generated() >= limit) ||
+      sequence.tokens.size() >= static_cast<size_t>(options_.context_length)) {
     return FinishReason::length;
   }
   return FinishReason::none;
 }
 
-// Chooses the token after a request's last, and those after each guess, as long as the guesses are
-// what is chosen. logits (1 + guesses, V).
-void Engine::sample_next(const Slice& slice, float* logits, std::vector<Event>& events) {
-  Request& request = *slice.request;
-  const auto vocab = static_cast<size_t>(config_.vocab_size);
-  counters_.drafted_tokens += static_cast<int64_t>(slice.draft.size());
-  for (size_t i = 0;; ++i) {
-    const auto index = request.tokens.size() - static_cast<size_t>(request.prompt_length);
-    Sample chosen =
-        sample({logits + i * vocab, vocab}, request.params, request.counts, uint64_t{index});
-    // All but the last of the tokens are in the cache.
-    request.computed = static_cast<int>(request.tokens.size());
-    request.tokens.push_back(chosen.token);
-    request.counts.add_output(chosen.token);
-    if (request.drafter) request.drafter->push(request.tokens);
-    const FinishReason finish = finish_of(request);
-    events.push_back({request.id, chosen.token, finish, chosen.logprob, std::move(chosen.top),
-                      request.cached_tokens});
-    if (i == slice.draft.size() || chosen.token != slice.draft[i]) break;
-    ++counters_.accepted_tokens;
+namespace {
+
+const char* error_of(ops::SampleStatus status) {
+  return status == ops::SampleStatus::empty_mask
+             ? "no token is allowed: the constraint and the parameters leave none"
+             : "the logits are not finite: the checkpoint is damaged or its values are out of "
+               "range";
+}
+
+}  // namespace
+
+// Takes what a step made of a sequence: the scores of its prompt, the token after its last one, and
+// those after each guess, as long as the guesses are what was chosen. Returns how many are new.
+int Engine::take_slice(const Slice& slice, std::span<const ops::SampledRow* const> scored,
+                       std::span<const ops::SampledRow* const> sampled,
+                       std::vector<Event>& events) {
+  Sequence& sequence = *slice.sequence;
+  const size_t first_event = events.size();
+  const auto fail = [&](const char* error) {
+    events.resize(first_event);
+    end(sequence, FinishReason::error, events, error);
+    return 0;
+  };
+  if (!scored.empty()) {
+    sequence.prompt_scores.resize(static_cast<size_t>(sequence.prompt_length) - 1);
+    for (size_t i = 0; i < scored.size(); ++i) {
+      if (scored[i]->status != ops::SampleStatus::ok) return fail(error_of(scored[i]->status));
+      sequence.prompt_scores[static_cast<size_t>(slice.scored[i])] = *scored[i];
+    }
+  }
+  Event event = event_of(sequence);
+  FinishReason finish = FinishReason::none;
+  for (size_t k = 0; k < sampled.size(); ++k) {
+    const ops::SampledRow* const row = sampled[k];
+    if (row == nullptr) break;
+    if (row->status != ops::SampleStatus::ok) {
+      // What came before it stands.
+      if (event.tokens.empty()) return fail(error_of(row->status));
+      events.push_back(std::move(event));
+      end(sequence, FinishReason::error, events, error_of(row->status));
+      return static_cast<int>(events.back().tokens.size());
+    }
+    sequence.tokens.push_back(row->token);
+    event.tokens.push_back(row->token);
+    if (sequence.rule.n_logprobs >= 0) {
+      event.logprobs.push_back(row->logprob);
+      event.top.push_back(alternatives(*row));
+    }
+    finish = finish_of(sequence, true);
+    if (k > 0) ++counters_.accepted_tokens;
     if (finish != FinishReason::none) break;
+  }
+  const auto count = static_cast<int>(event.tokens.size());
+  if (count > 1) {  // guesses that stand are in the cache: all but the last of the tokens
+    sequence.computed = sequence.submitted = static_cast<int>(sequence.tokens.size()) - 1;
+  }
+  if (count > 0 && drafts_) drafts_->observe(sequence.id, sequence.tokens, count);
+  if (!sequence.is_continued() && sequence.computed == sequence.prompt_length) {
+    finish = sequence.target != nullptr ? FinishReason::stop : FinishReason::length;
+  }
+  if (sequence.params->prompt_logprobs >= 0 && !sequence.reported &&
+      sequence.computed >= sequence.prompt_length) {
+    sequence.reported = true;
+    for (const ops::SampledRow& score : sequence.prompt_scores) {
+      event.prompt_logprobs.push_back(score.logprob);
+      event.prompt_top.push_back(alternatives(score));
+    }
+  }
+  if (count > 0 || finish != FinishReason::none || !event.prompt_logprobs.empty()) {
+    events.push_back(std::move(event));
+    if (finish != FinishReason::none) end(sequence, finish, events);
+  }
+  return count;
+}
+
+// What constraints say after what was accepted.
+void Engine::ask(std::span<const Accepted> accepted, std::vector<Event>& events) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Verdict> verdicts = constraints_->accept(accepted);
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  counters_.phases[static_cast<size_t>(Phase::constrain)] += spent.count();
+  for (size_t i = 0; i < accepted.size(); ++i) {
+    Sequence& sequence = *sequences_.at(accepted[i].sequence);
+    if (!verdicts[i].error.empty()) {
+      events.push_back(event_of(sequence));
+      end(sequence, FinishReason::error, events, std::move(verdicts[i].error));
+      continue;
+    }
+    sequence.free = std::max(0, verdicts[i].free);
+    if (!verdicts[i].forced.empty()) force(sequence, verdicts[i], events);
   }
 }
 
-std::vector<Event> Engine::step() {
-  return options_.files.guard([&] { return compute_step(); });
+// Tokens that are decided on join a sequence; what steps in flight would choose instead is dropped.
+void Engine::force(Sequence& sequence, const Verdict& verdict, std::vector<Event>& events) {
+  Event event = event_of(sequence);
+  event.origin = verdict.counted ? Origin::grammar : Origin::format;
+  FinishReason finish = FinishReason::none;
+  for (const int32_t token : verdict.forced) {
+    if (token < 0 || token >= config_.vocab_size) {
+      events.push_back(std::move(event));
+      end(sequence, FinishReason::error, events,
+          concat("the constraint forces token id ", token, ", outside the vocabulary of ",
+                 config_.vocab_size));
+      return;
+    }
+    if (sequence.tokens.size() >= static_cast<size_t>(options_.context_length)) {
+      finish = FinishReason::length;
+      break;
+    }
+    sequence.tokens.push_back(token);
+    event.tokens.push_back(token);
+    if (!verdict.counted) ++sequence.uncounted;
+    if (sequence.rule.n_logprobs >= 0) {
+      event.logprobs.push_back(0.0f);
+      event.top.emplace_back();
+    }
+    finish = finish_of(sequence, verdict.counted);
+    if (finish != FinishReason::none) break;
+  }
+  for (Flight& flight : flights_) {
+    for (Slice& slice : flight.plan.slices) {
+      if (slice.sequence != &sequence || !slice.samples) continue;
+      if (flight.is_sampled) {
+        events.push_back(std::move(event));
+        end(sequence, FinishReason::error, events,
+            "the constraint forces a token after it has said that the next ones are free");
+        return;
+      }
+      slice.samples = false;
+      --sequence.ahead;
+    }
+  }
+  if (sequence.slot >= 0) backend_->append_output(sequence.slot, event.tokens);
+  if (drafts_) {
+    drafts_->observe(sequence.id, sequence.tokens, static_cast<int>(event.tokens.size()));
+  }
+  events.push_back(std::move(event));
+  if (finish != FinishReason::none) end(sequence, finish, events);
 }
 
-std::vector<Event> Engine::compute_step() {
+// Waits for a step and takes what it made.
+void Engine::land(Flight flight, std::vector<Event>& events) {
+  const StepResult result = backend_->wait(flight.id);
+  kv_->waited(flight.id);
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    computing_.erase(computing_.begin(),
+                     computing_.begin() + static_cast<std::ptrdiff_t>(flight.plan.slices.size()));
+  }
+  ++counters_.steps;
+  std::vector<Accepted> accepted;
+  std::vector<std::pair<int64_t, int>> news;  // constrained sequences, and their new tokens
+  size_t next_row = 0;
+  for (size_t s = 0; s < flight.plan.slices.size(); ++s) {
+    const Slice& slice = flight.plan.slices[s];
+    Sequence& sequence = *slice.sequence;
+    --sequence.in_flight;
+    const size_t begin = next_row;
+    const size_t end_row = begin + static_cast<size_t>(flight.rows_of_slice[s]);
+    next_row = end_row;
+    if (slice.samples && !sequence.ended) {
+      --sequence.ahead;
+      sequence.drafted = false;
+    }
+    counters_.drafted_tokens += static_cast<int64_t>(slice.draft.size());
+    if (sequence.ended || result.abandoned) {
+      if (sequence.ended && sequence.in_flight == 0) retire(sequence);
+      continue;
+    }
+    const int of_prompt = std::clamp(sequence.prompt_length - slice.first, 0, slice.tokens);
+    counters_.prompt_tokens += of_prompt;
+    if (result.finite_tokens[s] < slice.tokens) {
+      end(sequence, FinishReason::error, events, error_of(ops::SampleStatus::non_finite));
+      continue;
+    }
+    sequence.computed = slice.first + slice.tokens;
+    std::vector<const ops::SampledRow*> scored, sampled;
+    for (size_t row = begin; row < end_row; ++row) {
+      const ops::SampledRow* const made = result.sampled[row] != 0 ? &result.rows[row] : nullptr;
+      (flight.rows[row].target != kNoToken ? scored : sampled).push_back(made);
+    }
+    const int64_t id = sequence.id;
+    const int count = take_slice(slice, scored, sampled, events);
+    counters_.generated_tokens += count;
+    if (!sequences_.contains(id)) continue;  // it has ended
+    if (sequence.constrained && count > 0) news.emplace_back(id, count);
+    if (options_.prefix_cache && sequence.target == nullptr) {
+      if (of_prompt > 0) {
+        kv_->commit_all(sequence.pages, sequence.tokens, sequence.computed);
+      } else {
+        kv_->commit(sequence.pages, sequence.tokens, sequence.computed);
+      }
+    }
+  }
+  for (const auto& [id, count] : news) {
+    const auto tokens = std::span<const int32_t>(sequences_.at(id)->tokens);
+    accepted.push_back({id, tokens.last(static_cast<size_t>(count))});
+  }
+  if (!accepted.empty()) ask(accepted, events);
+}
+
+std::vector<Event> Engine::step() {
+  if (fatal_) std::rethrow_exception(fatal_);
   const auto start = std::chrono::steady_clock::now();
-  take_inbox();
-  const std::vector<Slice> slices = schedule();
+  const int64_t prompt_tokens = counters_.prompt_tokens;
+  const int64_t generated_tokens = counters_.generated_tokens;
   std::vector<Event> events;
-  if (!slices.empty()) {
-    try {
-      run(slices);
-    } catch (const Abandoned&) {
-      return {};  // nothing has been counted as computed; the next step drops the requests
-    }
-    size_t row = 0;
-    int prompt_tokens = 0;
-    for (const Slice& slice : slices) {
-      Request& request = *slice.request;
-      const int of_prompt = std::clamp(request.prompt_length - request.computed, 0, slice.tokens);
-      prompt_tokens += of_prompt;
-      request.computed += slice.tokens;
-      if (request.pending() == 0) {
-        sample_next(slice, logits_.data() + row * static_cast<size_t>(config_.vocab_size), events);
-        row += 1 + slice.draft.size();
+  try {
+    options_.files.guard([&] {
+      take_inbox(events);
+      while (flights_.size() <= static_cast<size_t>(options_.max_steps_ahead) &&
+             (flights_.empty() || flights_.back().is_sampled)) {
+        StepPlan plan = scheduler_->next(!flights_.empty());
+        if (plan.empty()) break;
+        launch(std::move(plan));
+        if (can_sample(flights_.back())) sample(flights_.back(), events);
       }
-      if (options_.prefix_cache && of_prompt > 0) {
-        kv_->commit_all(request.pages, request.tokens, request.computed);
-      } else if (options_.prefix_cache) {
-        kv_->commit(request.pages, request.tokens, request.computed);
+      if (!flights_.empty()) {
+        Flight flight = std::move(flights_.front());
+        flights_.pop_front();
+        land(std::move(flight), events);
+        if (!flights_.empty() && !flights_.front().is_sampled) sample(flights_.front(), events);
       }
-    }
-    std::erase_if(running_, [&](const auto& request) {
-      const bool finished = std::any_of(events.begin(), events.end(), [&](const Event& event) {
-        return event.request == request->id && event.finish != FinishReason::none;
-      });
-      if (finished) end(*request);
-      return finished;
+      return true;
     });
-    const auto generated = static_cast<int>(events.size());
-    counters_.prompt_tokens += prompt_tokens;
-    counters_.generated_tokens += generated;
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-    if (prompt_tokens > 0) {
-      counters_.prefill.add(prompt_tokens, spent.count());
-    } else {
-      counters_.decode.add(generated, spent.count());
-    }
+  } catch (...) {
+    drop_all(std::current_exception());
+    throw;
+  }
+  const auto made = static_cast<int>(counters_.generated_tokens - generated_tokens);
+  const auto read = static_cast<int>(counters_.prompt_tokens - prompt_tokens);
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  if (read > 0) {
+    counters_.prefill.add(read, spent.count());
+  } else if (made > 0) {
+    counters_.decode.add(made, spent.count());
   }
   publish();
   return events;
 }
 
+// What cannot be pinned to one sequence ends all of them.
+void Engine::drop_all(const std::exception_ptr& cause) {
+  try {
+    std::rethrow_exception(cause);
+  } catch (const BackendError&) {
+    fatal_ = cause;
+  } catch (...) {
+  }
+  for (const Flight& flight : flights_) {
+    try {
+      backend_->wait(flight.id);
+    } catch (...) {  // the first cause is told
+    }
+    kv_->waited(flight.id);
+  }
+  flights_.clear();
+  sequences_.clear();
+  const auto drop = [&](const auto& sequences) {
+    while (!sequences.empty()) {
+      Sequence& sequence = *sequences.back();
+      if (drafts_) drafts_->end(sequence.id);
+      sequence.keeps_pages = false;
+      retire(sequence);
+    }
+  };
+  drop(scheduler_->running());
+  drop(scheduler_->waiting());
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    computing_.clear();
+  }
+  publish();
+}
+
 bool Engine::idle() {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  return submitted_.empty() && running_.empty() && waiting_.empty();
+  return submitted_.empty() && scheduler_->idle();
 }
 
 EngineStats Engine::stats() {
@@ -476,56 +813,6 @@ EngineStats Engine::stats() {
   EngineStats stats = published_;
   stats.waiting += static_cast<int>(submitted_.size());
   return stats;
-}
-
-bool Engine::logits(int64_t request, std::span<const int32_t> tokens,
-                    std::span<const int32_t> positions, int chunk_tokens, float* logits) {
-  return options_.files.guard(
-      [&] { return compute_logits(request, tokens, positions, chunk_tokens, logits); });
-}
-
-bool Engine::compute_logits(int64_t request, std::span<const int32_t> tokens,
-                            std::span<const int32_t> positions, int chunk_tokens, float* logits) {
-  check_prompt(tokens);
-  check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
-        tokens.size(), " tokens, more than the context of ", options_.context_length);
-  check(chunk_tokens >= 1 && chunk_tokens <= options_.max_step_tokens,
-        "chunk_tokens must be between 1 and ", options_.max_step_tokens, ", got ", chunk_tokens);
-  for (size_t i = 0; i < positions.size(); ++i) {
-    check(positions[i] >= 0 && static_cast<size_t>(positions[i]) < tokens.size(),
-          "positions must lie in [0, ", tokens.size(), "), got ", positions[i]);
-    check(i == 0 || positions[i] > positions[i - 1], "positions must be ascending, got ",
-          positions[i], " after ", positions[i == 0 ? 0 : i - 1]);
-  }
-  SequencePages pages;
-  const struct Release {
-    KvCache& kv;
-    SequencePages& pages;
-    ~Release() { kv.release(pages); }
-  } release{*kv_, pages};
-  size_t next = 0;
-  for (int begin = 0; begin < static_cast<int>(tokens.size()); begin += chunk_tokens) {
-    const int count = std::min(chunk_tokens, static_cast<int>(tokens.size()) - begin);
-    // The cache holds a sequence of context_length tokens, so it suffices when all others are gone.
-    while (!kv_->extend(pages, begin + count)) {
-      if (running_.empty()) throw OutOfMemory("[logits] the KV cache is too small");
-      preempt(running_.size() - 1);
-    }
-    StepArrays arrays;
-    arrays.append(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), begin,
-                  pages);
-    float* const rows = logits + next * static_cast<size_t>(config_.vocab_size);
-    for (; next < positions.size() && positions[next] < begin + count; ++next) {
-      arrays.logit_rows.push_back(positions[next] - begin);
-    }
-    try {
-      forward(*backend_, config_, arrays.view(), rows, counters_.phases,
-              [&] { stop_if_cancelled({&request, 1}); });
-    } catch (const Abandoned&) {
-      return false;
-    }
-  }
-  return true;
 }
 
 }  // namespace gptoss

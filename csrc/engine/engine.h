@@ -1,29 +1,32 @@
-// Serves requests: token ids in, token ids out. Knows nothing of text.
+// Serves sequences: token ids in, token ids out. Knows nothing of text.
 //
-// Each step gives every running request its next token and spends what is left of the step's token
-// budget on prompts, in the order in which they came. A request is its tokens and how many of them
-// the KV cache has seen; prefilling, decoding and recomputing after preemption are the same thing.
-// What two prompts have in common is computed once, even if they come at the same time: the later
-// one waits until the earlier one has it.
-// With speculation a step may also verify guesses of a request's next tokens (engine/drafter.h), if
-// it has room for them when all else is served.
+// A step goes from the scheduler's plan to the backend and comes back as events. With a backend
+// that can have several steps in flight, one is submitted before the tokens of the one before are
+// known; what a constraint has to say about a step comes between its submission and its sampling:
+//   submit(t+1) -> wait(t) -> accept(t), masks of t+1 -> sample(t+1)
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/layers.h"
 #include "core/mapped_file.h"
-#include "engine/drafter.h"
+#include "engine/constraint.h"
+#include "engine/drafts.h"
+#include "engine/events.h"
 #include "engine/kv_cache.h"
-#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
 
 namespace gptoss {
 
@@ -31,13 +34,12 @@ struct EngineOptions {
   int context_length = 0;       // tokens of a sequence, prompt and output; 0: as many as fit
   int max_step_tokens = 512;    // new tokens in a step, over all sequences
   int max_sequences = 16;       // running at a time
-  bool prefix_cache = true;     // take over what earlier requests computed of the same beginning
-  int64_t kv_memory_bytes = 0;  // for the full layers' pages; 0: from free memory
+  bool prefix_cache = true;     // take over what earlier sequences computed of the same beginning
+  int64_t kv_memory_bytes = 0;  // for the pages that see everything; 0: from free memory
   bool speculative = false;     // guess tokens from the text, and verify several in a step
   MappedFiles files = {};       // of the weights: checked before and after what is computed
+  int max_steps_ahead = -1;     // at most what the backend can; -1: that
 };
-
-enum class FinishReason : uint8_t { none, stop, length };
 
 // Tokens per second of computing.
 class Rate {
@@ -61,30 +63,23 @@ class Rate {
   size_t next_ = 0;
 };
 
-struct Event {
-  int64_t request;
-  int32_t token;
-  FinishReason finish;
-  float logprob;
-  std::vector<TokenLogprob> top;
-  int cached_tokens;  // of the prompt, that did not have to be computed
-};
-
-// Pages of the KV cache, of the full or of the window layers; the rest is in use.
+// Pages of a KV group; the rest is in use.
 struct PageStats {
   int total;
   int free;    // hold nothing
-  int cached;  // hold what no running request uses: free as soon as they are needed
+  int cached;  // hold what no running sequence uses: free as soon as they are needed
   int64_t page_bytes;
 };
 
 struct EngineStats {
   int running, waiting;
-  PageStats full, window;
+  std::vector<PageStats> pages;  // [group]
+  int64_t steps;                 // computed so far
   int64_t preemptions;
+  int64_t submitted_sequences;
   int64_t prompt_tokens, generated_tokens;  // computed so far, recomputed ones again
-  int64_t requested_tokens;                 // of the prompts of all requests that have begun
-  int64_t cached_tokens;  // of them, not computed, because an earlier request had been
+  int64_t requested_tokens;                 // of the prompts of all sequences that have begun
+  int64_t cached_tokens;  // of them, not computed, because an earlier sequence had been
   int64_t drafted_tokens, accepted_tokens;  // guessed, and of them those that stood
   Rate prefill;                             // tokens of prompts, in the steps that computed any
   Rate decode;                              // generated tokens, in the other steps
@@ -96,87 +91,96 @@ class Engine {
   // Throws OutOfMemory if the KV cache for one sequence of context_length cannot fit.
   Engine(std::unique_ptr<Backend> backend, ModelConfig config, std::vector<int32_t> eos_token_ids,
          const EngineOptions& options);
+  ~Engine();
 
   const ModelConfig& config() const { return config_; }
   const Backend& backend() const { return *backend_; }
   int context_length() const { return options_.context_length; }
+  int max_step_tokens() const { return options_.max_step_tokens; }
+  int max_sequences() const { return options_.max_sequences; }
+  // Rows of logits that a step may have.
+  static int logit_rows(int max_sequences);
+
+  // Who is asked about constrained sequences, in the thread that calls step(). Before the first of
+  // them is submitted.
+  void set_constraints(Constraints* constraints) { constraints_ = constraints; }
 
   // Throws std::invalid_argument for what can never run: an empty or too long prompt, ids outside
   // the vocabulary, parameters out of range.
-  void check_request(std::span<const int32_t> prompt, const SamplingParams& params) const;
-  // `request` is the caller's name for it, never used before. Throws as check_request() does; what
-  // passes runs as soon as there is room. May be called while another thread is in step().
-  void submit(int64_t request, std::vector<int32_t> prompt, SamplingParams params);
-  // Unknown and finished requests are ignored. Takes effect before the next step computes anything;
-  // a step under way goes on for the sake of others, or is abandoned between two layers if all of
-  // its requests are cancelled. May be called while another thread is in step() or logits().
-  void cancel(int64_t request);
+  void check_request(std::span<const int32_t> prompt, const RequestParams& params) const;
+  // `id` is the caller's name for the sequence, never used before. Throws as check_request() does;
+  // what passes runs as soon as there is room. May be called while another thread is in step().
+  void submit(int64_t id, std::vector<int32_t> prompt, std::shared_ptr<const RequestParams> params,
+              uint64_t seed, bool constrained = false);
+  // The logits of a text, as an event without tokens says when they are there. Throws
+  // std::invalid_argument likewise.
+  void submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target);
+  // Unknown and finished sequences are ignored. Takes effect before the next step computes
+  // anything; a step under way goes on for the sake of others, or is abandoned between two layers
+  // if all of its sequences are cancelled. May be called while another thread is in step().
+  void cancel(int64_t id);
 
-  // One scheduling iteration; an event for every token made. One thread at a time. Throws
-  // BackendError if a file of the weights has lost bytes.
+  // One scheduling iteration; events for every token made. One thread at a time. What it throws
+  // has ended all sequences; after a BackendError every later call throws the same.
   std::vector<Event> step();
   // Nothing to do. For the thread that calls step().
   bool idle();
 
-  // logits (n_positions, V) f32 of one sequence, computed alone; positions ascending. Not during
-  // step(). Running requests, the latest first, give up their pages if it needs them. False if
-  // cancel(request) came in between.
-  bool logits(int64_t request, std::span<const int32_t> tokens, std::span<const int32_t> positions,
-              int chunk_tokens, float* logits);
-
   EngineStats stats();
 
  private:
-  struct Request {
-    int64_t id;
-    std::vector<int32_t> tokens;  // prompt, then output
-    int prompt_length;
-    int computed = 0;        // tokens whose keys and values are in its pages
-    int cached_tokens = -1;  // of them, those that came from other requests; -1: not begun
-    SamplingParams params;
-    TokenCounts counts;
-    SequencePages pages;
-    std::optional<Drafter> drafter;  // with speculation
-
-    int pending() const { return static_cast<int>(tokens.size()) - computed; }
-  };
-  struct Slice {  // a request's part of a step
-    Request* request;
-    int tokens;
-    std::vector<int32_t> draft = {};  // guesses of the tokens that follow these
+  // What was submitted to the backend and not waited for.
+  struct Flight {
+    StepId id;
+    StepPlan plan;
+    bool is_sampled = false;
+    std::vector<RowSampling> rows;   // what was sampled of it, slice by slice
+    std::vector<int> rows_of_slice;  // (slices)
   };
 
-  std::vector<Event> compute_step();
-  bool compute_logits(int64_t request, std::span<const int32_t> tokens,
-                      std::span<const int32_t> positions, int chunk_tokens, float* logits);
   void check_prompt(std::span<const int32_t> tokens) const;
-  void take_inbox();
-  std::vector<Slice> schedule();
-  bool make_room(Request& request, int length);
-  bool waits_for_prefix(const Request& request) const;
-  void end(Request& request);
-  void preempt(size_t index);
-  void add_drafts(std::vector<Slice>& slices, int budget) const;
-  void run(const std::vector<Slice>& slices);
-  void sample_next(const Slice& slice, float* logits, std::vector<Event>& events);
+  void size_pages();
+  void add_to_inbox(std::unique_ptr<Sequence> sequence);
+  void take_inbox(std::vector<Event>& events);
+  void launch(StepPlan plan);
+  bool can_sample(const Flight& flight) const;
+  void sample(Flight& flight, std::vector<Event>& events);
+  void land(Flight flight, std::vector<Event>& events);
+  int take_slice(const Slice& slice, std::span<const ops::SampledRow* const> scored,
+                 std::span<const ops::SampledRow* const> sampled, std::vector<Event>& events);
+  void ask(std::span<const Accepted> accepted, std::vector<Event>& events);
+  void force(Sequence& sequence, const Verdict& verdict, std::vector<Event>& events);
+  void end(Sequence& sequence, FinishReason reason, std::vector<Event>& events,
+           std::string error = {});
+  void retire(Sequence& sequence);
+  void drop_all(const std::exception_ptr& cause);
   void publish();
-  void stop_if_cancelled(std::span<const int64_t> requests);
-  FinishReason finish_of(const Request& request) const;
+  Event event_of(const Sequence& sequence) const;
+  FinishReason finish_of(const Sequence& sequence, bool may_stop) const;
+  bool ends_with(const RequestParams& params, int32_t token) const;
 
   std::unique_ptr<Backend> backend_;
   const ModelConfig config_;
   const std::vector<int32_t> eos_token_ids_;
+  const std::vector<KvGroup> groups_;
   EngineOptions options_;
+  MemoryPlan memory_;
+  std::unique_ptr<BlockTables> tables_;
   std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<DraftSource> drafts_;  // null: none
+  std::unique_ptr<Scheduler> scheduler_;
+  Constraints* constraints_ = nullptr;
 
-  std::vector<std::unique_ptr<Request>> running_;  // in the order of admission
-  std::deque<std::unique_ptr<Request>> waiting_;
-  std::vector<float> logits_;  // (sampled rows, V)
+  std::unordered_map<int64_t, Sequence*> sequences_;  // that have not ended, by their ids
+  std::deque<Flight> flights_;                        // oldest first
+  std::exception_ptr fatal_;                          // why nothing can be computed any more
   EngineStats counters_{};
 
+  std::atomic<bool> abandon_{false};
   std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach
-  std::vector<std::unique_ptr<Request>> submitted_;
-  std::vector<int64_t> cancelled_;
+  std::vector<std::unique_ptr<Sequence>> submitted_;
+  std::unordered_set<int64_t> cancelled_;
+  std::vector<int64_t> computing_;  // sequences of the steps in flight
   EngineStats published_{};
 };
 

@@ -8,9 +8,8 @@ namespace gptoss {
 struct PrefixNode {
   PrefixNode* parent = nullptr;
   std::vector<int32_t> tokens;  // of the page; fewer than 64 only where a sequence ended
-  int32_t full_page = -1;
-  int32_t window_page = -1;   // -1: not kept
-  bool spare_window = false;  // nobody is likely to go on from here: its window page goes first
+  std::vector<int32_t> pages;   // [group]; -1: not kept, which is for groups with a window alone
+  bool spare_window = false;    // nobody is likely to go on from here: its window pages go first
   uint64_t last_use = 0;
   std::vector<PrefixNode*> children;
 };
@@ -30,23 +29,20 @@ std::span<const int32_t> page_tokens(std::span<const int32_t> tokens, size_t pag
   return tokens.subspan(begin, std::min<size_t>(kPageTokens, tokens.size() - begin));
 }
 
-// The child that agrees with `tokens` longest, and how long; with its window page if need be.
+// The child that agrees with `tokens` longest, and how long, of those that `accepts`.
+template <class Accepts>
 std::pair<PrefixNode*, size_t> closest_child(const PrefixNode& node,
-                                             std::span<const int32_t> tokens,
-                                             bool with_window = false) {
+                                             std::span<const int32_t> tokens, Accepts accepts) {
   std::pair<PrefixNode*, size_t> best = {nullptr, 0};
   for (PrefixNode* const child : node.children) {
-    if (with_window && child->window_page < 0) continue;
+    if (!accepts(*child)) continue;
     const size_t length = common_length(child->tokens, tokens);
     if (length > best.second) best = {child, length};
   }
   return best;
 }
 
-bool has_window_layer(const ModelConfig& config) {
-  return std::find(config.is_window_layer.begin(), config.is_window_layer.end(), true) !=
-         config.is_window_layer.end();
-}
+constexpr auto any_node = [](const PrefixNode&) { return true; };
 
 }  // namespace
 
@@ -72,107 +68,141 @@ void KvCache::Pool::drop_user(int32_t page) {
   if (--users[static_cast<size_t>(page)] == 0) free_pages.push_back(page);
 }
 
-KvCache::KvCache(const ModelConfig& config, int max_step_tokens, int n_full_pages,
-                 int n_window_pages, CopyPage copy_page)
-    : window_tokens_(has_window_layer(config) ? config.sliding_window : 0),
-      ring_pages_(ring_pages(config, max_step_tokens)),
-      copy_page_(std::move(copy_page)),
-      full_(n_full_pages),
-      window_(n_window_pages),
-      root_(std::make_unique<PrefixNode>()) {}
+KvCache::KvCache(std::vector<KvGroup> groups, int max_step_tokens, std::span<const int> n_pages,
+                 CopyPage copy_page)
+    : groups_(std::move(groups)), copy_page_(std::move(copy_page)) {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    ring_pages_.push_back(has_window(g) ? ring_pages(groups_[g], max_step_tokens) : 0);
+    window_tokens_ = std::max(window_tokens_, groups_[g].window);
+    pools_.emplace_back(n_pages[g]);
+  }
+}
 
 KvCache::~KvCache() = default;
 
-int KvCache::ring_pages(const ModelConfig& config, int max_step_tokens) {
-  return pages_for(config.sliding_window - 1 + max_step_tokens) + 1;
+PrefixNode* KvCache::root(uint64_t salt) {
+  auto& root = roots_[salt];
+  if (!root) root = std::make_unique<PrefixNode>();
+  return root.get();
 }
 
-int KvCache::available_full_pages() const {
-  return static_cast<int>(full_.free_pages.size()) +
-         static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [&](const auto& node) {
-           return full_.only_cached(node->full_page);
-         }));
+void KvCache::drop(size_t group, int32_t page) {
+  if (last_submitted_ > last_waited_) {
+    dropped_.push_back({last_submitted_, group, page});
+  } else {
+    pool(group).drop_user(page);
+  }
 }
 
-int KvCache::available_window_pages() const {
-  return static_cast<int>(window_.free_pages.size()) +
+void KvCache::waited(StepId step) {
+  last_waited_ = step;
+  for (; !dropped_.empty() && dropped_.front().step <= step; dropped_.pop_front()) {
+    pool(dropped_.front().group).drop_user(dropped_.front().page);
+  }
+}
+
+int KvCache::available_pages(int group) const {
+  const auto g = static_cast<size_t>(group);
+  return unused_pages(group) +
          static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [&](const auto& node) {
-           return node->window_page >= 0 && window_.only_cached(node->window_page);
+           return node->pages[g] >= 0 && pools_[g].only_cached(node->pages[g]);
          }));
 }
 
 PrefixNode* KvCache::add_node(PrefixNode* parent, std::span<const int32_t> tokens,
-                              int32_t full_page) {
+                              const SequencePages& pages, size_t page) {
   auto node = std::make_unique<PrefixNode>();
   node->parent = parent;
   node->tokens.assign(tokens.begin(), tokens.end());
-  node->full_page = full_page;
   node->last_use = ++clock_;
-  full_.add_user(full_page);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    node->pages.push_back(has_window(g) ? -1 : pages.tables[g][page]);
+    if (!has_window(g)) pool(g).add_user(node->pages[g]);
+  }
   parent->children.push_back(node.get());
   nodes_.push_back(std::move(node));
   return nodes_.back().get();
 }
 
 void KvCache::remove_node(PrefixNode* node) {
-  full_.drop_user(node->full_page);
-  if (node->window_page >= 0) window_.drop_user(node->window_page);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (node->pages[g] >= 0) pool(g).drop_user(node->pages[g]);
+  }
   std::erase(node->parent->children, node);
   std::erase_if(nodes_, [&](const auto& owned) { return owned.get() == node; });
 }
 
-// A free page, or that of the least recently used leaf; -1 if all are in use.
-int32_t KvCache::take_full() {
-  if (full_.free_pages.empty()) {
-    PrefixNode* oldest = nullptr;
-    for (const auto& node : nodes_) {
-      const bool evictable = node->children.empty() && full_.only_cached(node->full_page) &&
-                             (node->window_page < 0 || window_.only_cached(node->window_page));
-      if (evictable && (oldest == nullptr || node->last_use < oldest->last_use)) {
-        oldest = node.get();
-      }
+// Evicts the least recently used leaf that no sequence uses.
+bool KvCache::evict_node() {
+  PrefixNode* oldest = nullptr;
+  for (const auto& node : nodes_) {
+    if (!node->children.empty()) continue;
+    bool evictable = true;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      evictable = evictable && (node->pages[g] < 0 || pools_[g].only_cached(node->pages[g]));
     }
-    if (oldest == nullptr) return -1;
-    remove_node(oldest);
+    if (evictable && (oldest == nullptr || node->last_use < oldest->last_use)) oldest = node.get();
   }
-  return full_.take();
+  if (oldest == nullptr) return false;
+  remove_node(oldest);
+  return true;
 }
 
-int32_t KvCache::take_window() {
-  if (window_.free_pages.empty()) {
-    const auto later = [](const PrefixNode& node) {
-      return std::pair(!node.spare_window, node.last_use);
-    };
-    PrefixNode* first = nullptr;
-    for (const auto& node : nodes_) {
-      if (node->window_page >= 0 && window_.only_cached(node->window_page) &&
-          (first == nullptr || later(*node) < later(*first))) {
-        first = node.get();
-      }
+// Takes a page out of a node that nobody is likely to go on from, else out of the least recently
+// used one.
+bool KvCache::evict_window_page(size_t group) {
+  const auto later = [](const PrefixNode& node) {
+    return std::pair(!node.spare_window, node.last_use);
+  };
+  PrefixNode* first = nullptr;
+  for (const auto& node : nodes_) {
+    if (node->pages[group] >= 0 && pools_[group].only_cached(node->pages[group]) &&
+        (first == nullptr || later(*node) < later(*first))) {
+      first = node.get();
     }
-    if (first == nullptr) return -1;
-    window_.drop_user(std::exchange(first->window_page, -1));
   }
-  return window_.take();
+  if (first == nullptr) return false;
+  pool(group).drop_user(std::exchange(first->pages[group], -1));
+  return true;
 }
 
-// Whether the window before `position` lies in the nodes' window pages.
+// A free page, if need be by eviction; -1 if all are in use.
+int32_t KvCache::take(size_t group) {
+  if (pool(group).free_pages.empty() &&
+      !(has_window(group) ? evict_window_page(group) : evict_node())) {
+    return -1;
+  }
+  return pool(group).take();
+}
+
+bool KvCache::has_window_pages(const PrefixNode& node) const {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (node.pages[g] < 0) return false;
+  }
+  return true;
+}
+
+// Whether the windows before `position` lie in the nodes' pages.
 bool KvCache::window_is_cached(const std::vector<PrefixNode*>& path, int position) const {
-  if (window_tokens_ == 0) return true;
-  for (int page = std::max(0, position - window_tokens_ + 1) / kPageTokens;
-       page < pages_for(position); ++page) {
-    if (path[static_cast<size_t>(page)]->window_page < 0) return false;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (!has_window(g)) continue;
+    for (int page = std::max(0, position - groups_[g].window + 1) / kPageTokens;
+         page < pages_for(position); ++page) {
+      if (path[static_cast<size_t>(page)]->pages[g] < 0) return false;
+    }
   }
   return true;
 }
 
 // The longest known beginning of `tokens` from which a sequence can go on: its nodes, the last of
 // them perhaps only in part, and its length.
-std::pair<std::vector<PrefixNode*>, int> KvCache::known_beginning(
-    std::span<const int32_t> tokens) const {
+std::pair<std::vector<PrefixNode*>, int> KvCache::known_beginning(std::span<const int32_t> tokens,
+                                                                  uint64_t salt) const {
   std::vector<PrefixNode*> path;
-  for (PrefixNode* node = root_.get();;) {
-    const auto [child, common] = closest_child(*node, page_tokens(tokens, path.size()));
+  const auto entry = roots_.find(salt);
+  if (entry == roots_.end()) return {path, 0};
+  for (PrefixNode* node = entry->second.get();;) {
+    const auto [child, common] = closest_child(*node, page_tokens(tokens, path.size()), any_node);
     if (common < kPageTokens) break;
     path.push_back(child);
     node = child;
@@ -180,9 +210,10 @@ std::pair<std::vector<PrefixNode*>, int> KvCache::known_beginning(
   // Where the window is not cached any more, a shorter beginning has to do.
   for (;; path.pop_back()) {
     const int length = static_cast<int>(path.size()) * kPageTokens;
-    const PrefixNode& last = path.empty() ? *root_ : *path.back();
+    const PrefixNode& last = path.empty() ? *entry->second : *path.back();
     const auto [child, common] =
-        closest_child(last, page_tokens(tokens, path.size()), window_tokens_ > 0);
+        closest_child(last, page_tokens(tokens, path.size()),
+                      [&](const PrefixNode& node) { return has_window_pages(node); });
     if (child != nullptr) {
       path.push_back(child);
       const int longer = length + static_cast<int>(common);
@@ -193,46 +224,47 @@ std::pair<std::vector<PrefixNode*>, int> KvCache::known_beginning(
   }
 }
 
-int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens) {
-  auto [path, length] = known_beginning(tokens.first(tokens.size() - 1));
+int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens, uint64_t salt) {
+  pages.salt = salt;
+  pages.tables.resize(groups_.size());
+  auto [path, length] = known_beginning(tokens.first(tokens.size() - 1), salt);
   if (path.empty()) return 0;
 
   // From now on eviction must leave them alone.
-  for (PrefixNode* const used : path) {
-    used->last_use = ++clock_;
-    full_.add_user(used->full_page);
-    pages.full.push_back(used->full_page);
-  }
   pages.window_end = pages_for(length);
-  if (window_tokens_ > 0) {
-    pages.window.assign(static_cast<size_t>(ring_pages_), -1);
-    for (int page = std::max(0, length - window_tokens_ + 1) / kPageTokens; page < pages.window_end;
-         ++page) {
-      const int32_t window_page = path[static_cast<size_t>(page)]->window_page;
-      window_.add_user(window_page);
-      pages.window[static_cast<size_t>(page % ring_pages_)] = window_page;
+  for (PrefixNode* const used : path) used->last_use = ++clock_;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    int first = 0;
+    if (has_window(g)) {
+      pages.tables[g].assign(static_cast<size_t>(ring_pages_[g]), -1);
+      first = std::max(0, length - groups_[g].window + 1) / kPageTokens;
+    } else {
+      pages.tables[g].resize(path.size());
+    }
+    for (auto page = static_cast<size_t>(first); page < path.size(); ++page) {
+      const int32_t shared = path[page]->pages[g];
+      pool(g).add_user(shared);
+      pages.tables[g][page % pages.tables[g].size()] = shared;
     }
   }
   pages.path = std::move(path);
   if (length % kPageTokens == 0) return length;
 
   // The last page goes on differently: the sequence needs one of its own.
+  const auto last = static_cast<size_t>(pages.window_end - 1);
   pages.path.pop_back();
-  const auto own = [&](Pool& pool, bool window, int32_t copy, int32_t& page) {
-    if (copy < 0) return false;
-    copy_page_(window, page, copy);
-    pool.drop_user(std::exchange(page, copy));
-    return true;
-  };
-  int32_t* const slot =
-      window_tokens_ > 0 ? &pages.window[static_cast<size_t>((pages.window_end - 1) % ring_pages_)]
-                         : nullptr;
-  if (own(full_, false, take_full(), pages.full.back()) &&
-      (slot == nullptr || own(window_, true, take_window(), *slot))) {
-    return length;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    int32_t& entry = pages.tables[g][last % pages.tables[g].size()];
+    const int32_t copy = take(g);
+    if (copy < 0) {
+      release(pages);
+      pages.salt = salt;
+      return 0;
+    }
+    copy_page_({static_cast<int>(g), entry, copy});
+    drop(g, std::exchange(entry, copy));
   }
-  release(pages);
-  return 0;
+  return length;
 }
 
 bool KvCache::worth_keeping(const SequencePages& pages, int page) const {
@@ -241,36 +273,60 @@ bool KvCache::worth_keeping(const SequencePages& pages, int page) const {
          page % kSnapshotPages >= kSnapshotPages - (border_pages(window_tokens_) - 1);
 }
 
-// Takes page `page` of the sequence out of its slot in the ring.
-void KvCache::drop_slot(SequencePages& pages, int page, bool spare) {
-  int32_t& slot = pages.window[static_cast<size_t>(page % ring_pages_)];
-  if (slot < 0) return;
+// Takes page `page` of the sequence out of its place in a group's ring.
+void KvCache::drop_place(SequencePages& pages, size_t group, int page, bool spare) {
+  int32_t& entry = pages.tables[group][static_cast<size_t>(page % ring_pages_[group])];
+  if (entry < 0) return;
   if (static_cast<size_t>(page) < pages.path.size()) {
     pages.path[static_cast<size_t>(page)]->spare_window = spare;
   }
-  window_.drop_user(std::exchange(slot, -1));
+  drop(group, std::exchange(entry, -1));
 }
 
 bool KvCache::extend(SequencePages& pages, int length) {
-  const int n_pages = pages_for(length);
-  const size_t had = pages.full.size();
-  while (pages.full.size() < static_cast<size_t>(n_pages)) {
-    const int32_t page = take_full();
-    if (page < 0) {
-      for (; pages.full.size() > had; pages.full.pop_back()) full_.drop_user(pages.full.back());
+  pages.tables.resize(groups_.size());
+  const auto n_pages = static_cast<size_t>(pages_for(length));
+  // Groups that see everything first: what they lack, they give back.
+  const size_t had = pages.tables[0].size();
+  for (size_t page = had; page < n_pages; ++page) {
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (has_window(g)) continue;
+      const int32_t taken = take(g);
+      if (taken >= 0) {
+        pages.tables[g].push_back(taken);
+        continue;
+      }
+      for (size_t other = 0; other < groups_.size(); ++other) {
+        if (has_window(other)) continue;
+        for (auto& table = pages.tables[other]; table.size() > had; table.pop_back()) {
+          pool(other).drop_user(table.back());
+        }
+      }
       return false;
     }
-    pages.full.push_back(page);
   }
-  if (window_tokens_ == 0) return true;
-  pages.window.resize(static_cast<size_t>(ring_pages_), -1);
-  // A slot that comes round holds a page that no token from here on sees.
-  for (; pages.window_end < n_pages; ++pages.window_end) {
-    const int old = pages.window_end - ring_pages_;
-    if (old >= 0) drop_slot(pages, old, !worth_keeping(pages, old));
-    const int32_t page = take_window();
-    if (page < 0) return false;
-    pages.window[static_cast<size_t>(pages.window_end % ring_pages_)] = page;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (has_window(g)) pages.tables[g].resize(static_cast<size_t>(ring_pages_[g]), -1);
+  }
+  // A place that comes round holds a page that no token from here on sees.
+  for (; pages.window_end < static_cast<int>(n_pages); ++pages.window_end) {
+    std::vector<std::pair<size_t, int32_t>> taken;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (!has_window(g)) continue;
+      const int old = pages.window_end - ring_pages_[g];
+      if (old >= 0) drop_place(pages, g, old, !worth_keeping(pages, old));
+      taken.emplace_back(g, take(g));
+    }
+    const bool lacks =
+        std::any_of(taken.begin(), taken.end(), [](const auto& entry) { return entry.second < 0; });
+    for (const auto& [g, page] : taken) {
+      if (!lacks) {
+        pages.tables[g][static_cast<size_t>(pages.window_end % ring_pages_[g])] = page;
+      } else if (page >= 0) {
+        pool(g).drop_user(page);
+      }
+    }
+    if (lacks) return false;
   }
   return true;
 }
@@ -294,58 +350,75 @@ void KvCache::commit_all(SequencePages& pages, std::span<const int32_t> tokens, 
 // node.
 PrefixNode* KvCache::share_page(SequencePages& pages, size_t page,
                                 std::span<const int32_t> content) {
-  PrefixNode* const parent = page == 0 ? root_.get() : pages.path[page - 1];
+  PrefixNode* const parent = page == 0 ? root(pages.salt) : pages.path[page - 1];
   // Where the sequence committed the page before it was complete.
-  const auto found =
-      std::find_if(parent->children.begin(), parent->children.end(),
-                   [&](const PrefixNode* child) { return child->full_page == pages.full[page]; });
+  const auto found = std::find_if(
+      parent->children.begin(), parent->children.end(),
+      [&](const PrefixNode* child) { return child->pages[0] == pages.tables[0][page]; });
   PrefixNode* const own = found == parent->children.end() ? nullptr : *found;
-  const auto [closest, common] = closest_child(*parent, content);
+  const auto [closest, common] = closest_child(*parent, content, any_node);
   PrefixNode* node = closest;
   if (common == content.size() && closest != own) {
     // Another sequence was first.
     if (own != nullptr) remove_node(own);
     closest->last_use = ++clock_;
     if (content.size() < kPageTokens) return closest;  // whose page goes on differently
-    // Its page holds the same bits; taking it over frees one, and keeps the node in the tree.
-    full_.add_user(closest->full_page);
-    full_.drop_user(std::exchange(pages.full[page], closest->full_page));
+    // Its pages hold the same bits; taking them over frees ours, and keeps the node in the tree.
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (has_window(g)) continue;
+      pool(g).add_user(closest->pages[g]);
+      drop(g, std::exchange(pages.tables[g][page], closest->pages[g]));
+    }
   } else if (own != nullptr) {
     node = own;
     own->tokens.assign(content.begin(), content.end());
     own->last_use = ++clock_;
   } else {
-    node = add_node(parent, content, pages.full[page]);
+    node = add_node(parent, content, pages, page);
   }
-  if (window_tokens_ > 0) cache_window_page(pages, page, *node);
+  cache_window_pages(pages, page, *node);
   return node;
 }
 
-// Lets the node keep the window page in the sequence's slot, unless it has one.
-void KvCache::cache_window_page(const SequencePages& pages, size_t page, PrefixNode& node) {
-  const int32_t slot = pages.window[page % static_cast<size_t>(ring_pages_)];
-  if (slot < 0 || node.window_page >= 0) return;
-  node.window_page = slot;
-  window_.add_user(slot);
+// Lets the node keep the pages in the sequence's rings, unless it has some or, with steps in
+// flight, the rings have gone past them.
+void KvCache::cache_window_pages(const SequencePages& pages, size_t page, PrefixNode& node) {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (!has_window(g) || node.pages[g] >= 0) continue;
+    if (static_cast<int>(page) < pages.window_end - ring_pages_[g]) continue;
+    const int32_t entry = pages.tables[g][page % static_cast<size_t>(ring_pages_[g])];
+    if (entry < 0) continue;
+    node.pages[g] = entry;
+    pool(g).add_user(entry);
+  }
 }
 
 void KvCache::finish(SequencePages& pages, std::span<const int32_t> tokens, int length) {
+  if (pages.tables.empty()) return;
   commit_all(pages, tokens, length);
-  if (window_tokens_ > 0) {
-    const int end = pages_for(length);
-    for (int page = std::max(0, pages.window_end - ring_pages_); page < pages.window_end; ++page) {
+  const int end = pages_for(length);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    if (!has_window(g)) continue;
+    for (int page = std::max(0, pages.window_end - ring_pages_[g]); page < pages.window_end;
+         ++page) {
       const bool at_end = page > end - 1 - border_pages(window_tokens_);
-      drop_slot(pages, page, !at_end && !worth_keeping(pages, page));
+      drop_place(pages, g, page, !at_end && !worth_keeping(pages, page));
     }
   }
   release(pages);
 }
 
 void KvCache::release(SequencePages& pages) {
-  // The last page first: the lowest are handed out first again.
-  for (; !pages.full.empty(); pages.full.pop_back()) full_.drop_user(pages.full.back());
-  for (const int32_t page : pages.window) {
-    if (page >= 0) window_.drop_user(page);
+  for (size_t g = 0; g < pages.tables.size(); ++g) {
+    auto& table = pages.tables[g];
+    if (has_window(g)) {
+      for (const int32_t page : table) {
+        if (page >= 0) drop(g, page);
+      }
+    } else {
+      // The last page first: the lowest are handed out first again.
+      for (; !table.empty(); table.pop_back()) drop(g, table.back());
+    }
   }
   pages = {};
 }

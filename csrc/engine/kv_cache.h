@@ -1,28 +1,33 @@
 // Which pages of the KV cache belong to which sequence, and which can be used again.
 //
-// A page holds the keys and values of 64 consecutive tokens, of the full layers or of the window
-// layers. What a page holds depends on nothing but the tokens up to its end, so a sequence that
-// begins like an earlier one takes over that one's pages. They are found in a tree: a node is a
-// page's tokens, its parent the page before. Pages that no sequence uses stay in the tree until
-// their place is needed, the least recently used first.
+// A page holds the keys and values of 64 consecutive tokens, of one KV group. What a page holds
+// depends on nothing but the tokens up to its end and the salt, so a sequence that begins like an
+// earlier one takes over that one's pages. They are found in a tree per salt: a node is a page's
+// tokens, its parent the page before. Pages that no sequence uses stay in the tree until they are
+// evicted, the least recently used first.
 //
-// The full layers need all pages of a sequence, the window layers the last few: their table is a
-// ring, and a page leaves it when its slot comes round again. To go on at a position, the window
-// before it must be there, so window pages stay cached longest where a sequence is likely to be
-// continued: at the end of its prompt, at its own end, and every 512 tokens.
+// A group that sees everything needs all pages of a sequence, one with a window the last few: its
+// table is a ring, and a page leaves it when its place comes round again. To go on at a position,
+// the window before it must be there, so window pages stay cached longest where a sequence is
+// likely to be continued: at the end of its prompt, at its own end, and every 512 tokens.
+//
+// A page that a step in flight may read or write is not handed on: what is given back while steps
+// are in flight (submitted()) is free once the last of them has been waited for (waited()).
 //
 // The pages' memory is the backend's.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "backend/step.h"
 #include "core/kv_page.h"
-#include "model/config.h"
 
 namespace gptoss {
 
@@ -33,33 +38,38 @@ size_t common_length(std::span<const int32_t> a, std::span<const int32_t> b);
 
 // One sequence's pages; made and changed by KvCache alone.
 struct SequencePages {
-  std::vector<int32_t> full;    // page of tokens [64 i, 64 i + 64)
-  std::vector<int32_t> window;  // a ring: page i in slot i % size; -1 where none is
-  int window_end = 0;           // pages that have had a slot
-  int border = 0;               // where a later sequence is likely to branch off: the prompt's end
+  // [group]: entries of its block table. Page i of the sequence is entry i where the group sees
+  // everything; where it has a window, entry i % size, -1 where there is none.
+  std::vector<std::vector<int32_t>> tables;
+  int window_end = 0;  // pages that have had a place in the rings
+  int border = 0;      // where a later sequence is likely to branch off: the prompt's end
+  uint64_t salt = 0;
   std::vector<PrefixNode*> path;  // nodes of the complete pages
 };
 
 class KvCache {
  public:
-  // Copies a page of the window layers, or of the full ones.
-  using CopyPage = std::function<void(bool window, int32_t from, int32_t to)>;
+  using CopyPage = std::function<void(const PageCopy&)>;
 
-  // `max_step_tokens`: new tokens that a sequence can have in one step.
-  KvCache(const ModelConfig& config, int max_step_tokens, int n_full_pages, int n_window_pages,
+  // `max_step_tokens`: new tokens that a sequence can have in one step. `n_pages`: per group; the
+  // first sees everything.
+  KvCache(std::vector<KvGroup> groups, int max_step_tokens, std::span<const int> n_pages,
           CopyPage copy_page);
   ~KvCache();
 
   // Gives an empty sequence the cached pages of its first tokens; returns how many tokens they
-  // hold, less than tokens.size(): at least one is left to be computed.
-  int reuse(SequencePages& pages, std::span<const int32_t> tokens);
+  // hold, less than tokens.size(): at least one is left to be computed. Sequences share pages only
+  // with those of the same salt (an adapter, a tenant).
+  int reuse(SequencePages& pages, std::span<const int32_t> tokens, uint64_t salt = 0);
 
   // Pages for a sequence of `length` tokens. False if there are not enough: the sequence keeps
   // what it had.
   bool extend(SequencePages& pages, int length);
 
   // How many of the first tokens are cached.
-  int known_length(std::span<const int32_t> tokens) const { return known_beginning(tokens).second; }
+  int known_length(std::span<const int32_t> tokens, uint64_t salt = 0) const {
+    return known_beginning(tokens, salt).second;
+  }
 
   // The first `length` of the tokens are computed: their complete pages can be used by others.
   void commit(SequencePages& pages, std::span<const int32_t> tokens, int length);
@@ -72,21 +82,29 @@ class KvCache {
   // Gives all pages back; what was committed stays cached.
   void release(SequencePages& pages);
 
+  // A step has been submitted; all up to a step have been waited for.
+  void submitted(StepId step) { last_submitted_ = step; }
+  void waited(StepId step);
+
   // Pages that a sequence can have: unused ones, and cached ones that no sequence uses.
-  int available_full_pages() const;
-  int available_window_pages() const;
+  int available_pages(int group) const;
   // Those of them that hold nothing.
-  int unused_full_pages() const { return static_cast<int>(full_.free_pages.size()); }
-  int unused_window_pages() const { return static_cast<int>(window_.free_pages.size()); }
-  int n_full_pages() const { return static_cast<int>(full_.users.size()); }
-  int n_window_pages() const { return static_cast<int>(window_.users.size()); }
+  int unused_pages(int group) const {
+    return static_cast<int>(pools_[static_cast<size_t>(group)].free_pages.size());
+  }
+  int n_pages(int group) const {
+    return static_cast<int>(pools_[static_cast<size_t>(group)].users.size());
+  }
+  int n_groups() const { return static_cast<int>(groups_.size()); }
 
   static int pages_for(int length) { return (length + kPageTokens - 1) / kPageTokens; }
   // Enough that a step of max_step_tokens never overwrites a key that one of them still sees.
-  static int ring_pages(const ModelConfig& config, int max_step_tokens);
+  static int ring_pages(const KvGroup& group, int max_step_tokens) {
+    return pages_for(group.window - 1 + max_step_tokens) + 1;
+  }
 
  private:
-  // Pages of one kind. The tree counts as a user.
+  // Pages of one group. The tree counts as a user.
   struct Pool {
     explicit Pool(int n_pages);
     int32_t take();
@@ -97,23 +115,40 @@ class KvCache {
     std::vector<int> users;
     std::vector<int32_t> free_pages;
   };
+  struct Dropped {  // by a sequence, while `step` was in flight
+    StepId step;
+    size_t group;
+    int32_t page;
+  };
 
-  int32_t take_full();
-  int32_t take_window();
+  bool has_window(size_t group) const { return groups_[group].window > 0; }
+  Pool& pool(size_t group) { return pools_[group]; }
+  // A sequence lets go of a page.
+  void drop(size_t group, int32_t page);
+  int32_t take(size_t group);
+  bool evict_node();
+  bool evict_window_page(size_t group);
+  PrefixNode* root(uint64_t salt);
   PrefixNode* share_page(SequencePages& pages, size_t page, std::span<const int32_t> content);
-  void cache_window_page(const SequencePages& pages, size_t page, PrefixNode& node);
-  void drop_slot(SequencePages& pages, int page, bool spare);
+  void cache_window_pages(const SequencePages& pages, size_t page, PrefixNode& node);
+  void drop_place(SequencePages& pages, size_t group, int page, bool spare);
   bool worth_keeping(const SequencePages& pages, int page) const;
-  std::pair<std::vector<PrefixNode*>, int> known_beginning(std::span<const int32_t> tokens) const;
+  std::pair<std::vector<PrefixNode*>, int> known_beginning(std::span<const int32_t> tokens,
+                                                           uint64_t salt) const;
+  bool has_window_pages(const PrefixNode& node) const;
   bool window_is_cached(const std::vector<PrefixNode*>& path, int position) const;
-  PrefixNode* add_node(PrefixNode* parent, std::span<const int32_t> tokens, int32_t full_page);
+  PrefixNode* add_node(PrefixNode* parent, std::span<const int32_t> tokens,
+                       const SequencePages& pages, size_t page);
   void remove_node(PrefixNode* node);
 
-  const int window_tokens_;  // 0 if no layer has a window
-  const int ring_pages_;
+  const std::vector<KvGroup> groups_;
+  std::vector<int> ring_pages_;  // [group]; 0: it sees everything
+  int window_tokens_ = 0;        // the longest window; 0: there is none
   const CopyPage copy_page_;
-  Pool full_, window_;
-  std::unique_ptr<PrefixNode> root_;
+  std::vector<Pool> pools_;
+  std::deque<Dropped> dropped_;
+  StepId last_submitted_ = 0, last_waited_ = 0;
+  std::map<uint64_t, std::unique_ptr<PrefixNode>> roots_;
   std::vector<std::unique_ptr<PrefixNode>> nodes_;
   uint64_t clock_ = 0;
 };

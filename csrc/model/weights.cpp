@@ -19,23 +19,51 @@ class Finder {
  public:
   explicit Finder(const TensorTable& table) : table_(table) {}
 
-  TensorView bf16(const std::string& name, std::vector<int64_t> shape) const {
-    return find(name, DType::bf16, std::move(shape));
+  Vector vector(const std::string& role, int64_t size) const {
+    return as_vector(find(role, DType::bf16, {size}));
   }
-  TensorView u8(const std::string& name, std::vector<int64_t> shape) const {
-    return find(name, DType::u8, std::move(shape));
+  // One for each expert.
+  Vector vectors(const std::string& role, int64_t experts, int64_t size) const {
+    return as_vector(find(role, DType::bf16, {experts, size}));
+  }
+  Matrix matrix(const std::string& role, int n, int k) const {
+    const TensorView& tensor = find(role, DType::bf16, {n, k});
+    return {.format = Format::bf16,
+            .n = n,
+            .k = k,
+            .data = tensor.data,
+            .scales = nullptr,
+            .mapped = tensor.mapped};
+  }
+  ExpertMatrices matrices(const std::string& role, int experts, int n, int k) const {
+    const int64_t blocks = k / kMxfp4BlockSize;
+    const TensorView& data =
+        find(role + ".blocks", DType::u8, {experts, n, blocks, kMxfp4BlockBytes});
+    const TensorView& scales = find(role + ".scales", DType::u8, {experts, n, blocks});
+    return {{.format = Format::mxfp4,
+             .n = n,
+             .k = k,
+             .data = data.data,
+             .scales = scales.data,
+             .mapped = data.mapped}};
   }
 
  private:
-  TensorView find(const std::string& name, DType dtype, std::vector<int64_t> shape) const {
-    const auto it = table_.tensors.find(name);
-    check(it != table_.tensors.end(), "[weights] tensor ", name, " is missing");
+  const TensorView& find(const std::string& role, DType dtype,
+                         const std::vector<int64_t>& shape) const {
+    const auto it = table_.tensors.find(role);
+    check(it != table_.tensors.end(), "[weights] tensor ", role, " is missing");
     const TensorView& tensor = it->second;
-    check(tensor.dtype == dtype, "[weights] ", name, " must be ", name_of(dtype), ", got ",
+    check(tensor.dtype == dtype, "[weights] ", role, " must be ", name_of(dtype), ", got ",
           name_of(tensor.dtype));
-    check(tensor.shape == shape, "[weights] ", name, " must have shape ", shape_text(shape),
+    check(tensor.shape == shape, "[weights] ", role, " must have shape ", shape_text(shape),
           ", got ", shape_text(tensor.shape));
     return tensor;
+  }
+  static Vector as_vector(const TensorView& tensor) {
+    int64_t size = 1;
+    for (const int64_t n : tensor.shape) size *= n;
+    return {size, reinterpret_cast<const uint16_t*>(tensor.data)};
   }
 
   const TensorTable& table_;
@@ -45,48 +73,40 @@ class Finder {
 
 Weights make_weights(const ModelConfig& config, TensorTable table) {
   const Finder find(table);
-  const int64_t hidden = config.hidden_size;
-  const int64_t q_size = config.q_size();
-  const int64_t kv_size = config.kv_size();
-  const int64_t experts = config.n_experts;
-  const int64_t intermediate = config.intermediate_size;
-  const int64_t hidden_blocks = hidden / kMxfp4BlockSize;
-  const int64_t intermediate_blocks = intermediate / kMxfp4BlockSize;
+  const int hidden = config.hidden_size;
+  const int q_size = config.q_size();
+  const int kv_size = config.kv_size();
+  const int n_experts = config.n_experts;
+  const int intermediate = config.intermediate_size;
 
   Weights weights;
   weights.config = config;
-  weights.embedding = find.bf16("model.embed_tokens.weight", {config.vocab_size, hidden});
-  weights.final_norm = find.bf16("model.norm.weight", {hidden});
-  weights.unembedding = find.bf16("lm_head.weight", {config.vocab_size, hidden});
+  weights.embedding = find.matrix("embedding", config.vocab_size, hidden);
+  weights.final_norm = find.vector("final_norm", hidden);
+  weights.unembedding = find.matrix("unembedding", config.vocab_size, hidden);
   for (int i = 0; i < config.n_layers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    const std::string attention = layer + "self_attn.";
-    const std::string experts_name = layer + "mlp.experts.";
-    LayerWeights w;
-    w.attention_norm = find.bf16(layer + "input_layernorm.weight", {hidden});
-    w.q = find.bf16(attention + "q_proj.weight", {q_size, hidden});
-    w.q_bias = find.bf16(attention + "q_proj.bias", {q_size});
-    w.k = find.bf16(attention + "k_proj.weight", {kv_size, hidden});
-    w.k_bias = find.bf16(attention + "k_proj.bias", {kv_size});
-    w.v = find.bf16(attention + "v_proj.weight", {kv_size, hidden});
-    w.v_bias = find.bf16(attention + "v_proj.bias", {kv_size});
-    w.sinks = find.bf16(attention + "sinks", {config.n_heads});
-    w.o = find.bf16(attention + "o_proj.weight", {hidden, q_size});
-    w.o_bias = find.bf16(attention + "o_proj.bias", {hidden});
-    w.mlp_norm = find.bf16(layer + "post_attention_layernorm.weight", {hidden});
-    w.router = find.bf16(layer + "mlp.router.weight", {experts, hidden});
-    w.router_bias = find.bf16(layer + "mlp.router.bias", {experts});
-    w.gate_up_blocks = find.u8(experts_name + "gate_up_proj_blocks",
-                               {experts, 2 * intermediate, hidden_blocks, kMxfp4BlockBytes});
-    w.gate_up_scales =
-        find.u8(experts_name + "gate_up_proj_scales", {experts, 2 * intermediate, hidden_blocks});
-    w.gate_up_bias = find.bf16(experts_name + "gate_up_proj_bias", {experts, 2 * intermediate});
-    w.down_blocks = find.u8(experts_name + "down_proj_blocks",
-                            {experts, hidden, intermediate_blocks, kMxfp4BlockBytes});
-    w.down_scales =
-        find.u8(experts_name + "down_proj_scales", {experts, hidden, intermediate_blocks});
-    w.down_bias = find.bf16(experts_name + "down_proj_bias", {experts, hidden});
-    weights.layers.push_back(std::move(w));
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    const std::string attention = layer + "attention.";
+    const std::string experts = layer + "experts.";
+    weights.layers.push_back(
+        {.attention_norm = find.vector(attention + "norm", hidden),
+         .q = find.matrix(attention + "q", q_size, hidden),
+         .k = find.matrix(attention + "k", kv_size, hidden),
+         .v = find.matrix(attention + "v", kv_size, hidden),
+         .q_bias = find.vector(attention + "q_bias", q_size),
+         .k_bias = find.vector(attention + "k_bias", kv_size),
+         .v_bias = find.vector(attention + "v_bias", kv_size),
+         .sinks = find.vector(attention + "sinks", config.n_heads),
+         .o = find.matrix(attention + "o", hidden, q_size),
+         .o_bias = find.vector(attention + "o_bias", hidden),
+         .mlp_norm = find.vector(layer + "mlp.norm", hidden),
+         .router = find.matrix(layer + "router", n_experts, hidden),
+         .router_bias = find.vector(layer + "router_bias", n_experts),
+         .gate_up = find.matrices(experts + "gate_up", n_experts, 2 * intermediate, hidden),
+         .gate_up_bias =
+             find.vectors(experts + "gate_up_bias", n_experts, int64_t{2} * intermediate),
+         .down = find.matrices(experts + "down", n_experts, hidden, intermediate),
+         .down_bias = find.vectors(experts + "down_bias", n_experts, hidden)});
   }
   weights.owners = std::move(table.owners);
   return weights;

@@ -4,38 +4,43 @@
 #include <memory>
 #include <vector>
 
-#include "core/tensor.h"
 #include "model/config.h"
+#include "model/matrix.h"
+#include "model/tensor_table.h"
 
 namespace gptoss {
 
+// The roles of layer i are, after "layers.<i>.": attention.{norm, q, q_bias, k, k_bias, v, v_bias,
+// sinks, o, o_bias}, mlp.norm, router, router_bias, and experts.{gate_up, down}.{blocks, scales},
+// experts.{gate_up_bias, down_bias}.
 struct LayerWeights {
-  TensorView attention_norm;                  // (hidden) bf16
-  TensorView q, k, v;                         // (H*D | G*D | G*D, hidden) bf16
-  TensorView q_bias, k_bias, v_bias;          // (H*D | G*D | G*D) bf16
-  TensorView sinks;                           // (H) bf16
-  TensorView o;                               // (hidden, H*D) bf16
-  TensorView o_bias;                          // (hidden) bf16
-  TensorView mlp_norm;                        // (hidden) bf16
-  TensorView router;                          // (E, hidden) bf16
-  TensorView router_bias;                     // (E) bf16
-  TensorView gate_up_blocks, gate_up_scales;  // (E, 2I, hidden/32, 16), (E, 2I, hidden/32) u8
-  TensorView gate_up_bias;                    // (E, 2I) bf16
-  TensorView down_blocks, down_scales;        // (E, hidden, I/32, 16), (E, hidden, I/32) u8
-  TensorView down_bias;                       // (E, hidden) bf16
+  Vector attention_norm;          // (hidden)
+  Matrix q, k, v;                 // (H*D | G*D | G*D, hidden)
+  Vector q_bias, k_bias, v_bias;  // (H*D | G*D | G*D)
+  Vector sinks;                   // (H)
+  Matrix o;                       // (hidden, H*D)
+  Vector o_bias;                  // (hidden)
+  Vector mlp_norm;                // (hidden)
+  Matrix router;                  // (E, hidden)
+  Vector router_bias;             // (E)
+  ExpertMatrices gate_up;         // (E, 2I, hidden), rows of gate and up interleaved
+  Vector gate_up_bias;            // (E, 2I)
+  ExpertMatrices down;            // (E, hidden, I)
+  Vector down_bias;               // (E, hidden)
 };
 
+// Further roles: embedding, final_norm, unembedding.
 struct Weights {
   ModelConfig config;
-  TensorView embedding;    // (V, hidden) bf16
-  TensorView final_norm;   // (hidden) bf16
-  TensorView unembedding;  // (V, hidden) bf16
+  Matrix embedding;    // (V, hidden)
+  Vector final_norm;   // (hidden)
+  Matrix unembedding;  // (V, hidden)
   std::vector<LayerWeights> layers;
   std::vector<std::shared_ptr<const void>> owners;  // keep the bytes alive
 };
 
-// Finds every tensor under its canonical (Hugging Face) name. Throws std::invalid_argument naming
-// the tensor where one is absent or has another dtype or shape than the config asks for.
+// Finds every tensor under its role. Throws std::invalid_argument naming the role that is absent or
+// has another dtype or shape than the config asks for.
 Weights make_weights(const ModelConfig& config, TensorTable table);
 
 }  // namespace gptoss

@@ -6,6 +6,11 @@ namespace gptoss::metal {
 
 BackendInfo info() { return {"metal", false, "gptoss has no metal backend yet"}; }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): a backend that can be made keeps them
 std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }
+
+MemoryPlan plan(const ModelConfig&, const BackendOptions&, const StepLimits&) {
+  throw BackendError(info().detail);
+}
 
 }  // namespace gptoss::metal

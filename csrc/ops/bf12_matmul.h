@@ -40,6 +40,9 @@ inline void validate(const Bf12Encode& op) {
 inline void validate(const Bf12Matmul& op) {
   check(op.tokens >= 1 && op.n >= 1 && op.k >= 1,
         "[bf12_matmul] T, N and K must be at least 1, got ", op.tokens, ", ", op.n, ", ", op.k);
+}
+
+inline void validate_values(const Bf12Matmul& op) {
   for (int64_t row = 0; row < op.n; ++row) {
     const int64_t end = bf12_escapes_end(op.rows + row * bf12_row_bytes(op.k), op.k);
     check(end <= op.n_escapes, "[bf12_matmul] row ", row, " needs ", end, " escaped groups, got ",

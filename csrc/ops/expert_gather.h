@@ -25,6 +25,9 @@ struct ExpertGather {
 inline void validate(const ExpertGather& op) {
   check(op.tokens >= 1 && op.n >= 1 && op.n_active >= 1,
         "[expert_gather] x and experts must not be empty");
+}
+
+inline void validate_values(const ExpertGather& op) {
   for (int i = 0; i < op.tokens * op.n_active; ++i) {
     check(op.experts[i] >= 0 && op.experts[i] < op.n_experts,
           "[expert_gather] experts must lie in [0, ", op.n_experts, "), got ", op.experts[i]);

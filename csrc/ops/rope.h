@@ -28,6 +28,9 @@ inline void validate(const Rope& op) {
         op.head_dim);
   check(op.config.theta > 1.0, "[rope] theta must be above 1, got ", op.config.theta);
   check(op.config.factor >= 1.0, "[rope] factor must be at least 1, got ", op.config.factor);
+}
+
+inline void validate_values(const Rope& op) {
   for (int t = 0; t < op.tokens; ++t) {
     check(op.positions[t] >= 0, "[rope] positions must not be negative, got ", op.positions[t]);
   }

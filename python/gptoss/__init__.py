@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 from gptoss import _core as _core
 
 # isort: split
+from gptoss import chat, harmony, ops
+from gptoss.chat import tool_schema
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.config import ModelConfig, RopeConfig
-from gptoss.engine.outputs import (
+from gptoss.engine.request import Request
+from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import BackendError, CheckpointError
+from gptoss.llm import LLM
+from gptoss.load import generate, load
+from gptoss.outputs import (
     EngineStats,
     GenerationChunk,
     GenerationResult,
@@ -25,16 +32,8 @@ from gptoss.engine.outputs import (
     TopLogprob,
     Usage,
 )
-from gptoss.engine.request import Request
-from gptoss.engine.sampling import SamplingParams
-from gptoss.errors import BackendError, CheckpointError
-from gptoss.llm import LLM, generate, load
 
 if TYPE_CHECKING:
-    from gptoss import chat as chat
-    from gptoss import harmony as harmony
-    from gptoss import ops as ops
-    from gptoss.chat import tool_schema as tool_schema
     from gptoss.tokenizer import Tokenizer as Tokenizer
 
     __version__: str
@@ -69,19 +68,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what is not needed for every use when it is asked for."""
-    if name in ("chat", "harmony", "ops"):
-        import importlib
-
-        return importlib.import_module(f"gptoss.{name}")
+    """Import what takes a while only when it is asked for."""
     if name == "Tokenizer":
         from gptoss.tokenizer import Tokenizer
 
         return Tokenizer
-    if name == "tool_schema":
-        from gptoss.chat import tool_schema
-
-        return tool_schema
     if name == "__version__":
         from importlib import metadata
 

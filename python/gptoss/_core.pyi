@@ -12,11 +12,12 @@ from gptoss.config import ModelConfig
 # csrc/bindings/system.cpp
 def backends() -> list[tuple[str, bool, str]]: ...
 def isas() -> list[tuple[str, bool, str]]: ...
+def targets() -> list[tuple[str, bool, str]]: ...
 def selected_isa() -> str: ...
 def default_threads() -> int: ...
 def available_memory_bytes() -> int: ...
 
-# csrc/bindings/ops.cpp; isa "" is the one in use.
+# csrc/bindings/ops.cpp; targets are named in csrc/backend/targets.h.
 class RopeConfig:
     def __init__(
         self,
@@ -28,35 +29,38 @@ class RopeConfig:
         truncate: bool,
     ) -> None: ...
 
+def matrix_bytes(format: str, n: int, k: int) -> int: ...
 def rms_norm(
-    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, isa: str = ""
+    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, target: str = "cpu"
 ) -> npt.NDArray[np.float32]: ...
 def dense_matmul(
     x: npt.NDArray[np.float32],
     w: npt.NDArray[np.uint16],
     bias: npt.NDArray[np.float32] | None = None,
     fast: bool = False,
-    isa: str = "",
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def bf12_encode(
     w: npt.NDArray[np.uint16],
+    target: str = "cpu",
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]: ...
 def bf12_matmul(
     x: npt.NDArray[np.float32],
     rows: npt.NDArray[np.uint8],
     escapes: npt.NDArray[np.uint16],
     bias: npt.NDArray[np.float32] | None = None,
-    isa: str = "",
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def q8_encode(
     w: npt.NDArray[np.uint16],
+    target: str = "cpu",
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]: ...
 def q8_matmul(
     x: npt.NDArray[np.float32],
     codes: npt.NDArray[np.int8],
     scales: npt.NDArray[np.uint16],
     bias: npt.NDArray[np.float32] | None = None,
-    isa: str = "",
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def mxfp4_matmul(
     x: npt.NDArray[np.float32],
@@ -64,16 +68,20 @@ def mxfp4_matmul(
     scales: npt.NDArray[np.uint8],
     bias: npt.NDArray[np.float32] | None = None,
     int8_activations: bool = False,
-    isa: str = "",
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def mxfp4_dequantize(
-    blocks: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8]
+    blocks: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8], target: str = "cpu"
 ) -> npt.NDArray[np.float32]: ...
 def mxfp4_quantize(
     x: npt.NDArray[np.float32],
+    target: str = "cpu",
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]: ...
 def rope(
-    x: npt.NDArray[np.float32], positions: npt.NDArray[np.int32], config: RopeConfig, isa: str = ""
+    x: npt.NDArray[np.float32],
+    positions: npt.NDArray[np.int32],
+    config: RopeConfig,
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def banded_attention(
     q: npt.NDArray[np.float32],
@@ -84,16 +92,36 @@ def banded_attention(
     window: int,
     scale: float,
     int8_cache: bool = False,
-    isa: str = "",
+    target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
 def route_topk(
-    logits: npt.NDArray[np.float32], top_k: int
+    logits: npt.NDArray[np.float32], top_k: int, target: str = "cpu"
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
 def expert_gather(
-    x: npt.NDArray[np.float32], experts: npt.NDArray[np.int32], n_experts: int
+    x: npt.NDArray[np.float32],
+    experts: npt.NDArray[np.int32],
+    n_experts: int,
+    target: str = "cpu",
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def sample_row(
+    logits: npt.NDArray[np.float32],
+    rule: dict[str, Any],
+    index: int = 0,
+    counts: Sequence[tuple[int, int]] = (),
+    biases: Sequence[tuple[int, float]] = (),
+    mask: npt.NDArray[np.uint32] | None = None,
+    scored: int = -1,
+    target: str = "cpu",
+) -> tuple[Literal["ok", "non_finite", "empty_mask"], int, float, list[tuple[int, float]]]: ...
+def time_sample_row(
+    logits: npt.NDArray[np.float32],
+    rule: dict[str, Any],
+    counts: Sequence[tuple[int, int]],
+    rounds: int,
+    target: str = "cpu",
+) -> list[float]: ...
 def swiglu(
-    gate_up: npt.NDArray[np.float32], limit: float, isa: str = ""
+    gate_up: npt.NDArray[np.float32], limit: float, target: str = "cpu"
 ) -> npt.NDArray[np.float32]: ...
 
 # csrc/bindings/engine.cpp
@@ -101,7 +129,7 @@ class Engine:
     def __init__(
         self,
         config: ModelConfig,
-        tensors: Mapping[str, TensorSource],
+        tensors: Mapping[str, TensorSource],  # by role
         eos_token_ids: Sequence[int],
         *,
         device: str,

@@ -44,7 +44,7 @@ Registration::Registration(const char* name, TestFunction function) {
 std::vector<const cpu::Kernels*> supported_kernels() {
   std::vector<const cpu::Kernels*> list;
   for (const cpu::Isa& isa : cpu::isas()) {
-    if (isa.supported) list.push_back(isa.kernels);
+    if (isa.supported()) list.push_back(isa.kernels);
   }
   return list;
 }

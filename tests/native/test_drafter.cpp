@@ -8,10 +8,13 @@
 namespace gptoss::test {
 namespace {
 
+// A further token takes 0.4 of the time of a step of one.
+constexpr StepCost kCost = {.fixed = 0.6, .per_token = 0.4};
+
 using Tokens = std::vector<int32_t>;
 
 Tokens draft(const Drafter& drafter, const Tokens& text, int limit, int step_tokens = 1) {
-  StepYield step(step_tokens);
+  StepYield step(kCost, step_tokens);
   return drafter.draft(text, limit, step);
 }
 
@@ -104,19 +107,20 @@ GPTOSS_TEST(guesses_must_be_likelier_in_fuller_steps) {
 
 GPTOSS_TEST(a_guess_pays_from_the_stated_share_on) {
   for (const int tokens : {1, 8}) {
-    const double time = 1 + StepYield::kTokenCost * (tokens - 1);
-    const double share = StepYield::kTokenCost * tokens / time;
-    GPTOSS_CHECK(!StepYield(tokens).add(share - 1e-6) && StepYield(tokens).add(share + 1e-6));
+    const double time = 1 + kCost.per_token * (tokens - 1);
+    const double share = kCost.per_token * tokens / time;
+    GPTOSS_CHECK(!StepYield(kCost, tokens).add(share - 1e-6) &&
+                 StepYield(kCost, tokens).add(share + 1e-6));
   }
   // As many as make the yield, tokens by time, the highest.
-  StepYield step(1);
+  StepYield step(kCost, 1);
   int count = 0;
   for (double p = 0.8; step.add(p); p *= 0.8) ++count;
   const auto yield = [](int guesses) {
     double expected = 1.0;
     double p = 1.0;
     for (int i = 0; i < guesses; ++i) expected += p *= 0.8;
-    return expected / (1 + StepYield::kTokenCost * guesses);
+    return expected / (1 + kCost.per_token * guesses);
   };
   for (int other = 0; other < 10; ++other) {
     GPTOSS_CHECK(yield(count) >= yield(other) - 1e-12, count, " ", other);

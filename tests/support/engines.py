@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gptoss import SamplingParams, _core
 from gptoss.checkpoint import Checkpoint, open_checkpoint
+from gptoss.checkpoint.layout import tensors_by_role
 from support.model_cases import CASES
 
 CASE = CASES[0]  # window of 16 tokens, 4 layers
@@ -61,7 +62,7 @@ def _engine(**options: Any) -> _core.Engine:
     checkpoint = _checkpoint()
     return _core.Engine(
         checkpoint.config,
-        checkpoint.tensors,
+        tensors_by_role(checkpoint.config, checkpoint.tensors),
         [EOS],
         device="cpu",
         threads=1,

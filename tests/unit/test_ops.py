@@ -1,4 +1,4 @@
-"""The compiled kernels, on every instruction set of this machine, against float64."""
+"""The compiled kernels, on every target of this machine, against float64."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from gptoss.reference import route_topk as route_reference
 from gptoss.reference import swiglu as swiglu_reference
 from support import tolerances
 
-ISAS = [name for name, supported, _ in _core.isas() if supported]
+# Every variant of every device: the CPU's instruction sets.
+TARGETS = [name for name, available, _ in _core.targets() if available and ":" in name]
 HIDDEN = 2880
 YARN = RopeConfig(theta=150000.0, factor=32.0, truncate=False)
 
 Array = npt.NDArray[Any]
 
 
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
@@ -60,21 +61,56 @@ def assert_within(found: Array, expected: Array, bound: Array | float) -> None:
     assert (excess <= 0).all(), f"worst error is {excess.max()} above its bound"
 
 
-def test_the_expected_isas_are_here() -> None:
-    assert ISAS[-1] == "scalar"
-    expected = os.environ.get("GPTOSS_EXPECT_ISAS")
-    if expected is not None:
-        assert set(expected.split(",")) == set(ISAS)
+def test_the_expected_targets_are_here() -> None:
+    assert TARGETS[-1] == "cpu:scalar"
+    isas = os.environ.get("GPTOSS_EXPECT_ISAS")
+    if isas is not None:
+        assert {f"cpu:{isa}" for isa in isas.split(",")} == set(TARGETS)
 
 
-def test_an_impossible_isa_is_refused() -> None:
+def test_an_impossible_target_is_refused() -> None:
     x = np.ones((1, 16), np.float32)
     with pytest.raises(BackendError, match="unknown ISA 'sse9'"):
-        ops.rms_norm(x, x[0], isa="sse9")
-    for name, supported, missing in _core.isas():
-        if not supported:
+        ops.rms_norm(x, x[0], target="cpu:sse9")
+    with pytest.raises(BackendError, match="unknown device of target 'tpu:7'; this build has cpu"):
+        ops.rms_norm(x, x[0], target="tpu:7")
+    with pytest.raises(BackendError, match="unknown device of target ''"):
+        ops.route_topk(x, 1, target="")
+    for name, available, missing in _core.targets():
+        if not available:
             with pytest.raises(BackendError, match=missing.split(",")[0]):
-                ops.rms_norm(x, x[0], isa=name)
+                ops.rms_norm(x, x[0], target=name)
+
+
+def test_the_default_target_is_the_isa_in_use(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = floats(rng, 5, 1000)
+    w = bf16.to_bits(rng.standard_normal((3, 1000)))
+    plain = ops.dense_matmul(x, w, fast=True)
+    in_use = ops.dense_matmul(x, w, fast=True, target=f"cpu:{_core.selected_isa()}")
+    np.testing.assert_array_equal(plain, in_use)
+    monkeypatch.setenv("GPTOSS_ISA", "scalar")
+    scalar = ops.dense_matmul(x, w, fast=True, target="cpu:scalar")
+    np.testing.assert_array_equal(ops.dense_matmul(x, w, fast=True), scalar)
+    np.testing.assert_array_equal(ops.dense_matmul(x, w, fast=True, target="cpu"), scalar)
+
+
+def test_isa_is_another_name_for_a_target(rng: np.random.Generator) -> None:
+    x = floats(rng, 5, 1000)
+    w = bf16.to_bits(rng.standard_normal((3, 1000)))
+    for target in TARGETS:
+        device, _, isa = target.partition(":")
+        if device == "cpu":
+            np.testing.assert_array_equal(
+                ops.dense_matmul(x, w, isa=isa), ops.dense_matmul(x, w, target=target)
+            )
+    with pytest.raises(BackendError, match="unknown ISA 'sse9'"):
+        ops.dense_matmul(x, w, isa="sse9")
+    with pytest.raises(ValueError, match=r"\[dense_matmul\] expected target or isa, got both"):
+        ops.dense_matmul(x, w, isa="scalar", target="cpu")
+    with pytest.raises(TypeError, match="expected target as a string, got int"):
+        ops.dense_matmul(x, w, target=0)  # type: ignore[arg-type]
 
 
 # ---- Against float64 ----------------------------------------------------------------------------
@@ -82,43 +118,45 @@ def test_an_impossible_isa_is_refused() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 8, 33])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (63, 31), (64, 32), (65, 33), (3, HIDDEN), (131, 95)])
-def test_dense_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+def test_dense_matmul(target: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
     w = bf16.to_bits(rng.standard_normal((n, k)))
     exact = bf16.from_bits(w)
     expected = dense.dense(x.astype(np.float64), exact, bias.astype(np.float64))
-    found = ops.dense_matmul(x, w, bias, isa=isa)
+    found = ops.dense_matmul(x, w, bias, target=target)
     assert_within(found, expected, tolerances.matmul_bound(x, exact, bias))
-    plain = ops.dense_matmul(x, w, isa=isa)
+    plain = ops.dense_matmul(x, w, target=target)
     assert_within(plain, expected - bias, tolerances.matmul_bound(x, exact, 0.0))
     # The other spelling of bfloat16, and an odd address: the same bits.
     np.testing.assert_array_equal(
-        ops.dense_matmul(x, w.view(ml_dtypes.bfloat16), bias, isa=isa), found
+        ops.dense_matmul(x, w.view(ml_dtypes.bfloat16), bias, target=target), found
     )
     buffer = np.zeros(w.nbytes + 1, np.uint8)
     shifted = buffer[1:].view(np.uint16).reshape(w.shape)
     shifted[...] = w
-    np.testing.assert_array_equal(ops.dense_matmul(x, shifted, bias, isa=isa), found)
+    np.testing.assert_array_equal(ops.dense_matmul(x, shifted, bias, target=target), found)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 33, 50])
 @pytest.mark.parametrize(
     ("n", "k"), [(1, 1), (16, 32), (17, 33), (33, 47), (96, 64), (65, 100), (50, HIDDEN)]
 )
-def test_fast_dense_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+def test_fast_dense_matmul(
+    target: str, rng: np.random.Generator, tokens: int, n: int, k: int
+) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
     w = bf16.to_bits(rng.standard_normal((n, k)))
     exact = bf16.from_bits(w)
-    found = ops.dense_matmul(x, w, bias, fast=True, isa=isa)
-    if isa == "avx512_bf16":
+    found = ops.dense_matmul(x, w, bias, fast=True, target=target)
+    if target == "cpu:avx512_bf16":
         x = bf16.from_bits(bf16.to_bits(x)).astype(np.float32)
     expected = dense.dense(x.astype(np.float64), exact, bias.astype(np.float64))
     # What is left of x after two roundings to 8 bits.
-    split = (2.0**-17 if isa == "amx" else 0.0) * np.abs(x) @ np.abs(exact).T
+    split = (2.0**-17 if target == "cpu:amx" else 0.0) * np.abs(x) @ np.abs(exact).T
     assert_within(found, expected, split + tolerances.matmul_bound(x, exact, bias))
     shifted = np.zeros(w.nbytes + 1, np.uint8)[1:].view(np.uint16).reshape(w.shape)
     shifted[...] = w
-    again = ops.dense_matmul(x, shifted, bias, fast=True, isa=isa)
+    again = ops.dense_matmul(x, shifted, bias, fast=True, target=target)
     np.testing.assert_array_equal(again, found)
 
 
@@ -163,15 +201,15 @@ def test_the_mxfp4_encoder_refuses_what_is_not_finite(value: float) -> None:
         ops.mxfp4_quantize(x)
 
 
-def test_bf12_loses_nothing(rng: np.random.Generator) -> None:
+def test_bf12_loses_nothing(target: str, rng: np.random.Generator) -> None:
     for n, k in ((1, 1), (2, 63), (3, 64), (70, 65), (131, 96), (2, HIDDEN), (3, 64 * 65 + 1)):
         w = bf12_weights(rng, n, k)
-        rows, escapes = ops.bf12_encode(w)
+        rows, escapes = ops.bf12_encode(w, target=target)
         assert rows.shape == (n, bf12.row_bytes(k))
         np.testing.assert_array_equal(bf12.decode(rows, escapes, k), w)
     # A normal distribution fits: few groups are kept whole.
     w = bf16.to_bits(rng.standard_normal((64, HIDDEN)))
-    rows, escapes = ops.bf12_encode(w)
+    rows, escapes = ops.bf12_encode(w, target=target)
     assert rows.nbytes + escapes.nbytes < 0.8 * w.nbytes
     np.testing.assert_array_equal(bf12.decode(rows, escapes, HIDDEN), w)
 
@@ -180,7 +218,7 @@ def test_bf12_loses_nothing(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("n", "k"), [(1, 1), (16, 32), (17, 33), (65, 96), (67, 64), (9, 4160), (70, 130), (50, HIDDEN)]
 )
-def test_bf12_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+def test_bf12_matmul(target: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
     # Finite: what NaN is does not matter here.
     w = bf16.to_bits(rng.standard_normal((n, k)) * 10.0 ** rng.integers(-9, 9, (n, 1)))
@@ -190,8 +228,8 @@ def test_bf12_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k:
     assert k < 1000 or len(escapes) > 0
     for b in (bias, None):
         np.testing.assert_array_equal(
-            ops.bf12_matmul(x, rows, escapes, b, isa=isa),
-            ops.dense_matmul(x, w, b, fast=True, isa=isa),
+            ops.bf12_matmul(x, rows, escapes, b, target=target),
+            ops.dense_matmul(x, w, b, fast=True, target=target),
         )
 
 
@@ -207,11 +245,11 @@ def test_bf12_matmul_refuses_rows_of_another_matrix(rng: np.random.Generator) ->
         ops.bf12_matmul(x, rows.astype(np.int8), escapes)
 
 
-def test_q8_encode(rng: np.random.Generator) -> None:
+def test_q8_encode(target: str, rng: np.random.Generator) -> None:
     for n, k in ((1, 32), (3, 96), (65, 160), (4, HIDDEN)):
         w = bf16.to_bits(rng.standard_normal((n, k)) * 10.0 ** rng.integers(-20, 20, (n, 1)))
         w[0, :32] = 0
-        codes, scales = ops.q8_encode(w)
+        codes, scales = ops.q8_encode(w, target=target)
         exact = bf16.from_bits(w)
         expected, expected_scales = q8.encode(exact)
         np.testing.assert_array_equal(scales, bf16.to_bits(expected_scales))
@@ -231,42 +269,42 @@ def test_q8_encode(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("n", "k"), [(1, 32), (16, 96), (63, 64), (64, 160), (65, 128), (32, HIDDEN)]
 )
-def test_q8_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+def test_q8_matmul(target: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
     codes, scales = q8.encode(rng.standard_normal((n, k)))
     w = q8.decode(codes, scales)
     in_groups = q8.in_groups(codes).astype(np.int8)
     bits = bf16.to_bits(scales)
     expected = dense.dense(x.astype(np.float64), w, bias.astype(np.float64))
-    found = ops.q8_matmul(x, in_groups, bits, bias, isa=isa)
+    found = ops.q8_matmul(x, in_groups, bits, bias, target=target)
     bound = tolerances.int8_bound(x, w) + tolerances.matmul_bound(x, w, bias)
     assert_within(found, expected, bound)
     # Whole numbers up to 127 with 127 in every block are int8 already.
     x = rng.integers(-127, 128, (tokens, k)).astype(np.float32)
     x[:, ::32] = 127
     expected = dense.dense(x.astype(np.float64), w)
-    found = ops.q8_matmul(x, in_groups, bits, isa=isa)
+    found = ops.q8_matmul(x, in_groups, bits, target=target)
     assert_within(found, expected, tolerances.matmul_bound(x, w, 0.0))
 
 
-def test_q8_matmul_of_the_largest_codes(isa: str) -> None:
+def test_q8_matmul_of_the_largest_codes(target: str) -> None:
     for sign in (1.0, -1.0):
         w = np.full((17, 128), 127, np.int8)
         x = np.full((20, 128), 127.0 * sign, np.float32)
         scales = np.full((17, 4), bf16.to_bits(np.array(2.0)), np.uint16)
         np.testing.assert_array_equal(
-            ops.q8_matmul(x, w, scales, isa=isa), np.full((20, 17), sign * 128 * 127 * 127)
+            ops.q8_matmul(x, w, scales, target=target), np.full((20, 17), sign * 128 * 127 * 127)
         )
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 8, 33])
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (63, 64), (64, 96), (65, 32), (3, HIDDEN)])
-def test_mxfp4_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
+def test_mxfp4_matmul(target: str, rng: np.random.Generator, tokens: int, n: int, k: int) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
     blocks, scales = mxfp4_weights(rng, n, k)
     w = mxfp4.dequantize(blocks, scales)
     expected = dense.dense(x.astype(np.float64), w, bias.astype(np.float64))
-    found = ops.mxfp4_matmul(x, blocks, scales, bias, isa=isa)
+    found = ops.mxfp4_matmul(x, blocks, scales, bias, target=target)
     assert_within(found, expected, tolerances.matmul_bound(x, w, bias))
 
 
@@ -275,29 +313,31 @@ def test_mxfp4_matmul(isa: str, rng: np.random.Generator, tokens: int, n: int, k
     ("n", "k"), [(1, 32), (16, 96), (63, 64), (64, 160), (65, 128), (16, HIDDEN)]
 )
 def test_mxfp4_matmul_of_int8_activations(
-    isa: str, rng: np.random.Generator, tokens: int, n: int, k: int
+    target: str, rng: np.random.Generator, tokens: int, n: int, k: int
 ) -> None:
     x, bias = floats(rng, tokens, k), floats(rng, n)
     blocks, scales = mxfp4_weights(rng, n, k)
     w = mxfp4.dequantize(blocks, scales)
     expected = dense.dense(x.astype(np.float64), w, bias.astype(np.float64))
-    found = ops.mxfp4_matmul(x, blocks, scales, bias, int8_activations=True, isa=isa)
+    found = ops.mxfp4_matmul(x, blocks, scales, bias, int8_activations=True, target=target)
     bound = tolerances.int8_bound(x, w) + tolerances.matmul_bound(x, w, bias)
     assert_within(found, expected, bound)
     # Whole numbers up to 127 with 127 in every block are int8 already.
     x = rng.integers(-127, 128, (tokens, k)).astype(np.float32)
     x[:, ::32] = 127
     expected = dense.dense(x.astype(np.float64), w)
-    found = ops.mxfp4_matmul(x, blocks, scales, int8_activations=True, isa=isa)
+    found = ops.mxfp4_matmul(x, blocks, scales, int8_activations=True, target=target)
     assert_within(found, expected, tolerances.matmul_bound(x, w, 0.0))
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33, HIDDEN])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
-def test_rms_norm(isa: str, rng: np.random.Generator, n: int, scale: float) -> None:
+def test_rms_norm(target: str, rng: np.random.Generator, n: int, scale: float) -> None:
     x, weight = floats(rng, 3, n, scale=scale), floats(rng, n)
     expected = rms_norm_reference.rms_norm(x.astype(np.float64), weight.astype(np.float64), 1e-5)
-    assert_within(ops.rms_norm(x, weight, isa=isa), expected, tolerances.rms_norm_bound(expected))
+    assert_within(
+        ops.rms_norm(x, weight, target=target), expected, tolerances.rms_norm_bound(expected)
+    )
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -307,7 +347,7 @@ def test_rms_norm(isa: str, rng: np.random.Generator, n: int, scale: float) -> N
     [RopeConfig(theta=10000.0), YARN, RopeConfig(theta=150000.0, factor=32.0, truncate=True)],
 )
 def test_rope(
-    isa: str, rng: np.random.Generator, heads: int, head_dim: int, config: RopeConfig
+    target: str, rng: np.random.Generator, heads: int, head_dim: int, config: RopeConfig
 ) -> None:
     positions = np.array([0, 1, 127, 4095, 4096, 131071, 2**31 - 1], np.int32)
     x = floats(rng, len(positions), heads, head_dim)
@@ -317,25 +357,25 @@ def test_rope(
     # Angles are float64 in both; they differ by some roundings of themselves.
     angle_error = 16 * 2.0**-53 * positions[:, None, None]
     bound = tolerances.rope_bound(x, concentration) + angle_error * concentration * np.abs(x).max()
-    assert_within(ops.rope(x, positions, config, isa=isa), expected, bound)
+    assert_within(ops.rope(x, positions, config, target=target), expected, bound)
     np.testing.assert_array_equal(x, before)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33, HIDDEN])
 @pytest.mark.parametrize("scale", [1.0, 10.0, 1e3])
-def test_swiglu(isa: str, rng: np.random.Generator, n: int, scale: float) -> None:
+def test_swiglu(target: str, rng: np.random.Generator, n: int, scale: float) -> None:
     x = floats(rng, 3, 2 * n, scale=scale)
     for limit in (7.0, 0.5):
         expected = swiglu_reference.swiglu(x.astype(np.float64), limit)
         bound = tolerances.swiglu_bound(x[:, 0::2].astype(np.float64), expected, limit)
-        assert_within(ops.swiglu(x, limit, isa=isa), expected, bound)
+        assert_within(ops.swiglu(x, limit, target=target), expected, bound)
 
 
 @pytest.mark.parametrize(("n_experts", "top_k"), [(1, 1), (4, 4), (32, 4), (128, 4), (33, 7)])
-def test_route_topk(rng: np.random.Generator, n_experts: int, top_k: int) -> None:
+def test_route_topk(target: str, rng: np.random.Generator, n_experts: int, top_k: int) -> None:
     logits = floats(rng, 50, n_experts, scale=3.0)
     logits[::3] = np.round(logits[::3])  # ties
-    chosen, weights = ops.route_topk(logits, top_k)
+    chosen, weights = ops.route_topk(logits, top_k, target=target)
     expected, expected_weights = route_reference.route_topk(logits.astype(np.float64), top_k)
     np.testing.assert_array_equal(chosen, expected)
     assert chosen.dtype == np.int32
@@ -344,11 +384,14 @@ def test_route_topk(rng: np.random.Generator, n_experts: int, top_k: int) -> Non
 
 
 @pytest.mark.parametrize(("tokens", "active", "n_experts"), [(1, 1, 1), (1, 4, 32), (50, 4, 32)])
-def test_expert_gather(rng: np.random.Generator, tokens: int, active: int, n_experts: int) -> None:
+def test_expert_gather(
+    target: str, rng: np.random.Generator, tokens: int, active: int, n_experts: int
+) -> None:
     x = floats(rng, tokens, 7)
     chosen = rng.integers(0, n_experts, (tokens, active), dtype=np.int32)
     expected = experts.expert_gather(x.astype(np.float64), chosen.astype(np.int64), n_experts)
-    for found, wanted in zip(ops.expert_gather(x, chosen, n_experts), expected, strict=True):
+    gathered = ops.expert_gather(x, chosen, n_experts, target=target)
+    for found, wanted in zip(gathered, expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -380,7 +423,7 @@ def attend(
     ],
 )
 def test_banded_attention(
-    isa: str,
+    target: str,
     rng: np.random.Generator,
     tokens: int,
     keys: int,
@@ -395,11 +438,11 @@ def test_banded_attention(
     v = floats(rng, keys, kv_heads, head_dim).astype(dtype)
     for sinks in (None, floats(rng, heads, scale=3.0)):
         expected, bound = attend(q, k, v, sinks, window, keys - tokens)
-        found = ops.banded_attention(q, k, v, sinks, window=window, isa=isa)
+        found = ops.banded_attention(q, k, v, sinks, window=window, target=target)
         assert_within(found, expected, bound)
     if keys > tokens:
         expected, bound = attend(q, k, v, None, window, 0)
-        found = ops.banded_attention(q, k, v, window=window, first_position=0, isa=isa)
+        found = ops.banded_attention(q, k, v, window=window, first_position=0, target=target)
         assert_within(found, expected, bound)
 
 
@@ -409,7 +452,7 @@ def test_banded_attention(
     [(1, 129, 8, 1, 64), (64, 65, 6, 2, 80), (150, 200, 3, 3, 48)],
 )
 def test_banded_attention_over_an_int8_cache(
-    isa: str,
+    target: str,
     rng: np.random.Generator,
     tokens: int,
     keys: int,
@@ -420,7 +463,7 @@ def test_banded_attention_over_an_int8_cache(
 ) -> None:
     q, k, v = (floats(rng, n, h, head_dim) for n, h in ((tokens, heads), *2 * [(keys, kv_heads)]))
     sinks = floats(rng, heads, scale=3.0)
-    found = ops.banded_attention(q, k, v, sinks, window=window, int8_cache=True, isa=isa)
+    found = ops.banded_attention(q, k, v, sinks, window=window, int8_cache=True, target=target)
     kept = [kv_cache.round_to_int8(x.astype(np.float64)) for x in (k, v)]
     expected, bound = attend(q, *kept, sinks, window, keys - tokens)
     assert_within(found, expected, bound)
@@ -429,48 +472,50 @@ def test_banded_attention_over_an_int8_cache(
     assert np.abs(found - exact).max() > 2 * bound
 
 
-def test_banded_attention_over_a_long_context(isa: str, rng: np.random.Generator) -> None:
+def test_banded_attention_over_a_long_context(target: str, rng: np.random.Generator) -> None:
     """One token of the real shape; the softmax is carried in splits of 512 keys."""
     q = floats(rng, 1, 64, 64)
     k, v = floats(rng, 1300, 8, 64), floats(rng, 1300, 8, 64)
     sinks = floats(rng, 64)
     expected, bound = attend(q, k, v, sinks, None, 1299)
-    assert_within(ops.banded_attention(q, k, v, sinks, isa=isa), expected, bound)
+    assert_within(ops.banded_attention(q, k, v, sinks, target=target), expected, bound)
 
 
-def test_a_window_of_all_keys_is_causal(isa: str, rng: np.random.Generator) -> None:
+def test_a_window_of_all_keys_is_causal(target: str, rng: np.random.Generator) -> None:
     q, k, v = (floats(rng, 100, 2, 16) for _ in range(3))
-    causal = ops.banded_attention(q, k, v, isa=isa)
+    causal = ops.banded_attention(q, k, v, target=target)
     for window in (100, 101, 2**31 - 1):
-        np.testing.assert_array_equal(ops.banded_attention(q, k, v, window=window, isa=isa), causal)
-    assert (ops.banded_attention(q, k, v, window=99, isa=isa)[99] != causal[99]).any()
+        np.testing.assert_array_equal(
+            ops.banded_attention(q, k, v, window=window, target=target), causal
+        )
+    assert (ops.banded_attention(q, k, v, window=99, target=target)[99] != causal[99]).any()
 
 
-def test_a_sink_of_minus_infinity_is_a_plain_softmax(isa: str, rng: np.random.Generator) -> None:
+def test_a_sink_of_minus_infinity_is_a_plain_softmax(target: str, rng: np.random.Generator) -> None:
     q, k, v = (floats(rng, 600, 2, 16) for _ in range(3))
     sinks = np.full(2, -np.inf, np.float32)
-    plain = ops.banded_attention(q, k, v, isa=isa)
-    np.testing.assert_array_equal(ops.banded_attention(q, k, v, sinks, isa=isa), plain)
+    plain = ops.banded_attention(q, k, v, target=target)
+    np.testing.assert_array_equal(ops.banded_attention(q, k, v, sinks, target=target), plain)
 
 
-def test_equal_keys_and_values_of_one_give_the_mass_beside_the_sink(isa: str) -> None:
+def test_equal_keys_and_values_of_one_give_the_mass_beside_the_sink(target: str) -> None:
     tokens = 200
     q = np.zeros((tokens, 2, 16), np.float32)
     ones = np.ones((tokens, 1, 16), np.float32)
     sinks = np.array([0.0, np.log(5.0)], np.float32)
     for window in (None, 128):
-        found = ops.banded_attention(q, ones, ones, sinks, window=window, isa=isa)
+        found = ops.banded_attention(q, ones, ones, sinks, window=window, target=target)
         seen = np.minimum(np.arange(1, tokens + 1), window or tokens)[:, None, None]
         expected = seen / (seen + np.array([1.0, 5.0])[:, None])
         # Weights are exactly 1; the sink's own exp and the quotient round.
         np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-6)
 
 
-def test_a_nan_reaches_those_who_see_it(isa: str, rng: np.random.Generator) -> None:
+def test_a_nan_reaches_those_who_see_it(target: str, rng: np.random.Generator) -> None:
     for name in ("k", "v"):
         arrays = {key: floats(rng, 100, 1, 16) for key in "qkv"}
         arrays[name][37] = np.nan
-        found = ops.banded_attention(**arrays, window=20, isa=isa)
+        found = ops.banded_attention(**arrays, window=20, target=target)
         bad = np.isnan(found).all(axis=(1, 2))
         np.testing.assert_array_equal(np.flatnonzero(bad), np.arange(37, 57))
         assert np.isfinite(found[~bad]).all()
@@ -479,66 +524,69 @@ def test_a_nan_reaches_those_who_see_it(isa: str, rng: np.random.Generator) -> N
 # ---- Properties ---------------------------------------------------------------------------------
 
 
-def test_every_fp4_code_with_every_scale() -> None:
+def test_every_fp4_code_with_every_scale(target: str) -> None:
     codes = np.arange(16, dtype=np.uint8)
     block = (codes | codes[::-1] << 4).astype(np.uint8)  # each code in both nibbles
     blocks = np.broadcast_to(block, (256, 1, 16)).copy()
     scales = np.arange(256, dtype=np.uint8)[:, None]
     with np.errstate(over="ignore"):
         expected = mxfp4.dequantize(blocks, scales).astype(np.float32)
-    found = ops.mxfp4_dequantize(blocks, scales)
+    found = ops.mxfp4_dequantize(blocks, scales, target=target)
     assert np.isnan(found[255]).all()
     assert np.isinf(found[254]).any()
     # As bits, so that -0 is not 0.
     np.testing.assert_array_equal(found[:255].view(np.uint32), expected[:255].view(np.uint32))
 
 
-def test_a_scale_byte_more_doubles(isa: str, rng: np.random.Generator) -> None:
+def test_a_scale_byte_more_doubles(target: str, rng: np.random.Generator) -> None:
     x = floats(rng, 3, 96)
     blocks, scales = mxfp4_weights(rng, 5, 96)
     for int8 in (False, True):
-        once = ops.mxfp4_matmul(x, blocks, scales, int8_activations=int8, isa=isa)
-        twice = ops.mxfp4_matmul(x, blocks, scales + 1, int8_activations=int8, isa=isa)
+        once = ops.mxfp4_matmul(x, blocks, scales, int8_activations=int8, target=target)
+        twice = ops.mxfp4_matmul(x, blocks, scales + 1, int8_activations=int8, target=target)
         np.testing.assert_array_equal(twice, 2 * once)
 
 
 @pytest.mark.parametrize("shape", [(32,), (5, 64), (2, 3, 96)])
 def test_quantize_agrees_with_the_reference(
-    rng: np.random.Generator, shape: tuple[int, ...]
+    target: str, rng: np.random.Generator, shape: tuple[int, ...]
 ) -> None:
     for scale in (0.0, 1e-42, 1e-20, 1.0, 1e30, 1e38):
         x = np.clip(floats(rng, *shape), -3, 3) * np.float32(scale)
-        for found, expected in zip(ops.mxfp4_quantize(x), mxfp4.quantize(x), strict=True):
+        quantized = ops.mxfp4_quantize(x, target=target)
+        for found, expected in zip(quantized, mxfp4.quantize(x), strict=True):
             assert found.dtype == np.uint8
             np.testing.assert_array_equal(found, expected)
 
 
-def test_quantize_brings_mxfp4_back(rng: np.random.Generator) -> None:
+def test_quantize_brings_mxfp4_back(target: str, rng: np.random.Generator) -> None:
     blocks = rng.integers(0, 256, (4, 50, 16), dtype=np.uint8)
     scales = rng.integers(0, 253, (4, 50), dtype=np.uint8)
-    values = ops.mxfp4_dequantize(blocks, scales)
-    again = ops.mxfp4_dequantize(*ops.mxfp4_quantize(values))
+    values = ops.mxfp4_dequantize(blocks, scales, target=target)
+    again = ops.mxfp4_dequantize(*ops.mxfp4_quantize(values, target=target), target=target)
     np.testing.assert_array_equal(again.view(np.uint32), values.view(np.uint32))
 
 
-def test_experts_can_be_renamed(isa: str, rng: np.random.Generator) -> None:
+def test_experts_can_be_renamed(target: str, rng: np.random.Generator) -> None:
     """Permuting the experts permutes groups of rows, and no token's result."""
     tokens, n_experts, active, n, k = 20, 6, 2, 8, 64
     x = floats(rng, tokens, k)
     blocks, scales = mxfp4_weights(rng, n_experts * n, k)
     blocks = blocks.reshape(n_experts, n, k // 32, 16)
     scales = scales.reshape(n_experts, n, k // 32)
-    chosen, _ = ops.route_topk(floats(rng, tokens, n_experts), active)
+    chosen, _ = ops.route_topk(floats(rng, tokens, n_experts), active, target=target)
     order = rng.permutation(n_experts)
     new_name = np.argsort(order).astype(np.int32)
 
     def outputs(chosen: Array, blocks: Array, scales: Array) -> Array:
-        rows, pairs, offsets = ops.expert_gather(x, chosen, n_experts)
+        rows, pairs, offsets = ops.expert_gather(x, chosen, n_experts, target=target)
         result = np.empty((tokens * active, n), np.float32)
         for e in range(n_experts):
             group = slice(offsets[e], offsets[e + 1])
             if group.start < group.stop:
-                result[pairs[group]] = ops.mxfp4_matmul(rows[group], blocks[e], scales[e], isa=isa)
+                result[pairs[group]] = ops.mxfp4_matmul(
+                    rows[group], blocks[e], scales[e], target=target
+                )
         return result
 
     np.testing.assert_array_equal(
@@ -547,7 +595,7 @@ def test_experts_can_be_renamed(isa: str, rng: np.random.Generator) -> None:
 
 
 def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice, str], Array]]:
-    """Return ops over `tokens` rows as functions of which rows, and of the ISA."""
+    """Return ops over `tokens` rows as functions of which rows, and of the target."""
     x, bias = floats(rng, tokens, 320), floats(rng, 144)
     w = bf16.to_bits(rng.standard_normal((144, 320)))
     codes, code_scales = ops.q8_encode(w)
@@ -556,7 +604,7 @@ def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice
     q, k, v = floats(rng, tokens, 4, 16), floats(rng, tokens, 2, 16), floats(rng, tokens, 2, 16)
     positions = rng.integers(0, 131072, tokens, dtype=np.int32)
 
-    def attended(rows: slice, isa: str, int8_cache: bool = False) -> Array:
+    def attended(rows: slice, target: str, int8_cache: bool = False) -> Array:
         return ops.banded_attention(
             q[rows],
             k,
@@ -565,45 +613,53 @@ def every_op(rng: np.random.Generator, tokens: int) -> dict[str, Callable[[slice
             window=50,
             first_position=rows.start,
             int8_cache=int8_cache,
-            isa=isa,
+            target=target,
         )
 
     return {
-        "dense_matmul": lambda rows, isa: ops.dense_matmul(x[rows], w, bias, isa=isa),
-        "dense_matmul fast": lambda rows, isa: ops.dense_matmul(
-            x[rows], w, bias, fast=True, isa=isa
+        "dense_matmul": lambda rows, target: ops.dense_matmul(x[rows], w, bias, target=target),
+        "dense_matmul fast": lambda rows, target: ops.dense_matmul(
+            x[rows], w, bias, fast=True, target=target
         ),
-        "bf12_matmul": lambda rows, isa: ops.bf12_matmul(x[rows], packed, escapes, bias, isa=isa),
-        "q8_matmul": lambda rows, isa: ops.q8_matmul(x[rows], codes, code_scales, bias, isa=isa),
-        "mxfp4_matmul": lambda rows, isa: ops.mxfp4_matmul(x[rows], blocks, scales, isa=isa),
-        "mxfp4_matmul int8": lambda rows, isa: ops.mxfp4_matmul(
-            x[rows], blocks, scales, int8_activations=True, isa=isa
+        "bf12_matmul": lambda rows, target: ops.bf12_matmul(
+            x[rows], packed, escapes, bias, target=target
         ),
-        "rms_norm": lambda rows, isa: ops.rms_norm(x[rows], w[0].astype(np.float32), isa=isa),
-        "rope": lambda rows, isa: ops.rope(q[rows], positions[rows], YARN, isa=isa),
-        "swiglu": lambda rows, isa: ops.swiglu(x[rows], isa=isa),
+        "q8_matmul": lambda rows, target: ops.q8_matmul(
+            x[rows], codes, code_scales, bias, target=target
+        ),
+        "mxfp4_matmul": lambda rows, target: ops.mxfp4_matmul(
+            x[rows], blocks, scales, target=target
+        ),
+        "mxfp4_matmul int8": lambda rows, target: ops.mxfp4_matmul(
+            x[rows], blocks, scales, int8_activations=True, target=target
+        ),
+        "rms_norm": lambda rows, target: ops.rms_norm(
+            x[rows], w[0].astype(np.float32), target=target
+        ),
+        "rope": lambda rows, target: ops.rope(q[rows], positions[rows], YARN, target=target),
+        "swiglu": lambda rows, target: ops.swiglu(x[rows], target=target),
         "banded_attention": attended,
         "banded_attention int8": functools.partial(attended, int8_cache=True),
     }
 
 
-def test_a_row_does_not_depend_on_the_others(isa: str, rng: np.random.Generator) -> None:
+def test_a_row_does_not_depend_on_the_others(target: str, rng: np.random.Generator) -> None:
     tokens = 75
     for name, op in every_op(rng, tokens).items():
-        whole = op(slice(0, tokens), isa)
+        whole = op(slice(0, tokens), target)
         for size in (1, 7, 64):
-            parts = [op(slice(i, min(i + size, tokens)), isa) for i in range(0, tokens, size)]
+            parts = [op(slice(i, min(i + size, tokens)), target) for i in range(0, tokens, size)]
             np.testing.assert_array_equal(np.concatenate(parts), whole, err_msg=name)
 
 
 def test_isas_with_fused_multiply_add_give_the_same_bits(rng: np.random.Generator) -> None:
-    fused = [name for name in ISAS if name != "scalar"]
+    fused = [name for name in TARGETS if name != "cpu:scalar"]
     if len(fused) < 2:
-        pytest.skip(f"this machine has {', '.join(ISAS)}: nothing to compare")
+        pytest.skip(f"this machine has {', '.join(TARGETS)}: nothing to compare")
     for name, op in every_op(rng, 37).items():
         if name in ("dense_matmul fast", "bf12_matmul"):  # each as it does it best
             continue
-        results = [op(slice(0, 37), isa) for isa in fused]
+        results = [op(slice(0, 37), target) for target in fused]
         for found in results[1:]:
             np.testing.assert_array_equal(found, results[0], err_msg=name)
 
@@ -614,8 +670,8 @@ def digests() -> str:
 
     results = every_op(np.random.default_rng(5), 40)
     return "\n".join(
-        f"{name} {isa} {hashlib.sha256(op(slice(0, 40), isa).tobytes()).hexdigest()}"
-        for isa in ISAS
+        f"{name} {target} {hashlib.sha256(op(slice(0, 40), target).tobytes()).hexdigest()}"
+        for target in TARGETS
         for name, op in results.items()
     )
 
@@ -629,7 +685,7 @@ def test_threads_do_not_change_bits() -> None:
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found.add(run.stdout)
     assert len(found) == 1
-    assert len(found.pop().splitlines()) == 11 * len(ISAS)
+    assert len(found.pop().splitlines()) == 11 * len(TARGETS)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #define GPTOSS_ISA_NAMESPACE amx
+#define GPTOSS_ISA_SIMD "cpu/simd/avx512.h"
+#define GPTOSS_ISA_PANELS "cpu/kernels/q8_panels_amx.inl.h"
 
+#include "cpu/kernels/bf12.inl.h"
 #include "cpu/kernels/bf16_amx.inl.h"
-#include "cpu/kernels/q8_panels_amx.inl.h"
-#include "cpu/simd/avx512.h"
-// The kernels come after the vectors and panels that they are written in.
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {

@@ -1,10 +1,7 @@
 #define GPTOSS_ISA_NAMESPACE avx2
+#define GPTOSS_ISA_SIMD "cpu/simd/avx2.h"
+#define GPTOSS_ISA_PANELS "cpu/kernels/q8_panels_avx2.inl.h"
 
-#include "cpu/simd/avx2.h"
-#include "cpu/kernels/q8_panels_avx2.inl.h"
-// What is written in vectors and panels comes after them: first what panels have in common,
-#include "cpu/kernels/q8_panels.inl.h"
-// then the kernels.
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {

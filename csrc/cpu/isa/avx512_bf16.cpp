@@ -1,11 +1,9 @@
 #define GPTOSS_ISA_NAMESPACE avx512_bf16
+#define GPTOSS_ISA_SIMD "cpu/simd/avx512.h"
+#define GPTOSS_ISA_PANELS "cpu/kernels/q8_panels_vnni.inl.h"
 
+#include "cpu/kernels/bf12_dot.inl.h"
 #include "cpu/kernels/bf16_dot.inl.h"
-#include "cpu/kernels/q8_panels_vnni.inl.h"
-#include "cpu/simd/avx512.h"
-// What is written in vectors and panels comes after them: first what panels have in common,
-#include "cpu/kernels/q8_panels.inl.h"
-// then the kernels.
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {

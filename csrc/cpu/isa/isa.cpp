@@ -1,7 +1,7 @@
 #include "cpu/isa/isa.h"
 
+#include <algorithm>
 #include <cstdlib>
-#include <utility>
 
 #include "core/check.h"
 
@@ -68,7 +68,7 @@ class Requirements {
     if (!present) missing_ += (missing_.empty() ? "" : ", ") + std::string(feature);
     return *this;
   }
-  Isa with(const Kernels& kernels) const { return {&kernels, missing_.empty(), missing_}; }
+  const std::string& missing() const { return missing_; }
 
  private:
   std::string missing_;
@@ -97,14 +97,13 @@ std::vector<Isa> detect() {
       .need(id.leaf7_edx & (1u << 22), "AMX_BF16")
       .need((id.xcr0 & 0x60000) == 0x60000 && request_tiles(),
             "operating system support for AMX state");
-  std::vector<Isa> list = {amx.with(kAmxKernels),
-                           avx512_bf16.with(kAvx512Bf16Kernels),
-                           avx512.with(kAvx512Kernels),
-                           avx2.with(kAvx2Kernels),
-                           {&kScalarKernels, true, ""}};
-  // Intel's bf16 products are half as fast as f32 ones (measured on Sapphire Rapids), AMD's twice.
-  if (id.is_intel) std::swap(list[1], list[2]);
-  return list;
+  return {{&kScalarKernels, 0, ""},
+          {&kAvx2Kernels, 20, avx2.missing()},
+          {&kAvx512Kernels, 40, avx512.missing()},
+          // Intel's bf16 products are half as fast as f32 ones (measured on Sapphire Rapids), AMD's
+          // twice.
+          {&kAvx512Bf16Kernels, id.is_intel ? 30 : 50, avx512_bf16.missing()},
+          {&kAmxKernels, 60, amx.missing()}};
 }
 
 #elif defined(__aarch64__)
@@ -119,22 +118,26 @@ bool has_dotprod() {
 
 // Baseline ARMv8-A has all that the NEON kernels use.
 std::vector<Isa> detect() {
-  const bool dotprod = has_dotprod();
-  return {{&kNeonDotprodKernels, dotprod, dotprod ? "" : "dot product (ASIMDDP)"},
-          {&kNeonKernels, true, ""},
-          {&kScalarKernels, true, ""}};
+  return {{&kScalarKernels, 0, ""},
+          {&kNeonKernels, 20, ""},
+          {&kNeonDotprodKernels, 40, has_dotprod() ? "" : "dot product (ASIMDDP)"}};
 }
 
 #else
 
-std::vector<Isa> detect() { return {{&kScalarKernels, true, ""}}; }
+std::vector<Isa> detect() { return {{&kScalarKernels, 0, ""}}; }
 
 #endif
 
 }  // namespace
 
 const std::vector<Isa>& isas() {
-  static const std::vector<Isa> list = detect();
+  static const std::vector<Isa> list = [] {
+    std::vector<Isa> found = detect();
+    std::sort(found.begin(), found.end(),
+              [](const Isa& a, const Isa& b) { return a.preference > b.preference; });
+    return found;
+  }();
   return list;
 }
 
@@ -142,7 +145,7 @@ const Kernels& kernels_named(const std::string& name) {
   std::string known;
   for (const Isa& isa : isas()) {
     if (isa.kernels->name == name) {
-      if (isa.supported) return *isa.kernels;
+      if (isa.supported()) return *isa.kernels;
       throw BackendError(concat("ISA '", name, "' cannot run here: missing ", isa.missing));
     }
     known += (known.empty() ? "" : ", ") + std::string(isa.kernels->name);
@@ -155,7 +158,7 @@ const Kernels& select_kernels() {
     return kernels_named(forced);
   }
   for (const Isa& isa : isas()) {
-    if (isa.supported) return *isa.kernels;
+    if (isa.supported()) return *isa.kernels;
   }
   return kScalarKernels;
 }

@@ -10,11 +10,13 @@ namespace gptoss::cpu {
 
 struct Isa {
   const Kernels* kernels;
-  bool supported;
-  std::string missing;  // what the processor or the system lacks
+  int preference;       // the highest supported one is used
+  std::string missing;  // what the processor or the system lacks; empty where it is supported
+
+  bool supported() const { return missing.empty(); }
 };
 
-// Every ISA in this build, the fastest first; the last (scalar) is always supported.
+// Every ISA in this build, the preferred one first; the last (scalar) is always supported.
 const std::vector<Isa>& isas();
 
 // The fastest supported ISA, or the one that GPTOSS_ISA names. Throws BackendError if that is

@@ -1,8 +1,7 @@
 #define GPTOSS_ISA_NAMESPACE scalar
+#define GPTOSS_ISA_SIMD "cpu/simd/scalar.h"
+#define GPTOSS_ISA_PANELS "cpu/kernels/q8_panels_none.inl.h"
 
-#include "cpu/simd/scalar.h"
-#include "cpu/kernels/q8_panels_none.inl.h"
-// The kernels come after the vectors and panels that they are written in.
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {

@@ -1,5 +1,4 @@
-// Rows of bf16 held in 12 bits (core/bf12.h), made into bf16 again for matmuls that read that.
-// Included after the instruction set's simd header.
+// Rows of bf16 stored in 12 bits (core/bf12.h), unpacked to bf16 again for matmuls that read that.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +6,7 @@
 
 #include "core/bf12.h"
 #include "cpu/kernels/kernels.h"
+#include GPTOSS_ISA_SIMD
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
@@ -20,12 +20,12 @@ struct Bf12Row {
 
   Bf12Row() = default;
   Bf12Row(const MatmulTask& task, int64_t row) {
-    low = static_cast<const uint8_t*>(task.weights) + row * bf12_row_bytes(task.k);
-    nibbles = low + bf12_nibbles_offset(task.k);
-    table = low + bf12_table_offset(task.k);
-    escaped = low + bf12_escaped_offset(task.k);
-    escapes =
-        static_cast<const uint16_t*>(task.scales) + int64_t{kBf12Group} * bf12_first(low, task.k);
+    low = static_cast<const uint8_t*>(task.w.data) + row * bf12_row_bytes(task.w.k);
+    nibbles = low + bf12_nibbles_offset(task.w.k);
+    table = low + bf12_table_offset(task.w.k);
+    escaped = low + bf12_escaped_offset(task.w.k);
+    escapes = static_cast<const uint16_t*>(task.w.scales) +
+              int64_t{kBf12Group} * bf12_first(low, task.w.k);
   }
 
   // Bits of groups 64 * word and on.
@@ -47,7 +47,7 @@ struct Bf12Row {
     return escapes + int64_t{kBf12Group} * before;
   }
 
-  // Asks for a group of a row one tile further. From memory, two threads of Zen 4 read 30 GB/s with
+  // A group of the row one tile further. From memory, two threads of Zen 4 read 30 GB/s with
   // it, 23 without.
   void prefetch(int group, int64_t tile_bytes) const {
     __builtin_prefetch(low + tile_bytes + kBf12Group * group, 0, 2);
@@ -70,27 +70,27 @@ inline constexpr int kBf12Rows = 64;
 // What kBf16 makes of the unpacked rows.
 template <const Matmul& kBf16>
 void matmul_bf12(const MatmulTask& task) {
-  const int64_t most = int64_t{kBf12Rows} * task.k + kBf12Group;
+  const int64_t most = int64_t{kBf12Rows} * task.w.k + kBf12Group;
   auto* const unpacked = reinterpret_cast<uint16_t*>(thread_scratch(most * sizeof(uint16_t)));
-  const int64_t row_bytes = bf12_row_bytes(task.k);
-  const int groups = static_cast<int>(bf12_padded(task.k) / kBf12Group);
+  const int64_t row_bytes = bf12_row_bytes(task.w.k);
+  const int groups = static_cast<int>(bf12_padded(task.w.k) / kBf12Group);
   MatmulTask part = task;
-  part.weights = unpacked;
+  part.w = {.format = Format::bf16, .n = kBf12Rows, .k = task.w.k, .data = unpacked};
   for (int row = task.row_begin; row < task.row_end; row += kBf12Rows) {
     const int count = task.row_end - row < kBf12Rows ? task.row_end - row : kBf12Rows;
     for (int r = 0; r < count; ++r) {
       const Bf12Row source(task, row + r);
       // The last group writes into the next row, whose turn comes.
       for (int g = 0; g < groups; ++g) {
-        source.unpack(g, unpacked + int64_t{r} * task.k + kBf12Group * g);
+        source.unpack(g, unpacked + int64_t{r} * task.w.k + kBf12Group * g);
       }
     }
     part.row_begin = 0;
     part.row_end = count;
     part.bias = task.bias == nullptr ? nullptr : task.bias + row;
     part.y = task.y + (row - task.row_begin);
-    part.later = static_cast<const uint8_t*>(task.weights) + (row + count) * row_bytes;
-    part.later_stride = row_bytes;
+    part.prefetch = static_cast<const uint8_t*>(task.w.data) + (row + count) * row_bytes;
+    part.prefetch_stride = row_bytes;
     kBf16.run(part);
   }
 }

@@ -90,10 +90,10 @@ struct WeightBlock {
 class WeightBlocks {
  public:
   WeightBlocks(const MatmulTask& task, int row, int n_rows)
-      : weights_(static_cast<const uint8_t*>(task.weights) + int64_t{row} * task.k * 2),
-        row_bytes_(int64_t{task.k} * 2),
+      : weights_(static_cast<const uint8_t*>(task.w.data) + int64_t{row} * task.w.k * 2),
+        row_bytes_(int64_t{task.w.k} * 2),
         n_rows_(n_rows),
-        full_blocks_(task.k / 32) {}
+        full_blocks_(task.w.k / 32) {}
 
   WeightBlock operator[](int block) {
     if (block < full_blocks_) return {weights_ + 64 * block, row_bytes_};
@@ -168,11 +168,11 @@ void store_products(const MatmulTask& task, const TileShape& shape, int row, int
 // `n_tiles` tiles of rows from `row` on, times `n_groups` groups of tokens from `token` on.
 void multiply_tiles(const MatmulTask& task, const TileShape& shape, WeightBlocks& weights, int row,
                     int n_tiles, int token, int n_groups) {
-  const int blocks = static_cast<int>(packed_size(task.k) / 32);
+  const int blocks = static_cast<int>(packed_size(task.w.k) / 32);
   const int64_t tile_bytes = int64_t{kPairs} * shape.tokens * 4;
   const int64_t low_offset = blocks * tile_bytes;
-  const auto* const x = static_cast<const uint8_t*>(task.x) + token * amx_row_bytes(task.k);
-  const auto* const x1 = x + kGroupTokens * amx_row_bytes(task.k);
+  const auto* const x = static_cast<const uint8_t*>(task.x) + token * amx_row_bytes(task.w.k);
+  const auto* const x1 = x + kGroupTokens * amx_row_bytes(task.w.k);
   const int64_t stride = int64_t{4} * shape.tokens;
   const bool two_tiles = n_tiles == 2;
   _tile_zero(0);

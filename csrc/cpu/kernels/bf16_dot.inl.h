@@ -11,8 +11,6 @@
 
 #include "cpu/kernels/kernels.h"
 #include "cpu/simd/avx512.h"
-// After the vectors that it unpacks to.
-#include "cpu/kernels/bf12.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
@@ -42,7 +40,8 @@ class DotRow {
  public:
   DotRow() = default;
   DotRow(const MatmulTask& task, int row)
-      : weights_(static_cast<const uint16_t*>(task.weights) + int64_t{row} * task.k), k_(task.k) {}
+      : weights_(static_cast<const uint16_t*>(task.w.data) + int64_t{row} * task.w.k),
+        k_(task.w.k) {}
 
   __m512bh operator[](int block) const {
     return (__m512bh)_mm512_loadu_si512(weights_ + 32 * block);
@@ -51,7 +50,7 @@ class DotRow {
     const __mmask32 mask = (uint32_t{1} << (k_ - 32 * block)) - 1;
     return (__m512bh)_mm512_maskz_loadu_epi16(mask, weights_ + 32 * block);
   }
-  // Asks for what comes soon.
+  // A little ahead in the same row.
   void prefetch(int block) const {
     const uint16_t* const at = weights_ + 32 * block;
     __builtin_prefetch(at + 256);
@@ -72,25 +71,26 @@ void store_sums(const MatmulTask& task, int row, int token, const __m512 (&sums)
   }
 }
 
-// What a tile asks memory for: nothing, the rows of the next tile, or these and once more what
-// comes soon in its own.
-enum class Ask { kNothing, kNext, kNextAndSoon };
+// Which lines a tile prefetches: none, those of the next tile's rows, or these and once more those
+// a little ahead in its own.
+enum class Prefetch { kNone, kNext, kNextAndSoon };
 
 // kRows x kTokens outputs, all of K.
-template <int kRows, int kTokens, Ask kAsk>
+template <int kRows, int kTokens, Prefetch kPrefetch>
 void dot_tile(const MatmulTask& task, int row, int token) {
   DotRow rows[kRows];
   for (int r = 0; r < kRows; ++r) rows[r] = DotRow(task, row + r);
-  // What comes after these rows, into the second-level cache: the hardware does not foresee where
-  // the next tile is, and seems to drop requests when it has many. From memory, two
-  // threads of Zen 4 read 15 GB/s for 8 tokens if nothing is asked for, 26 with the next rows, 31
-  // if all is asked for again shortly before it is used.
-  const int64_t row_bytes = int64_t{task.k} * 2;
-  const uint8_t* const later =
-      task.later != nullptr ? task.later + (row - task.row_begin) * task.later_stride
-                            : static_cast<const uint8_t*>(task.weights) + (row + kRows) * row_bytes;
-  const int64_t later_stride = task.later != nullptr ? task.later_stride : row_bytes;
-  const int64_t stride = dot_row_bytes(task.k);
+  // The rows that follow are prefetched into the second-level cache: the hardware prefetcher cannot
+  // tell where the next tile is. From memory, two threads of Zen 4 read 15 GB/s for 8 tokens
+  // without, 26 with the next rows, 31 if each row is prefetched once more shortly before its use:
+  // a tile issues more prefetches than there are fill buffers.
+  const int64_t row_bytes = int64_t{task.w.k} * 2;
+  const uint8_t* const next =
+      task.prefetch != nullptr
+          ? task.prefetch + (row - task.row_begin) * task.prefetch_stride
+          : static_cast<const uint8_t*>(task.w.data) + (row + kRows) * row_bytes;
+  const int64_t next_stride = task.prefetch != nullptr ? task.prefetch_stride : row_bytes;
+  const int64_t stride = dot_row_bytes(task.w.k);
   const auto* const x = static_cast<const uint8_t*>(task.x) + token * stride;
   __m512 sums[kTokens][kRows];
   for (int t = 0; t < kTokens; ++t) {
@@ -98,16 +98,16 @@ void dot_tile(const MatmulTask& task, int row, int token) {
   }
   const auto add_block = [&](int block, auto weights_of) {
     const auto weights_at = [&](int r) {
-      if constexpr (kAsk != Ask::kNothing) {
-        __builtin_prefetch(later + r * later_stride + 64 * block, 0, 2);
+      if constexpr (kPrefetch != Prefetch::kNone) {
+        __builtin_prefetch(next + r * next_stride + 64 * block, 0, 2);
       }
-      if constexpr (kAsk == Ask::kNextAndSoon) rows[r].prefetch(block);
+      if constexpr (kPrefetch == Prefetch::kNextAndSoon) rows[r].prefetch(block);
       return weights_of(rows[r]);
     };
     const auto inputs_at = [&](int t) {
       return (__m512bh)_mm512_loadu_si512(x + t * stride + 64 * block);
     };
-    // What is held in registers beside the sums: beyond 6 tokens there is no room for all inputs.
+    // What is kept in registers beside the sums: beyond 6 tokens there is no room for all inputs.
     if constexpr (kTokens > kDotTokens) {
       __m512bh weights[kRows];
       for (int r = 0; r < kRows; ++r) weights[r] = weights_at(r);
@@ -128,11 +128,11 @@ void dot_tile(const MatmulTask& task, int row, int token) {
       }
     }
   };
-  const int full_blocks = task.k / 32;
+  const int full_blocks = task.w.k / 32;
   for (int block = 0; block < full_blocks; ++block) {
     add_block(block, [block](const DotRow& weights) { return weights[block]; });
   }
-  if (task.k % 32 != 0) {
+  if (task.w.k % 32 != 0) {
     add_block(full_blocks, [=](const DotRow& weights) { return weights.tail(full_blocks); });
   }
   store_sums<kRows, kTokens>(task, row, token, sums);
@@ -141,56 +141,57 @@ void dot_tile(const MatmulTask& task, int row, int token) {
 // Tokens [token, token_end) of kRows rows.
 template <int kRows>
 void dot_rows(const MatmulTask& task, int row, int token, int token_end) {
-  // What one tile asks for is more than the hardware can note at once: the second asks again.
+  // One tile issues more prefetches than there are fill buffers: the second repeats them.
   for (int tile = 0; tile < 2 && token + kDotTokens <= token_end; ++tile, token += kDotTokens) {
-    dot_tile<kRows, kDotTokens, Ask::kNext>(task, row, token);
+    dot_tile<kRows, kDotTokens, Prefetch::kNext>(task, row, token);
   }
   for (; token + kDotTokens <= token_end; token += kDotTokens) {
-    dot_tile<kRows, kDotTokens, Ask::kNothing>(task, row, token);
+    dot_tile<kRows, kDotTokens, Prefetch::kNone>(task, row, token);
   }
   switch (token_end - token) {
     case 5:
-      return dot_tile<kRows, 5, Ask::kNext>(task, row, token);
+      return dot_tile<kRows, 5, Prefetch::kNext>(task, row, token);
     case 4:
-      return dot_tile<kRows, 4, Ask::kNext>(task, row, token);
+      return dot_tile<kRows, 4, Prefetch::kNext>(task, row, token);
     case 3:
-      return dot_tile<kRows, 3, Ask::kNext>(task, row, token);
+      return dot_tile<kRows, 3, Prefetch::kNext>(task, row, token);
     case 2:
-      return dot_tile<kRows, 2, Ask::kNext>(task, row, token);
+      return dot_tile<kRows, 2, Prefetch::kNext>(task, row, token);
     case 1:
-      return dot_tile<kRows, 1, Ask::kNext>(task, row, token);
+      return dot_tile<kRows, 1, Prefetch::kNext>(task, row, token);
     default:
       return;
   }
 }
 
 // All tokens at once: rows are passed over once.
-template <int kRows, int kTokens, Ask kAsk>
+template <int kRows, int kTokens, Prefetch kPrefetch>
 void dot_all_at_once(const MatmulTask& task) {
   int row = task.row_begin;
-  for (; row + kRows <= task.row_end; row += kRows) dot_tile<kRows, kTokens, kAsk>(task, row, 0);
-  for (; row < task.row_end; ++row) dot_tile<1, kTokens, kAsk>(task, row, 0);
+  for (; row + kRows <= task.row_end; row += kRows)
+    dot_tile<kRows, kTokens, kPrefetch>(task, row, 0);
+  for (; row < task.row_end; ++row) dot_tile<1, kTokens, kPrefetch>(task, row, 0);
 }
 
 void matmul_bf16_dot(const MatmulTask& task) {
   switch (task.tokens) {
-    case 1:  // eight rows in turn are asked for well enough
-      return dot_all_at_once<kDotRowsOneToken, 1, Ask::kNext>(task);
+    case 1:  // eight rows in turn are prefetched well enough
+      return dot_all_at_once<kDotRowsOneToken, 1, Prefetch::kNext>(task);
     case 2:
-      return dot_all_at_once<kDotRows, 2, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<kDotRows, 2, Prefetch::kNextAndSoon>(task);
     case 3:
-      return dot_all_at_once<kDotRows, 3, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<kDotRows, 3, Prefetch::kNextAndSoon>(task);
     case 4:
-      return dot_all_at_once<kDotRows, 4, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<kDotRows, 4, Prefetch::kNextAndSoon>(task);
     case 5:
-      return dot_all_at_once<kDotRows, 5, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<kDotRows, 5, Prefetch::kNextAndSoon>(task);
     case 6:
-      return dot_all_at_once<kDotRows, 6, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<kDotRows, 6, Prefetch::kNextAndSoon>(task);
     // 3 x 8 sums, 3 rows of weights and the activations of a token fit into registers too.
     case 7:
-      return dot_all_at_once<3, 7, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<3, 7, Prefetch::kNextAndSoon>(task);
     case 8:
-      return dot_all_at_once<3, 8, Ask::kNextAndSoon>(task);
+      return dot_all_at_once<3, 8, Prefetch::kNextAndSoon>(task);
     default:
       break;
   }
@@ -206,113 +207,6 @@ void matmul_bf16_dot(const MatmulTask& task) {
 }
 
 constexpr Matmul kBf16Dot = {"bf16", dot_row_bytes, dot_pack_block, matmul_bf16_dot};
-
-// ---- Weights in 12 bits -------------------------------------------------------------------------
-
-// The same outputs from rows of bf12, unpacked in registers: beside the sums there are a group of
-// each row and the activations of one token.
-template <int kRows, int kTokens, bool kPrefetch>
-void bf12_dot_tile(const MatmulTask& task, int row, int token) {
-  const int64_t row_bytes = bf12_row_bytes(task.k);
-  const int64_t stride = dot_row_bytes(task.k);
-  const auto* const x = static_cast<const uint8_t*>(task.x) + token * stride;
-  Bf12Row rows[kRows];
-  __m512i tables[kRows];
-  __m512 sums[kTokens][kRows];
-  for (int r = 0; r < kRows; ++r) {
-    rows[r] = Bf12Row(task, row + r);
-    tables[r] = load_bf12_table(rows[r].table);
-    for (int t = 0; t < kTokens; ++t) sums[t][r] = _mm512_setzero_ps();
-  }
-  const auto add_group = [&](int group, int blocks, auto weights_of) {
-    __m512i weights[kRows][2];
-    for (int r = 0; r < kRows; ++r) {
-      if constexpr (kPrefetch) rows[r].prefetch(group, kRows * row_bytes);
-      weights_of(r, weights[r]);
-    }
-    for (int b = 0; b < blocks; ++b) {
-      for (int t = 0; t < kTokens; ++t) {
-        const auto input = (__m512bh)_mm512_loadu_si512(x + t * stride + 128 * group + 64 * b);
-        for (int r = 0; r < kRows; ++r) {
-          sums[t][r] = _mm512_dpbf16_ps(sums[t][r], (__m512bh)weights[r][b], input);
-        }
-      }
-    }
-  };
-  const auto unpacked = [&](int group, int r, __m512i* weights) {
-    unpack_bf12(rows[r].low + kBf12Group * group, rows[r].nibbles + kBf12Group / 2 * group,
-                tables[r], weights[0], weights[1]);
-  };
-  const int blocks = static_cast<int>(packed_size(task.k) / 32);
-  for (int group = 0; 2 * group < blocks;) {
-    uint64_t escaped = 0;
-    for (const Bf12Row& r : rows) escaped |= r.escaped_word(group / 64);
-    for (int end = group + 64; group < end && 2 * group < blocks; ++group) {
-      const int in_group = 2 * group + 2 <= blocks ? 2 : 1;
-      if (in_group == 2 && (escaped >> group % 64 & 1) == 0) [[likely]] {
-        add_group(group, 2, [&](int r, __m512i* weights) { unpacked(group, r, weights); });
-        continue;
-      }
-      add_group(group, in_group, [&](int r, __m512i* weights) {
-        if (!rows[r].is_escaped(group)) return unpacked(group, r, weights);
-        const uint16_t* const escape = rows[r].escape(group);
-        weights[0] = _mm512_loadu_si512(escape);
-        weights[1] = _mm512_loadu_si512(escape + 32);
-      });
-    }
-  }
-  store_sums<kRows, kTokens>(task, row, token, sums);
-}
-
-// Up to here tiles of a few tokens, which unpack the same rows again and again, are faster than
-// rows that are unpacked into memory once.
-inline constexpr int kBf12TileTokens = 24;
-
-// All rows and tokens in tiles that fit into registers, kTokens first, then 8 at a time.
-template <int kRows, int kTokens>
-void bf12_dot_tiles(const MatmulTask& task) {
-  const auto all_tokens = [&]<int kTileRows>(int row) {
-    bf12_dot_tile<kTileRows, kTokens, true>(task, row, 0);
-    for (int token = kTokens; token < task.tokens; token += 8) {
-      bf12_dot_tile<kTileRows, 8, false>(task, row, token);
-    }
-  };
-  int row = task.row_begin;
-  for (; row + kRows <= task.row_end; row += kRows) all_tokens.template operator()<kRows>(row);
-  for (; row < task.row_end; ++row) all_tokens.template operator()<1>(row);
-}
-
-template <int kTokens>
-void bf12_dot_first(const MatmulTask& task) {
-  if constexpr (kTokens <= 4) {
-    if (task.tokens == kTokens) return bf12_dot_tiles<4, kTokens>(task);
-  }
-  bf12_dot_tiles<3, kTokens>(task);
-}
-
-void matmul_bf12_dot(const MatmulTask& task) {
-  if (task.tokens > kBf12TileTokens) return matmul_bf12<kBf16Dot>(task);
-  switch (task.tokens % 8) {
-    case 1:
-      return bf12_dot_first<1>(task);
-    case 2:
-      return bf12_dot_first<2>(task);
-    case 3:
-      return bf12_dot_first<3>(task);
-    case 4:
-      return bf12_dot_first<4>(task);
-    case 5:
-      return bf12_dot_first<5>(task);
-    case 6:
-      return bf12_dot_first<6>(task);
-    case 7:
-      return bf12_dot_first<7>(task);
-    default:
-      return bf12_dot_first<8>(task);
-  }
-}
-
-constexpr Matmul kBf12Dot = {"bf16", dot_row_bytes, dot_pack_block, matmul_bf12_dot};
 
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -1,7 +1,7 @@
 // The CPU kernels: one table per instruction set, one source (kernels.inl.h) behind all of them.
 //
-// Activations reach a matmul in the form that it asks for (Matmul below): as packed f32 rows,
-// padded with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
+// Activations reach a matmul in the form that it needs (Matmul below): as packed f32 rows, padded
+// with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
 // 16 odd ones, the order in which 32-bit lanes give up bf16 pairs and MXFP4 nibbles; or quantised
 // to int8 (Q8 rows below), so that products are exact integers within a block of 32, and only the
 // sum over blocks is f32; or as bf16, in rows or in tiles.
@@ -15,14 +15,16 @@
 #include "core/bf12.h"
 #include "core/kv_page.h"
 #include "core/q8.h"
+#include "cpu/kernels/sample.h"
+#include "model/matrix.h"
 
 namespace gptoss::cpu {
 
 inline constexpr int64_t packed_size(int64_t k) { return (k + 31) / 32 * 32; }
 
 // Bytes from one row of activations to the next. A tile reads the same columns of many rows: if
-// rows were a power of two apart, those would share a few places of the first-level cache and push
-// one another out.
+// rows were a power of two apart, those would share a few sets of the first-level cache and evict
+// one another.
 inline constexpr int64_t row_stride(int64_t bytes) {
   return bytes % 1024 == 0 ? bytes + 64 : bytes;
 }
@@ -38,25 +40,20 @@ inline constexpr int64_t q8_scales_offset(int64_t k) { return q8_padded(k); }
 inline constexpr int64_t q8_corrections_offset(int64_t k) { return q8_padded(k) / 8 * 9; }
 inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10; }
 
-// A row of K weights in int8, 32 with a scale: w = code * scale / 2, codes in [-127, 127]. Codes
-// lie in groups of 4 blocks: (2, 4, 16), all even elements before all odd ones, the last group with
-// as many blocks as are left; scales (K/32) bf16. K is a multiple of 32.
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {
   const void* x;  // activations in the matmul's form
   int tokens;
-  int k;
-  const void* weights;  // bf16 (N, K), bf12 rows, MXFP4 blocks (N, K/32, 16) or int8 codes (N, K)
-  const void* scales;   // (N, K/32): E8M0 for MXFP4, bf16 for int8; bf12's escapes; null for bf16
-  const float* bias;    // (N), nullable
-  float* y;             // (tokens, row_end - row_begin), rows y_stride apart
+  Matrix w;           // (N, K)
+  const float* bias;  // (N), nullable
+  float* y;           // (tokens, row_end - row_begin), rows y_stride apart
   int64_t y_stride;
   bool accumulate;  // add to y instead of overwriting it
   int row_begin, row_end;
-  // Where weights are a copy: what the next ones will be made of, for kernels to ask for. Row
-  // row_begin + r stands for later + r * later_stride bytes.
-  const uint8_t* later = nullptr;
-  int64_t later_stride = 0;
+  // Where weights are a copy: what the next ones will be made of, to prefetch. Row row_begin + r
+  // stands for prefetch + r * prefetch_stride bytes.
+  const uint8_t* prefetch = nullptr;
+  int64_t prefetch_stride = 0;
 };
 
 // Writes the sum of one row and token.
@@ -67,12 +64,12 @@ struct MatmulTask {
   y = task.accumulate ? y + sum : sum;
 }
 
-// Most tokens that pack() takes: a group, which lies contiguous.
+// Most tokens that pack() takes: a group, which is contiguous.
 inline constexpr int kGroupTokens = 16;
 
 // A matmul and the form in which it takes activations.
 struct Matmul {
-  const char* inputs;  // what it makes of activations, for people
+  const char* inputs;  // how activations are rounded: text for Backend::description()
   // Bytes of activations per token; token t's group begins at t / 16 * 16 rows.
   int64_t (*row_bytes)(int64_t k);
   // Writes a block of 32 of K of a group: x (tokens <= 16, 32) f32, rows x_stride apart, zero
@@ -84,6 +81,10 @@ struct Matmul {
   // Writes a group: tokens <= 16 rows of k f32.
   void pack(const float* const* rows, int tokens, int k, uint8_t* group) const;
 };
+
+// How activations reach a matmul: as f32, or in whatever form is fastest for the weights' format
+// and errs no more than bf16 does.
+enum class Inputs : uint8_t { exact, fast };
 
 // The elements of the KV cache. int8 has an f32 scale for each token's key and each token's value
 // of each head: x = code * scale, codes in [-127, 127].
@@ -137,18 +138,21 @@ struct Kernels {
 
   // y (n) = x / sqrt(mean(x^2) + eps) * weight; y may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);
-  // From packed f32 rows: 16 lanes over K, then a tree.
-  Matmul bf16;
-  Matmul mxfp4;
-  // bf16 weights as fast as the CPU can, with activations of no fewer bits than bf16: `bf16` again,
-  // or what the instruction set has that is better.
-  Matmul bf16_fast;
-  // The bits of bf16_fast from weights in 12 bits.
-  Matmul bf12;
-  // From Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in order; then
-  // (chain 0 + chain 2) + (chain 1 + chain 3). A scale byte of 0 (2^-127) counts as zero.
-  Matmul mxfp4_q8;
-  Matmul q8;
+  // The matmuls by the format of their weights.
+  //   exact      from packed f32 rows: 16 lanes over K, then a tree
+  //   bf16.fast  the same, or what the instruction set has that is better, with activations of no
+  //              fewer bits than bf16
+  //   bf12.fast  the bits of bf16.fast
+  //   q8.fast    from Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in
+  //              order; then (chain 0 + chain 2) + (chain 1 + chain 3)
+  //   mxfp4.fast likewise; a scale byte of 0 (2^-127) counts as zero
+  struct Variants {
+    Matmul exact, fast;
+  };
+  Variants bf16, bf12, q8, mxfp4;
+  // Throws std::invalid_argument where there is none: bf12 and q8 take fast inputs only.
+  const Matmul& matmul(Format format, Inputs inputs) const;
+
   // codes (k) and scales (k/32) of a row of int8 weights from bf16 w (k).
   void (*encode_q8_weights)(const uint16_t* w, int k, int8_t* codes, uint16_t* scales);
   // x (n) f32 from bf16 bits.
@@ -168,6 +172,7 @@ struct Kernels {
                            int64_t out_stride);
   // y (n) += weight * x (n)
   void (*add_scaled)(const float* x, float weight, int n, float* y);
+  SampleKernels sample;
 };
 
 // This thread's room for so many bytes, from a cache line on, overwritten by the next call.

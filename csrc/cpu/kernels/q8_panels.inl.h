@@ -1,7 +1,7 @@
 // Q8 rows times many tokens: what the instruction sets' panels have in common.
 //
 // A panel is some rows, one per lane of two registers. A chunk of K is unpacked once, then
-// all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4_q8), so
+// all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4.fast), so
 // that a sum is one register. Included after the file that has the instruction set's own part:
 //   kPanelSize, kChunkBlocks, kPanelTokens   rows, blocks of a chunk, tokens that pass together
 //   kHasPanels<Group>, kFewestPanelTokens<Group>
@@ -14,12 +14,13 @@
 #include <cstring>
 
 #include "cpu/kernels/kernels.h"
+#include GPTOSS_ISA_SIMD
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
-// Asks for the chunk that comes next, a few rows at a time: they are too far apart for the hardware
-// to foresee them, and it drops many of a hundred requests made at once.
+// Prefetches the next chunk, a few rows at a time: they are too far apart for the hardware
+// prefetcher, and a hundred prefetches at once are more than there are fill buffers.
 struct NextChunk {
   const uint8_t* row;
   int64_t row_bytes;
@@ -33,29 +34,29 @@ struct NextChunk {
   }
 };
 
-// The chunk from block `begin` of the panel at `row`, to be asked for in so many calls.
+// The chunk from block `begin` of the panel at `row`, to be prefetched in so many calls.
 template <class Group>
 NextChunk next_chunk(const MatmulTask& task, int row, int begin, int calls) {
-  const int64_t row_bytes = task.k / kQ8Block * int64_t{Group::kBlockBytes};
-  return {static_cast<const uint8_t*>(task.weights) + row * row_bytes + begin * Group::kBlockBytes,
+  const int64_t row_bytes = task.w.k / kQ8Block * int64_t{Group::kBlockBytes};
+  return {static_cast<const uint8_t*>(task.w.data) + row * row_bytes + begin * Group::kBlockBytes,
           row_bytes, kChunkBlocks * Group::kBlockBytes, kPanelSize,
           (kPanelSize + calls - 1) / calls};
 }
 
-// Asks for the scales of the panel at `row`, which lie together: the share that falls to blocks
+// Prefetches the scales of the panel at `row`, which are contiguous: the share that falls to blocks
 // [begin, begin + count).
 template <class Group>
 void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
   constexpr int kBytes = kPanelSize * sizeof(typename Group::Scale);
-  const int64_t row_blocks = task.k / kQ8Block;
-  const auto* const scales = static_cast<const typename Group::Scale*>(task.scales);
+  const int64_t row_blocks = task.w.k / kQ8Block;
+  const auto* const scales = static_cast<const typename Group::Scale*>(task.w.scales);
   const auto* const panel = reinterpret_cast<const uint8_t*>(scales + row * row_blocks);
   for (int byte = begin * kBytes; byte < (begin + count) * kBytes; byte += 64) {
     __builtin_prefetch(panel + byte, 0, 2);
   }
 }
 
-// The same for tokens [token, token + n_tokens), asking for the next chunk between them.
+// The same for tokens [token, token + n_tokens), prefetching the next chunk between them.
 template <class Group, bool kExponents>
 void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
                          int token, int n_tokens, TokenSums* sums, NextChunk next) {
@@ -97,7 +98,7 @@ void matmul_q8_panels(const MatmulTask& task) {
   constexpr int kTokensAtOnce = 128;  // 32 or 64 kB of sums, in the second-level cache
   alignas(64) TokenSums sums[kTokensAtOnce];
   UnpackedChunk chunk;
-  const int blocks = task.k / kMxfp4BlockSize;
+  const int blocks = task.w.k / kMxfp4BlockSize;
   constexpr bool kAdds = kAddsExponents<Group>;
   const bool exponents = kAdds && exponents_can_be_added(task);
   for (int row = task.row_begin; row < task.row_end; row += kPanelSize) {

@@ -2,7 +2,7 @@
 //
 // A panel is 16 rows, unpacked once for all tokens. A tile product is one block of 32 of 16 tokens
 // and 16 rows, exact; the vector units scale it and add it to the chain that it belongs to (see
-// Kernels::mxfp4_q8), 16 registers of sums, while the next products run.
+// Kernels::mxfp4.fast), 16 registers of sums, while the next products run.
 #pragma once
 
 #include <immintrin.h>
@@ -48,13 +48,13 @@ struct UnpackedPanel {
 
 template <class Group>
 void unpack_panel(const MatmulTask& task, int row, const UnpackedPanel& panel) {
-  const int blocks = task.k / kQ8Block;
+  const int blocks = task.w.k / kQ8Block;
   for (int b = 0; b < blocks; ++b) {
     unpack_block<0, 1>(static_cast<const Group*>(nullptr), task, row, b,
                        panel.codes + kBlockQuads * b);
   }
   const auto* const scales =
-      static_cast<const typename Group::Scale*>(task.scales) + static_cast<int64_t>(row) * blocks;
+      static_cast<const typename Group::Scale*>(task.w.scales) + static_cast<int64_t>(row) * blocks;
   for (int b = 0; b < blocks; b += kLanes) {
     const int count = blocks - b < kLanes ? blocks - b : kLanes;
     unpack_scales<1>(scales + b, blocks, count, panel.scales + b);
@@ -107,8 +107,8 @@ inline void add_products(const __m512i* products, __m512 scales, const float* x_
 template <int kTokens>
 void multiply_panel(const MatmulTask& task, const UnpackedPanel& panel, const float* x_scales,
                     int row, int token, int n) {
-  const int blocks = task.k / kQ8Block;
-  const int64_t x_stride = q8_row_bytes(task.k);
+  const int blocks = task.w.k / kQ8Block;
+  const int64_t x_stride = q8_row_bytes(task.w.k);
   const auto* const x = static_cast<const uint8_t*>(task.x) + token * x_stride;
   alignas(64) __m512i exact[2][kTilesAhead][kTileTokensAmx];
   __m512 chains[4][kTileTokensAmx];
@@ -158,17 +158,17 @@ void configure_q8_tiles(int tokens) {
 template <class Group>
 void matmul_q8_panels(const MatmulTask& task) {
   const TilesInUse in_use;
-  const int blocks = task.k / kQ8Block;
+  const int blocks = task.w.k / kQ8Block;
   const int tiles = (task.tokens + kTileTokensAmx - 1) / kTileTokensAmx;
   Line* const lines = scratch_lines(static_cast<size_t>(blocks) * (kBlockQuads + 1 + tiles));
   const UnpackedPanel panel = {reinterpret_cast<__m512i*>(lines),
                                reinterpret_cast<__m512*>(lines + kBlockQuads * int64_t{blocks})};
   auto* const x_scales = reinterpret_cast<float*>(lines + (kBlockQuads + 1) * int64_t{blocks});
   for (int t = 0; t < task.tokens; ++t) {
-    const auto* const row = static_cast<const uint8_t*>(task.x) + t * q8_row_bytes(task.k);
+    const auto* const row = static_cast<const uint8_t*>(task.x) + t * q8_row_bytes(task.w.k);
     float* const to = x_scales + t / kTileTokensAmx * int64_t{16} * blocks + t % kTileTokensAmx;
     for (int b = 0; b < blocks; ++b) {
-      std::memcpy(to + 16 * b, row + q8_scales_offset(task.k) + 4 * b, sizeof(float));
+      std::memcpy(to + 16 * b, row + q8_scales_offset(task.w.k) + 4 * b, sizeof(float));
     }
   }
   int configured = 0;

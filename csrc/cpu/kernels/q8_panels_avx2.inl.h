@@ -12,6 +12,7 @@
 
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/q8_row.inl.h"
+#include "cpu/kernels/transpose_words.inl.h"
 #include "cpu/simd/avx2.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
@@ -57,28 +58,20 @@ inline void transpose_words(const uint8_t* bytes, int64_t row_bytes, __m256i (&w
     };
     rows[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load(q)), load(q + 4), 1);
   }
-  const __m256i low01 = _mm256_unpacklo_epi32(rows[0], rows[1]);
-  const __m256i high01 = _mm256_unpackhi_epi32(rows[0], rows[1]);
-  const __m256i low23 = _mm256_unpacklo_epi32(rows[2], rows[3]);
-  const __m256i high23 = _mm256_unpackhi_epi32(rows[2], rows[3]);
-  words[0] = _mm256_unpacklo_epi64(low01, low23);
-  words[1] = _mm256_unpackhi_epi64(low01, low23);
-  words[2] = _mm256_unpacklo_epi64(high01, high23);
-  words[3] = _mm256_unpackhi_epi64(high01, high23);
+  transpose_words(rows, words);
 }
 
 // Blocks [begin, begin + count) of the panel that starts at `row`.
 template <class Group>
 void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
-  const int64_t row_blocks = task.k / kQ8Block;
+  const int64_t row_blocks = task.w.k / kQ8Block;
   const int64_t row_bytes = row_blocks * kMxfp4BlockBytes;
-  const __m256i table = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+  const __m256i table = _mm256_broadcastsi128_si256(load_table(kE2m1DoubledPlus16));
   const __m256i low_nibbles = _mm256_set1_epi8(15);
   for (int v = 0; v < kPanelVectors; ++v) {
     const int64_t first = row + v * kLanes;
-    const auto* const codes = static_cast<const uint8_t*>(task.weights) + first * row_bytes;
-    const auto* const scales = static_cast<const uint8_t*>(task.scales) + first * row_blocks;
+    const auto* const codes = static_cast<const uint8_t*>(task.w.data) + first * row_bytes;
+    const auto* const scales = static_cast<const uint8_t*>(task.w.scales) + first * row_blocks;
     for (int b = 0; b < count; ++b) {
       __m256i words[4];
       transpose_words(codes + (begin + b) * kMxfp4BlockBytes, row_bytes, words);
@@ -164,3 +157,6 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
 
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE
+
+// The loops over panels, chunks and tokens are written in what is above.
+#include "cpu/kernels/q8_panels.inl.h"

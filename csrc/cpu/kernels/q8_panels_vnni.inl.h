@@ -61,9 +61,9 @@ inline __mmask16 in_exponent_range(__m512 scales) {
 
 // Whether exponents can be added to all scales of the activations: none is zero, huge or NaN.
 bool exponents_can_be_added(const MatmulTask& task) {
-  const int blocks = task.k / kQ8Block;
-  const auto* row = static_cast<const uint8_t*>(task.x) + q8_scales_offset(task.k);
-  for (int t = 0; t < task.tokens; ++t, row += q8_row_bytes(task.k)) {
+  const int blocks = task.w.k / kQ8Block;
+  const auto* row = static_cast<const uint8_t*>(task.x) + q8_scales_offset(task.w.k);
+  for (int t = 0; t < task.tokens; ++t, row += q8_row_bytes(task.w.k)) {
     const auto* const scales = reinterpret_cast<const float*>(row);
     for (int b = 0; b < blocks; b += kLanes) {
       const int count = blocks - b < kLanes ? blocks - b : kLanes;
@@ -101,7 +101,7 @@ inline constexpr int kOffset<Mxfp4Group> = 16;
 // Blocks [begin, begin + count) of the panel that starts at `row`.
 template <class Group>
 void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
-  const int64_t row_blocks = task.k / kQ8Block;
+  const int64_t row_blocks = task.w.k / kQ8Block;
   for (int v = 0; v < kPanelVectors; ++v) {
     const int64_t first = row + v * kLanes;
     for (int b = 0; b < count; ++b) {
@@ -109,7 +109,7 @@ void unpack_chunk(const MatmulTask& task, int row, int begin, int count, Unpacke
                                                   begin + b, &chunk.codes[b][0][v]);
     }
     unpack_scales<kPanelVectors>(
-        static_cast<const typename Group::Scale*>(task.scales) + first * row_blocks + begin,
+        static_cast<const typename Group::Scale*>(task.w.scales) + first * row_blocks + begin,
         row_blocks, count, &chunk.scales[0][v]);
   }
 }
@@ -179,3 +179,6 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
 
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE
+
+// The loops over panels, chunks and tokens are written in what is above.
+#include "cpu/kernels/q8_panels.inl.h"

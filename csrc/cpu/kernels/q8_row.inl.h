@@ -16,10 +16,10 @@ struct Q8Row {
   Q8Row() = default;
   // From block `begin` on.
   Q8Row(const MatmulTask& task, int token, int begin = 0) {
-    const auto* const row = static_cast<const uint8_t*>(task.x) + token * q8_row_bytes(task.k);
+    const auto* const row = static_cast<const uint8_t*>(task.x) + token * q8_row_bytes(task.w.k);
     codes = reinterpret_cast<const int8_t*>(row) + kQ8Block * begin;
-    scales = reinterpret_cast<const float*>(row + q8_scales_offset(task.k)) + begin;
-    corrections = reinterpret_cast<const int32_t*>(row + q8_corrections_offset(task.k)) + begin;
+    scales = reinterpret_cast<const float*>(row + q8_scales_offset(task.w.k)) + begin;
+    corrections = reinterpret_cast<const int32_t*>(row + q8_corrections_offset(task.w.k)) + begin;
   }
 };
 

@@ -1,5 +1,5 @@
-// Weights of 16 rows, unpacked for the matmuls of many tokens: bytes that lie as integer dot
-// products read them, 4 elements of each row after the other, and scales as f32.
+// Weights of 16 rows, unpacked for the matmuls of many tokens: bytes in the order in which integer
+// dot products read them, 4 elements of each row after the other, and scales as f32.
 #pragma once
 
 #include <immintrin.h>
@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/mxfp4.h"
+#include "cpu/kernels/transpose_words.inl.h"
 #include "cpu/simd/avx512.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
@@ -26,18 +27,10 @@ inline __m512i load_four_rows(const uint8_t* bytes, int64_t row_bytes) {
 
 // words[j] = the j-th 32-bit word of 16 rows, from 16 bytes of each.
 inline void transpose_words(const uint8_t* bytes, int64_t row_bytes, __m512i (&words)[4]) {
-  // Lane l of rows[q] holds the 16 bytes of row 4l + q; a 4 x 4 transpose of 32-bit words within
-  // each lane gives word j of rows 4l .. 4l + 3.
+  // Lane l of rows[q] holds the 16 bytes of row 4l + q.
   __m512i rows[4];
   for (int q = 0; q < 4; ++q) rows[q] = load_four_rows(bytes + q * row_bytes, row_bytes);
-  const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]);
-  const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
-  const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
-  const __m512i high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
-  words[0] = _mm512_unpacklo_epi64(low01, low23);
-  words[1] = _mm512_unpackhi_epi64(low01, low23);
-  words[2] = _mm512_unpacklo_epi64(high01, high23);
-  words[3] = _mm512_unpackhi_epi64(high01, high23);
+  transpose_words(rows, words);
 }
 
 // codes[0 .. 7] = block `block` of 16 rows from `row` on, kStep vectors apart: 4 quads of even
@@ -45,13 +38,12 @@ inline void transpose_words(const uint8_t* bytes, int64_t row_bytes, __m512i (&w
 template <int kOffset, int kStep>
 void unpack_block(const Mxfp4Group*, const MatmulTask& task, int64_t row, int block,
                   __m512i* codes) {
-  const int64_t row_bytes = task.k / kMxfp4BlockSize * kMxfp4BlockBytes;
+  const int64_t row_bytes = task.w.k / kMxfp4BlockSize * kMxfp4BlockBytes;
   const auto* const first =
-      static_cast<const uint8_t*>(task.weights) + row * row_bytes + block * kMxfp4BlockBytes;
+      static_cast<const uint8_t*>(task.w.data) + row * row_bytes + block * kMxfp4BlockBytes;
   __m512i words[4];
   transpose_words(first, row_bytes, words);
-  const __m512i values = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  const __m512i values = _mm512_broadcast_i32x4(load_table(kE2m1Doubled));
   const __m512i table = _mm512_add_epi8(values, _mm512_set1_epi8(static_cast<char>(kOffset)));
   const __m512i low_nibbles = _mm512_set1_epi8(15);
   for (int j = 0; j < 4; ++j) {
@@ -63,14 +55,14 @@ void unpack_block(const Mxfp4Group*, const MatmulTask& task, int64_t row, int bl
 
 template <int kOffset, int kStep>
 void unpack_block(const Q8Group*, const MatmulTask& task, int64_t row, int block, __m512i* codes) {
-  const int blocks = task.k / kQ8Block;
+  const int blocks = task.w.k / kQ8Block;
   const int in_group = blocks - block / 4 * 4 < 4 ? blocks - block / 4 * 4 : 4;
-  const auto* const even = static_cast<const uint8_t*>(task.weights) + row * task.k +
+  const auto* const even = static_cast<const uint8_t*>(task.w.data) + row * task.w.k +
                            block / 4 * 4 * kQ8Block + block % 4 * 16;
   const __m512i offset = _mm512_set1_epi8(static_cast<char>(kOffset));
   for (int half = 0; half < 2; ++half) {
     __m512i words[4];
-    transpose_words(even + half * 16 * in_group, task.k, words);
+    transpose_words(even + half * 16 * in_group, task.w.k, words);
     for (int j = 0; j < 4; ++j) {
       codes[(4 * half + j) * kStep] = _mm512_add_epi8(words[j], offset);
     }

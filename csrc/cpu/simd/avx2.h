@@ -43,6 +43,7 @@ inline F32x16 div(F32x16 a, F32x16 b) {
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
 inline F32x16 min(F32x16 a, F32x16 b) {
   return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
@@ -71,6 +72,46 @@ inline __m256 keep_lanes8(__m256 a, int begin, int end, float fill) {
 inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   return {keep_lanes8(a.lo, begin, end, fill), keep_lanes8(a.hi, begin - 8, end - 8, fill)};
 }
+inline __m256 keep_bits8(__m256 a, uint32_t bits, float fill) {
+  const __m256i lane_bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane_bits);
+  return _mm256_blendv_ps(_mm256_set1_ps(fill), a,
+                          _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane_bits)));
+}
+inline F32x16 keep_bits(F32x16 a, uint32_t bits, float fill) {
+  return {keep_bits8(a.lo, bits, fill), keep_bits8(a.hi, bits >> 8, fill)};
+}
+inline uint32_t lanes_at_least(F32x16 a, float bound) {
+  const __m256 bounds = _mm256_set1_ps(bound);
+  const int lo = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, bounds, _CMP_GE_OQ));
+  const int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, bounds, _CMP_GE_OQ));
+  return static_cast<uint32_t>(lo | hi << 8);
+}
+inline void store_int32(int32_t* p, F32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvttps_epi32(a.lo));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_cvttps_epi32(a.hi));
+}
+// In f64, exact below 2^53.
+struct MassSum {
+  __m256d sums[4] = {};
+
+  void add(F32x16 a) {
+    add_quarter(0, _mm256_castps256_ps128(a.lo));
+    add_quarter(1, _mm256_extractf128_ps(a.lo, 1));
+    add_quarter(2, _mm256_castps256_ps128(a.hi));
+    add_quarter(3, _mm256_extractf128_ps(a.hi, 1));
+  }
+  uint64_t total() const {
+    double lanes[4];
+    _mm256_storeu_pd(
+        lanes, _mm256_add_pd(_mm256_add_pd(sums[0], sums[1]), _mm256_add_pd(sums[2], sums[3])));
+    return static_cast<uint64_t>(
+        static_cast<int64_t>((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])));
+  }
+
+ private:
+  void add_quarter(int i, __m128 a) { sums[i] = _mm256_add_pd(sums[i], _mm256_cvtps_pd(a)); }
+};
 inline float reduce_add(F32x16 a) {
   const __m256 lanes8 = _mm256_add_ps(a.lo, a.hi);
   __m128 lanes4 = _mm_add_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));
@@ -152,13 +193,16 @@ inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_
     _mm256_storeu_si256(to + 2, _mm256_unpackhi_epi8(lower, upper));
   }
 }
-// Eight codes in the low nibbles of the low 8 bytes -> scaled values. `table` holds 2 * value as
-// int8, so that one byte shuffle looks all of them up; `half_scale` undoes the factor.
+// A table of 16 bytes, for shuffles.
+inline __m128i load_table(const E2m1Bytes& table) {
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(table.byte));
+}
+// The low 8 bytes, doubled values, as scaled ones.
 inline __m256 e2m1_lanes8(__m128i doubled, __m256 half_scale) {
   return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(doubled)), half_scale);
 }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
-  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i table = load_table(kE2m1Doubled);
   const __m128i low_nibbles = _mm_set1_epi8(15);
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
   const __m128i low = _mm_shuffle_epi8(table, _mm_and_si128(bytes, low_nibbles));
@@ -170,6 +214,13 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   odd.lo = e2m1_lanes8(high, half_scale);
   odd.hi = e2m1_lanes8(_mm_srli_si128(high, 8), half_scale);
 }
+
+// Integers; interleaving is within lanes of 128 bits.
+using Integers = __m256i;
+inline __m256i interleave_low32(__m256i a, __m256i b) { return _mm256_unpacklo_epi32(a, b); }
+inline __m256i interleave_high32(__m256i a, __m256i b) { return _mm256_unpackhi_epi32(a, b); }
+inline __m256i interleave_low64(__m256i a, __m256i b) { return _mm256_unpacklo_epi64(a, b); }
+inline __m256i interleave_high64(__m256i a, __m256i b) { return _mm256_unpackhi_epi64(a, b); }
 
 // ---- int8 products ----------------------------------------------------------------------------
 // A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
@@ -198,8 +249,7 @@ struct Mxfp4Group {
   __m256i even[2], odd[2];
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    const __m256i table = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+    const __m256i table = _mm256_broadcastsi128_si256(load_table(kE2m1DoubledPlus16));
     const __m256i low_nibbles = _mm256_set1_epi8(15);
     uint8_t padded[64] = {};
     if (n_blocks < 4) {

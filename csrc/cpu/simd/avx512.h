@@ -32,6 +32,7 @@ inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F32x16 round(F32x16 a) {
@@ -50,6 +51,31 @@ inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   const auto keep = static_cast<__mmask16>(below_end & ~below_begin);
   return {_mm512_mask_blend_ps(keep, _mm512_set1_ps(fill), a.v)};
 }
+inline F32x16 keep_bits(F32x16 a, uint32_t bits, float fill) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), _mm512_set1_ps(fill), a.v)};
+}
+inline uint32_t lanes_at_least(F32x16 a, float bound) {
+  return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(bound), _CMP_GE_OQ);
+}
+inline void store_int32(int32_t* p, F32x16 a) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(a.v)); }
+// In f64, exact below 2^53.
+struct MassSum {
+  __m512d sums[2] = {};
+
+  void add(F32x16 a) {
+    sums[0] = _mm512_add_pd(sums[0], _mm512_cvtps_pd(_mm512_castps512_ps256(a.v)));
+    sums[1] = _mm512_add_pd(sums[1], _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1)));
+  }
+  uint64_t total() const {
+    const __m512d both = _mm512_add_pd(sums[0], sums[1]);
+    const __m256d four =
+        _mm256_add_pd(_mm512_castpd512_pd256(both), _mm512_extractf64x4_pd(both, 1));
+    double lanes[4];
+    _mm256_storeu_pd(lanes, four);
+    return static_cast<uint64_t>(
+        static_cast<int64_t>((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])));
+  }
+};
 inline float reduce_add(F32x16 a) {
   const __m256 lanes8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   __m128 lanes4 = _mm_add_ps(_mm256_castps256_ps128(lanes8), _mm256_extractf128_ps(lanes8, 1));
@@ -119,6 +145,10 @@ inline void unpack_bf12(const uint8_t* low, const uint8_t* nibbles, const uint8_
   _mm512_storeu_si512(out, first);
   _mm512_storeu_si512(out + 32, second);
 }
+// A table of 16 bytes, for shuffles.
+inline __m128i load_table(const E2m1Bytes& table) {
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(table.byte));
+}
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
   const __m512i bytes =
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
@@ -128,6 +158,13 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
   even.v = _mm512_permutexvar_ps(bytes, table);
   odd.v = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
 }
+
+// Integers; interleaving is within lanes of 128 bits.
+using Integers = __m512i;
+inline __m512i interleave_low32(__m512i a, __m512i b) { return _mm512_unpacklo_epi32(a, b); }
+inline __m512i interleave_high32(__m512i a, __m512i b) { return _mm512_unpackhi_epi32(a, b); }
+inline __m512i interleave_low64(__m512i a, __m512i b) { return _mm512_unpacklo_epi64(a, b); }
+inline __m512i interleave_high64(__m512i a, __m512i b) { return _mm512_unpackhi_epi64(a, b); }
 
 // ---- int8 products ----------------------------------------------------------------------------
 // A group is 4 blocks, 128 elements: of MXFP4 weights, doubled so that they are whole numbers in
@@ -157,8 +194,7 @@ struct Mxfp4Group : Codes128 {
   static constexpr int kBlockBytes = kMxfp4BlockBytes;
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    const __m512i table = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4));
+    const __m512i table = _mm512_broadcast_i32x4(load_table(kE2m1DoubledPlus16));
     const __m512i low_nibbles = _mm512_set1_epi8(15);
     const __m512i bytes =
         n_blocks == 4 ? _mm512_loadu_si512(blocks)

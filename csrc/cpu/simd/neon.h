@@ -56,6 +56,7 @@ inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   GPTOSS_QUARTERS c.q[i] = vfmaq_f32(c.q[i], a.q[i], b.q[i]);
   return c;
 }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
 inline F32x16 min(F32x16 a, F32x16 b) {
   GPTOSS_QUARTERS a.q[i] = vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]);
   return a;
@@ -89,6 +90,42 @@ inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   }
   return a;
 }
+inline F32x16 keep_bits(F32x16 a, uint32_t bits, float fill) {
+  const uint32_t first_bits[4] = {1, 2, 4, 8};
+  GPTOSS_QUARTERS {
+    const uint32x4_t keep = vtstq_u32(vdupq_n_u32(bits >> 4 * i), vld1q_u32(first_bits));
+    a.q[i] = vbslq_f32(keep, a.q[i], vdupq_n_f32(fill));
+  }
+  return a;
+}
+inline uint32_t lanes_at_least(F32x16 a, float bound) {
+  const uint32_t first_bits[4] = {1, 2, 4, 8};
+  uint32_t bits = 0;
+  GPTOSS_QUARTERS {
+    const uint32x4_t set = vandq_u32(vcgeq_f32(a.q[i], vdupq_n_f32(bound)), vld1q_u32(first_bits));
+    bits |= vaddvq_u32(set) << 4 * i;
+  }
+  return bits;
+}
+inline void store_int32(int32_t* p, F32x16 a) {
+  GPTOSS_QUARTERS vst1q_s32(p + 4 * i, vcvtq_s32_f32(a.q[i]));
+}
+// In f64, exact below 2^53.
+struct MassSum {
+  float64x2_t low[4] = {}, high[4] = {};
+
+  void add(F32x16 a) {
+    GPTOSS_QUARTERS {
+      low[i] = vaddq_f64(low[i], vcvt_f64_f32(vget_low_f32(a.q[i])));
+      high[i] = vaddq_f64(high[i], vcvt_high_f64_f32(a.q[i]));
+    }
+  }
+  uint64_t total() const {
+    double sum = 0;
+    GPTOSS_QUARTERS sum += vaddvq_f64(vaddq_f64(low[i], high[i]));
+    return static_cast<uint64_t>(sum);
+  }
+};
 inline float reduce_add(F32x16 a) {
   const float32x4_t lanes4 = vaddq_f32(vaddq_f32(a.q[0], a.q[2]), vaddq_f32(a.q[1], a.q[3]));
   const float32x2_t lanes2 = vadd_f32(vget_low_f32(lanes4), vget_high_f32(lanes4));
@@ -157,8 +194,7 @@ inline void store_int8(int8_t* p, F32x16 a) {
 }
 inline F32x16 load_int8(const int8_t* p) { return to_float(vld1q_s8(p)); }
 inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, F32x16& odd) {
-  static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  const int8x16_t table = vld1q_s8(kDoubled);
+  const int8x16_t table = vld1q_s8(kE2m1Doubled.byte);
   const uint8x16_t bytes = vld1q_u8(block);
   const F32x16 half_scale = set1(e8m0_to_float(scale) * 0.5f);
   even = mul(to_float(vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)))), half_scale);
@@ -188,9 +224,7 @@ struct Mxfp4Group {
   int8x16_t even[4], odd[4];
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    static constexpr int8_t kDoubled[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                            0, -1, -2, -3, -4, -6, -8, -12};
-    const int8x16_t table = vld1q_s8(kDoubled);
+    const int8x16_t table = vld1q_s8(kE2m1Doubled.byte);
     Mxfp4Group codes;
     for (int b = 0; b < 4; ++b) {
       const uint8x16_t bytes =

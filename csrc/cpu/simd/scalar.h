@@ -11,6 +11,7 @@
 
 #include "core/bf12.h"
 #include "core/float16.h"
+#include "core/fma.h"
 #include "core/mxfp4.h"
 #include "core/q8.h"
 
@@ -62,6 +63,11 @@ inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   GPTOSS_LANES c.v[i] = a.v[i] * b.v[i] + c.v[i];
   return c;
 }
+// a * b + c, rounded once on every ISA.
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
+  GPTOSS_LANES c.v[i] = exact_fma(a.v[i], b.v[i], c.v[i]);
+  return c;
+}
 inline F32x16 min(F32x16 a, F32x16 b) {
   GPTOSS_LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
   return a;
@@ -91,6 +97,19 @@ inline F32x16 keep_lanes(F32x16 a, int begin, int end, float fill) {
   GPTOSS_LANES a.v[i] = i >= begin && i < end ? a.v[i] : fill;
   return a;
 }
+// Lanes whose bit is set keep their value, the others get `fill`.
+inline F32x16 keep_bits(F32x16 a, uint32_t bits, float fill) {
+  GPTOSS_LANES a.v[i] = (bits >> i & 1) != 0 ? a.v[i] : fill;
+  return a;
+}
+// Bit i: lane i is at least `bound`.
+inline uint32_t lanes_at_least(F32x16 a, float bound) {
+  uint32_t bits = 0;
+  GPTOSS_LANES bits |= (a.v[i] >= bound ? 1u : 0u) << i;
+  return bits;
+}
+// Rounded towards zero.
+inline void store_int32(int32_t* p, F32x16 a) { GPTOSS_LANES p[i] = static_cast<int32_t>(a.v[i]); }
 inline float reduce_add(F32x16 a) {
   for (int width = 8; width >= 1; width /= 2) {
     for (int i = 0; i < width; ++i) a.v[i] += a.v[i + width];
@@ -149,6 +168,13 @@ inline void load_mxfp4_pairs(const uint8_t* block, uint8_t scale, F32x16& even, 
     odd.v[i] = kE2m1Values[block[i] >> 4] * factor;
   }
 }
+// An exact sum of whole numbers up to 2^40, of 2^13 vectors at most.
+struct MassSum {
+  uint64_t sum = 0;
+
+  void add(F32x16 a) { GPTOSS_LANES sum += static_cast<uint64_t>(a.v[i]); }
+  uint64_t total() const { return sum; }
+};
 #undef GPTOSS_LANES
 
 // ---- int8 products ----------------------------------------------------------------------------
@@ -177,8 +203,8 @@ struct Mxfp4Group : Codes128 {
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
     Mxfp4Group codes = {};
     for (int i = 0; i < kMxfp4BlockBytes * n_blocks; ++i) {
-      codes.even[i] = static_cast<int8_t>(kE2m1Values[blocks[i] & 15] * 2);
-      codes.odd[i] = static_cast<int8_t>(kE2m1Values[blocks[i] >> 4] * 2);
+      codes.even[i] = kE2m1Doubled.byte[blocks[i] & 15];
+      codes.odd[i] = kE2m1Doubled.byte[blocks[i] >> 4];
     }
     return codes;
   }

@@ -40,6 +40,8 @@ def tool_schema(function: Callable[..., Any], name: str | None = None) -> dict[s
     Returns
     -------
     dict
+        {"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}},
+        with the parameters as a JSON schema, and left out if there are none.
 
     Raises
     ------

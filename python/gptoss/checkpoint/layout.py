@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from gptoss.checkpoint.safetensors import ITEM_BYTES
+from gptoss.checkpoint.safetensors import ITEM_BYTES, TensorSource
 from gptoss.config import ModelConfig
 
 Layout = Literal["hf", "original"]
@@ -22,9 +22,14 @@ MXFP4_BLOCK_SIZE = 32
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of the model, under its canonical name; `component` is for memory tables."""
+    """One tensor of the model.
+
+    `name` is the canonical one, of the Hugging Face layout; `role` is what the core calls it
+    (csrc/model/weights.h); `component` is for memory tables.
+    """
 
     name: str
+    role: str
     shape: tuple[int, ...]
     component: str
 
@@ -65,53 +70,116 @@ def stored_tensors(
     def one(
         hf_name: str,
         original_name: str,
+        role: str,
         shape: tuple[int, ...],
         component: str,
         dtype: str = "BF16",
     ) -> Stored:
         name = original_name if original else hf_name
-        return Stored(name, dtype, shape, (Part(hf_name, shape, component),))
+        return Stored(name, dtype, shape, (Part(hf_name, role, shape, component),))
 
     small = "norms, sinks, biases"
-    yield one("model.embed_tokens.weight", "embedding.weight", (vocab, hidden), "embedding")
+    yield one(
+        "model.embed_tokens.weight", "embedding.weight", "embedding", (vocab, hidden), "embedding"
+    )
     for layer in range(config.num_hidden_layers):
-        hf, block = f"model.layers.{layer}", f"block.{layer}"
-        yield one(f"{hf}.input_layernorm.weight", f"{block}.attn.norm.scale", (hidden,), small)
-        yield from _attention(config, hf, block, original)
+        hf, block, role = f"model.layers.{layer}", f"block.{layer}", f"layers.{layer}"
         yield one(
-            f"{hf}.post_attention_layernorm.weight", f"{block}.mlp.norm.scale", (hidden,), small
+            f"{hf}.input_layernorm.weight",
+            f"{block}.attn.norm.scale",
+            f"{role}.attention.norm",
+            (hidden,),
+            small,
+        )
+        yield from _attention(config, hf, block, role, original)
+        yield one(
+            f"{hf}.post_attention_layernorm.weight",
+            f"{block}.mlp.norm.scale",
+            f"{role}.mlp.norm",
+            (hidden,),
+            small,
         )
         experts = config.num_local_experts
         gate_hf, gate = f"{hf}.mlp.router", f"{block}.mlp.gate"
-        yield one(f"{gate_hf}.weight", f"{gate}.weight", (experts, hidden), "router")
-        yield one(f"{gate_hf}.bias", f"{gate}.bias", (experts,), small)
-        for hf_name, name, rows, columns in (
-            ("gate_up_proj", "mlp1", 2 * config.intermediate_size, hidden),
-            ("down_proj", "mlp2", hidden, config.intermediate_size),
+        router = f"{role}.router"
+        yield one(f"{gate_hf}.weight", f"{gate}.weight", router, (experts, hidden), "router")
+        yield one(f"{gate_hf}.bias", f"{gate}.bias", f"{router}_bias", (experts,), small)
+        for matrix, name, rows, columns in (
+            ("gate_up", "mlp1", 2 * config.intermediate_size, hidden),
+            ("down", "mlp2", hidden, config.intermediate_size),
         ):
-            hf_name, name = f"{hf}.mlp.experts.{hf_name}", f"{block}.mlp.{name}"
+            hf_name, name = f"{hf}.mlp.experts.{matrix}_proj", f"{block}.mlp.{name}"
+            matrix = f"{role}.experts.{matrix}"
             if bf16_experts:
-                yield one(hf_name, "", (experts, columns, rows), "experts")
+                yield one(hf_name, "", matrix, (experts, columns, rows), "experts")
             else:
                 shape = (experts, rows, columns // MXFP4_BLOCK_SIZE)
-                blocks, scales = f"{name}_weight.blocks", f"{name}_weight.scales"
-                yield one(f"{hf_name}_blocks", blocks, (*shape, 16), "experts", "U8")
-                yield one(f"{hf_name}_scales", scales, shape, "experts", "U8")
-            yield one(f"{hf_name}_bias", f"{name}_bias", (experts, rows), "expert biases")
-    yield one("model.norm.weight", "norm.scale", (hidden,), small)
-    yield one("lm_head.weight", "unembedding.weight", (vocab, hidden), "unembedding")
+                for kind, kind_shape in (("blocks", (*shape, 16)), ("scales", shape)):
+                    yield one(
+                        f"{hf_name}_{kind}",
+                        f"{name}_weight.{kind}",
+                        f"{matrix}.{kind}",
+                        kind_shape,
+                        "experts",
+                        "U8",
+                    )
+            yield one(
+                f"{hf_name}_bias",
+                f"{name}_bias",
+                f"{matrix}_bias",
+                (experts, rows),
+                "expert biases",
+            )
+    yield one("model.norm.weight", "norm.scale", "final_norm", (hidden,), small)
+    yield one("lm_head.weight", "unembedding.weight", "unembedding", (vocab, hidden), "unembedding")
 
 
-def _attention(config: ModelConfig, hf: str, block: str, original: bool) -> Iterator[Stored]:
+def tensors_by_role(
+    config: ModelConfig, tensors: Mapping[str, TensorSource]
+) -> dict[str, TensorSource]:
+    """Rename a checkpoint's tensors to what the core calls them.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The checkpoint's dimensions.
+    tensors : mapping of str to TensorSource
+        All tensors of the model under canonical names, as `Checkpoint.tensors` has them.
+
+    Returns
+    -------
+    dict of str to TensorSource
+        The same tensors by role (csrc/model/weights.h), for example "layers.3.attention.q".
+
+    Raises
+    ------
+    KeyError
+        A tensor is missing.
+    """
+    return {
+        part.role: tensors[part.name]
+        for stored in stored_tensors(config, "hf")
+        for part in stored.parts
+    }
+
+
+def _attention(
+    config: ModelConfig, hf: str, block: str, role: str, original: bool
+) -> Iterator[Stored]:
     hidden = config.hidden_size
     q_rows = config.num_attention_heads * config.head_dim
     kv_rows = config.num_key_value_heads * config.head_dim
-    for kind, columns, component in (
-        ("weight", (hidden,), "attention"),
-        ("bias", (), "norms, sinks, biases"),
+    for kind, suffix, columns, component in (
+        ("weight", "", (hidden,), "attention"),
+        ("bias", "_bias", (), "norms, sinks, biases"),
     ):
         parts = tuple(
-            Part(f"{hf}.self_attn.{letter}_proj.{kind}", (rows, *columns), component)
+            Part(
+                f"{hf}.self_attn.{letter}_proj.{kind}",
+                f"{role}.attention.{letter}{suffix}",
+                (rows, *columns),
+                component,
+            )
             for letter, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows))
         )
         if original:
@@ -119,11 +187,11 @@ def _attention(config: ModelConfig, hf: str, block: str, original: bool) -> Iter
             yield Stored(f"{block}.attn.qkv.{kind}", "BF16", shape, parts)
         else:
             yield from (Stored(part.name, "BF16", part.shape, (part,)) for part in parts)
-    for hf_name, name, shape, component in (
-        ("o_proj.weight", "out.weight", (hidden, q_rows), "attention"),
-        ("o_proj.bias", "out.bias", (hidden,), "norms, sinks, biases"),
-        ("sinks", "sinks", (config.num_attention_heads,), "norms, sinks, biases"),
+    for hf_name, name, short, shape, component in (
+        ("o_proj.weight", "out.weight", "o", (hidden, q_rows), "attention"),
+        ("o_proj.bias", "out.bias", "o_bias", (hidden,), "norms, sinks, biases"),
+        ("sinks", "sinks", "sinks", (config.num_attention_heads,), "norms, sinks, biases"),
     ):
-        part = Part(f"{hf}.self_attn.{hf_name}", shape, component)
+        part = Part(f"{hf}.self_attn.{hf_name}", f"{role}.attention.{short}", shape, component)
         name = f"{block}.attn.{name}" if original else part.name
         yield Stored(name, "BF16", shape, (part,))

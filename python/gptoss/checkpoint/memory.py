@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.open import (
     find_tensors,
@@ -17,10 +17,7 @@ from gptoss.checkpoint.open import (
     parse_config,
 )
 from gptoss.config import ModelConfig
-
-Precision = Literal["auto", "reference"]
-Dense = Literal["bf16", "bf12", "q8"]
-KvCacheDtype = Literal["auto", "int8"]
+from gptoss.options import Dense, KvCacheDtype, Precision, check_modes
 
 # Pages of the full-attention layers' KV cache.
 _PAGE_TOKENS = 64
@@ -162,7 +159,7 @@ def estimate_memory(
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
             if part.name.endswith(_DENSE_MATRICES):
-                nbytes = nbytes // part.shape[-1] // 2 * _dense_row_bytes(dense, part.shape[-1])
+                nbytes = _core.matrix_bytes(dense, *part.shape)
             weights[part.component] = weights.get(part.component, 0) + nbytes
     chunk_tokens = min(chunk_tokens, context_length)
     return MemoryEstimate(
@@ -177,35 +174,6 @@ def estimate_memory(
         ),
         workspace_bytes=_workspace_bytes(config, chunk_tokens, precision),
     )
-
-
-def check_modes(precision: Precision, dense: Dense, kv_cache_dtype: KvCacheDtype) -> None:
-    """Raise ValueError for modes that do not exist, or not together."""
-    for name, value, known in (
-        ("precision", precision, Precision),
-        ("dense", dense, Dense),
-        ("kv_cache_dtype", kv_cache_dtype, KvCacheDtype),
-    ):
-        if value not in get_args(known):
-            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
-    if precision == "reference" and dense != "bf16":
-        raise ValueError(f"dense={dense!r} does not go with precision='reference'")
-    if precision == "reference" and kv_cache_dtype == "int8":
-        raise ValueError(
-            "kv_cache_dtype='int8' rounds keys and values: it does not go with "
-            "precision='reference'"
-        )
-
-
-def _dense_row_bytes(dense: Dense, k: int) -> int:
-    """Bytes of a row of `k` weights."""
-    if dense == "q8":
-        return k // 32 * 34  # a block of 32: 32 codes and a scale of 2 bytes
-    if dense == "bf12":
-        # 12 bits each, a table of 16, 8 bytes and a bit for each group, in lines of 64.
-        padded = math.ceil(k / 64) * 64
-        return math.ceil((padded // 2 * 3 + 24 + 8 * math.ceil(padded / 4096)) / 64) * 64
-    return 2 * k
 
 
 def _kv_row_bytes(config: ModelConfig, precision: Precision, kv_cache_dtype: KvCacheDtype) -> int:

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from gptoss._files import clear_system_errors, read_json
 from gptoss.checkpoint.checkpoint import Checkpoint
+from gptoss.checkpoint.config_json import config_from_hf, config_from_original, read_token_ids
 from gptoss.checkpoint.convert import FLOAT_DTYPES, Dtype, convert_tensors
 from gptoss.checkpoint.foreign import what_config, what_file, what_folder
 from gptoss.checkpoint.layout import (
@@ -24,11 +25,10 @@ from gptoss.checkpoint.layout import (
 )
 from gptoss.checkpoint.quantize import quantize_experts, refuse_wide_experts
 from gptoss.checkpoint.safetensors import TensorSource, read_header
-from gptoss.config import ModelConfig, read_token_ids
+from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
+from gptoss.options import Experts
 from gptoss.tokenizer.json_file import TOKENIZER, TokenizerJson
-
-Experts = Literal["as_stored", "mxfp4"]
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -190,9 +190,9 @@ def parse_config(path: Path) -> tuple[Layout, ModelConfig]:
     advice = what_config(values)
     try:
         if "architectures" in values or "model_type" in values:
-            config = ModelConfig.from_hf(values, source=str(path))
+            config = config_from_hf(values, str(path))
         elif "num_experts" in values:
-            return "original", ModelConfig.from_original(values, source=str(path))
+            return "original", config_from_original(values, str(path))
         else:
             raise CheckpointError(
                 f"{path}: expected the config of a gpt-oss model (with architectures, or with "

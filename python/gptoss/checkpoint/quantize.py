@@ -74,9 +74,9 @@ def quantize_experts(
                 result[name] = source
                 continue
             experts, columns, rows = source.shape
-            groups = columns // MXFP4_BLOCK_SIZE
-            blocks = np.empty((experts, rows, groups, MXFP4_BLOCK_SIZE // 2), np.uint8)
-            scales = np.empty((experts, rows, groups), np.uint8)
+            row_blocks = columns // MXFP4_BLOCK_SIZE
+            blocks = np.empty((experts, rows, row_blocks, MXFP4_BLOCK_SIZE // 2), np.uint8)
+            scales = np.empty((experts, rows, row_blocks), np.uint8)
             for expert, matrix in enumerate(source.pieces(columns * rows)):
                 try:
                     weights = np.ascontiguousarray(_to_f32(matrix).reshape(columns, rows).T)

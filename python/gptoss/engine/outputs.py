@@ -160,7 +160,7 @@ class PageStats:
     free : int
         Those that hold nothing.
     cached : int
-        Those that hold what no running request uses; given away as soon as they are needed, the
+        Those that hold what no running sequence uses; evicted as soon as they are needed, the
         least recently used first.
     page_bytes : int
         Size of one.
@@ -173,7 +173,7 @@ class PageStats:
 
     @property
     def used(self) -> int:
-        """Pages of running requests."""
+        """Pages of running sequences."""
         return self.total - self.free - self.cached
 
 
@@ -184,13 +184,13 @@ class EngineStats:
     Attributes
     ----------
     running, waiting : int
-        Requests that are computed now, and that wait for room.
+        Sequences that are computed now, and that wait for room: one for each sample of a request.
     full_pages, window_pages : PageStats
         KV cache of the layers that see everything, and of those that see a window.
     preemptions : int
-        How often a running request had to give its pages to an older one, to be computed again.
+        How often a running sequence had to give its pages to an older one, to be computed again.
     requested_tokens : int
-        Tokens of the prompts of all requests that have begun.
+        Tokens of the prompts of all sequences that have begun.
     cached_tokens : int
         Part of them that did not have to be computed.
     prompt_tokens, generated_tokens : int
@@ -200,9 +200,10 @@ class EngineStats:
     prefill_tps, recent_prefill_tps : float
         Tokens of prompts per second, in the steps that computed any: all, and the last 64.
     decode_tps, recent_decode_tps : float
-        Generated tokens per second, of all requests together, in the other steps.
+        Generated tokens per second, of all sequences together, in the other steps.
     phase_seconds : dict of str to float
-        Seconds spent in each phase of the forward pass, as csrc/backend/backend.h has them.
+        Seconds spent in each phase of the forward pass, by its name ("embed", "attend", ...);
+        which there are is the backend's affair.
     """
 
     running: int
@@ -234,5 +235,5 @@ class EngineStats:
 
     @property
     def kv_used_bytes(self) -> int:
-        """Part of it that running requests hold."""
+        """Part of it that running sequences hold."""
         return sum(pages.used * pages.page_bytes for pages in (self.full_pages, self.window_pages))

@@ -8,7 +8,6 @@ from .encoding import (
     HarmonyEncoding,
     RenderConversationConfig,
     RenderOptions,
-    Tokenizer,
     load_harmony_encoding,
 )
 from .messages import (
@@ -27,6 +26,7 @@ from .messages import (
     ToolNamespaceConfig,
 )
 from .parser import Repair, StreamableParser, StreamState
+from .vocabulary import Tokenizer
 
 __all__ = [
     "Author",

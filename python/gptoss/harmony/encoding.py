@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from gptoss import tokenizer
 
 from .messages import Conversation, HarmonyError, Message, Role
 from .parser import StreamableParser
 from .render import has_function_tools, message_tokens, without_old_analysis
-
-SPECIALS = (
-    "<|start|>",
-    "<|end|>",
-    "<|message|>",
-    "<|channel|>",
-    "<|constrain|>",
-    "<|return|>",
-    "<|call|>",
-)
-
-
-class Tokenizer(Protocol):
-    """What Harmony needs of a tokenizer."""
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Ids of the special tokens by name."""
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the highest id."""
-
-    def encode(
-        self,
-        text: str,
-        allowed_special: Collection[str] = (),
-        disallowed_special: Collection[str] = (),
-    ) -> list[int]:
-        """Ids of a text, where only the names in `allowed_special` become special tokens."""
-
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """The bytes of ids, special tokens by name; ValueError for an unknown id."""
+from .vocabulary import Tokenizer, Vocabulary
 
 
 @dataclass
@@ -62,7 +31,7 @@ class RenderOptions:
     conversation_has_function_tools: bool = False
 
 
-class HarmonyEncoding:
+class HarmonyEncoding(Vocabulary):
     """Renders messages to tokens and parses tokens to messages.
 
     Parameters
@@ -78,27 +47,8 @@ class HarmonyEncoding:
 
     name = "HarmonyGptOss"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self._special = dict(tokenizer.special_tokens)
-        missing = [name for name in SPECIALS if name not in self._special]
-        if missing:
-            raise ValueError(f"[HarmonyEncoding] the tokenizer lacks {', '.join(missing)}")
-        self.special_names = {token: name for name, token in self._special.items()}
-        self._pieces: dict[int, bytes | None] = {}
-        # Of the ids that `piece` has been asked for, those that are whole text.
-        self.texts: dict[int, str] = {}
-
     def __repr__(self) -> str:
         return f"HarmonyEncoding({self.tokenizer!r})"
-
-    @property
-    def special_tokens_set(self) -> set[str]:
-        return set(self._special)
-
-    def special_id(self, name: str) -> int:
-        """The id of a special token; KeyError if the tokenizer does not have it."""
-        return self._special[name]
 
     # -- rendering -----------------------------------------------------------------------
 
@@ -199,35 +149,6 @@ class HarmonyEncoding:
 
     # -- tokens and text -----------------------------------------------------------------
 
-    def decode_utf8(self, tokens: Sequence[int]) -> str:
-        """The text of tokens.
-
-        Raises
-        ------
-        HarmonyError
-            If an id is unknown or the bytes are not UTF-8.
-        """
-        try:
-            return self._decode_bytes(tokens).decode()
-        except UnicodeDecodeError as error:
-            raise HarmonyError(f"[decode_utf8] {error}") from error
-
-    def decode(self, tokens: Sequence[int], errors: str = "replace") -> str:
-        """The text of tokens; what is not UTF-8 is treated as `bytes.decode(errors=)` does.
-
-        Raises
-        ------
-        HarmonyError
-            If an id is unknown.
-        """
-        return self._decode_bytes(tokens).decode(errors=errors)
-
-    def _decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        try:
-            return self.tokenizer.decode_bytes(list(tokens))
-        except (ValueError, OverflowError) as error:
-            raise HarmonyError(f"[decode] {error}") from error
-
     def encode(
         self,
         text: str,
@@ -264,34 +185,6 @@ class HarmonyEncoding:
                 )
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self.tokenizer.encode(text, allowed_special=allowed & self.special_tokens_set)
-
-    def is_special_token(self, token: int) -> bool:
-        return token in self.special_names
-
-    def piece(self, token: int) -> bytes | None:
-        """The bytes of one id, None if it is unknown; remembered, as parsers ask for each."""
-        if token in self._pieces:
-            return self._pieces[token]
-        piece: bytes | None
-        try:
-            piece = self.tokenizer.decode_bytes([token])
-        except (ValueError, OverflowError):
-            piece = None
-        self._pieces[token] = piece
-        if piece is not None:
-            with contextlib.suppress(UnicodeDecodeError):
-                self.texts[token] = piece.decode()
-        return piece
-
-    # -- stop tokens ---------------------------------------------------------------------
-
-    def stop_tokens(self) -> list[int]:
-        """The ids that end a message: <|call|>, <|end|>, <|return|>."""
-        return [self._special[name] for name in ("<|call|>", "<|end|>", "<|return|>")]
-
-    def stop_tokens_for_assistant_actions(self) -> list[int]:
-        """The ids after which the model waits: <|call|>, <|return|>."""
-        return [self._special[name] for name in ("<|call|>", "<|return|>")]
 
 
 def _well_formed(text: str) -> str:
@@ -331,13 +224,11 @@ def load_harmony_encoding(
             "folder, its tokenizer.json, or a loaded model"
         )
     if isinstance(model_or_path, (str, os.PathLike)):
-        from gptoss.tokenizer import Tokenizer as FileTokenizer
-
-        return HarmonyEncoding(FileTokenizer.from_file(model_or_path))
-    tokenizer = getattr(model_or_path, "tokenizer", model_or_path)
-    if not hasattr(tokenizer, "special_tokens") or not hasattr(tokenizer, "decode_bytes"):
+        return HarmonyEncoding(tokenizer.Tokenizer.from_file(model_or_path))
+    given = getattr(model_or_path, "tokenizer", model_or_path)
+    if not hasattr(given, "special_tokens") or not hasattr(given, "decode_bytes"):
         raise TypeError(
             "[load_harmony_encoding] expected a model, a tokenizer or a path, "
             f"got {type(model_or_path).__name__}"
         )
-    return HarmonyEncoding(tokenizer)
+    return HarmonyEncoding(given)

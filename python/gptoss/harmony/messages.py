@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
+from .builtin import BROWSER, PYTHON
+
 
 class HarmonyError(RuntimeError, ValueError):
     """Messages cannot be rendered, or tokens cannot be parsed or decoded.
@@ -169,15 +171,11 @@ class ToolNamespaceConfig:
     @staticmethod
     def browser() -> ToolNamespaceConfig:
         """The browser tools that the model was trained on."""
-        from .builtin import BROWSER
-
         return _build(ToolNamespaceConfig, copy.deepcopy(BROWSER))
 
     @staticmethod
     def python() -> ToolNamespaceConfig:
         """The Python tool that the model was trained on."""
-        from .builtin import PYTHON
-
         return _build(ToolNamespaceConfig, copy.deepcopy(PYTHON))
 
     def to_dict(self) -> dict[str, Any]:

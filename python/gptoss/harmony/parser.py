@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .header import (
     CHANNEL_MARK,
@@ -19,9 +19,7 @@ from .header import (
     strict_header,
 )
 from .messages import HarmonyError, Message, Role, TextContent
-
-if TYPE_CHECKING:
-    from .encoding import HarmonyEncoding
+from .vocabulary import Vocabulary
 
 # A header without <|message|> is taken for content after so many tokens: a role, a channel,
 # a content type and the longest function name that the API allows (64 characters) are fewer.
@@ -57,6 +55,7 @@ class StreamableParser:
     Parameters
     ----------
     encoding : HarmonyEncoding
+        Or the `Vocabulary` below it: the special tokens, and the bytes of each id.
     role : Role, optional
         The role whose header the prompt has opened; None if the tokens begin with <|start|>.
     strict : bool
@@ -70,10 +69,8 @@ class StreamableParser:
     openai-harmony, bytes that are no UTF-8 at the end of a message are in its text only.
     """
 
-    def __init__(
-        self, encoding: HarmonyEncoding, role: Role | None, *, strict: bool = True
-    ) -> None:
-        self._encoding = encoding
+    def __init__(self, encoding: Vocabulary, role: Role | None, *, strict: bool = True) -> None:
+        self._vocabulary = encoding
         self._strict = strict
         self._names = encoding.special_names
         self._texts = encoding.texts
@@ -166,7 +163,7 @@ class StreamableParser:
                 "channel": self._header.channel,
                 "content_type": self._header.content_type,
             }
-            encode = self._encoding.tokenizer.encode
+            encode = self._vocabulary.tokenizer.encode
             data["content_tokens"] = [token for part in self._parts for token in encode(part)]
         return data
 
@@ -265,7 +262,7 @@ class StreamableParser:
 
     def _add_bytes(self, token: int) -> None:
         """Add a token whose bytes may begin or end within a character."""
-        piece = self._encoding.piece(token)
+        piece = self._vocabulary.piece(token)
         if piece is not None and not self._lost:
             self._pending += piece
             self._emit_decoded()
@@ -300,7 +297,7 @@ class StreamableParser:
             # After a malformed header the role that the prompt has named still holds.
             self._open_header(self._next_role)
         elif name == "<|message|>":
-            pieces = [self._encoding.piece(token) for token in self._header_tokens]
+            pieces = [self._vocabulary.piece(token) for token in self._header_tokens]
             role = self._next_role
             self._state = StreamState.EXPECT_START
             try:
@@ -327,7 +324,7 @@ class StreamableParser:
 
     def _lenient_step(self, token: int) -> None:
         name = self._names.get(token)
-        if name is None and self._encoding.piece(token) is None:
+        if name is None and self._vocabulary.piece(token) is None:
             self._repair("unknown_token", str(token))
         elif self._state is StreamState.CONTENT:
             self._lenient_content(token, name)
@@ -412,7 +409,7 @@ class StreamableParser:
         marks = {"<|channel|>": CHANNEL_MARK, "<|constrain|>": CONSTRAIN_MARK}
         return "".join(
             marks.get(self._names.get(token, ""))
-            or (self._encoding.piece(token) or b"").decode("latin-1")
+            or (self._vocabulary.piece(token) or b"").decode("latin-1")
             for token in tokens
         )
 
@@ -424,7 +421,7 @@ class StreamableParser:
         """Whether the header so far, with no more to come, has content in it."""
         words = self._read_header(ended=True).rest.split()
         # Before the first <|channel|> a single word rather is a role that is not known.
-        is_second = self._encoding.special_id("<|channel|>") in self._header_tokens
+        is_second = self._vocabulary.special_id("<|channel|>") in self._header_tokens
         return len(words) >= (1 if is_second else 2)
 
     def _is_content(self) -> bool:
@@ -467,7 +464,7 @@ class StreamableParser:
             self._close()
             return
         text = self._latin(self._header_tokens)
-        shown = self._encoding.decode(self._header_tokens)
+        shown = self._vocabulary.decode(self._header_tokens)
         blank = not self._has_start and not text.strip()
         self._repair("stray_text" if blank else "unfinished_header", shown, self._header_index)
         self._state = StreamState.EXPECT_START

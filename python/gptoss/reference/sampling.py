@@ -1,12 +1,39 @@
-"""From logits to the probabilities that a token is drawn from, in vLLM's order."""
+"""From logits to the next token, in vLLM's order.
+
+`probabilities` is the mathematics in float64. `sample` is csrc/ops/sample.h, rounding by rounding:
+the token that every device must give.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from gptoss.reference.arrays import FloatArray, IntArray
+
+_Float32Array: TypeAlias = npt.NDArray[np.float32]
+_MassArray: TypeAlias = npt.NDArray[np.uint64]
+_BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+MASS_BITS = 40
+_LOGIT_LIMIT = np.float32(1e30)
+_PENALTY_LIMIT = np.float32(1e29)
+# 2^f on [-1/2, 1/2], from the constant on.
+_EXP2 = [
+    np.float32(float.fromhex(digits))
+    for digits in (
+        "0x1p+0",
+        "0x1.62e430p-1",
+        "0x1.ebfbdcp-3",
+        "0x1.c6aee8p-5",
+        "0x1.3b2d4cp-7",
+        "0x1.5f3e54p-10",
+        "0x1.41fbbcp-13",
+    )
+]
 
 
 def probabilities(
@@ -116,3 +143,154 @@ def _softmax(logits: FloatArray) -> FloatArray:
     weights: FloatArray = np.exp(logits - logits.max())
     weights /= weights.sum()
     return weights
+
+
+def sample(
+    logits: _Float32Array,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
+    counts: Mapping[int, int] | None = None,
+    mask: _BoolArray | None = None,
+    seed: int = 0,
+    index: int = 0,
+) -> int | Literal["non_finite", "empty_mask"]:
+    """Choose a token as csrc/ops/sample.h does, bit by bit.
+
+    Parameters
+    ----------
+    logits : numpy.ndarray
+        (V) float32.
+    temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+        As in `probabilities`, rounded to float32.
+    logit_bias : mapping of int to float, optional
+        Added to the logits of tokens.
+    counts : mapping of int to int, optional
+        Tokens of prompt and output, and how often each is in the output.
+    mask : numpy.ndarray, optional
+        (V) bool: the tokens that are allowed.
+    seed, index : int
+        In [0, 2^64).
+
+    Returns
+    -------
+    int or str
+        The token, or why there is none.
+    """
+    if not (logits < np.inf).all() or not np.isfinite(logits).any():
+        return "non_finite"
+    z = changed_logits(
+        logits,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=logit_bias,
+        counts=counts,
+    )
+    if mask is not None:
+        z[~mask] = -np.inf
+    if z.max() == -np.inf:
+        return "empty_mask"
+    if np.float32(temperature) == 0:
+        return int(np.argmax(z))
+    mass = masses(z, temperature=temperature, min_p=min_p)
+    order = np.argsort(-z, kind="stable")
+    if top_k > 0:
+        mass[order[top_k:]] = 0
+    if np.float32(top_p) < 1:
+        fraction = int(float(np.float32(top_p)) * 2.0**64)
+        target = max(1, int(mass.sum()) * fraction >> 64)
+        reached = np.cumsum(mass[order]) >= target
+        mass[order[int(np.argmax(reached)) + 1 :]] = 0
+    place = int(mass.sum()) * random_bits(seed, index) >> 64
+    return int(np.argmax(np.cumsum(mass) > np.uint64(place)))
+
+
+def changed_logits(
+    logits: _Float32Array,
+    *,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
+    counts: Mapping[int, int] | None = None,
+) -> _Float32Array:
+    """Apply bias, penalties and the clamp in float32; parameters as in `sample`. Returns (V)."""
+    z = logits.copy()
+    repetition = np.float32(repetition_penalty)
+    presence = np.float32(presence_penalty)
+    frequency = np.float32(frequency_penalty)
+    with np.errstate(over="ignore", under="ignore"):
+        for token, bias in (logit_bias or {}).items():
+            z[token] += np.float32(bias)
+        for token, count in (counts or {}).items():
+            value = z[token]
+            if not abs(value) < _PENALTY_LIMIT:  # impossible, banned or forced
+                continue
+            value = value / repetition if value > 0 else value * repetition
+            value = value - frequency * np.float32(count)
+            value = value - (presence if count > 0 else np.float32(0))
+            z[token] = np.clip(value, -_PENALTY_LIMIT, _PENALTY_LIMIT)
+    possible = logits > -np.inf
+    z[possible] = np.clip(z[possible], -_LOGIT_LIMIT, _LOGIT_LIMIT)
+    return z
+
+
+def masses(z: _Float32Array, *, temperature: float = 1.0, min_p: float = 0.0) -> _MassArray:
+    """Return probabilities relative to the likeliest token as integers of 40 fraction bits.
+
+    Parameters
+    ----------
+    z : numpy.ndarray
+        (V) float32 logits, -inf where a token is impossible, but not everywhere.
+    temperature, min_p : float
+        As in `probabilities`, rounded to float32; the temperature is above 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        (V) uint64.
+    """
+    info = np.finfo(np.float32)
+    exact_scale = 1 / np.log(2.0) / float(np.float32(temperature))
+    scale = np.float32(min(max(exact_scale, float(info.tiny)), float(info.max)))
+    with np.errstate(over="ignore", under="ignore"):
+        y = np.maximum((z - z.max()) * scale, np.float32(-64))
+    n = np.rint(y)
+    f = y - n
+    p = np.full_like(f, _EXP2[-1])
+    for coefficient in reversed(_EXP2[:-1]):
+        p = _fma(p, f, coefficient)
+    v = np.ldexp(p, n.astype(np.int32) + MASS_BITS)
+    rounded = np.where(v < np.float32(min_p) * np.float32(2.0**MASS_BITS), 0, np.rint(v))
+    return rounded.astype(np.uint64)
+
+
+def random_bits(seed: int, index: int) -> int:
+    """Return the 64 random bits of a token: two rounds of splitmix64's finaliser."""
+    modulus = 2**64
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) % modulus
+    for _ in range(2):
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % modulus
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % modulus
+        z = ((z ^ z >> 31) + seed) % modulus
+    return z
+
+
+def _fma(a: _Float32Array, b: _Float32Array, c: np.float32) -> _Float32Array:
+    """Return a * b + c rounded once; results must not be subnormal."""
+    product = a.astype(np.float64) * b
+    total = product + np.float64(c)
+    # The rounding to float64 misleads the one to float32 only where it ends halfway between two of
+    # them. What it left out (Knuth's two-sum) tells which way to go.
+    shifted = total - product
+    left_out = (product - (total - shifted)) + (np.float64(c) - shifted)
+    halfway = (total.view(np.uint64) & np.uint64(2**29 - 1)) == 2**28
+    nudged = np.nextafter(total, np.where(left_out > 0, np.inf, -np.inf))
+    return np.where(halfway & (left_out != 0), nudged, total).astype(np.float32)

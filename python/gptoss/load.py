@@ -1,0 +1,210 @@
+"""Loading a model: from a checkpoint's name to an `LLM`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, cast, overload
+
+from gptoss import _core, tokenizer
+from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
+from gptoss.checkpoint.convert import Dtype
+from gptoss.checkpoint.layout import tensors_by_role
+from gptoss.engine.outputs import GenerationResult
+from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import BackendError, CheckpointError
+from gptoss.llm import LLM
+from gptoss.options import (
+    MAX_INT,
+    MAX_SEQUENCES,
+    STEP_TOKENS,
+    Dense,
+    Experts,
+    KvCacheDtype,
+    Precision,
+    Speculative,
+    check_modes,
+    count_or_zero,
+)
+from gptoss.text_engine import Prompt
+
+
+def load(
+    path_or_repo: str | os.PathLike[str],
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "auto",
+    dense: Dense = "bf16",
+    context_length: int | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    experts: Experts = "as_stored",
+    kv_cache_memory: int | None = None,
+    kv_cache_dtype: KvCacheDtype = "auto",
+    speculative: Speculative | None = None,
+    dtype: Dtype = "as_stored",
+) -> LLM:
+    """Load a model.
+
+    Parameters
+    ----------
+    path_or_repo : str or path
+        A checkpoint's folder in the Hugging Face or the original layout, or a Hub id such as
+        "openai/gpt-oss-20b", which is downloaded unless the Hub's local cache has it; or
+        "demo", a small model that comes with gptoss.
+    device : str
+        "auto", or the name of a backend: "cpu". `gptoss doctor` lists them.
+    threads : int, optional
+        CPU threads; None takes GPTOSS_NUM_THREADS, else all CPUs that the process may use.
+    precision : {"auto", "reference"}
+        "auto" is fast; "reference" computes in float32 throughout and keeps a float32 KV cache.
+    dense : {"bf16", "bf12", "q8"}
+        How attention's matrices and the unembedding are held; the last two are made while loading
+        and do not go with precision "reference". "bf16": as they are stored, mapped from the file.
+        "bf12": the same numbers in 12 bits each, without loss, for the same results; a sixth less
+        is read per decoded token, which helps one request at a time, and with AVX512_BF16 up to
+        about four; eight or more may be slower. "q8": in int8, 32 weights to a scale; a third less
+        is read, for weights that are rounded.
+    context_length : int, optional
+        Most tokens of a request, prompt and output together. None takes the model's limit, or
+        what fits into memory.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    local_files_only : bool
+        Do not ask the Hub.
+    experts : {"as_stored", "mxfp4"}
+        "mxfp4" quantises experts that are stored in bfloat16, which are refused otherwise.
+    kv_cache_memory : int, optional
+        Bytes of KV cache for all requests together; finished ones stay in it until they are
+        evicted, so that requests that begin alike reuse their prefixes. None takes room for two
+        requests of `context_length`, or what is free.
+    kv_cache_dtype : {"auto", "int8"}
+        "auto" is float16 (float32 with precision "reference"). "int8" rounds keys and values to
+        8 bits, with a scale for each token and head: 47 % less memory for a context; not with
+        precision "reference". `docs/engine.md` has its measured error.
+    speculative : {"ngram"}, optional
+        "ngram" guesses tokens where a text repeats itself or its prompt, and verifies several in
+        one step: faster where much is quoted, and the same tokens in any case.
+    dtype : {"as_stored", "convert"}
+        "convert" rounds tensors that are stored in float16 or float32, as those of some
+        fine-tunes, to bfloat16, in memory. "as_stored" takes them if no value needs rounding.
+
+    Returns
+    -------
+    LLM
+
+    Raises
+    ------
+    CheckpointError
+        There is no such checkpoint, or it is damaged, incomplete or of another model.
+    BackendError
+        The device is not available.
+    MemoryError
+        The KV cache for one request of `context_length` does not fit.
+    ValueError, TypeError
+        An argument is out of range or of the wrong type.
+
+    Notes
+    -----
+    Weights are mapped from their files, not read: pages come into memory when they are first
+    used. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
+    second if the system has them cached). While a model is loaded its files must not be written
+    to: replace them by renaming new ones over them (docs/checkpoints.md).
+    """
+    check_modes(precision, dense, kv_cache_dtype, speculative)
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a string, got {device!r}")
+    n_threads = count_or_zero("threads", threads, MAX_INT)
+    n_context = count_or_zero("context_length", context_length, MAX_INT)
+    kv_bytes = count_or_zero("kv_cache_memory", kv_cache_memory, 2**63 - 1)
+    checkpoint = open_checkpoint(
+        path_or_repo,
+        revision=revision,
+        local_files_only=local_files_only,
+        experts=experts,
+        dtype=dtype,
+    )
+    # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        try:
+            parsing = beside.submit(_tokenizer_of, checkpoint)
+        except RuntimeError as error:
+            raise BackendError(f"cannot start a thread: {error}") from error
+        with _tensors_named(checkpoint):
+            engine = _core.Engine(
+                checkpoint.config,
+                tensors_by_role(checkpoint.config, checkpoint.tensors),
+                checkpoint.config.eos_token_ids,
+                device=device,
+                threads=n_threads,
+                precision=precision,
+                dense=dense,
+                context_length=n_context,
+                max_step_tokens=STEP_TOKENS,
+                max_sequences=MAX_SEQUENCES,
+                kv_memory_bytes=kv_bytes,
+                kv_cache_dtype=kv_cache_dtype,
+                speculative=speculative == "ngram",
+            )
+        check_scales(checkpoint)
+    return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name)
+
+
+@contextmanager
+def _tensors_named(checkpoint: Checkpoint) -> Iterator[None]:
+    """Name the file and the tensor in errors of the core, which knows its role."""
+    try:
+        yield
+    except CheckpointError as error:
+        role, _, what = str(error).partition(": ")
+        source = tensors_by_role(checkpoint.config, checkpoint.tensors).get(role)
+        if source is None:
+            raise
+        name = next(name for name, other in checkpoint.tensors.items() if other is source)
+        raise CheckpointError(f"{source.path}: tensor {name}: {what}") from error
+
+
+def _tokenizer_of(checkpoint: Checkpoint) -> tokenizer.Tokenizer | None:
+    file = checkpoint.tokenizer_json
+    return None if file is None else tokenizer.Tokenizer(file)
+
+
+@overload
+def generate(prompts: str | Sequence[int], *, model: str, **params: Any) -> GenerationResult: ...
+@overload
+def generate(prompts: Sequence[Prompt], *, model: str, **params: Any) -> list[GenerationResult]: ...
+def generate(
+    prompts: Any, *, model: str | os.PathLike[str], **params: Any
+) -> GenerationResult | list[GenerationResult]:
+    """Load a model, generate, and let the model go.
+
+    Every call loads anew, with the defaults of `load`: for more than one call, or for another way
+    of loading, keep what `load` returns.
+
+    Parameters
+    ----------
+    prompts
+        As for `LLM.generate`.
+    model : str or path
+        As for `load`.
+    **params
+        Fields of `SamplingParams`.
+
+    Returns
+    -------
+    GenerationResult, or a list of them for a list
+        In the order of the prompts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter is out of range or unknown, before the model is loaded; or as for
+        `LLM.generate`.
+    CheckpointError, MemoryError
+        As for `load`.
+    """
+    SamplingParams(**params)  # a mistake is found before the model is loaded
+    with load(model) as llm:
+        return cast("GenerationResult | list[GenerationResult]", llm.generate(prompts, **params))

@@ -1,0 +1,62 @@
+"""How a model may be loaded: the modes, which of them go together, and the limits of a step."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+Precision = Literal["auto", "reference"]
+Dense = Literal["bf16", "bf12", "q8"]
+KvCacheDtype = Literal["auto", "int8"]
+Experts = Literal["as_stored", "mxfp4"]
+Speculative = Literal["ngram"]
+
+# New tokens in a step: long prompts are computed in chunks of this size. Bounds the workspace, and
+# how long a running sequence waits for a new one's prompt.
+STEP_TOKENS = 512
+# Sequences in a step.
+MAX_SEQUENCES = 16
+# Prompts of a list that are with the engine at a time: those that run, and enough waiting ones that
+# it never runs dry while this thread looks at its results.
+WINDOW_PROMPTS = 4 * MAX_SEQUENCES
+
+MAX_INT = 2**31 - 1  # the core's integers
+
+
+def check_modes(
+    precision: Precision,
+    dense: Dense,
+    kv_cache_dtype: KvCacheDtype,
+    speculative: Speculative | None = None,
+) -> None:
+    """Raise ValueError for modes that do not exist, or not together."""
+    for name, value, known in (
+        ("precision", precision, Precision),
+        ("dense", dense, Dense),
+        ("kv_cache_dtype", kv_cache_dtype, KvCacheDtype),
+    ):
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
+    if precision == "reference" and dense != "bf16":
+        raise ValueError(f"dense={dense!r} does not go with precision='reference'")
+    if precision == "reference" and kv_cache_dtype == "int8":
+        raise ValueError(
+            "kv_cache_dtype='int8' rounds keys and values: it does not go with "
+            "precision='reference'"
+        )
+    if speculative is not None and speculative not in get_args(Speculative):
+        raise ValueError(
+            f"speculative must be None or one of {get_args(Speculative)}, got {speculative!r}"
+        )
+
+
+def count_or_zero(name: str, value: int | None, limit: int) -> int:
+    """Check an optional count from 1 to `limit`; the core's word for None is 0."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not 1 <= value <= limit:
+        raise ValueError(f"{name} must be from 1 to {limit}, got {value}")
+    return int(value)
