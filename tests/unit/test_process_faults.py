@@ -51,7 +51,7 @@ def run(
 class TestThreadsThatCannotBeMade:
     """Attack F3."""
 
-    @pytest.mark.parametrize("megabytes", [1000, 2000, 4000])
+    @pytest.mark.parametrize("megabytes", [2000, 3000, 4000])
     def test_the_model_is_refused(self, megabytes: int) -> None:
         done = run(
             """
@@ -345,8 +345,9 @@ class TestInterruptedLoading:
             gc.collect()
             deadline = time.monotonic() + 10
             names = lambda: [t.name for t in threading.enumerate() if t.name == "gptoss engine"]
-            while names() and time.monotonic() < deadline: time.sleep(0.01)
-            print(interrupts, len(names()), len(os.listdir("/proc/self/task")) - native)
+            more = lambda: len(os.listdir("/proc/self/task")) - native
+            while (names() or more() > 0) and time.monotonic() < deadline: time.sleep(0.01)
+            print(interrupts, len(names()), max(0, more()))
             """
         )
         assert done.returncode == 0, done
