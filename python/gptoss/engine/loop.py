@@ -294,7 +294,7 @@ class EngineLoop:
                     ended.append(sequence)
                     own = self._hub.remove(sequence)
                     if reason == "error":
-                        letter.errors[sequence] = own or BackendError(event.error)
+                        letter.errors[sequence] = BackendError(event.error) if own is None else own
             for mailbox, letter in letters.items():
                 waiter = mailbox.deliver(letter)
                 if waiter is not None:
