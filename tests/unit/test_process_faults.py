@@ -81,7 +81,7 @@ class TestThreadsThatCannotBeMade:
 
         monkeypatch.setattr(threading.Thread, "start", start)
         with pytest.raises(BackendError, match="can't start new thread"):
-            gptoss.load("demo", threads=1)
+            gptoss.load("demo", threads=1).generate("a", max_tokens=1)
 
 
 # Arguments: a folder with a checkpoint to change, a file that may take a file's place, how to load.
@@ -314,7 +314,7 @@ class TestInterruptedLoading:
             patch.setattr(threading.Thread, "start", start)
             for _ in range(5):
                 with pytest.raises(KeyboardInterrupt):
-                    gptoss.load("demo", threads=1)
+                    gptoss.load("demo", threads=1).generate("a", max_tokens=1)
         wait_until(lambda: engine_threads() <= before)
         assert len(gptoss.load("demo", threads=1).generate("a", max_tokens=2).token_ids) >= 1
 
