@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from gptoss.cli import make_parser
+from gptoss.cli.options import as_text
 
 PARSER = make_parser()
 COMMANDS = PARSER.commands()
 # Of each type of argument a text that it takes.
-SAMPLES: dict[Any, str] = {None: "some text", int: "7", float: "0.5"}
+SAMPLES: dict[Any, str] = {None: "some text", int: "7", float: "0.5", as_text: "more text"}
 SPECIAL = {"--logit-bias": "3=1.5", "--stop-token-ids": "5,6", "--batch": "1,4", "--prompt": "9"}
 
 

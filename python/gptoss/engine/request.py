@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, MutableSequence, Sequence
+from numbers import Real
 from queue import Empty
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -210,6 +212,8 @@ class Request(Iterator[GenerationChunk]):
         ------
         TimeoutError
             It is not finished yet; it goes on.
+        ValueError, TypeError
+            `timeout` is not a number, or NaN.
         BackendError
             The model's values are not finite, a constraint allows no token, or the process was
             forked.
@@ -219,7 +223,7 @@ class Request(Iterator[GenerationChunk]):
             What its constraint has raised.
         """
         self._check_process()
-        end_s = None if timeout is None else time.monotonic() + timeout
+        end_s = _deadline_s(timeout)
         try:
             self._ready.clear()
             while not self.finished:
@@ -233,7 +237,7 @@ class Request(Iterator[GenerationChunk]):
             self.cancel()  # a token may have been lost
             raise
         if not self.finished:
-            raise TimeoutError(f"the request is not finished after {timeout:g} s")
+            raise TimeoutError(f"the request is not finished after {max(timeout or 0, 0):g} s")
         return self._completion.result()
 
     def __next__(self) -> GenerationChunk:
@@ -311,6 +315,19 @@ class Request(Iterator[GenerationChunk]):
     def __del__(self) -> None:
         if hasattr(self, "_has_raised"):
             self.cancel()
+
+
+def _deadline_s(timeout: float | None) -> float | None:
+    """When to give up, on the clock of time.monotonic(); None: never."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+        raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
+    if timeout != timeout:
+        raise ValueError("timeout must be a number of seconds or None, got nan")
+    if timeout >= threading.TIMEOUT_MAX:
+        return None
+    return time.monotonic() + float(max(timeout, 0))
 
 
 class Batch:
