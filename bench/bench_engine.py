@@ -4,14 +4,18 @@
     python bench/bench_engine.py /path/to/20b --batch 1 2 4 8 16 --history 4000
 
 Decode: requests with prompts of their own, all running from the first token to the last; the sum
-of their speeds, the median of rounds. First token: a chat of `--history` tokens goes on with
-`--message` new ones, right after its last answer, and the same with nothing cached.
+of their speeds, the median of rounds. Sampling: as many requests, greedy and sampled, and what
+share of the phases' time sampling takes. First token: a chat of `--history` tokens goes on with
+`--message` new ones, right after its last answer, and the same with nothing cached. Beside a
+stream: how long a running request waits for a token at most while a prompt of `--history` tokens
+is read, and what that costs the prompt.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +48,69 @@ def decode_rows(
             }
         )
     return rows
+
+
+def sampling_rows(
+    llm: gptoss.LLM, prompts: list[list[int]], new: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Measure decode speed with several ways of choosing tokens, and sampling's share of a step."""
+    ways: dict[str, dict[str, Any]] = {
+        "greedy": {"temperature": 0},
+        "temperature 1": {},
+        "top_p 0.95": {"top_p": 0.95},
+        "logprobs 5": {"logprobs": 5},
+    }
+    rows: list[dict[str, Any]] = []
+    for way, params in ways.items():
+        speeds, shares = [], []
+        for _ in range(rounds):
+            before = llm.stats().phase_seconds
+            results = llm.generate(prompts, max_tokens=new, ignore_eos=True, seed=1, **params)
+            spent = {name: s - before[name] for name, s in llm.stats().phase_seconds.items()}
+            speeds.append(sum(result.timings.generation_tps for result in results))
+            shares.append(spent["sample"] / sum(spent.values()))
+        rows.append(
+            {
+                "requests": len(prompts),
+                "sampling": way,
+                "decode tok/s": statistics.median(speeds),
+                "share of sampling %": 100 * statistics.median(shares),
+            }
+        )
+    return rows
+
+
+def stall_rows(llm: gptoss.LLM, prompt: list[int], stream: list[int]) -> list[dict[str, Any]]:
+    """Measure a stream's longest wait for a token beside a prompt, and the prompt's own speed."""
+    greedy: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
+    alone = llm.generate(prompt[::-1], max_tokens=1, **greedy).timings.time_to_first_token_s
+    with llm.submit(stream, **greedy) as running:
+        next(running)
+        times = [time.perf_counter()]
+        for _ in range(8):
+            next(running)
+            times.append(time.perf_counter())
+        plain = float(np.mean(np.diff(times)))
+        beside = llm.submit(prompt, max_tokens=1, **greedy)
+        start = last = time.perf_counter()
+        waits = []
+        while llm.stats().running > 1 or llm.stats().waiting or not waits:
+            next(running)
+            now = time.perf_counter()
+            waits.append(now - last)
+            last = now
+        seconds = last - start
+        beside.result()
+    return [
+        {
+            "prompt tokens": len(prompt),
+            "plain step ms": 1e3 * plain,
+            "longest wait ms": 1e3 * max(waits),
+            "in plain steps": max(waits) / plain,
+            "prompt tok/s beside": len(prompt) / seconds,
+            "alone": len(prompt) / alone,
+        }
+    ]
 
 
 def first_token_rows(
@@ -96,8 +163,12 @@ def main() -> None:
 
         prompts = [tokens(args.prompt) for _ in range(most)]
         decode = decode_rows(llm, prompts, args.batch, args.new, args.rounds)
+        sampling = sampling_rows(llm, prompts, args.new, args.rounds)
         first = first_token_rows(llm, tokens, args.history, args.message, args.rounds)
+        stall = stall_rows(llm, tokens(args.history), tokens(8))
     print_results(f"{args.model}: requests together", decode, model=args.model)
+    print_results(f"{args.model}: ways of sampling", sampling, model=args.model)
+    print_results(f"{args.model}: a stream beside a prompt", stall, model=args.model)
     peak = peak_memory_gb()
     print_results(
         f"{args.model}: a chat goes on; peak memory {peak:.2f} GB",
@@ -106,6 +177,8 @@ def main() -> None:
         prompt=args.prompt,
         new=args.new,
         decode=decode,
+        sampling=sampling,
+        stall=stall,
         peak_memory_gb=peak,
     )
 

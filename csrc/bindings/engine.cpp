@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "bindings/register.h"
 #include "core/check.h"
+#include "core/thread_pool.h"
 #include "cpu/isa/isa.h"
 #include "cpu/sample.h"
 #include "model/weights.h"
@@ -378,8 +379,11 @@ void register_engine(py::module_& m) {
              const ModelConfig model = to_config(config);
              const std::vector<TensorSource> sources = to_sources(tensors);
              const py::gil_scoped_release release;
-             auto backend =
-                 make_backend(device, make_weights(model, make_tensor_table(sources)), options);
+             TensorTable table = make_tensor_table(sources);
+             const MappedFiles files = table.files;
+             auto backend = files.guard([&] {
+               return make_backend(device, make_weights(model, std::move(table)), options);
+             });
              return PyEngine{.engine = std::make_unique<Engine>(
                                  std::move(backend), model, eos_token_ids,
                                  EngineOptions{.context_length = context_length,
@@ -387,7 +391,8 @@ void register_engine(py::module_& m) {
                                                .max_sequences = max_sequences,
                                                .prefix_cache = prefix_cache,
                                                .kv_memory_bytes = kv_memory_bytes,
-                                               .speculative = speculative}),
+                                               .speculative = speculative,
+                                               .files = files}),
                              .constraints = nullptr};
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
@@ -448,7 +453,11 @@ void register_engine(py::module_& m) {
       .def(
           "cancel", [](PyEngine& engine, int64_t request) { engine->cancel(request); }, "request"_a)
       .def("step", &engine_step)
-      .def("idle", [](PyEngine& engine) { return engine->idle(); })
+      .def("idle",
+           [](PyEngine& engine) {
+             prepare_thread();  // whoever asks this is about to call step()
+             return engine->idle();
+           })
       .def("stats", &engine_stats);
   m.def("plan_memory", &memory_plan, "config"_a, py::kw_only(), "device"_a, "threads"_a,
         "precision"_a, "dense"_a, "kv_cache_dtype"_a, "context_length"_a, "max_step_tokens"_a,

@@ -22,6 +22,12 @@ class OutOfMemory : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A checkpoint's weights cannot be used. Python: gptoss.CheckpointError.
+class CheckpointError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
 template <class... Args>
 std::string concat(const Args&... args) {
   std::ostringstream out;

@@ -3,11 +3,20 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace gptoss {
 
+struct FaultRegion;
+
 // A whole file, mapped read-only. The pages belong to the system's cache: they are read when first
 // touched, shared between processes, and given back under memory pressure.
+//
+// Bytes that the file loses while it is mapped, because somebody writes it anew in place or a disk
+// fails, read as zeros: a handler of SIGBUS, which would else end the process, puts zeros in their
+// place, and check() then throws. So what was computed from a file that has passed check()
+// afterwards came from bytes that were there. A file that is replaced by renaming another one over
+// it stays as it was.
 class MappedFile {
  public:
   // Throws BackendError with the system's message.
@@ -19,9 +28,42 @@ class MappedFile {
   const uint8_t* data() const { return data_; }
   int64_t size_bytes() const { return size_bytes_; }
 
+  // Throws BackendError if the file has become shorter or bytes of it could not be read.
+  void check() const;
+
  private:
+  const std::string path_;
+  const int fd_;
   const uint8_t* data_ = nullptr;
   int64_t size_bytes_ = 0;
+  uint64_t device_ = 0, inode_ = 0;
+  FaultRegion* region_ = nullptr;
+};
+
+// The files that a model's weights are mapped from. Looks after those that are still mapped, and
+// keeps none of them.
+class MappedFiles {
+ public:
+  void add(std::weak_ptr<const MappedFile> file) { files_.push_back(std::move(file)); }
+  // Throws as MappedFile::check() does. A system call for each file.
+  void check() const;
+  // Returns f(), which reads the weights; throws as check() does if bytes are missing before it, or
+  // are after it, whatever f() made of the zeros in their place.
+  template <class F>
+  auto guard(F&& f) const {
+    check();
+    try {
+      auto result = f();
+      check();
+      return result;
+    } catch (...) {
+      check();
+      throw;
+    }
+  }
+
+ private:
+  std::vector<std::weak_ptr<const MappedFile>> files_;
 };
 
 // Drops a mapped file's pages that are whole within these bytes; they are read again, most

@@ -178,12 +178,30 @@ int resolve_thread_count(int requested) {
   return available_cpus();
 }
 
+void prepare_thread() {
+  // Those of a library come in one piece.
+  static thread_local std::atomic<bool> is_prepared{false};
+  is_prepared.store(true);
+}
+
 ThreadPool::ThreadPool(int n_threads)
     : n_threads_(check_thread_count("threads", n_threads)),
       pid_(getpid()),
       shares_(static_cast<size_t>(n_threads)) {
   threads_.reserve(static_cast<size_t>(n_threads - 1));
-  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
+  } catch (const std::system_error& error) {
+    const size_t started = threads_.size() + 1;
+    stop();
+    throw BackendError(concat("could start ", started, " of ", n_threads,
+                              " threads: ", error.what(),
+                              "; ask for fewer (threads, GPTOSS_NUM_THREADS), or "
+                              "raise the limit of memory or processes"));
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -192,6 +210,10 @@ ThreadPool::~ThreadPool() {
     new std::vector<std::thread>(std::move(threads_));
     return;
   }
+  stop();
+}
+
+void ThreadPool::stop() {
   // The caller of a job may still be on its way out of run_raw().
   const std::lock_guard<std::mutex> lock(callers_);
   stopping_.store(true, std::memory_order_relaxed);
@@ -248,6 +270,7 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
 }
 
 void ThreadPool::worker(int index) {
+  prepare_thread();
   uint32_t seen = 0;
   for (;;) {
     wait_for_change(epoch_, seen);

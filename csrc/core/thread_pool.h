@@ -29,8 +29,13 @@ int resolve_thread_count(int requested);
 
 inline constexpr int kMaxThreads = 1024;
 
+// Allocates the calling thread's thread_local variables. Their first use does so too, but ends the
+// process if there is no memory left then.
+void prepare_thread();
+
 class ThreadPool {
  public:
+  // Throws BackendError if the system does not give so many threads.
   explicit ThreadPool(int n_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -66,6 +71,7 @@ class ThreadPool {
   static constexpr int kUnitBits = 32;
 
   void run_raw(int64_t n_units, UnitFunction function, void* context);
+  void stop();
   void worker(int index);
   void work(uint32_t epoch, int index);
   // Units of a share that this thread has run.

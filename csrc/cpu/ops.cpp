@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/aligned_bytes.h"
+#include "core/check.h"
+#include "core/float16.h"
 #include "core/mxfp4.h"
 #include "cpu/attention.h"
 
@@ -113,6 +115,21 @@ void run_matmul(const Kernels& kernels, ThreadPool& pool, const Op& op, Format f
   matmul_panels(matmul, pool, {&task, 1});
 }
 
+// Refuses a row of w (N, K) bf16 that an encoder would make finite numbers of.
+void check_finite(const char* op, const uint16_t* w, int64_t row, int64_t k) {
+  constexpr uint16_t kExponent = 0x7f80;
+  const uint16_t* const numbers = w + row * k;
+  const auto is_finite = [&](int64_t i) {
+    return (load_u16(numbers + i) & kExponent) != kExponent;
+  };
+  bool all = true;
+  for (int64_t i = 0; i < k; ++i) all &= is_finite(i);
+  if (all) return;
+  int64_t column = 0;
+  while (is_finite(column)) ++column;
+  check(false, "[", op, "] expected finite w, got NaN or infinity at [", row, ", ", column, "]");
+}
+
 }  // namespace
 
 void rms_norm(const Kernels& kernels, ThreadPool& pool, const ops::RmsNorm& op) {
@@ -165,6 +182,7 @@ void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op
   pool.run((op.n + kPanelRows - 1) / kPanelRows, [&](int64_t panel) {
     const int64_t end = std::min<int64_t>(op.n, (panel + 1) * kPanelRows);
     for (int64_t row = panel * kPanelRows; row < end; ++row) {
+      check_finite("q8_encode", op.w, row, op.k);
       kernels.encode_q8_weights(op.w + row * op.k, op.k, op.codes + row * op.k,
                                 op.scales + row * (op.k / kQ8Block));
     }
@@ -185,6 +203,7 @@ void bf12_encode(ThreadPool& pool, const ops::Bf12Encode& op) {
   };
   pool.run(panels, [&](int64_t panel) {
     rows_of(panel, [&](int64_t row) {
+      check_finite("bf12_encode", op.w, row, op.k);
       bf12_encode_row(op.w + row * op.k, op.k, op.rows + row * row_bytes,
                       escapes[static_cast<size_t>(panel)]);
     });

@@ -1,5 +1,7 @@
 #include "cpu/weights.h"
 
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "core/bf12.h"
@@ -51,24 +53,28 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
   uint8_t* next = encoded_.data();
   // A dense matrix where it is, or encoded from there by all threads; the system may then have back
   // the pages of the file that it came from.
-  const auto prepare = [&](const Matrix& w) {
+  const auto prepare = [&](const std::string& role, const Matrix& w) {
     if (dense == w.format) return w;
     const auto* const from = static_cast<const uint16_t*>(w.data);
     uint8_t* const data = next;
     uint8_t* const scales = data + data_bytes(dense, w.n, w.k);
     next += encoded_bytes(dense, w);
     Matrix encoded = {.format = dense, .n = w.n, .k = w.k, .data = data, .scales = scales};
-    if (dense == Format::bf12) {
-      std::vector<uint16_t>& escapes = escapes_.emplace_back();
-      bf12_encode(pool, {.w = from, .rows = data, .escapes = &escapes, .n = w.n, .k = w.k});
-      encoded.scales = escapes.data();
-    } else {
-      q8_encode(kernels, pool,
-                {.w = from,
-                 .codes = reinterpret_cast<int8_t*>(data),
-                 .scales = reinterpret_cast<uint16_t*>(scales),
-                 .n = w.n,
-                 .k = w.k});
+    try {
+      if (dense == Format::bf12) {
+        std::vector<uint16_t>& escapes = escapes_.emplace_back();
+        bf12_encode(pool, {.w = from, .rows = data, .escapes = &escapes, .n = w.n, .k = w.k});
+        encoded.scales = escapes.data();
+      } else {
+        q8_encode(kernels, pool,
+                  {.w = from,
+                   .codes = reinterpret_cast<int8_t*>(data),
+                   .scales = reinterpret_cast<uint16_t*>(scales),
+                   .n = w.n,
+                   .k = w.k});
+      }
+    } catch (const std::invalid_argument& error) {
+      throw CheckpointError(concat(role, ": ", error.what()));
     }
     if (w.mapped) {
       release_file_pages(static_cast<const uint8_t*>(w.data), data_bytes(w.format, w.n, w.k));
@@ -81,15 +87,16 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
     return values;
   };
   for (const LayerWeights& w : checkpoint_.layers) {
+    const std::string attention = concat("layers.", layers.size(), ".attention.");
     layers.push_back({.attention_norm = widen(w.attention_norm),
-                      .q = prepare(w.q),
-                      .k = prepare(w.k),
-                      .v = prepare(w.v),
+                      .q = prepare(attention + "q", w.q),
+                      .k = prepare(attention + "k", w.k),
+                      .v = prepare(attention + "v", w.v),
                       .q_bias = widen(w.q_bias),
                       .k_bias = widen(w.k_bias),
                       .v_bias = widen(w.v_bias),
                       .sinks = widen(w.sinks),
-                      .o = prepare(w.o),
+                      .o = prepare(attention + "o", w.o),
                       .o_bias = widen(w.o_bias),
                       .mlp_norm = widen(w.mlp_norm),
                       .router = w.router,  // little work, and much depends on it
@@ -100,7 +107,7 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
                       .down_bias = widen(w.down_bias)});
   }
   final_norm = widen(checkpoint_.final_norm);
-  unembedding = prepare(checkpoint_.unembedding);
+  unembedding = prepare("unembedding", checkpoint_.unembedding);
 }
 
 }  // namespace gptoss::cpu

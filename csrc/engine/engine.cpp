@@ -739,20 +739,23 @@ std::vector<Event> Engine::step() {
   const int64_t generated_tokens = counters_.generated_tokens;
   std::vector<Event> events;
   try {
-    take_inbox(events);
-    while (flights_.size() <= static_cast<size_t>(options_.max_steps_ahead) &&
-           (flights_.empty() || flights_.back().is_sampled)) {
-      StepPlan plan = scheduler_->next(!flights_.empty());
-      if (plan.empty()) break;
-      launch(std::move(plan));
-      if (can_sample(flights_.back())) sample(flights_.back(), events);
-    }
-    if (!flights_.empty()) {
-      Flight flight = std::move(flights_.front());
-      flights_.pop_front();
-      land(std::move(flight), events);
-      if (!flights_.empty() && !flights_.front().is_sampled) sample(flights_.front(), events);
-    }
+    options_.files.guard([&] {
+      take_inbox(events);
+      while (flights_.size() <= static_cast<size_t>(options_.max_steps_ahead) &&
+             (flights_.empty() || flights_.back().is_sampled)) {
+        StepPlan plan = scheduler_->next(!flights_.empty());
+        if (plan.empty()) break;
+        launch(std::move(plan));
+        if (can_sample(flights_.back())) sample(flights_.back(), events);
+      }
+      if (!flights_.empty()) {
+        Flight flight = std::move(flights_.front());
+        flights_.pop_front();
+        land(std::move(flight), events);
+        if (!flights_.empty() && !flights_.front().is_sampled) sample(flights_.front(), events);
+      }
+      return true;
+    });
   } catch (...) {
     drop_all(std::current_exception());
     throw;

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/mapped_file.h"
 #include "engine/constraint.h"
 #include "engine/drafts.h"
 #include "engine/events.h"
@@ -36,6 +37,7 @@ struct EngineOptions {
   bool prefix_cache = true;     // take over what earlier sequences computed of the same beginning
   int64_t kv_memory_bytes = 0;  // for the pages that see everything; 0: from free memory
   bool speculative = false;     // guess tokens from the text, and verify several in a step
+  MappedFiles files = {};       // of the weights: checked before and after what is computed
   int max_steps_ahead = -1;     // at most what the backend can; -1: that
 };
 

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "core/check.h"
-#include "core/mapped_file.h"
 
 namespace gptoss {
 
@@ -31,6 +30,7 @@ TensorTable make_tensor_table(const std::vector<TensorSource>& sources) {
       if (!file) {
         file = std::make_shared<const MappedFile>(source.path);
         table.owners.push_back(file);
+        table.files.add(file);
       }
       check(source.offset >= 0 && source.offset + nbytes <= file->size_bytes(), source.role,
             " ends at byte ", source.offset + nbytes, " of ", source.path, ", which has ",

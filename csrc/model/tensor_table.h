@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/mapped_file.h"
+
 namespace gptoss {
 
 enum class DType : uint8_t { bf16, u8 };
@@ -44,6 +46,7 @@ struct TensorView {
 struct TensorTable {
   std::unordered_map<std::string, TensorView> tensors;
   std::vector<std::shared_ptr<const void>> owners;
+  MappedFiles files;
 };
 
 // Maps each file once. Throws std::invalid_argument naming the tensor whose bytes do not lie within

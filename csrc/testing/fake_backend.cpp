@@ -145,8 +145,8 @@ void FakeBackend::copy_pages(std::span<const PageCopy> copies) {
     check_unused(copy.group, copy.to, "overwritten by a copy");
     enqueue([this, copy] {
       auto& pages = pages_[static_cast<size_t>(copy.group)];
-      std::copy_n(pages.begin() + copy.from * kPageTokens, kPageTokens,
-                  pages.begin() + copy.to * kPageTokens);
+      std::copy_n(pages.begin() + std::ptrdiff_t{copy.from} * kPageTokens, kPageTokens,
+                  pages.begin() + std::ptrdiff_t{copy.to} * kPageTokens);
     });
   }
 }
@@ -180,7 +180,8 @@ FakeBackend::Entry& FakeBackend::entry(int group, int slot, int position) {
   if (page < 0 || static_cast<size_t>(page) * kPageTokens >= pages_[g].size()) {
     breach(concat("position ", position, " of slot ", slot, " has no page in group ", group));
   }
-  return pages_[g][static_cast<size_t>(page * kPageTokens + position % kPageTokens)];
+  return pages_[g][static_cast<size_t>(page) * kPageTokens +
+                   static_cast<size_t>(position % kPageTokens)];
 }
 
 // Which pages a step reads and writes, by the host's tables.
@@ -270,9 +271,10 @@ StepId FakeBackend::submit(const StepInput& input, const std::atomic<bool>& aban
     size_t next = 0;
     for (const BlockTables::Range& range : mine.dirty) {
       const auto g = static_cast<size_t>(range.group);
-      const int begin = range.slot * row_pages_[g] + range.begin;
+      const size_t begin = static_cast<size_t>(range.slot) * static_cast<size_t>(row_pages_[g]) +
+                           static_cast<size_t>(range.begin);
       for (int i = 0; i < range.end - range.begin; ++i) {
-        tables_[g][static_cast<size_t>(begin + i)] = mine.dirty_pages[next++];
+        tables_[g][begin + static_cast<size_t>(i)] = mine.dirty_pages[next++];
       }
     }
     mine.result.abandoned = abandon.load();
@@ -355,10 +357,11 @@ void FakeBackend::sample(StepId id, const SampleInput& input) {
         for (const int32_t token : slot.prompt) counted[token];
         for (const int32_t token : slot.output) ++counted[token];
         std::vector<TokenCount> counts;
+        counts.reserve(counted.size());
         for (const auto& [token, count] : counted) counts.push_back({token, count});
         made = cpu::sample(
             cpu::kScalarKernels,
-            {.logits = step.logits.data() + row.row * options_.vocab_size,
+            {.logits = step.logits.data() + std::ptrdiff_t{row.row} * options_.vocab_size,
              .vocab_size = options_.vocab_size,
              .rule = &row.rule,
              .index = slot.output.size(),
@@ -399,8 +402,8 @@ void FakeBackend::read_logits(StepId id, int first_row, int n_rows, float* logit
   enqueue([this, id, first_row, n_rows, logits] {
     const Step& step = steps_[id];
     if (step.result.abandoned || !step.error.empty()) return;
-    std::copy_n(step.logits.begin() + first_row * options_.vocab_size, n_rows * options_.vocab_size,
-                logits);
+    const std::ptrdiff_t vocab = options_.vocab_size;
+    std::copy_n(step.logits.begin() + first_row * vocab, n_rows * vocab, logits);
   });
 }
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+# First, because it refuses subinterpreters, of which numpy would warn at length.
+from gptoss import _core as _core
+
+# isort: split
 from gptoss import chat, harmony, ops
 from gptoss.chat import tool_schema
 from gptoss.checkpoint import MemoryEstimate, estimate_memory

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast, overload
 
 from gptoss import _core, tokenizer
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
+from gptoss.checkpoint.convert import Dtype
 from gptoss.checkpoint.layout import tensors_by_role
 from gptoss.engine.outputs import GenerationResult
 from gptoss.engine.sampling import SamplingParams
+from gptoss.errors import BackendError, CheckpointError
 from gptoss.llm import LLM
 from gptoss.options import (
     MAX_INT,
@@ -44,6 +47,7 @@ def load(
     kv_cache_memory: int | None = None,
     kv_cache_dtype: KvCacheDtype = "auto",
     speculative: Speculative | None = None,
+    dtype: Dtype = "as_stored",
     *,
     max_sequences: int = MAX_SEQUENCES,
     max_step_tokens: int = STEP_TOKENS,
@@ -89,6 +93,9 @@ def load(
     speculative : {"ngram"}, optional
         "ngram" guesses tokens where a text repeats itself or its prompt, and verifies several in
         one step: faster where much is quoted, and the same tokens in any case.
+    dtype : {"as_stored", "convert"}
+        "convert" rounds tensors that are stored in float16 or float32, as those of some
+        fine-tunes, to bfloat16, in memory. "as_stored" takes them if no value needs rounding.
     max_sequences : int
         Most sequences that are computed at a time, up to 4,096; others wait. Each has a place in
         the window layers' KV cache.
@@ -115,9 +122,12 @@ def load(
     -----
     Weights are mapped from their files, not read: pages come into memory when they are first
     used. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
-    second if the system has them cached).
+    second if the system has them cached). While a model is loaded its files must not be written
+    to: replace them by renaming new ones over them (docs/checkpoints.md).
     """
     check_modes(precision, dense, kv_cache_dtype, speculative)
+    if not isinstance(device, str):
+        raise TypeError(f"device must be a string, got {device!r}")
     n_threads = count_or_zero("threads", threads, MAX_INT)
     n_context = count_or_zero("context_length", context_length, MAX_INT)
     n_sequences = count("max_sequences", max_sequences, MOST_SEQUENCES)
@@ -128,27 +138,46 @@ def load(
         revision=revision,
         local_files_only=local_files_only,
         experts=experts,
+        dtype=dtype,
     )
     # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        parsing = beside.submit(_tokenizer_of, checkpoint)
-        engine = _core.Engine(
-            checkpoint.config,
-            tensors_by_role(checkpoint.config, checkpoint.tensors),
-            checkpoint.config.eos_token_ids,
-            device=device,
-            threads=n_threads,
-            precision=precision,
-            dense=dense,
-            context_length=n_context,
-            max_step_tokens=n_step,
-            max_sequences=n_sequences,
-            kv_memory_bytes=kv_bytes,
-            kv_cache_dtype=kv_cache_dtype,
-            speculative=speculative == "ngram",
-        )
+        try:
+            parsing = beside.submit(_tokenizer_of, checkpoint)
+        except RuntimeError as error:
+            raise BackendError(f"cannot start a thread: {error}") from error
+        with _tensors_named(checkpoint):
+            engine = _core.Engine(
+                checkpoint.config,
+                tensors_by_role(checkpoint.config, checkpoint.tensors),
+                checkpoint.config.eos_token_ids,
+                device=device,
+                threads=n_threads,
+                precision=precision,
+                dense=dense,
+                context_length=n_context,
+                max_step_tokens=n_step,
+                max_sequences=n_sequences,
+                kv_memory_bytes=kv_bytes,
+                kv_cache_dtype=kv_cache_dtype,
+                speculative=speculative == "ngram",
+            )
         check_scales(checkpoint)
     return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name)
+
+
+@contextmanager
+def _tensors_named(checkpoint: Checkpoint) -> Iterator[None]:
+    """Name the file and the tensor in errors of the core, which knows its role."""
+    try:
+        yield
+    except CheckpointError as error:
+        role, _, what = str(error).partition(": ")
+        source = tensors_by_role(checkpoint.config, checkpoint.tensors).get(role)
+        if source is None:
+            raise
+        name = next(name for name, other in checkpoint.tensors.items() if other is source)
+        raise CheckpointError(f"{source.path}: tensor {name}: {what}") from error
 
 
 def _tokenizer_of(checkpoint: Checkpoint) -> tokenizer.Tokenizer | None:

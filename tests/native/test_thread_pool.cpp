@@ -1,3 +1,4 @@
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -193,6 +194,32 @@ GPTOSS_TEST(bad_sizes_are_refused) {
   unsetenv("GPTOSS_NUM_THREADS");
   GPTOSS_CHECK(resolve_thread_count(0) == available_cpus());
 }
+
+// Sanitizers reserve address space of their own.
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+GPTOSS_TEST(threads_that_cannot_be_made_are_an_error) {
+  if (std::getenv("GPTOSS_TEST_EMULATED") != nullptr) return;
+  const pid_t child = fork();
+  if (child == 0) {
+    // Each thread's stack takes 8 MB of address space.
+    const rlimit limit = {.rlim_cur = 2000000000, .rlim_max = RLIM_INFINITY};
+    setrlimit(RLIMIT_AS, &limit);
+    int code = 1;
+    try {
+      ThreadPool pool(kMaxThreads);
+    } catch (const BackendError& error) {
+      code = std::string(error.what()).find("of 1024 threads") != std::string::npos ? 0 : 2;
+    }
+    // Those that ran have ended, and others can be made.
+    std::atomic<int> runs{0};
+    ThreadPool(4).run(10, [&](int64_t) { ++runs; });
+    _exit(runs == 10 ? code : 3);
+  }
+  int status = 0;
+  GPTOSS_CHECK(waitpid(child, &status, 0) == child);
+  GPTOSS_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, status);
+}
+#endif
 
 // ThreadSanitizer does not support threads that are started after a fork, nor does qemu-user.
 #if !defined(__SANITIZE_THREAD__)

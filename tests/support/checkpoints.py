@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
 import make_checkpoint as script
 from make_checkpoint import PRESETS, alternating, make_checkpoint
 
@@ -18,6 +22,7 @@ __all__ = [
     "edit_header",
     "edit_json",
     "make_checkpoint",
+    "recast",
     "script",
     "write_header",
 ]
@@ -59,3 +64,35 @@ def write_header(path: Path, header: bytes, data: bytes) -> None:
     """Write a safetensors file from the text of its header and its data."""
     header += b" " * (-len(header) % 8)
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+_DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+def recast(
+    path: Path,
+    choose: Callable[[str], str],
+    change: Callable[[str, npt.NDArray[np.float32]], object] = lambda name, values: None,
+) -> None:
+    """Write a safetensors file anew, its bfloat16 tensors in the dtypes that `choose` gives.
+
+    `change` may edit a tensor's values before that, in float32.
+    """
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    data = bytearray()
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, stop = (end + offset for offset in entry["data_offsets"])
+        piece = content[begin:stop]
+        if entry["dtype"] == "BF16":
+            values = np.frombuffer(piece, ml_dtypes.bfloat16).astype(np.float32)
+            values = values.reshape(entry["shape"])
+            change(name, values)
+            entry["dtype"] = choose(name)
+            piece = values.astype(_DTYPES[entry["dtype"]]).tobytes()
+        entry["data_offsets"] = [len(data), len(data) + len(piece)]
+        data += piece
+    write_header(path, json.dumps(header).encode(), bytes(data))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from gptoss.checkpoint import check_scales, estimate_memory, open_checkpoint
+from gptoss.checkpoint import TensorSource, check_scales, estimate_memory, open_checkpoint
 from gptoss.errors import CheckpointError
 from support.checkpoints import MICRO, edit_header, edit_json, make_checkpoint, write_header
 
@@ -542,12 +542,13 @@ def test_weights_are_not_touched(
     originals: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("weights were mapped")
+        raise AssertionError("weights were read")
 
     monkeypatch.setattr(np, "memmap", refuse)
+    monkeypatch.setattr(TensorSource, "pieces", refuse)
     open_checkpoint(originals["hf"])
     estimate_memory(originals["bf16"])
-    with pytest.raises(AssertionError, match="mapped"):
+    with pytest.raises(AssertionError, match="read"):
         open_checkpoint(originals["bf16"], experts="mxfp4", progress=False)
 
 
@@ -578,3 +579,8 @@ def test_a_file_instead_of_its_folder(originals: dict[str, Path]) -> None:
 def test_experts_argument_is_checked(originals: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="experts must be one of"):
         open_checkpoint(originals["hf"], experts="bf16")  # type: ignore[arg-type]
+
+
+def test_dtype_argument_is_checked(originals: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        open_checkpoint(originals["hf"], dtype="float32")  # type: ignore[arg-type]

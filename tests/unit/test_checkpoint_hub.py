@@ -17,7 +17,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._paths import filter_repo_objects
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-from gptoss.checkpoint import estimate_memory, open_checkpoint
+from gptoss.checkpoint import estimate_memory, hub, open_checkpoint
 from gptoss.cli import main
 from gptoss.errors import CheckpointError
 from support.checkpoints import MICRO, edit_json, make_checkpoint
@@ -59,12 +59,18 @@ def fill(cache: Path, published: Path, *, without: str = "") -> Path:
     return snapshot
 
 
+class Reachable:
+    """A session to whose requests something answers."""
+
+    def head(self, url: str, *, timeout: float) -> None:
+        assert url == constants.ENDPOINT
+
+
 class FakeHub:
     """Stands in for the two download functions; records how they are called."""
 
-    def __init__(self, published: Path, cached: bool = False) -> None:
+    def __init__(self, published: Path) -> None:
         self.published = published
-        self.cached = cached
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     def hf_hub_download(self, repo_id: str, file_name: str, **arguments: Any) -> str:
@@ -75,15 +81,17 @@ class FakeHub:
 
     def _answer(self, what: str, repo_id: str, arguments: dict[str, Any], path: Path) -> str:
         assert repo_id == REPO
+        assert not arguments["local_files_only"], "what is local is found without huggingface_hub"
         self.calls.append((what, arguments))
-        if arguments["local_files_only"] and not self.cached:
-            raise errors.LocalEntryNotFoundError("not in the cache")
+        if not path.exists():
+            raise http_error(errors.EntryNotFoundError)
         return str(path)
 
 
 @pytest.fixture
 def fake(published: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     result = FakeHub(published)
+    monkeypatch.setattr(hub, "get_session", Reachable)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", result.hf_hub_download)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", result.snapshot_download)
     return result
@@ -93,8 +101,7 @@ def test_a_hub_id_is_downloaded(fake: FakeHub, published: Path) -> None:
     checkpoint = open_checkpoint(REPO, revision="v2")
     assert checkpoint.name == REPO
     assert checkpoint.tensors == open_checkpoint(published).tensors
-    assert [what for what, _ in fake.calls] == ["file", "file", "snapshot", "snapshot"]
-    assert [arguments["local_files_only"] for _, arguments in fake.calls] == [True, False] * 2
+    assert [what for what, _ in fake.calls] == ["file", "snapshot"]
     assert all(arguments["revision"] == "v2" for _, arguments in fake.calls)
 
 
@@ -148,7 +155,7 @@ def test_a_wrong_model_is_refused_before_its_weights_come(
 def test_local_files_only_never_asks_the_hub(fake: FakeHub) -> None:
     with pytest.raises(CheckpointError, match="local_files_only"):
         open_checkpoint(REPO, local_files_only=True)
-    assert all(arguments["local_files_only"] for _, arguments in fake.calls)
+    assert not fake.calls
 
 
 def test_progress_bars_are_switched_off_and_on(
@@ -164,7 +171,7 @@ def test_progress_bars_are_switched_off_and_on(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", watch)
     open_checkpoint(REPO, progress=True)
     open_checkpoint(REPO, progress=False)
-    assert seen == [False, False, True, True]
+    assert seen == [False, True]
     assert not are_progress_bars_disabled()
 
 
@@ -192,19 +199,31 @@ def test_an_incomplete_cache_is_completed(
     file: str, fake: FakeHub, cache: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = fill(cache, published, without=file)
-    fake.cached = True
     fake.published = snapshot
-
     answer = fake.snapshot_download
 
     def download(repo_id: str, **arguments: Any) -> str:
-        if not arguments["local_files_only"]:
-            shutil.copyfile(published / file, snapshot / file)
+        shutil.copyfile(published / file, snapshot / file)
         return answer(repo_id, **arguments)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert open_checkpoint(REPO).tokenizer_path is not None
-    assert [arguments["local_files_only"] for _, arguments in fake.calls] == [True, True, False]
+    assert [what for what, _ in fake.calls] == ["snapshot"]
+
+
+def test_a_repository_without_tokenizer_is_asked_for_it_once(
+    fake: FakeHub, cache: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.published = fill(cache, published, without="tokenizer.json")
+    assert open_checkpoint(REPO).tokenizer_path is None
+    assert [what for what, _ in fake.calls] == ["snapshot", "file"]
+    # What huggingface_hub notes of a file that the Hub does not have.
+    note = fake.published.parents[1] / ".no_exist" / fake.published.name / "tokenizer.json"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    fake.calls.clear()
+    assert open_checkpoint(REPO).tokenizer_path is None
+    assert not fake.calls
 
 
 def test_an_incomplete_cache_without_network_names_the_shard(cache: Path, published: Path) -> None:
@@ -244,9 +263,10 @@ def http_error(kind: type[Exception]) -> Exception:
     ],
 )
 def test_errors_of_the_hub(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, local_files_only: bool, **arguments: object) -> str:
-        raise errors.LocalEntryNotFoundError("x") if local_files_only else error
+    def fail(*args: object, **arguments: object) -> str:
+        raise error
 
+    monkeypatch.setattr(hub, "get_session", Reachable)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(CheckpointError, match=message) as raised:
         open_checkpoint(REPO, revision="v9")

@@ -204,8 +204,15 @@ class Broken(Scripted):
         super().fill(mask)
 
 
+class Falsy(Exception):
+    """What looks like no exception to those who only ask whether it is true."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class TestErrors:
-    @pytest.mark.parametrize("error", [KeyError("grammar"), SystemExit("no")])
+    @pytest.mark.parametrize("error", [KeyError("grammar"), SystemExit("no"), Falsy()])
     @pytest.mark.parametrize("method", ["accept", "fill"])
     @pytest.mark.parametrize("call", [0, 2])
     def test_it_ends_its_own_request_only(

@@ -367,6 +367,7 @@ class TestFailure:
         llm = gptoss.load(tiny_checkpoint("hf"), context_length=100)
         engine = Flaky(llm._loop._engine)
         loop = EngineLoop(engine)  # type: ignore[arg-type]
+        loop.start()
         yield SimpleNamespace(engine=engine, loop=loop)
         loop.close()
         llm.close()

@@ -164,10 +164,41 @@ def bf12_weights(rng: np.random.Generator, n: int, k: int) -> npt.NDArray[np.uin
     """Return weights as models have them, with some that are far from the rest, and all kinds."""
     w = bf16.to_bits(rng.standard_normal((n, k)) * 10.0 ** rng.integers(-20, 20, (n, 1)))
     rare = rng.random((n, k)) < 0.01
-    w[rare] = rng.integers(0, 2**16, rare.sum(), dtype=np.uint16)
-    w[0] = rng.integers(0, 2**16, k, dtype=np.uint16)
+    w[rare] = any_bf16(rng, int(rare.sum()))
+    w[0] = any_bf16(rng, k)
     w[n // 2, : k // 2] = 0
     return w
+
+
+def any_bf16(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.uint16]:
+    """Return any finite numbers, as their bits."""
+    bits = rng.integers(0, 2**16, shape, dtype=np.uint16)
+    return np.where(bits & 0x7F80 == 0x7F80, bits & 0x807F, bits)
+
+
+@pytest.mark.parametrize("value", [0x7F80, 0xFF80, 0x7FC0, 0xFFC0, 0x7F81, 0xFFFF])
+@pytest.mark.parametrize("encode", [ops.q8_encode, ops.bf12_encode], ids=["q8", "bf12"])
+def test_encoders_refuse_what_is_not_finite(
+    encode: Callable[..., Any], value: int, rng: np.random.Generator
+) -> None:
+    for n, k, row, column in ((1, 32, 0, 0), (70, 96, 69, 95), (3, 64, 1, 31), (131, 4096, 64, 7)):
+        w = bf16.to_bits(rng.standard_normal((n, k)))
+        encode(w)
+        w[row, column] = value
+        with pytest.raises(
+            ValueError, match=rf"finite w, got NaN or infinity at \[{row}, {column}\]"
+        ):
+            encode(w)
+    for finite in (0x7F7F, 0xFF7F, 0x0001, 0x8000):
+        encode(np.full((2, 64), finite, np.uint16))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_mxfp4_encoder_refuses_what_is_not_finite(value: float) -> None:
+    x = np.ones((3, 64), np.float32)
+    x[2, 40] = value
+    with pytest.raises(ValueError, match="expected finite x, got NaN or infinity"):
+        ops.mxfp4_quantize(x)
 
 
 def test_bf12_loses_nothing(target: str, rng: np.random.Generator) -> None:
@@ -203,7 +234,7 @@ def test_bf12_matmul(target: str, rng: np.random.Generator, tokens: int, n: int,
 
 
 def test_bf12_matmul_refuses_rows_of_another_matrix(rng: np.random.Generator) -> None:
-    w = rng.integers(0, 2**16, (3, 128), dtype=np.uint16)  # every group is escaped
+    w = any_bf16(rng, 3, 128)  # every group is escaped
     rows, escapes = ops.bf12_encode(w)
     x = floats(rng, 2, 128)
     with pytest.raises(ValueError, match="row 2 needs 6 escaped groups, got 5"):

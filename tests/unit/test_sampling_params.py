@@ -115,7 +115,6 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         ("logit_bias", {1: 10**400}, "logit_bias of 1 must be finite, got inf"),
         ("logit_bias", {"-1": 1.0}, "a token id in logit_bias must be at least 0, got -1"),
         ("logit_bias", {1: 1.0, "1": 2.0}, "logit_bias has token id 1 twice"),
-        ("prompt_logprobs", 21, "prompt_logprobs must be at most 20, got 21"),
         ("min_tokens", -1, "min_tokens must be at least 0, got -1"),
         ("allowed_token_ids", [], "allowed_token_ids must hold at least one token id"),
         ("allowed_token_ids", [-1], "allowed_token_ids must be at least 0, got -1"),

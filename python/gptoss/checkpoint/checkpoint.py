@@ -79,13 +79,12 @@ def check_scales(checkpoint: Checkpoint) -> None:
     for name, tensor in checkpoint.tensors.items():
         if not name.endswith("_scales"):
             continue
-        scales = tensor.read()
-        # One expert at a time bounds what a cold page cache has to hold at once.
-        for expert, rows in enumerate(scales):
-            if rows.max() <= _MAX_SCALE_BYTE:
+        _, rows, blocks = tensor.shape
+        for expert, scales in enumerate(tensor.pieces(rows * blocks)):
+            if scales.max() <= _MAX_SCALE_BYTE:
                 continue
-            row, block = np.argwhere(rows > _MAX_SCALE_BYTE)[0]
-            byte = rows[row, block]
+            row, block = divmod(int(np.argmax(scales > _MAX_SCALE_BYTE)), blocks)
+            byte = scales[row * blocks + block]
             meaning = "NaN" if byte == _NAN_SCALE_BYTE else "beyond bfloat16"
             raise CheckpointError(
                 f"{tensor.path}: tensor {name}: expected scale bytes up to {_MAX_SCALE_BYTE}, "

@@ -13,7 +13,7 @@ from gptoss.errors import CheckpointError
 # absurd work, and every tensor's size inside 64 bits.
 _MAX_SIZE = 1 << 24
 _MAX_COUNT = 1 << 12
-_MAX_POSITIONS = 2**31 - 1
+_MAX_POSITIONS = 1 << 24
 
 # The two constants of the architecture that the kernels hold as literals.
 _SWIGLU_ALPHA = 1.702

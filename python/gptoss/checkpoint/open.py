@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from gptoss._files import read_json
+from gptoss._files import clear_system_errors, read_json
 from gptoss.checkpoint.checkpoint import Checkpoint
 from gptoss.checkpoint.config_json import config_from_hf, config_from_original, read_token_ids
+from gptoss.checkpoint.convert import FLOAT_DTYPES, Dtype, convert_tensors
+from gptoss.checkpoint.foreign import what_config, what_file, what_folder
 from gptoss.checkpoint.layout import (
     CONFIG,
     GENERATION_CONFIG,
@@ -21,7 +23,7 @@ from gptoss.checkpoint.layout import (
     Layout,
     stored_tensors,
 )
-from gptoss.checkpoint.quantize import quantize_experts
+from gptoss.checkpoint.quantize import quantize_experts, refuse_wide_experts
 from gptoss.checkpoint.safetensors import TensorSource, read_header
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
@@ -55,6 +57,7 @@ def open_checkpoint(
     revision: str | None = None,
     local_files_only: bool = False,
     experts: Experts = "as_stored",
+    dtype: Dtype = "as_stored",
     progress: bool = True,
 ) -> Checkpoint:
     """Find a checkpoint and validate it, without reading its weights.
@@ -70,11 +73,14 @@ def open_checkpoint(
     local_files_only : bool
         Use the Hub's local cache only, as HF_HUB_OFFLINE=1 does.
     experts : {"as_stored", "mxfp4"}
-        "mxfp4" quantises experts that are stored in bfloat16, which takes minutes for a large
-        model; it changes nothing for experts that are MXFP4 already. "as_stored" refuses
+        "mxfp4" quantises experts that are stored in bfloat16 (or wider), which takes minutes for
+        a large model; it changes nothing for experts that are MXFP4 already. "as_stored" refuses
         bfloat16 experts.
+    dtype : {"as_stored", "convert"}
+        What is done with tensors in float16 or float32, as some fine-tunes have them: they become
+        bfloat16 in memory. "convert" rounds; "as_stored" takes only what needs no rounding.
     progress : bool
-        Show progress bars for a download and for quantising.
+        Show progress bars for a download, for quantising and for converting.
 
     Returns
     -------
@@ -87,7 +93,7 @@ def open_checkpoint(
         There is no such checkpoint, or it is damaged, incomplete or of another model. The
         message names the file, the tensor or field, what was expected and what was found.
     ValueError
-        `experts` is not one of the two.
+        `experts` or `dtype` is not one of the two.
 
     Notes
     -----
@@ -95,6 +101,8 @@ def open_checkpoint(
     """
     if experts not in get_args(Experts):
         raise ValueError(f"experts must be one of {get_args(Experts)}, got {experts!r}")
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype must be one of {get_args(Dtype)}, got {dtype!r}")
     local = local_folder(path_or_repo)
     if local is None:
         from gptoss.checkpoint import hub  # here, because importing it takes a while
@@ -111,14 +119,28 @@ def open_checkpoint(
         located = dataclasses.replace(locate(local), name=repo_id)
     else:
         located = locate(local)
-    return _open_located(located, experts, progress)
+    return _open_located(located, experts, dtype, progress)
 
 
 def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
-    """Return the existing folder that is meant, or None if it must be a Hub id."""
+    """Return the existing folder that is meant, or None if it must be a Hub id.
+
+    Raises
+    ------
+    CheckpointError
+        It can be neither.
+    TypeError
+        It is neither a string nor a path.
+    """
+    if not isinstance(path_or_repo, (str, os.PathLike)):
+        raise TypeError(f"a checkpoint must be given as a path or a Hub id, got {path_or_repo!r}")
     if path_or_repo == _DEMO:
         return Path(__file__).parents[1] / _DEMO
     text = os.fspath(path_or_repo)
+    if not isinstance(text, str):
+        raise TypeError(f"a checkpoint must be given as a path of str, got {text!r}")
+    if not text:
+        raise CheckpointError("expected a folder or a Hub id (owner/name), found an empty string")
     try:
         path = Path(text).expanduser()
         if path.is_dir():
@@ -127,9 +149,7 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, NUL, unknown ~user
         raise CheckpointError(f"{text!r}: expected a folder, found: {error}") from error
     if exists:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint's folder, found a file; pass the folder that holds it"
-        )
+        raise CheckpointError(f"{path}: expected a checkpoint's folder, found {what_file(path)}")
     if isinstance(path_or_repo, str) and _REPO_ID.fullmatch(text):
         return None
     raise CheckpointError(
@@ -138,6 +158,7 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     )
 
 
+@clear_system_errors()
 def locate(folder: Path) -> Located:
     """Find the weights' folder inside `folder`, and read its config."""
     inner = folder / "original"
@@ -149,7 +170,7 @@ def locate(folder: Path) -> Located:
         path = folder
     else:
         raise CheckpointError(
-            f"{folder}: expected config.json or original/config.json, found neither"
+            f"{folder}: expected config.json or original/config.json, found neither{_but(folder)}"
         )
     layout, config = parse_config(path / CONFIG)
     absolute = _absolute(path)
@@ -166,16 +187,33 @@ def _absolute(path: Path) -> Path:
 def parse_config(path: Path) -> tuple[Layout, ModelConfig]:
     """Read a config.json of either layout."""
     values = read_json(path)
-    if "architectures" in values or "model_type" in values:
-        return "hf", config_from_hf(values, str(path))
-    if "num_experts" in values:
-        return "original", config_from_original(values, str(path))
-    raise CheckpointError(
-        f"{path}: expected the config of a gpt-oss model (with architectures, or with "
-        f"num_experts), found the fields {sorted(values)[:10]}"
-    )
+    advice = what_config(values)
+    try:
+        if "architectures" in values or "model_type" in values:
+            config = config_from_hf(values, str(path))
+        elif "num_experts" in values:
+            return "original", config_from_original(values, str(path))
+        else:
+            raise CheckpointError(
+                f"{path}: expected the config of a gpt-oss model (with architectures, or with "
+                f"num_experts), found the fields {sorted(values)[:10]}"
+            )
+    except CheckpointError as error:
+        if advice is None:
+            raise
+        raise CheckpointError(f"{error}; {advice}") from error
+    if advice is not None:
+        raise CheckpointError(f"{path}: expected a gpt-oss model as published, found: {advice}")
+    return "hf", config
 
 
+def _but(folder: Path) -> str:
+    """What else is in a folder that lacks something, to append to a message."""
+    found = what_folder(folder)
+    return "" if found is None else f", but {found}"
+
+
+@clear_system_errors()
 def find_tensors(located: Located) -> dict[str, TensorSource]:
     """Read the headers of a checkpoint's files: all tensors, under the names they have there."""
     index_path = located.path / INDEX
@@ -186,7 +224,9 @@ def find_tensors(located: Located) -> dict[str, TensorSource]:
     files = [single] if located.layout == "hf" else sorted(located.path.glob("*.safetensors"))
     if not files or not files[0].is_file():
         wanted = f"{SINGLE_FILE} or {INDEX}" if located.layout == "hf" else "*.safetensors"
-        raise CheckpointError(f"{located.path}: expected {wanted}, found no such file")
+        raise CheckpointError(
+            f"{located.path}: expected {wanted}, found no such file{_but(located.path)}"
+        )
     return _merged((path, read_header(path)) for path in files)
 
 
@@ -222,7 +262,7 @@ def _indexed_tensors(index_path: Path) -> dict[str, TensorSource]:
             if not shard.exists():
                 raise CheckpointError(
                     f"{index_path}: tensor {name}: expected the shard {file_name}, found no such "
-                    "file; the download is incomplete"
+                    f"file; the download is incomplete{_but(index_path.parent)}"
                 )
             headers[file_name] = read_header(shard)
         if name not in headers[file_name]:
@@ -252,7 +292,8 @@ def match_tensors(
     Raises
     ------
     CheckpointError
-        A tensor is missing or not expected, or has another dtype or shape than the config says.
+        A tensor is missing or not expected, or has another shape than the config says, or a dtype
+        that cannot become the one it should have.
     """
     stored = list(stored_tensors(located.config, located.layout, bf16_experts=bf16_experts))
     missing = [wanted.name for wanted in stored if wanted.name not in found]
@@ -270,15 +311,18 @@ def match_tensors(
     tensors: dict[str, TensorSource] = {}
     for wanted in stored:
         source = found[wanted.name]
-        for what, expected, actual in (
-            ("dtype", wanted.dtype, source.dtype),
-            ("shape", wanted.shape, source.shape),
-        ):
-            if expected != actual:
-                raise CheckpointError(
-                    f"{source.path}: tensor {wanted.name}: expected {what} {expected}, "
-                    f"found {actual}"
-                )
+        convertible = wanted.dtype == "BF16" and source.dtype in FLOAT_DTYPES
+        if source.dtype != wanted.dtype and not convertible:
+            advice = "; save the model in bfloat16" if wanted.dtype == "BF16" else ""
+            raise CheckpointError(
+                f"{source.path}: tensor {wanted.name}: expected dtype {wanted.dtype}, found "
+                f"{source.dtype}{advice}"
+            )
+        if source.shape != wanted.shape:
+            raise CheckpointError(
+                f"{source.path}: tensor {wanted.name}: expected shape {wanted.shape}, found "
+                f"{source.shape}"
+            )
         if source.dtype == "BF16" and source.offset % 2:
             raise CheckpointError(
                 f"{source.path}: tensor {wanted.name}: expected an even offset for BF16, found "
@@ -286,7 +330,7 @@ def match_tensors(
             )
         offset = source.offset
         for part in wanted.parts:
-            nbytes = wanted.nbytes // wanted.shape[0] * part.shape[0]
+            nbytes = source.nbytes // wanted.shape[0] * part.shape[0]
             tensors[part.name] = TensorSource(source.path, offset, nbytes, source.dtype, part.shape)
             offset += nbytes
     return tensors
@@ -296,15 +340,20 @@ def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
 
 
-def _open_located(located: Located, experts: Experts, progress: bool) -> Checkpoint:
+@clear_system_errors()
+def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bool) -> Checkpoint:
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
     tokenizer_path = _companion(located, TOKENIZER)
     tokenizer_json = None if tokenizer_path is None else TokenizerJson.read(tokenizer_path)
     stop_ids = _stop_ids(located, tokenizer_json)
+    # Each reads gigabytes: whatever can be refused without that has been.
+    if bf16_experts and experts == "as_stored":
+        refuse_wide_experts(tensors)
+    tensors = convert_tensors(tensors, dtype, progress)
     if bf16_experts:
-        tensors = quantize_experts(located.config, tensors, experts == "mxfp4", progress)
+        tensors = quantize_experts(located.config, tensors, progress)
     return Checkpoint(
         path=located.path,
         layout=located.layout,

@@ -1,6 +1,9 @@
-"""Experts that a checkpoint stores in bfloat16, turned into MXFP4 at load."""
+"""Experts that a checkpoint stores in bfloat16 or wider, turned into MXFP4 at load."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +16,27 @@ from gptoss.errors import CheckpointError
 _PROJECTIONS = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 
 
+def refuse_wide_experts(tensors: dict[str, TensorSource]) -> None:
+    """Raise CheckpointError with the memory that quantising would take, if any expert is wide."""
+    wide = {name: source for name, source in tensors.items() if name.endswith(_PROJECTIONS)}
+    if not wide:
+        return
+    wide_bytes = sum(source.nbytes for source in wide.values())
+    items = sum(math.prod(source.shape) for source in wide.values())
+    # 4 bits each, and 8 more for each block of 32.
+    narrow_bytes = items * (4 * MXFP4_BLOCK_SIZE + 8) // (8 * MXFP4_BLOCK_SIZE)
+    first, source = next(iter(wide.items()))
+    raise CheckpointError(
+        f"{source.path}: tensor {first}: expected MXFP4 blocks and scales, found {source.dtype}: "
+        f'the experts take {wide_bytes / 1e9:.3g} GB so; pass experts="mxfp4" to quantise them '
+        f"at load, to {narrow_bytes / 1e9:.3g} GB of memory"
+    )
+
+
 def quantize_experts(
-    config: ModelConfig, tensors: dict[str, TensorSource], allowed: bool, progress: bool
+    config: ModelConfig, tensors: dict[str, TensorSource], progress: bool
 ) -> dict[str, TensorSource]:
-    """Replace the experts' [E, in, out] bfloat16 tensors by MXFP4 blocks and scales.
+    """Replace the experts' [E, in, out] bfloat16, float16 or float32 by MXFP4 blocks and scales.
 
     Values that came from MXFP4 come back exactly.
 
@@ -26,8 +46,6 @@ def quantize_experts(
         Gives the number of experts.
     tensors : dict of str to TensorSource
         Validated; the experts' weights are called `...gate_up_proj` and `...down_proj`.
-    allowed : bool
-        Whether the caller asked for it.
     progress : bool
         Show a progress bar.
 
@@ -39,7 +57,7 @@ def quantize_experts(
     Raises
     ------
     CheckpointError
-        Not allowed, with the memory it would take; or a weight is NaN or infinite.
+        A weight is NaN or infinite.
     """
     # Here, because most checkpoints need neither: rich takes a while to import, and the float64
     # reference reads checkpoints without the compiled core.
@@ -48,16 +66,6 @@ def quantize_experts(
     from gptoss.ops import mxfp4_quantize
 
     wide = {name: source for name, source in tensors.items() if name.endswith(_PROJECTIONS)}
-    wide_bytes = sum(source.nbytes for source in wide.values())
-    # 16 bits become 4, and 8 more for each block of 32.
-    narrow_bytes = wide_bytes * (4 * MXFP4_BLOCK_SIZE + 8) // (16 * MXFP4_BLOCK_SIZE)
-    if not allowed:
-        first, source = next(iter(wide.items()))
-        raise CheckpointError(
-            f"{source.path}: tensor {first}: expected MXFP4 blocks and scales, found BF16: the "
-            f'experts take {wide_bytes / 1e9:.3g} GB so; pass experts="mxfp4" to quantise them '
-            f"at load, to {narrow_bytes / 1e9:.3g} GB of memory"
-        )
     result: dict[str, TensorSource] = {}
     with Progress(disable=not progress, transient=True) as bars:
         task = bars.add_task("Quantising experts", total=len(wide) * config.num_local_experts)
@@ -69,9 +77,9 @@ def quantize_experts(
             row_blocks = columns // MXFP4_BLOCK_SIZE
             blocks = np.empty((experts, rows, row_blocks, MXFP4_BLOCK_SIZE // 2), np.uint8)
             scales = np.empty((experts, rows, row_blocks), np.uint8)
-            for expert, bits in enumerate(source.read()):
+            for expert, matrix in enumerate(source.pieces(columns * rows)):
                 try:
-                    weights = np.ascontiguousarray(_bf16_to_f32(bits).T)
+                    weights = np.ascontiguousarray(_to_f32(matrix).reshape(columns, rows).T)
                     blocks[expert], scales[expert] = mxfp4_quantize(weights)
                 except ValueError as error:
                     raise CheckpointError(
@@ -86,5 +94,7 @@ def quantize_experts(
     return result
 
 
-def _bf16_to_f32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def _to_f32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if values.dtype == np.uint16:  # the bits of bfloat16
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)

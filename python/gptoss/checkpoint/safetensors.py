@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gptoss._files import MAX_BYTES, open_regular, parse_json_object
+from gptoss._files import HEAD_BYTES, MAX_BYTES, and_what_it_is, open_regular, parse_json_object
 from gptoss.errors import CheckpointError
 
 # The dtypes that gpt-oss checkpoints are made of; numpy has no bfloat16, so its bits are uint16.
 ITEM_BYTES = {"BF16": 2, "U8": 1}
-NUMPY_DTYPES: dict[str, npt.DTypeLike] = {"BF16": np.uint16, "U8": np.uint8}
+# Also those of fine-tunes that were saved in another one, and are converted.
+NUMPY_DTYPES: dict[str, npt.DTypeLike] = {
+    "BF16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
 
 _LENGTH_BYTES = 8
+
+# gpt-oss-120b has some 700. Told before a header is parsed, which takes 20 us for each.
+_MAX_TENSORS = 50_000
 
 # Dtypes of the format that gptoss does not use, so that a file of another kind is told by its
 # dtype and not as damaged.
@@ -57,7 +67,7 @@ class TensorSource:
     nbytes : int
         Size of the tensor.
     dtype : str
-        "BF16" or "U8".
+        "BF16" or "U8"; of a header also any other of the format.
     shape : tuple of int
         Row-major.
     array : numpy.ndarray or None
@@ -78,6 +88,31 @@ class TensorSource:
         return np.memmap(
             self.path, NUMPY_DTYPES[self.dtype], "r", offset=self.offset, shape=self.shape
         )
+
+    def pieces(self, items: int) -> Iterator[npt.NDArray[Any]]:
+        """Read the tensor so many items at a time, flat; BF16 comes as its bits in uint16.
+
+        Unlike `read`, whose pages fault if the file is cut off meanwhile, this raises
+        CheckpointError then.
+        """
+        if self.array is not None:
+            flat = self.array.reshape(-1)
+            for begin in range(0, flat.size, items):
+                yield flat[begin : begin + items]
+            return
+        left = math.prod(self.shape)
+        with open_regular(self.path, limit=None) as file:
+            file.seek(self.offset)
+            while left > 0:
+                piece = np.empty(min(items, left), NUMPY_DTYPES[self.dtype])
+                # Not numpy's fromfile, which makes a TypeError of a KeyboardInterrupt.
+                if file.readinto(piece.view(np.uint8).data) < piece.nbytes:
+                    raise CheckpointError(
+                        f"{self.path}: expected the file's bytes to stay, found them cut off while "
+                        "it was read; replace files by renaming, never in place"
+                    )
+                yield piece
+                left -= len(piece)
 
 
 def read_header(path: Path) -> dict[str, TensorSource]:
@@ -101,19 +136,33 @@ def read_header(path: Path) -> dict[str, TensorSource]:
     """
     with open_regular(path, limit=None) as file:
         size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        head = file.read(HEAD_BYTES)
+        length = int.from_bytes(head[:_LENGTH_BYTES], "little")
         longest = min(size - _LENGTH_BYTES, MAX_BYTES)
         if longest < 0:
             raise CheckpointError(
                 f"{path}: expected a safetensors file of at least {_LENGTH_BYTES} bytes, "
-                f"found {size}"
+                f"found {size}{and_what_it_is(head) or '; the download was not finished'}"
             )
         if length > longest:
             raise CheckpointError(
                 f"{path}: expected a safetensors header of at most {longest} bytes, found a "
                 f"header length of {length}; the file is cut off or of another format"
+                f"{and_what_it_is(head)}"
             )
-        header = parse_json_object(file.read(length), f"{path}: safetensors header")
+        if length == 0:
+            raise CheckpointError(
+                f"{path}: safetensors header: expected a JSON object, found nothing"
+                f"{and_what_it_is(head)}"
+            )
+        file.seek(_LENGTH_BYTES)
+        text = file.read(length)
+    count = text.count(b'"dtype"')
+    if count > _MAX_TENSORS:
+        raise CheckpointError(
+            f"{path}: safetensors header: expected at most {_MAX_TENSORS} tensors, found {count}"
+        )
+    header = parse_json_object(text, f"{path}: safetensors header")
     start = _LENGTH_BYTES + length
     header.pop("__metadata__", None)
     tensors = {name: _entry(path, name, value, start) for name, value in header.items()}
@@ -157,7 +206,7 @@ def _check_ranges(path: Path, tensors: dict[str, TensorSource], size: int) -> No
         if end > size:
             raise CheckpointError(
                 f"{path}: tensor {name}: expected its bytes to end within the file's {size}, "
-                f"found the end at {end}; the file is cut off"
+                f"found the end at {end}; the file is cut off: download it anew"
             )
         if tensor.offset < previous_end:
             raise CheckpointError(

@@ -19,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "question",
         metavar="QUESTION",
         nargs="?",
+        type=shared.as_text,
         help="answer this and end; - reads stdin, as does none if stdin is no terminal",
     )
     parser.add_argument(
         "--effort", default="medium", choices=EFFORTS, help="how much the model thinks"
     )
     parser.add_argument("--show-reasoning", action="store_true", help="show what it thinks")
-    parser.add_argument("--system", metavar="TEXT", help="instructions")
+    parser.add_argument("--system", metavar="TEXT", type=shared.as_text, help="instructions")
     parser.add_argument(
         "--tools",
         metavar="FILE.py",

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prompt",
         metavar="PROMPT",
         nargs="?",
+        type=shared.as_text,
         help="the text to continue; - or none at all reads stdin",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")

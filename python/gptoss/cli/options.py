@@ -32,6 +32,7 @@ _SIMPLE: dict[str, tuple[type, str]] = {
 _LOADING = (
     *("device", "threads", "precision", "dense", "context_length", "revision", "local_files_only"),
     "experts",
+    "dtype",
     "kv_cache_dtype",
     "speculative",
 )
@@ -82,7 +83,11 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, without: tuple[str,
         if name not in without:
             group.add_argument(_option(name), type=kind, metavar="N", help=text)
     group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
+        "--stop",
+        action="append",
+        type=as_text,
+        metavar="TEXT",
+        help="end before this text; may be repeated",
     )
     group.add_argument(
         "--stop-token-ids",
@@ -142,6 +147,12 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
         default="auto",
         metavar="TYPE",
         help="auto, or int8 for nearly half the memory",
+    )
+    group.add_argument(
+        "--dtype",
+        default="as_stored",
+        metavar="HOW",
+        help="convert rounds tensors that are stored in float16 or float32 to bfloat16",
     )
     group.add_argument(
         "--speculative",
@@ -237,13 +248,23 @@ def format_bytes(nbytes: float) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
-def read_text(text: str | None, what: str) -> str:
+def as_text(argument: str) -> str:
+    """Replace each byte of an argument, or of stdin, that is not in the system's encoding.
+
+    Python hands them on as lone surrogates; they become U+FFFD, as everywhere in gptoss.
+    """
+    return argument.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def read_text(argument: str | None, what: str) -> str:
     """Return an argument, or all of stdin if it is `-` or left out and stdin is no terminal."""
-    if text is not None and text != "-":
-        return text
-    if text is None and sys.stdin.isatty():
+    if argument is not None and argument != "-":
+        return argument
+    if argument is None and sys.stdin.isatty():
         raise ValueError(f"no {what}: pass one, or - to read it from stdin")
-    return sys.stdin.read()
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return as_text(sys.stdin.read())
 
 
 def prepare_stdout() -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gptoss.cli.options import as_text
+
 _MAX_ENTRIES = 1000
 _FENCE = '"""'
 
@@ -54,14 +56,14 @@ class Prompt:
         KeyboardInterrupt
             Ctrl-C: what was begun is forgotten.
         """
-        line = input(prompt)
+        line = _line(prompt)
         if line.lstrip().startswith(_FENCE):
             return self._fenced(line.lstrip()[len(_FENCE) :])
         lines = []
         while line.endswith("\\"):
             lines.append(line[:-1])
             try:
-                line = input(". ")
+                line = _line(". ")
             except EOFError:
                 line = ""
         return "\n".join([*lines, line])
@@ -71,7 +73,7 @@ class Prompt:
         while not line.rstrip().endswith(_FENCE):
             lines.append(line)
             try:
-                line = input(". ")
+                line = _line(". ")
             except EOFError:
                 line = _FENCE
         lines.append(line.rstrip()[: -len(_FENCE)])
@@ -131,3 +133,8 @@ def _append(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(json.dumps(text) + "\n")
+
+
+def _line(prompt: str) -> str:
+    """What is typed, with bytes that are no text replaced."""
+    return as_text(input(prompt))

@@ -246,9 +246,13 @@ class EngineLoop:
                 # Interrupted, this may leave a thread that has not taken its lock yet: then there
                 # is another one next time, and one of them finds the lock taken and ends. A
                 # daemon, lest a forgotten request keeps the process from ending.
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._run, args=(engine,), name="gptoss engine", daemon=True
-                ).start()
+                )
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise BackendError(f"cannot start the engine's thread: {error}") from error
             submit(engine)
             self._mailboxes[sequence] = mailbox
         self._bell.put(None)
@@ -290,7 +294,7 @@ class EngineLoop:
                     ended.append(sequence)
                     own = self._hub.remove(sequence)
                     if reason == "error":
-                        letter.errors[sequence] = own or BackendError(event.error)
+                        letter.errors[sequence] = BackendError(event.error) if own is None else own
             for mailbox, letter in letters.items():
                 waiter = mailbox.deliver(letter)
                 if waiter is not None:

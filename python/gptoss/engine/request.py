@@ -218,12 +218,12 @@ class Request(Iterator[GenerationChunk]):
         Exception
             What its constraint has raised.
         """
+        self._check_process()
         end_s = None if timeout is None else time.monotonic() + timeout
         try:
             self._ready.clear()
             while not self.finished:
                 left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
-                self._check_process()
                 try:
                     letter = self._mailbox.get(left_s)
                 except Empty:
@@ -237,10 +237,10 @@ class Request(Iterator[GenerationChunk]):
         return self._completion.result()
 
     def __next__(self) -> GenerationChunk:
+        self._check_process()
         try:
             ready = self._ready
             while not ready and self._completion.unfinished:
-                self._check_process()
                 self._take(self._mailbox.get(), ready)
             if ready:
                 return ready.popleft()
@@ -254,10 +254,10 @@ class Request(Iterator[GenerationChunk]):
         return self
 
     async def __anext__(self) -> GenerationChunk:
+        self._check_process()
         try:
             ready = self._ready
             while not ready and self._completion.unfinished:
-                self._check_process()
                 self._take(await self._mailbox.get_async(), ready)
             if ready:
                 return ready.popleft()
@@ -273,10 +273,10 @@ class Request(Iterator[GenerationChunk]):
         return self._result_async().__await__()
 
     async def _result_async(self) -> GenerationResult:
+        self._check_process()
         try:
             self._ready.clear()
             while not self.finished:
-                self._check_process()
                 self._take(await self._mailbox.get_async(), None)
         except AlreadyWaitedFor:
             raise

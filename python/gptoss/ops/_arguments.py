@@ -119,6 +119,8 @@ class Arguments:
             raise TypeError(
                 f"[{self.op}] expected {name} as a number, got {type(value).__name__}"
             ) from None
+        except OverflowError:
+            number = math.inf
         if not math.isfinite(number):
             raise ValueError(f"[{self.op}] expected {name} to be finite, got {number}")
         return number

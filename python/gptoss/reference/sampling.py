@@ -82,7 +82,14 @@ def probabilities(
     -------
     numpy.ndarray
         (V) float64. Equally likely tokens are cut the higher id first.
+
+    Raises
+    ------
+    ValueError
+        A logit is NaN or infinite: nothing that follows from it is a probability.
     """
+    if not np.isfinite(logits).all():
+        raise ValueError("[probabilities] expected finite logits, got NaN or infinity")
     logits = penalized(
         logits,
         repetition_penalty=repetition_penalty,

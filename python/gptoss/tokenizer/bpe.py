@@ -8,6 +8,7 @@ half of the time, for which a model's first token waits, and encodes three times
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, Protocol
@@ -21,6 +22,11 @@ from gptoss.tokenizer.json_file import TokenizerJson
 # Of gpt-oss-20b's tokenizer.json. In this file every split of a token into two tokens is a merge,
 # and merges are in the order of ids, so that ids alone tell what to merge.
 _PUBLISHED_SHA256 = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"
+
+# tiktoken gives up at a million characters of white space without a line break: it remembers each
+# as a place to return to.
+_LONG_RUN = 900_000
+_SPACES = re.compile(r"[^\S\r\n]+")
 
 # Byte-level BPE writes each byte as one character: printable Latin-1 as itself, the other bytes,
 # in order, as U+0100 on.
@@ -116,12 +122,14 @@ class Published:
         )
 
     def encode(self, text: str) -> list[int]:
+        # Too much for tiktoken, which says so at length on stderr, and not for `tokenizers`.
+        if len(text) >= _LONG_RUN and max(map(len, _SPACES.findall(text)), default=0) >= _LONG_RUN:
+            return self._library.encode(text)
         try:
             return self._encoding.encode_ordinary(text)
         except BaseException as error:
             if not _is_panic(error):
                 raise
-            # A run of a million spaces is too much here, and not there.
             return self._library.encode(text)
 
     def token_bytes(self, token_id: int) -> bytes | None:

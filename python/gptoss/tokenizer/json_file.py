@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptoss._files import read_bytes
+from gptoss._files import HEAD_BYTES, read_bytes, what_it_is
 from gptoss.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
+
+# A string, also one that the end of the file cuts off, or a bracket. Never tries a place twice.
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class TokenizerJson:
     def read(cls, path: Path) -> TokenizerJson:
         """Read a file; raises CheckpointError as `parse` does, and where it cannot be read."""
         data = read_bytes(path)
+        other = what_it_is(data[:HEAD_BYTES])
+        if other is not None:
+            raise CheckpointError(f"{path}: expected a tokenizer, found {other}")
         try:
             return cls._make(data.decode(), data, str(path))
         except UnicodeDecodeError as error:
@@ -109,20 +115,43 @@ def _added_tokens(entries: object, source: str) -> tuple[AddedToken, ...]:
 
 
 def _value_span(text: str, key: str, source: str) -> tuple[Any, int, int] | None:
-    """Find a key of the outermost object: its value, and where that begins and ends."""
-    for match in re.finditer(rf'"{key}"\s*:\s*', text):
-        try:
-            # A token of the vocabulary may have the same name; what is before that one does not
-            # make an object when closed once.
-            json.loads(text[: match.start()].rstrip().removesuffix(",") + "}")
-        except (ValueError, RecursionError):
-            continue
-        try:
-            value, end = json.JSONDecoder().raw_decode(text, match.end())
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{source}: field {key}: expected JSON, found {error}") from error
-        return value, match.end(), end
+    """Find a key of the outermost object: its value, and where that begins and ends.
+
+    One pass over the strings and brackets before it; what lies between them is not looked at.
+    """
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        token = match[0]
+        if token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth -= 1
+        elif depth == 1 and _is_key(text, match, key):
+            begin = _skip_space(text, _skip_space(text, match.end()) + 1)
+            try:
+                value, end = json.JSONDecoder().raw_decode(text, begin)
+            except (ValueError, RecursionError) as error:
+                raise CheckpointError(
+                    f"{source}: field {key}: expected JSON, found {error}"
+                ) from error
+            return value, begin, end
     return None
+
+
+def _is_key(text: str, match: re.Match[str], key: str) -> bool:
+    # A key is followed by a colon, and a string that is a value is not. Escapes may spell it too.
+    if not text.startswith(":", _skip_space(text, match.end())):
+        return False
+    try:
+        return bool(json.loads(match[0]) == key)
+    except ValueError:
+        return False
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\n\r":
+        at += 1
+    return at
 
 
 def _added_token(entry: object, where: str) -> AddedToken:
