@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import gptoss
-from gptoss.chat import build_prompt
+from gptoss.chat import ChatResult, build_prompt
 
 CASES = json.loads((Path(__file__).parent / "data" / "chat_format.json").read_text())["cases"]
 TOOLS = [
@@ -51,7 +51,7 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
     return {name: case[name] for name in names}
 
 
-def seen(result: gptoss.ChatResult) -> dict[str, Any]:
+def seen(result: ChatResult) -> dict[str, Any]:
     return {
         "token_ids": result.token_ids,
         "text": result.text,
@@ -98,7 +98,7 @@ def test_streamed(llm: gptoss.LLM) -> None:
 def test_several_at_a_time(llm: gptoss.LLM) -> None:
     before = llm.stats().sequences
 
-    async def all_of_them() -> list[gptoss.ChatResult]:
+    async def all_of_them() -> list[ChatResult]:
         return await asyncio.gather(
             *(llm.achat(case["question"], **GREEDY, **options_of(case)) for case in CASES)
         )
