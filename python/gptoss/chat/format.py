@@ -259,9 +259,9 @@ def request_params(
             )
         # The tokens that are chosen are no part of the answer, which counts its own.
         extra = max(map(len, choices))
-        changed["min_tokens"] = params.min_tokens and params.min_tokens + extra
-        if params.max_tokens is not None:
-            changed["max_tokens"] = min(params.max_tokens + extra, _MOST_TOKENS)
+        for name in ("min_tokens", "max_tokens"):
+            if value := getattr(params, name):
+                changed[name] = min(value + extra, _MOST_TOKENS)
     return dataclasses.replace(
         params,
         stop=(),  # of the answer's text alone
