@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss.chat import ChatStream
+from gptoss.outputs import GenerationChunk
 from support.scripted_model import WORDS, ScriptedModel
 
 MODEL = ScriptedModel()
@@ -27,6 +28,8 @@ pieces = st.one_of(
             '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"a":1}',
             "<|end|><|start|>assistant",
             "<|start|>user<|message|>",
+            "<|channel|>thoughts<|message|>ab",
+            "<|channel|>answer<|message|>ab",
         ]
     ).map(MODEL.tokens),
 )
@@ -34,8 +37,8 @@ scripts = st.lists(pieces, max_size=12).map(lambda found: [t for piece in found 
 
 
 def stream(script: list[int], **chat: Any) -> ChatStream:
-    # As many more requests as `max_reasoning_tokens` may make.
-    model = ScriptedModel(script, script, script)
+    # The second goes on where reasoning was ended.
+    model = ScriptedModel(script, script)
     # The script ends where max_tokens ends it.
     return model.chat(USER, stream=True, tools=TOOLS, max_tokens=max(1, len(script)), **chat)
 
@@ -72,6 +75,38 @@ def test_any_tokens(script: list[int], limit: int | None) -> None:
     calls = [call.id for call in result.tool_calls if "tool_calls" in result.message]
     answers = [{"role": "tool", "tool_call_id": call, "content": "x"} for call in calls]
     ScriptedModel(MODEL.tokens("<|return|>")).chat([*result.messages, *answers, *USER])
+
+
+class Watched:
+    """A request's tokens; told of each whether it was forced, and by what right."""
+
+    def __init__(self, streamed: ChatStream, limit: int) -> None:
+        self.found: list[bool] = []
+        self.expected: list[bool] = []
+        self._inner, self._answer, self._limit = streamed._tokens, streamed._answer, limit
+
+    def __next__(self) -> GenerationChunk:
+        answer = self._answer
+        is_reasoning = answer._open is not None and answer._open.kind == "reasoning"
+        self.expected.append(is_reasoning and answer.reasoning_tokens >= self._limit)
+        chunk = next(self._inner)
+        self.found.append(chunk.forced and chunk.token_ids == [MODEL.harmony.special_id("<|end|>")])
+        return chunk
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@settings(max_examples=400, deadline=None)
+@given(scripts.map([*MODEL.tokens("<|channel|>analysis<|message|>")].__add__), st.integers(1, 5))
+def test_the_budget_reads_as_the_answer_does(script: list[int], limit: int) -> None:
+    """It has to count alone, ahead of whoever shows the answer."""
+    streamed = stream(script, max_reasoning_tokens=limit)
+    watched = Watched(streamed, limit)
+    streamed._tokens = watched  # type: ignore[assignment]
+    for _ in streamed:
+        pass
+    assert watched.found == watched.expected
 
 
 def _spells(script: list[int]) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import numpy as np
 import pytest
 
+from gptoss import Decision
+from gptoss.engine.constraints import is_constraint
 from support.answers import both_ways
 from support.scripted_model import ScriptedModel
 
@@ -288,18 +292,19 @@ def test_reasoning_is_ended(limit: int) -> None:
     opened = "<|end|><|start|>assistant<|channel|>final<|message|>"
     made = "<|channel|>analysis<|message|>" + "Let me see."[:limit]
     assert model.text(result.token_ids) == made + opened + "Hello world<|return|>"
-    (first, _), (second, params) = model.requests
-    assert second == [*first, *model.tokens(made + opened)]
+    ((prompt, params),) = model.requests
     assert model.streams[0].closed
     generated = len(model.tokens(made)) + len(model.tokens("Hello world<|return|>"))
     assert result.usage.completion_tokens == generated
     assert result.usage.reasoning_tokens == limit
-    assert result.usage.prompt_tokens == len(first)
-    assert params.max_tokens == 40 - len(model.tokens(made))
-    assert params.seed != 5
+    assert result.usage.prompt_tokens == len(prompt)
+    assert (params.max_tokens, params.seed) == (40, 5)
     assert result.logprobs is not None
     assert len(result.logprobs) == len(result.token_ids)
     assert [entry.token_id for entry in result.logprobs] == result.token_ids
+    is_forced = [entry.logprob == 0 for entry in result.logprobs]
+    assert is_forced.index(True) == len(model.tokens(made))
+    assert sum(is_forced) == len(model.tokens(opened))
     both_ways(THINK + FINAL, "Hello world<|return|>", max_reasoning_tokens=limit)
 
 
@@ -363,22 +368,106 @@ def test_required_call_of_one_among_several() -> None:
         max_tokens=9,
     )
     assert [call.name for call in result.tool_calls] == ["get_time"]
-    (asked, choosing), (prompt, params) = model.requests
-    assert model.text(asked).endswith("<|start|>assistant<|channel|>commentary to=functions.")
-    assert set(choosing.logit_bias) == {model.tokens(n)[0] for n in ("get_time", "get_weather")}
-    assert choosing.max_tokens == 1
-    assert choosing.repetition_penalty == 1.0
-    assert model.text(prompt).endswith(" to=functions.get_time <|constrain|>json<|message|>")
-    assert params.max_tokens == 9
+    ((prompt, params),) = model.requests
+    assert model.text(prompt).endswith("<|start|>assistant<|channel|>commentary to=functions.")
+    assert params.logit_bias == {0: 1.0}
+    assert params.repetition_penalty == 2.0
+    assert model.text(result.prompt_token_ids).endswith(
+        " to=functions.get_time <|constrain|>json<|message|>"
+    )
+    assert model.text(result.token_ids) == "{}<|call|>"
+    assert result.usage.prompt_tokens == len(result.prompt_token_ids)
+    assert result.usage.completion_tokens == len(result.token_ids)
     assert model.streams[0].closed
 
 
-def test_required_call_of_names_that_begin_alike() -> None:
-    tools = [{"type": "function", "function": {"name": name}} for name in ("ab", "abc", "abd")]
-    model = ScriptedModel("c", "{}<|call|>")
-    result = model.chat(USER, tools=tools, tool_choice="required")
-    assert [call.name for call in result.tool_calls] == ["abc"]
-    assert set(model.requests[0][1].logit_bias) == set(model.tokens("cd "))
+def test_only_the_tools_can_be_chosen() -> None:
+    model = ScriptedModel("get_time")
+    model.chat(USER, stream=True, tools=[TIME, WEATHER], tool_choice="required")
+    ((_, params),) = model.requests
+    assert is_constraint(params.constraint)
+    mask = np.full(100, 2**32 - 1, np.uint32)
+    params.constraint.fill(mask)
+    allowed = {token for token in range(32 * len(mask)) if mask[token // 32] >> token % 32 & 1}
+    assert allowed == {model.tokens(name)[0] for name in ("get_time", "get_weather")}
+
+
+ALIKE = [{"type": "function", "function": {"name": name}} for name in ("ab", "abc", "abd", "abcde")]
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("ab", " "), ("abc", "c "), ("abd", "d"), ("abcde", "cd")]
+)
+def test_required_call_of_names_that_begin_alike(name: str, chosen: str) -> None:
+    model = ScriptedModel(
+        chosen, "{}<|call|>"
+    )  # after a choice that leaves one, the rest is forced
+    result = model.chat(USER, tools=ALIKE, tool_choice="required")
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [(name, "{}")]
+    ((prompt, _),) = model.requests
+    assert model.text(prompt).endswith(" to=functions.ab")
+    assert model.text(result.token_ids) == "{}<|call|>"
+    assert result.usage.completion_tokens == len(result.token_ids)
+    assert model.text(model.streams[0].given) == chosen + "{}<|call|>"
+    both_ways(chosen, "{}<|call|>", tools=ALIKE, tool_choice="required")
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("ab", " "), ("abcde", "cd")])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_is_chosen_is_no_token_of_the_answer(name: str, chosen: str, count: int) -> None:
+    """However many places there are at which the names differ."""
+    arguments = '{"a": "b"}'
+    model = ScriptedModel(chosen, arguments)
+    result = model.chat(
+        USER, tools=ALIKE, tool_choice="required", max_tokens=count, min_tokens=1, logprobs=0
+    )
+    assert model.text(result.token_ids) == arguments[:count]
+    assert result.finish_reason == "length"
+    assert result.usage.completion_tokens == count
+    assert [call.name for call in result.tool_calls] == [name]
+    assert [entry.token_id for entry in result.logprobs or ()] == result.token_ids
+    assert model.streams[0].closed
+
+
+def test_a_model_that_writes_the_opening_by_itself() -> None:
+    """It need not heed constraints to be understood."""
+    script = "get_time <|constrain|>json<|message|>{}<|call|>"
+    model = ScriptedModel(script, heeds_constraints=False)
+    result = model.chat(USER, tools=[TIME, WEATHER], tool_choice="required")
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("get_time", "{}")]
+    model = ScriptedModel(THINK + FINAL, heeds_constraints=False)
+    result = model.chat(USER, max_reasoning_tokens=3)
+    assert (result.reasoning, result.text) == ("Let me see.", "Hello world")
+
+
+def test_an_answer_has_one_constraint() -> None:
+    class Mine:
+        def accept(self, token_ids: list[int]) -> Decision:
+            return Decision()
+
+        def fill(self, mask: Any) -> None:
+            pass
+
+    model = ScriptedModel(FINAL, "Hello<|return|>")
+    for chat in (
+        {"max_reasoning_tokens": 3},
+        {"tools": [TIME, WEATHER], "tool_choice": "required"},
+    ):
+        with pytest.raises(ValueError, match="constraint: max_reasoning_tokens, and a tool_choice"):
+            model.chat(USER, constraint=Mine(), **chat)
+    assert model.requests == []
+    mine = Mine()
+    assert model.chat(USER, constraint=mine).text == "Hello world"
+    # With 0 nothing is left to decide.
+    assert model.chat(USER, constraint=mine, max_reasoning_tokens=0).text == "Hello"
+    assert all(params.constraint is mine for _, params in model.requests)
+
+
+def test_a_stop_token_that_would_end_a_choice() -> None:
+    model = ScriptedModel("get_time", "{}<|call|>")
+    token = model.tokens("get_time")[0]
+    with pytest.raises(ValueError, match=f"stop_token_ids: .* {token} among them"):
+        model.chat(USER, tools=[TIME, WEATHER], tool_choice="required", stop_token_ids=[token])
 
 
 def test_bad_arguments_of_chat() -> None:

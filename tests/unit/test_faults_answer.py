@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gptoss.chat import stream as module
+from gptoss.chat import assemble as module
 from support.answers import FINAL, TOOLS, USER, answer, both_ways
 from support.scripted_model import ScriptedModel
 

@@ -121,7 +121,7 @@ def test_messages_of_an_iterator_are_in_the_result() -> None:
 
 
 def test_a_bias_against_all_tools() -> None:
-    model = ScriptedModel("x", "{}<|call|>")
+    model = ScriptedModel("x", heeds_constraints=False)
     with pytest.raises(ValueError, match=r"tool_choice: .* logit_bias must not ban"):
         model.chat(USER, tools=TOOLS, tool_choice="required", logit_bias={1: -2000.0})
 
