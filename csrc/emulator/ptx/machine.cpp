@@ -6,10 +6,11 @@
 #include <cstring>
 #include <numeric>
 
+#include "emulator/ptx/limits.h"
+
 namespace gptoss::emulator {
 namespace {
 
-constexpr uint32_t kDefaultMultiprocessors = 4;
 constexpr int kLongestQuantum = 64;
 // Order of CTAs is shuffled up to this many; more start in order.
 constexpr uint64_t kMostShuffledCtas = 1u << 20;
@@ -124,71 +125,23 @@ void Launch::report(ReportClass report_class, const Warp& warp, int lane, std::s
 // ---- limits ----
 
 bool Launch::fits() {
-  static const DeviceProfile& kDefault = *find_profile("A100");
-  const DeviceProfile& profile = options.profile ? *options.profile : kDefault;
-  const auto refuse = [&](Fault fault, const std::string& message) {
+  const LaunchLimits limits = check_limits(kernel, options);
+  if (limits.fault != Fault::kNone) {
     Report report;
     report.report_class = ReportClass::kLaunchLimit;
     report.kernel = kernel.name;
-    report.message = message + " (" + std::string(profile.name) + ")";
+    report.message = limits.message;
     report.seed = options.seed;
     result.reports.push_back(std::move(report));
-    result.fault = fault;
+    result.fault = limits.fault;
     return false;
-  };
-  const Dim3& grid = options.grid;
-  const Dim3& block = options.block;
-  if (!grid.count() || !block.count())
-    return refuse(Fault::kInvalidLaunch, "a grid or block dimension is 0");
-  if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
-    return refuse(Fault::kInvalidLaunch, "grid too large");
-  const uint64_t threads = block.count();
-  if (block.x > 1024 || block.y > 1024 || block.z > 64 ||
-      threads > DeviceProfile::threads_per_block)
-    return refuse(Fault::kInvalidLaunch,
-                  "a block of " + std::to_string(threads) + " threads, the card takes 1024");
-  if (kernel.required_threads.x &&
-      (block.x != kernel.required_threads.x || block.y != kernel.required_threads.y ||
-       block.z != kernel.required_threads.z))
-    return refuse(Fault::kInvalidLaunch, "the kernel demands another block size (.reqntid)");
-  if (kernel.max_threads && threads > kernel.max_threads)
-    return refuse(Fault::kInvalidLaunch, "the kernel is made for at most " +
-                                             std::to_string(kernel.max_threads) +
-                                             " threads per block (.maxntid)");
-  const uint64_t shared = uint64_t{kernel.static_shared_bytes} + options.dynamic_shared_bytes;
-  if (shared > profile.shared_per_block_optin_bytes)
-    return refuse(Fault::kInvalidLaunch,
-                  std::to_string(shared) + " bytes of shared memory per block, the card has " +
-                      std::to_string(profile.shared_per_block_optin_bytes));
-  if (kernel.static_shared_bytes > profile.shared_per_block_bytes)
-    return refuse(Fault::kInvalidLaunch, "more than 48 KB of static shared memory");
-  if (shared > profile.shared_per_block_bytes && !options.opted_in_shared)
-    return refuse(Fault::kInvalidLaunch,
-                  std::to_string(shared) + " bytes of shared memory need "
-                  "MAX_DYNAMIC_SHARED_SIZE_BYTES to be raised first");
-  const uint32_t warps = static_cast<uint32_t>((threads + kLanes - 1) / kLanes);
-  const uint64_t registers = uint64_t{kernel.max_registers} * warps * kLanes;
-  if (registers > DeviceProfile::registers_per_block)
-    return refuse(Fault::kOutOfResources, "more registers than a block can have (.maxnreg)");
-
-  uint64_t per_sm = std::min<uint64_t>(profile.blocks_per_multiprocessor,
-                                       profile.threads_per_multiprocessor / (warps * kLanes));
-  per_sm = std::min(per_sm, uint64_t{profile.shared_per_multiprocessor_bytes} /
-                                std::max<uint64_t>(1, shared + profile.shared_reserved_bytes));
-  if (registers) per_sm = std::min(per_sm, profile.registers_per_multiprocessor / registers);
-  if (!per_sm) return refuse(Fault::kOutOfResources, "no block fits a multiprocessor");
-  const uint32_t sms = options.multiprocessors ? options.multiprocessors : kDefaultMultiprocessors;
-  uint64_t capacity = per_sm * sms;
-  if (options.cooperative) {
-    if (grid.count() > capacity)
-      return refuse(Fault::kOutOfResources, "a cooperative launch of " +
-                                                std::to_string(grid.count()) + " blocks, " +
-                                                std::to_string(capacity) + " fit at once");
-  } else {
-    capacity = std::min<uint64_t>(capacity, std::max(1u, options.max_resident_warps / warps));
   }
-  capacity_ = static_cast<uint32_t>(std::min<uint64_t>(capacity, grid.count()));
-  warps_per_cta = warps;
+  warps_per_cta = limits.warps_per_block;
+  uint64_t capacity = limits.blocks_at_once;
+  if (!options.cooperative)
+    capacity =
+        std::min<uint64_t>(capacity, std::max(1u, options.max_resident_warps / warps_per_cta));
+  capacity_ = static_cast<uint32_t>(std::min<uint64_t>(capacity, options.grid.count()));
   return true;
 }
 
@@ -269,10 +222,8 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
           case kLaneid: value = l; break;
           case kWarpid: value = w; break;
           case kNwarpid: value = warps_per_cta; break;
-          case kSmid: value = cta_slot % std::max(1u, options.multiprocessors); break;
-          case kNsmid:
-            value = options.multiprocessors ? options.multiprocessors : kDefaultMultiprocessors;
-            break;
+          case kSmid: value = cta_slot % simulated_multiprocessors(options); break;
+          case kNsmid: value = simulated_multiprocessors(options); break;
           case kGridid: value = 0; break;
           case kLanemaskEq: value = 1u << l; break;
           case kLanemaskLt: value = (1u << l) - 1; break;

@@ -98,6 +98,7 @@ enum class Fault : uint8_t {
   kLaunchFailure,
   kInvalidLaunch,
   kOutOfResources,
+  kCooperativeTooLarge,
 };
 const char* name_of(Fault fault);
 
