@@ -41,8 +41,8 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
 uint32_t check_load(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                     const AccessPlan& plan);
 
-// Before the bytes are stored: the race check, where `same_value` has the lanes that store what is
-// there already; and the bytes' new state, written on the lanes of `defined`.
+// The race check of a store, where `same_value` has the lanes that store what was there already;
+// and the bytes' new state, written on the lanes of `defined`.
 void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                  const AccessPlan& plan, uint32_t same_value, uint32_t defined);
 

@@ -191,6 +191,19 @@ constexpr Form kForms[] = {
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].add.noftz." HINT
      ".{f16|bf16|f16x2|bf16x2}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
+    // The order of modifiers that the cooperative groups of CUDA write.
+    {"atom.add.{relaxed|acquire|release|acq_rel}." SCOPE ".[global|shared|shared::cta].{u32|s32|u64}",
+     "=T,M,T", Pipe::kMemory, build::atomic},
+    // The order of Triton.
+    {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.{add|min|max|and|or|xor|exch}."
+     "{b32|b64|u32|s32|u64|s64}",
+     "=T,M,T", Pipe::kMemory, build::atomic},
+    {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.add.{f32|f64}", "=T,M,T",
+     Pipe::kMemory, build::atomic},
+    {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.add.noftz.{f16|f16x2|bf16|bf16x2}",
+     "=T,M,T", Pipe::kMemory, build::atomic},
+    {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.cas.{b32|b64}", "=T,M,T,T",
+     Pipe::kMemory, build::atomic},
     {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
     {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{add|min|max}." HINT

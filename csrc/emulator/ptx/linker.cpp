@@ -50,6 +50,8 @@ constexpr SpecialName kSpecials[] = {
     {"%lanemask_ge", SpecialRegister::kLanemaskGe},
     {"%dynamic_smem_size", SpecialRegister::kDynamicSmemSize},
     {"%total_smem_size", SpecialRegister::kTotalSmemSize},
+    {"%envreg1", SpecialRegister::kEnvreg1},
+    {"%envreg2", SpecialRegister::kEnvreg2},
     {"%clock", SpecialRegister::kClock},
     {"%clock64", SpecialRegister::kClock64},
     {"%globaltimer", SpecialRegister::kGlobaltimer},

@@ -234,6 +234,8 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
           case kTotalSmemSize:
             value = kernel.static_shared_bytes + options.dynamic_shared_bytes;
             break;
+          case kEnvreg1: value = static_cast<uint32_t>(workspace_ >> 32); break;
+          case kEnvreg2: value = static_cast<uint32_t>(workspace_); break;
           case kOne: value = 1; break;
           case kZero:
           case kClock:
@@ -350,8 +352,20 @@ void Launch::count() {
   }
 }
 
+// What the driver gives a cooperative launch for its grid barrier: a size and a counter, zero.
+bool Launch::make_workspace() {
+  constexpr uint32_t kWorkspace[16] = {sizeof kWorkspace};
+  workspace_ = memory.allocate(sizeof kWorkspace, "grid workspace");
+  if (!workspace_ || !memory.write(workspace_, kWorkspace, sizeof kWorkspace)) {
+    result.fault = Fault::kOutOfResources;
+    return false;
+  }
+  return true;
+}
+
 LaunchResult Launch::run() {
   if (!fits()) return std::move(result);
+  if (options.cooperative && !make_workspace()) return std::move(result);
   memory.begin_launch();
   const uint32_t count_of_registers = kernel.register_count();
   register_image_.assign(size_t{count_of_registers} * kRegisterBytes, std::byte{kPoison});
@@ -378,6 +392,7 @@ LaunchResult Launch::run() {
     result.fault = fault.fault;
   }
   count();
+  if (workspace_) memory.free(workspace_);
   return std::move(result);
 }
 

@@ -146,7 +146,8 @@ class Warp {
 
  private:
   bool converge(const Instruction& in);
-  uint32_t lanes_needed(int at, uint32_t lanes) const;
+  uint32_t met_lanes(int at, uint32_t lanes) const;
+  void execute_by_member_mask(const Instruction& in, uint32_t mask);
   void branch(const Instruction& in, uint32_t taken);
   void note_backward_branch(int target);
   void leave(uint32_t lanes);
@@ -241,6 +242,7 @@ class Launch {
   };
 
   bool fits();
+  bool make_workspace();
   void start_cta(uint64_t number, uint32_t cta_slot);
   void run_ctas();
   void stuck();
@@ -255,6 +257,7 @@ class Launch {
   uint64_t random_state_ = 0;
   uint64_t started_ = 0;
   uint32_t capacity_ = 1;
+  uint64_t workspace_ = 0;  // of a cooperative launch
 };
 
 }  // namespace gptoss::emulator

@@ -10,7 +10,7 @@ namespace gptoss::emulator {
 namespace {
 
 // Reserved, never backed: large enough that addresses need not be used twice.
-constexpr uint64_t kRegionBytes = 1ull << 42;
+constexpr uint64_t kRegionBytes = 1ull << 40;
 constexpr uint64_t kGapBytes = 4096;
 
 uint64_t align_up(uint64_t value, uint64_t alignment) {
@@ -21,7 +21,7 @@ uint64_t align_up(uint64_t value, uint64_t alignment) {
 
 Memory::Memory(uint64_t capacity_bytes) : capacity_(capacity_bytes) {
   void* region = MAP_FAILED;
-  for (uint64_t bytes = kRegionBytes; region == MAP_FAILED && bytes >= 1ull << 34; bytes /= 4) {
+  for (uint64_t bytes = kRegionBytes; region == MAP_FAILED && bytes >= 1ull << 30; bytes /= 4) {
     region = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     region_end_ = bytes;
   }

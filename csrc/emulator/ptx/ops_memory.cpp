@@ -106,32 +106,33 @@ void load_parameter(Warp& warp, const Instruction& in, uint32_t mask) {
   }
 }
 
+// Stores lane by lane. Bit l of the result: lane l stored what was there already, be it from before
+// or from a lane before it.
 template <class T>
-void scatter(Warp& warp, const Instruction& in, uint32_t mask, uint8_t* const (&place)[kLanes]) {
-  for (int l = 0; l < kLanes; ++l) {
-    if (!(mask >> l & 1)) continue;
-    for (int v = 0; v < in.vector; ++v) {
-      const T value = static_cast<T>(read_lane(warp, in.src[v], in.register_bytes, l));
-      std::memcpy(place[l] + v * sizeof(T), &value, sizeof(T));
-    }
-  }
-}
-
-// Bit l: lane l would store what is there already.
-uint32_t same_as_memory(Warp& warp, const Instruction& in, uint32_t mask,
-                        uint8_t* const (&place)[kLanes]) {
-  const int bytes = size_of(in.type);
+uint32_t scatter(Warp& warp, const Instruction& in, uint32_t mask, uint8_t* const (&place)[kLanes]) {
   uint32_t same = 0;
   for (int l = 0; l < kLanes; ++l) {
     if (!(mask >> l & 1)) continue;
     bool equal = true;
-    for (int v = 0; v < in.vector && equal; ++v) {
-      const uint64_t value = read_lane(warp, in.src[v], in.register_bytes, l);
-      equal = !std::memcmp(place[l] + v * bytes, &value, static_cast<size_t>(bytes));
+    for (int v = 0; v < in.vector; ++v) {
+      const T value = static_cast<T>(read_lane(warp, in.src[v], in.register_bytes, l));
+      uint8_t* const p = place[l] + v * sizeof(T);
+      equal = equal && !std::memcmp(p, &value, sizeof(T));
+      std::memcpy(p, &value, sizeof(T));
     }
     same |= static_cast<uint32_t>(equal) << l;
   }
   return same;
+}
+
+uint32_t scatter_elements(Warp& warp, const Instruction& in, uint32_t mask,
+                          uint8_t* const (&place)[kLanes]) {
+  switch (size_of(in.type)) {
+    case 1: return scatter<uint8_t>(warp, in, mask, place);
+    case 2: return scatter<uint16_t>(warp, in, mask, place);
+    case 4: return scatter<uint32_t>(warp, in, mask, place);
+    default: return scatter<uint64_t>(warp, in, mask, place);
+  }
 }
 
 void report_undefined_store(Warp& warp, const Instruction& in, uint32_t bad) {
@@ -160,7 +161,7 @@ void store(Warp& warp, const Instruction& in, uint32_t mask) {
     locate(warp, space, a, lanes, plan, place);
     if (space == Space::kGlobal && (lanes & ~defined))
       report_undefined_store(warp, in, lanes & ~defined);
-    const uint32_t same = space == Space::kLocal ? 0 : same_as_memory(warp, in, lanes, place);
+    const uint32_t same = scatter_elements(warp, in, lanes, place);
     check_store(warp, space, a, lanes, plan, same, defined & lanes);
     if (space != Space::kLocal) {
       warp.launch->progress += same != lanes;
@@ -171,12 +172,6 @@ void store(Warp& warp, const Instruction& in, uint32_t mask) {
         else
           publish(warp, space, a.at[l], l, in.semantics, in.scope, false);
       }
-    }
-    switch (size_of(in.type)) {
-      case 1: scatter<uint8_t>(warp, in, lanes, place); break;
-      case 2: scatter<uint16_t>(warp, in, lanes, place); break;
-      case 4: scatter<uint32_t>(warp, in, lanes, place); break;
-      default: scatter<uint64_t>(warp, in, lanes, place); break;
     }
   });
   if (in.semantics == Semantics::kRelease) warp.advance_clock();

@@ -124,6 +124,8 @@ enum class SpecialRegister : uint8_t {
   kLanemaskGe,
   kDynamicSmemSize,
   kTotalSmemSize,
+  kEnvreg1,  // address of the grid's workspace, high and low half
+  kEnvreg2,
   kOne,   // cluster dimensions of a launch without clusters
   kZero,  // cluster positions of a launch without clusters
   kClock,

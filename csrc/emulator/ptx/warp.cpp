@@ -41,6 +41,7 @@ void Warp::run(int quantum) {
         active = mask;
       }
       if (in.converges && !converge(in)) continue;
+      mask = active;
     }
     executions[pc] += std::popcount(mask);
     warp_executions[pc] += mask != 0;
@@ -48,7 +49,9 @@ void Warp::run(int quantum) {
     switch (in.flow) {
       case Flow::kNext:
         if (mask) {
-          if (in.tracks_definedness) {
+          if (in.member_mask >= 0) {
+            execute_by_member_mask(in, mask);
+          } else if (in.tracks_definedness) {
             in.execute(*this, in, mask);
           } else {
             uint32_t ok = kAllLanes;
@@ -116,11 +119,18 @@ void Warp::leave(uint32_t lanes) {
   }
 }
 
-uint32_t Warp::lanes_needed(int at, uint32_t lanes) const {
+// Of the lanes, which stand at instruction `at`, those that have all the others they wait for.
+uint32_t Warp::met_lanes(int at, uint32_t lanes) const {
   const Instruction& in = kernel->code[at];
-  if (in.member_mask < 0) return live;
-  const int lane = std::countr_zero(lanes);
-  return const_cast<Warp*>(this)->reg<uint32_t>(in.src[in.member_mask])[lane] & live;
+  if (in.member_mask < 0) return live & ~lanes ? 0 : lanes;
+  const auto* members = reinterpret_cast<const uint32_t*>(
+      registers + size_t{in.src[in.member_mask]} * kRegisterBytes);
+  uint32_t met = 0;
+  for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+    const int lane = std::countr_zero(rest);
+    if (!(members[lane] & live & ~lanes)) met |= 1u << lane;
+  }
+  return met;
 }
 
 bool Warp::converge(const Instruction& in) {
@@ -130,17 +140,32 @@ bool Warp::converge(const Instruction& in) {
       launch->report(ReportClass::kUninitialisedOperand, *this, std::countr_zero(bad),
                      "the member mask was never set");
   }
-  const uint32_t needed = lanes_needed(pc, active);
-  if (needed & ~active) {
+  const uint32_t met = met_lanes(pc, active);
+  if (!met) {
     regroup(LaneGroup::State::kConverging);
     return false;
   }
-  if (in.member_mask >= 0) {
-    if (const uint32_t outside = active & ~needed)
-      launch->report(ReportClass::kMemberMask, *this, std::countr_zero(outside),
-                     "a lane executes an instruction whose member mask leaves it out");
+  if (met != active) {
+    others.push_back({pc, active & ~met, LaneGroup::State::kConverging});
+    active = met;
   }
   return true;
+}
+
+// Lanes that name the same members act together; each such set for itself.
+void Warp::execute_by_member_mask(const Instruction& in, uint32_t mask) {
+  const uint32_t* members = reg<uint32_t>(in.src[in.member_mask]);
+  for (uint32_t rest = mask; rest;) {
+    const uint32_t wanted = members[std::countr_zero(rest)];
+    uint32_t set = 0;
+    for (uint32_t lanes = rest; lanes; lanes &= lanes - 1)
+      if (members[std::countr_zero(lanes)] == wanted) set |= lanes & (0 - lanes);
+    rest &= ~set;
+    if (const uint32_t outside = set & ~wanted)
+      launch->report(ReportClass::kMemberMask, *this, std::countr_zero(outside),
+                     "a lane executes an instruction whose member mask leaves it out");
+    in.execute(*this, in, set);
+  }
 }
 
 void Warp::regroup(LaneGroup::State state_of_running) {
@@ -165,7 +190,7 @@ void Warp::regroup(LaneGroup::State state_of_running) {
   size_t runnable = 0, converging = 0, lowest = 0;
   for (size_t i = 0; i < others.size(); ++i) {
     LaneGroup& group = others[i];
-    if (group.state == State::kConverging && !(lanes_needed(group.pc, group.lanes) & ~group.lanes))
+    if (group.state == State::kConverging && met_lanes(group.pc, group.lanes))
       group.state = State::kRunnable;
     if (group.state == State::kRunnable) {
       if (!runnable || group.pc < others[lowest].pc) lowest = i;
