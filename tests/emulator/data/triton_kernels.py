@@ -2,7 +2,6 @@
 
 Run with Triton installed: python tests/emulator/data/triton_kernels.py
 """
-# ruff: noqa: N803, ANN001, ANN201, D103
 
 from __future__ import annotations
 
