@@ -130,7 +130,8 @@ void Builder::check_width(const std::string& name, int have, int want, bool wide
   if (have != want && !(wider && have > want && want))
     fail("register " + name + " is " + std::to_string(8 * have) + " bits wide, the instruction is " +
          std::to_string(8 * want));
-  if (wider && in.register_bytes && in.register_bytes != have)
+  if (!wider) return;
+  if (in.register_bytes && in.register_bytes != have)
     fail("registers of different widths in one vector");
   in.register_bytes = static_cast<uint8_t>(have);
 }

@@ -148,8 +148,15 @@ inline uint16_t float_to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// Subnormal numbers become zeros of their sign.
 inline float flush(float value) {
   return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value;
+}
+inline double flush(double value) {
+  return std::fabs(value) < 0x1p-1022 ? std::copysign(0.0, value) : value;
+}
+inline float flush_f16(float value) {
+  return std::fabs(value) < 0x1p-14f ? std::copysign(0.0f, value) : value;
 }
 
 // a + b as a double that a second rounding, to fewer than 51 bits, cannot go wrong on: where the

@@ -33,6 +33,14 @@ bool relate_float(T a, T b, const Instruction& in) {
   return relate(a, b, in.sub);
 }
 
+// The low half of `x`; .ftz is a modifier of f16 only.
+template <bool kBf16>
+float load_half(uint32_t x, const Instruction& in) {
+  if constexpr (kBf16) return bf16_to_float(static_cast<uint16_t>(x));
+  const float value = f16_to_float(static_cast<uint16_t>(x));
+  return in.flush ? flush_f16(value) : value;
+}
+
 // One bit per lane, in a loop per relation so that it vectorises.
 template <class T, uint8_t kRelation>
 uint32_t compare_lanes(const T* a, const T* b) {
@@ -81,12 +89,12 @@ uint32_t compare(Warp& warp, const Instruction& in, Type type) {
         holds = relate_float(warp.reg<double>(x)[l], warp.reg<double>(y)[l], in);
         break;
       case Type::kF16:
-        holds = relate_float(f16_to_float(warp.reg<uint16_t>(x)[l]),
-                             f16_to_float(warp.reg<uint16_t>(y)[l]), in);
+        holds = relate_float(load_half<false>(warp.reg<uint16_t>(x)[l], in),
+                             load_half<false>(warp.reg<uint16_t>(y)[l], in), in);
         break;
       default:
-        holds = relate_float(bf16_to_float(warp.reg<uint16_t>(x)[l]),
-                             bf16_to_float(warp.reg<uint16_t>(y)[l]), in);
+        holds = relate_float(load_half<true>(warp.reg<uint16_t>(x)[l], in),
+                             load_half<true>(warp.reg<uint16_t>(y)[l], in), in);
         break;
     }
     out |= static_cast<uint32_t>(holds) << l;
@@ -114,9 +122,7 @@ template <bool kBf16>
 void setp_pair(Warp& warp, const Instruction& in, uint32_t mask) {
   const uint32_t* a = warp.reg<uint32_t>(in.src[0]);
   const uint32_t* b = warp.reg<uint32_t>(in.src[1]);
-  const auto load = [](uint32_t x) {
-    return kBf16 ? bf16_to_float(static_cast<uint16_t>(x)) : f16_to_float(static_cast<uint16_t>(x));
-  };
+  const auto load = [&in](uint32_t x) { return load_half<kBf16>(x, in); };
   uint32_t low = 0, high = 0;
   for (int l = 0; l < kLanes; ++l) {
     low |= static_cast<uint32_t>(relate_float(load(a[l]), load(b[l]), in)) << l;
@@ -136,9 +142,7 @@ void set(Warp& warp, const Instruction& in, uint32_t mask) {
 
 template <bool kBf16, bool kPair>
 void set_half(Warp& warp, const Instruction& in, uint32_t mask) {
-  const auto load = [](uint32_t x) {
-    return kBf16 ? bf16_to_float(static_cast<uint16_t>(x)) : f16_to_float(static_cast<uint16_t>(x));
-  };
+  const auto load = [&in](uint32_t x) { return load_half<kBf16>(x, in); };
   const bool to_float = is_float(in.type2) || is_packed(in.type2);
   const uint32_t yes = !to_float ? 0xffffu : kBf16 ? 0x3f80u : 0x3c00u;
   for (int l = 0; l < kLanes; ++l) {

@@ -78,11 +78,11 @@ struct FCopySign {
 // With .ftz subnormal inputs and results are zeros of their sign; .sat clamps to [0, 1], NaN to 0.
 template <class Op, bool kFlush, bool kSaturate>
 struct Modified {
-  template <class... T>
-  float operator()(T... x) const {
-    float r = Op{}((kFlush ? flush(x) : x)...);
+  template <class T, class... More>
+  T operator()(T x, More... more) const {
+    T r = Op{}((kFlush ? flush(x) : x), (kFlush ? flush(more) : more)...);
     if (kFlush) r = flush(r);
-    if (kSaturate) r = r > 0 ? (r < 1 ? r : 1.0f) : 0.0f;
+    if (kSaturate) r = r > 0 ? (r < 1 ? r : T{1}) : T{0};
     return r;
   }
 };
@@ -270,8 +270,9 @@ void special(Builder& b) {
     return b.execute(testp);
   }
   if (in.type == Type::kF64) {
-    if (op == "rsqrt") return b.execute(f64<Rsqrt, 1>());
-    if (op == "rcp") return b.execute(f64<FRcp, 1>());
+    if (op == "rsqrt")
+      return b.execute(f ? f64<Modified<Rsqrt, true, false>, 1>() : f64<Rsqrt, 1>());
+    if (op == "rcp") return b.execute(f64<Modified<FRcp, true, false>, 1>());
     return;
   }
   if (op == "ex2") return b.execute(f32<Ex2, 1>(f, false));
