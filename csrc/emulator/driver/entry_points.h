@@ -102,6 +102,7 @@
   X(cuEventCreate, cuEventCreate, "")                                                              \
   X(cuEventDestroy, cuEventDestroy_v2, "")                                                         \
   X(cuEventRecord, cuEventRecord, "")                                                              \
+  X(cuEventRecordWithFlags, cuEventRecordWithFlags, "not external")                                \
   X(cuEventQuery, cuEventQuery, "each query lets some work go on")                                 \
   X(cuEventSynchronize, cuEventSynchronize, "")                                                    \
   X(cuEventElapsedTime, cuEventElapsedTime_v2, "time of the emulation, not of a device")           \
