@@ -43,6 +43,7 @@ WEAKER = [
     (r"ld\.acquire\.gpu", "ld.acquire.cta"),
     (r"st\.release\.gpu", "st.relaxed.gpu"),
     (r"st\.release\.gpu", "st.release.cta"),
+    (r"atom\.global\.(cas|exch)", r"atom.relaxed.cta.global.\1"),
     (r"atom\.add\.release\.gpu", "atom.add.relaxed.gpu"),
     (r"atom\.add\.release\.gpu", "atom.add.release.cta"),
 ]
