@@ -71,6 +71,7 @@ void check_alignment(Warp& warp, Space space, const LaneAddresses& a, uint32_t m
                      const AccessPlan& plan) {
   // Vectors are aligned as a whole; their size is a power of two.
   const uint64_t low_bits = plan.bytes - 1;
+  if (a.is_range && !(a.at[0] & low_bits)) return;
   uint64_t any = 0;
   for (int l = 0; l < kLanes; ++l) any |= mask >> l & 1 ? a.at[l] & low_bits : 0;
   if (!any) return;
@@ -84,7 +85,9 @@ void count_sectors(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
   Counters& counters = warp.launch->counters;
   const uint64_t bytes = uint64_t{plan.bytes} * static_cast<uint64_t>(std::popcount(mask));
   uint64_t sectors = 0;
-  if (warp.launch->options.count_memory) {
+  if (a.is_range) {
+    sectors = (a.at[0] + bytes - 1) / kSectorBytes - a.at[0] / kSectorBytes + 1;
+  } else if (warp.launch->options.count_memory) {
     uint64_t list[2 * kLanes];
     int n = 0;
     bool sorted = true;
@@ -121,6 +124,10 @@ void count_banks(Warp& warp, const LaneAddresses& a, uint32_t mask, const Access
   (plan.kind == AccessKind::kLoad ? counters.shared_load_bytes : counters.shared_store_bytes) += bytes;
   if (!warp.launch->options.count_memory) return;
   const int words = static_cast<int>((plan.bytes + 3) / 4);
+  if (a.is_range) {  // every bank once per 128 bytes
+    counters.shared_wavefronts += (bytes + 127) / 128;
+    return;
+  }
   const int lanes_per_pass = kLanes / words;
   for (int first = 0; first < kLanes; first += lanes_per_pass) {
     uint64_t seen[kBanks][4];
@@ -147,6 +154,12 @@ void count_banks(Warp& warp, const LaneAddresses& a, uint32_t mask, const Access
 void locate_global(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                    const AccessPlan& plan, uint8_t* (&place)[kLanes]) {
   Allocation* allocation = warp.launch->last_allocation;
+  if (a.is_range && allocation && !allocation->is_freed && !allocation->is_constant &&
+      allocation->contains(a.at[0], uint64_t{plan.bytes} * kLanes)) {
+    uint8_t* const first = allocation->bytes + (a.at[0] - allocation->base);
+    for (int l = 0; l < kLanes; ++l) place[l] = first + static_cast<size_t>(l) * plan.bytes;
+    return;
+  }
   for (int l = 0; l < kLanes; ++l) {
     if (!(mask >> l & 1)) continue;
     const uint64_t address = a.at[l];
@@ -357,10 +370,31 @@ void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const 
                       why + name_place(warp, space, address));
 }
 
+namespace {
+// Whether all bytes are `value`.
+bool all_are(const uint8_t* bytes, size_t count, uint8_t value) {
+  uint8_t different = 0;
+  for (size_t i = 0; i < count; ++i) different |= bytes[i] ^ value;
+  return !different;
+}
+}  // namespace
+
 uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                        const AccessPlan& plan) {
   const uint32_t n = plan.bytes;
   uint32_t written = mask;
+  if (a.is_range) {
+    const size_t count = size_t{n} * kLanes;
+    if (space == Space::kShared && all_are(&warp.cta->shared_state[a.at[0]], count, Cta::kWritten))
+      return mask;
+    if (space == Space::kGlobal) {
+      const Allocation* allocation = warp.launch->last_allocation;
+      if (allocation->contains(a.at[0], count) &&
+          (allocation->written.empty() ||
+           all_are(&allocation->written[a.at[0] - allocation->base], count, 1)))
+        return mask;
+    }
+  }
   if (space == Space::kShared) {
     for (int l = 0; l < kLanes; ++l) {
       if (!(mask >> l & 1)) continue;
@@ -391,39 +425,36 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
   return written;
 }
 
+namespace {
+void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                 const AccessPlan& plan, uint32_t same_value) {
+  if (!has_races(space) || !warp.launch->options.check_races) return;
+  Access access = access_of(warp, 0, plan);
+  const bool is_read = plan.kind == AccessKind::kLoad;
+  for (int l = 0; l < kLanes; ++l) {
+    if (!(mask >> l & 1)) continue;
+    access.lane = l;
+    access.seen = &warp.seen[l];
+    uint64_t offset;
+    Shadow& shadow = shadow_of(warp, space, a.at[l], offset);
+    const Conflict c = is_read ? shadow.read(offset, plan.bytes, access)
+                               : shadow.write(offset, plan.bytes, access);
+    if (c) report_conflict(warp, space, a.at[l], l, c, plan, same_value >> l & 1);
+  }
+}
+}  // namespace
+
 uint32_t check_load(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                     const AccessPlan& plan) {
   const uint32_t written = written_lanes(warp, space, a, mask, plan);
-  if (has_races(space) && warp.launch->options.check_races) {
-    Access access = access_of(warp, 0, plan);
-    for (int l = 0; l < kLanes; ++l) {
-      if (!(mask >> l & 1)) continue;
-      access.lane = l;
-      access.seen = &warp.seen[l];
-      uint64_t offset;
-      Shadow& shadow = shadow_of(warp, space, a.at[l], offset);
-      if (const Conflict c = shadow.read(offset, plan.bytes, access))
-        report_conflict(warp, space, a.at[l], l, c, plan, false);
-    }
-  }
+  check_races(warp, space, a, mask, plan, 0);
   return written;
 }
 
 void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                  const AccessPlan& plan, uint32_t same_value, uint32_t defined) {
   const uint32_t n = plan.bytes;
-  if (has_races(space) && warp.launch->options.check_races) {
-    Access access = access_of(warp, 0, plan);
-    for (int l = 0; l < kLanes; ++l) {
-      if (!(mask >> l & 1)) continue;
-      access.lane = l;
-      access.seen = &warp.seen[l];
-      uint64_t offset;
-      Shadow& shadow = shadow_of(warp, space, a.at[l], offset);
-      if (const Conflict c = shadow.write(offset, n, access))
-        report_conflict(warp, space, a.at[l], l, c, plan, same_value >> l & 1);
-    }
-  }
+  check_races(warp, space, a, mask, plan, same_value);
   if (space == Space::kShared) {
     for (int l = 0; l < kLanes; ++l) {
       if (!(mask >> l & 1)) continue;
@@ -443,6 +474,12 @@ void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
       }
     }
   } else if (space == Space::kGlobal) {
+    Allocation* whole = warp.launch->last_allocation;
+    if (a.is_range && defined == kAllLanes && whole->contains(a.at[0], uint64_t{n} * kLanes)) {
+      if (!whole->written.empty())
+        std::memset(&whole->written[a.at[0] - whole->base], 1, size_t{n} * kLanes);
+      return;
+    }
     for (int l = 0; l < kLanes; ++l) {
       if (!(mask >> l & 1)) continue;
       Allocation* allocation = warp.launch->last_allocation;

@@ -13,6 +13,15 @@ enum class AccessKind : uint8_t { kLoad, kStore, kAtomic };
 // The addresses that the lanes access; lanes outside `mask` are undefined.
 struct LaneAddresses {
   uint64_t at[kLanes];
+  // All 32 lanes access one range, each the piece behind the one before: what is good for the first
+  // and the last piece is good for all.
+  bool is_range = false;
+
+  void look_for_range(uint32_t mask, uint32_t bytes) {
+    uint64_t different = 0;
+    for (int l = 0; l < kLanes; ++l) different |= at[l] ^ (at[0] + static_cast<uint64_t>(l) * bytes);
+    is_range = mask == kAllLanes && !different;
+  }
 };
 
 struct AccessPlan {

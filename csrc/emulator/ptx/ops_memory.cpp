@@ -31,8 +31,11 @@ void by_space(const Instruction& in, LaneAddresses& a, uint32_t mask, F f) {
   uint32_t lanes[6] = {};
   for (int l = 0; l < kLanes; ++l)
     if (mask >> l & 1) lanes[static_cast<int>(resolve(a.at[l]))] |= 1u << l;
-  for (int s = 0; s < 6; ++s)
-    if (lanes[s]) f(static_cast<Space>(s), lanes[s]);
+  for (int s = 0; s < 6; ++s) {
+    if (!lanes[s]) continue;
+    a.is_range = a.is_range && lanes[s] == mask;
+    f(static_cast<Space>(s), lanes[s]);
+  }
 }
 
 template <class T, class R>
@@ -75,6 +78,7 @@ void gather_elements(Warp& warp, const Instruction& in, uint32_t mask,
 void load(Warp& warp, const Instruction& in, uint32_t mask) {
   LaneAddresses a = addresses(warp, in.address, in.address_bytes, in.offset, mask);
   const AccessPlan plan = plan_of(in, AccessKind::kLoad);
+  a.look_for_range(mask, plan.bytes);
   const bool acquires = in.semantics >= Semantics::kVolatile;
   by_space(in, a, mask, [&](Space space, uint32_t lanes) {
     uint8_t* place[kLanes];
@@ -154,6 +158,7 @@ void report_undefined_store(Warp& warp, const Instruction& in, uint32_t bad) {
 void store(Warp& warp, const Instruction& in, uint32_t mask) {
   LaneAddresses a = addresses(warp, in.address, in.address_bytes, in.offset, mask);
   const AccessPlan plan = plan_of(in, AccessKind::kStore);
+  a.look_for_range(mask, plan.bytes);
   uint32_t defined = mask;
   for (int v = 0; v < in.vector; ++v) defined &= warp.defined[in.src[v]];
   by_space(in, a, mask, [&](Space space, uint32_t lanes) {

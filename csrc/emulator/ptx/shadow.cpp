@@ -59,7 +59,7 @@ void Shadow::split(Page& page, int shift) {
   page.shift = shift;
 }
 
-Shadow::Page& Shadow::page(uint64_t offset, uint32_t bytes) {
+Shadow::Page& Shadow::make_page(uint64_t offset, uint32_t bytes) {
   std::unique_ptr<Page>& slot = pages_[offset >> kPageShift];
   if (!slot) slot = std::make_unique<Page>();
   Page& page = *slot;
@@ -73,12 +73,51 @@ Shadow::Page& Shadow::page(uint64_t offset, uint32_t bytes) {
   return page;
 }
 
+inline bool Shadow::read_quickly(Cell& cell, const Access& a) {
+  if (cell.write_clock) return false;
+  Reader& last = cell.reader;
+  const uint32_t lane = 1u << a.lane;
+  if (last.clock) {
+    if (last.slot != a.slot || last.clock < a.slot_begin[a.slot]) return false;
+    if (last.clock == a.clock) {
+      last.lanes |= lane;
+      last.scope = std::min(last.scope, a.scope);
+      return true;
+    }
+    if (last.lanes != lane) return false;
+  }
+  // The first read, or a later one by the thread that was the last to read.
+  last = {a.clock, a.pc, lane, static_cast<uint16_t>(a.slot), a.scope, a.non_coherent};
+  return true;
+}
+
+inline bool Shadow::write_quickly(Cell& cell, const Access& a) {
+  const Reader& last = cell.reader;
+  const uint32_t begin = a.slot_begin[a.slot];
+  if (cell.more_readers) return false;
+  if (last.clock && (last.slot != a.slot || last.clock < begin || last.lanes != 1u << a.lane))
+    return false;
+  if (cell.write_clock && (cell.write_slot != a.slot || cell.write_lane != a.lane ||
+                           cell.write_clock < begin || cell.write_scope != a.scope))
+    return false;
+  // Nobody but this thread has been here.
+  if (last.non_coherent) return false;
+  cell.reader.clock = 0;
+  cell.write_clock = a.clock;
+  cell.write_pc = a.pc;
+  cell.write_slot = static_cast<uint16_t>(a.slot);
+  cell.write_lane = static_cast<uint8_t>(a.lane);
+  cell.write_scope = a.scope;
+  return true;
+}
+
 Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   Page& p = page(offset, bytes);
   Conflict found;
   const uint64_t in_page = offset & (kPageBytes - 1);
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
-    if (const Conflict c = read_cell(p, p.cells[i], access); c && !found) found = c;
+    if (!read_quickly(p.cells[i], access))
+      if (const Conflict c = read_cell(p, p.cells[i], access); c && !found) found = c;
   return found;
 }
 
@@ -87,7 +126,8 @@ Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
   Conflict found;
   const uint64_t in_page = offset & (kPageBytes - 1);
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
-    if (const Conflict c = write_cell(p, p.cells[i], access); c && !found) found = c;
+    if (!write_quickly(p.cells[i], access))
+      if (const Conflict c = write_cell(p, p.cells[i], access); c && !found) found = c;
   return found;
 }
 

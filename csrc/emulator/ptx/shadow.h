@@ -81,7 +81,17 @@ class Shadow {
     std::vector<std::vector<Reader>> lists;
   };
 
-  Page& page(uint64_t offset, uint32_t bytes);
+  Page& page(uint64_t offset, uint32_t bytes) {
+    Page* const found = pages_[offset >> kPageShift].get();
+    if (found && found->launch == launch_ && !found->cells.empty() &&
+        !(bytes & ((1u << found->shift) - 1)))
+      return *found;
+    return make_page(offset, bytes);
+  }
+  Page& make_page(uint64_t offset, uint32_t bytes);
+  // The frequent cases, in which nothing can conflict: true where that was it.
+  static bool read_quickly(Cell& cell, const Access& access);
+  static bool write_quickly(Cell& cell, const Access& access);
   static void split(Page& page, int shift);
   static Conflict read_cell(Page& page, Cell& cell, const Access& access);
   static Conflict write_cell(Page& page, Cell& cell, const Access& access);
