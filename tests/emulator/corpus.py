@@ -141,7 +141,8 @@ def grid_phases(module: Module, **options: Any) -> Outcome:
     x = _rng().integers(-100, 100, 300, dtype=np.int32)
     out = device.empty(300, np.int32, "out")
     result = module.launch(
-        "grid_phases", 5, 64, device.buffer(x, "x"), device.empty(300, np.int32, "middle"), out, 300,
+        "grid_phases", 5, 64, device.buffer(x, "x"), device.empty(300, np.int32, "middle"), out,
+        300,
         cooperative=True, **options,
     )  # fmt: skip
     return Outcome(result, _exact(out.numpy(), 2 * x[::-1] + 1))
@@ -296,7 +297,8 @@ def _triton_product(module: Module, a: Array, b: Array, tile: tuple[int, int], t
     out = device.empty((m, n), np.float32, "C")
     grid = (-(-m // tile[0]), -(-n // tile[1]))
     result = module.launch(
-        "matmul", grid, threads, device.buffer(a, "A"), device.buffer(b, "B"), out, m, n, k, k, n, n,
+        "matmul", grid, threads, device.buffer(a, "A"), device.buffer(b, "B"), out, m, n, k,
+        k, n, n,
         *_scratch(device), shared=shared, **options,
     )  # fmt: skip
     want, bound = _product(a, b)

@@ -1,4 +1,4 @@
-"""Floating point by exact arithmetic: the meaning that conversions and arithmetic are tested against.
+"""Floating point by exact arithmetic, which conversions and arithmetic are tested against.
 
 Numbers are fractions; the special ones are "nan", "inf" and "-inf". Zeros carry their sign as the
 strings "0" and "-0".

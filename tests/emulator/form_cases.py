@@ -291,13 +291,7 @@ def _extreme(a: Value, b: Value, smallest: bool, nan_wins: bool) -> Value:
 
 def _unary_float(function: Callable[[float], float]) -> Callable[[Value], Value]:
     def apply(value: Value) -> Value:
-        x = (
-            float("nan")
-            if value == "nan"
-            else float(value)
-            if isinstance(value, str)
-            else float(value)
-        )
+        x = float(value)
         try:
             y = function(x)
         except (ValueError, OverflowError, ZeroDivisionError):
@@ -341,7 +335,8 @@ def _rsqrt(x: float) -> float:
 
 
 APPROXIMATE: dict[str, Callable[[float], float]] = {
-    "ex2": _exp2, "lg2": _log2, "sin": math.sin, "cos": math.cos, "tanh": math.tanh, "rsqrt": _rsqrt,
+    "ex2": _exp2, "lg2": _log2, "sin": math.sin, "cos": math.cos, "tanh": math.tanh,
+    "rsqrt": _rsqrt,
     "rcp": _reciprocal, "sqrt": math.sqrt,
 }  # fmt: skip
 
@@ -394,7 +389,7 @@ def float_case(words: list[str]) -> Case | None:
         values = [form.decode(x) for x in raw]
         if op in bit_wise:
             if op != "copysign" and values[0] == "nan" and element in ("f32", "f64"):
-                return form.encode("nan") | (0)
+                return form.encode("nan")
             out = bit_wise[op](*raw)
             return form.encode(_flush(form.decode(out), element)) if ftz else out
         if ftz:
@@ -511,17 +506,22 @@ def compare_case(words: list[str]) -> Case | None:
             return Case(name, ["pred|pred"], [kind, kind, *extra],
                         lambda a, b, p=0: tuple(map(int, both(a, b, p))))  # fmt: skip
         yes = {"f16x2": 0x3C00, "bf16x2": 0x3F80}.get(words[-2], 0xFFFF)
-        return Case(name, [words[-2]], [kind, kind],
-                    lambda a, b: sum(yes << (16 * i) for i, v in enumerate(both(a, b)) if v))  # fmt: skip
+
+        def set_halves(a: int, b: int) -> int:
+            return sum(yes << 16 * i for i, holding in enumerate(both(a, b)) if holding)
+
+        return Case(name, [words[-2]], [kind, kind], set_halves)
 
     def result(a: int, b: int, p: int, value: bool) -> bool:
         return BOOLEAN[boolean](value, bool(p)) if boolean else value
 
     if op == "setp":
-        return Case(
-            name, ["pred|pred"], [kind, kind, *extra],
-            lambda a, b, p=0: (int(result(a, b, p, holds(a, b))), int(result(a, b, p, not holds(a, b)))),
-        )  # fmt: skip
+
+        def pair(a: int, b: int, p: int = 0) -> tuple[int, int]:
+            value = holds(a, b)
+            return int(result(a, b, p, value)), int(result(a, b, p, not value))
+
+        return Case(name, ["pred|pred"], [kind, kind, *extra], pair)
     target = words[-2]
     yes = {"f32": 0x3F800000, "f16": 0x3C00, "bf16": 0x3F80}.get(target, (1 << BITS[target]) - 1)
     return Case(name, [target], [kind, kind, *extra],
@@ -562,8 +562,11 @@ def convert_case(words: list[str]) -> Case | None:
             return max(low, min(high, signed(x, 32))) & ((1 << width) - 1)
 
         if words[-1] == "b32":
-            return Case(name, ["b32"], ["s32", "s32", "b32"],
-                        lambda a, b, c: (c << 16 | clamp(a) << 8 | clamp(b)) & 0xFFFFFFFF)  # fmt: skip
+
+            def over(a: int, b: int, c: int) -> int:
+                return (c << 16 & 0xFFFFFFFF) | clamp(a) << 8 | clamp(b)
+
+            return Case(name, ["b32"], ["s32", "s32", "b32"], over)
         return Case(name, ["b32"], ["s32", "s32"], lambda a, b: clamp(a) << 16 | clamp(b))
     target, source = words[-2], words[-1]
     mode = next((MODES[w] for w in words[1:] if w in MODES), None)

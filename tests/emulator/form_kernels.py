@@ -1,4 +1,5 @@
 """Kernels for the rows of the table that are not element-wise, each with its own check."""
+# ruff: noqa: E501 (a line of PTX stays one line)
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ void check(bool ok, const char* what, int line) {
 #define OK(call) check((call) == CUDA_SUCCESS, #call, __LINE__)
 #define GIVES(call, error) check((call) == (error), #call " gives " #error, __LINE__)
 
-using GetProc = CUresult (*)(const char*, void**, int, unsigned long long, CUdriverProcAddressQueryResult*);
+using GetProc = CUresult (*)(const char*, void**, int, unsigned long long,
+                             CUdriverProcAddressQueryResult*);
 
 template <class F>
 F* entry(const char* name) {
@@ -91,8 +92,8 @@ CUresult (*EventQuery)(CUevent);
 CUresult (*EventSynchronize)(CUevent);
 CUresult (*EventElapsedTime)(float*, CUevent, CUevent);
 CUresult (*EventDestroy)(CUevent);
-CUresult (*LaunchKernel)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                         CUstream, void**, void**);
+CUresult (*LaunchKernel)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                         unsigned, CUstream, void**, void**);
 CUresult (*LaunchKernelEx)(const CUlaunchConfig*, CUfunction, void**, void**);
 CUresult (*LaunchHostFunc)(CUstream, CUhostFn, void*);
 CUresult (*GraphCreate)(CUgraph*, unsigned);
@@ -181,7 +182,8 @@ std::string read_file(const char* path) {
 bool is_scan(const std::vector<int>& x, const std::vector<int>& got) {
   std::vector<int> want(x.size());
   for (size_t block = 0; block < x.size(); block += 256)
-    std::partial_sum(x.begin() + static_cast<long>(block), x.begin() + static_cast<long>(block + 256),
+    std::partial_sum(x.begin() + static_cast<long>(block),
+                     x.begin() + static_cast<long>(block + 256),
                      want.begin() + static_cast<long>(block));
   return got == want;
 }
@@ -192,7 +194,8 @@ CUfunction function(CUmodule module, const char* name) {
   return f;
 }
 
-CUresult launch_scan(CUfunction f, CUdeviceptr x, CUdeviceptr out, unsigned blocks, CUstream stream) {
+CUresult launch_scan(CUfunction f, CUdeviceptr x, CUdeviceptr out, unsigned blocks,
+                     CUstream stream) {
   void* arguments[] = {&x, &out};
   return LaunchKernel(f, blocks, 1, 1, 256, 1, 1, 0, stream, arguments, nullptr);
 }
@@ -249,7 +252,8 @@ void modules(const std::string& ptx, const std::string& fatbin) {
   CUmodule module = nullptr;
   CUfunction f = nullptr;
   GIVES(ModuleLoadData(&module, "no PTX at all"), CUDA_ERROR_INVALID_PTX);
-  GIVES(ModuleLoadData(&module, ".version 8.0\n.target sm_90a\n.address_size 64\n"), CUDA_ERROR_INVALID_PTX);
+  GIVES(ModuleLoadData(&module, ".version 8.0\n.target sm_90a\n.address_size 64\n"),
+        CUDA_ERROR_INVALID_PTX);
   OK(ModuleLoadData(&module, ptx.c_str()));
   GIVES(ModuleGetFunction(&f, module, "no_such_kernel"), CUDA_ERROR_NOT_FOUND);
   CUdeviceptr launches = 0;
@@ -278,10 +282,14 @@ void launches(CUmodule module) {
   CUdeviceptr x = 0;
   OK(MemAlloc(&x, 1024));
   void* arguments[] = {&x, &x};
-  GIVES(LaunchKernel(scan, 0, 1, 1, 256, 1, 1, 0, nullptr, arguments, nullptr), CUDA_ERROR_INVALID_VALUE);
-  GIVES(LaunchKernel(scan, 1, 1, 1, 2048, 1, 1, 0, nullptr, arguments, nullptr), CUDA_ERROR_INVALID_VALUE);
-  GIVES(LaunchKernel(scan, 1, 1, 1, 512, 1, 1, 0, nullptr, arguments, nullptr), CUDA_ERROR_INVALID_VALUE);
-  GIVES(LaunchKernel(scan, 1, 1, 1, 256, 1, 1, 60000, nullptr, arguments, nullptr), CUDA_ERROR_INVALID_VALUE);
+  GIVES(LaunchKernel(scan, 0, 1, 1, 256, 1, 1, 0, nullptr, arguments, nullptr),
+        CUDA_ERROR_INVALID_VALUE);
+  GIVES(LaunchKernel(scan, 1, 1, 1, 2048, 1, 1, 0, nullptr, arguments, nullptr),
+        CUDA_ERROR_INVALID_VALUE);
+  GIVES(LaunchKernel(scan, 1, 1, 1, 512, 1, 1, 0, nullptr, arguments, nullptr),
+        CUDA_ERROR_INVALID_VALUE);
+  GIVES(LaunchKernel(scan, 1, 1, 1, 256, 1, 1, 60000, nullptr, arguments, nullptr),
+        CUDA_ERROR_INVALID_VALUE);
   OK(FuncSetAttribute(scan, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 60000));
   GIVES(FuncSetAttribute(scan, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 200000),
         CUDA_ERROR_INVALID_VALUE);
@@ -312,7 +320,8 @@ void launches(CUmodule module) {
   OK(DtoH(out.data(), y, 1024));
   CHECK(out == std::vector<int>(256, 3));
   config.gridDimX = 100000;
-  GIVES(LaunchKernelEx(&config, phases, phase_arguments, nullptr), CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+  GIVES(LaunchKernelEx(&config, phases, phase_arguments, nullptr),
+        CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
   attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
   attribute.value.programmaticStreamSerializationAllowed = 1;
   config.gridDimX = 1;
@@ -341,7 +350,8 @@ void streams(CUmodule module) {
   OK(MemAlloc(&y, 4 * kCount));
   int host_calls = 0;
   for (int round = 0; round < 5; ++round) {
-    for (size_t i = 0; i < kCount; ++i) in[i] = static_cast<int>(i * 7 + static_cast<size_t>(round)) % 100;
+    for (size_t i = 0; i < kCount; ++i)
+      in[i] = static_cast<int>(i * 7 + static_cast<size_t>(round)) % 100;
     const std::vector<int> sent(in, in + kCount);
     OK(EventRecord(start, first));
     OK(HtoDAsync(x, in, 4 * kCount, first));

@@ -178,7 +178,8 @@ def _numbers(tmp_path: Path, *options: str) -> str:
             lines.append(f'  std::printf("{member} %zu\\n", offsetof({structure}, {member}));')
     source = tmp_path / "numbers.cpp"
     source.write_text(
-        '#ifdef GPTOSS_CUDA_H\n#include <cuda.h>\n#else\n#include "emulator/driver/cuda_abi.h"\n#endif\n'
+        "#ifdef GPTOSS_CUDA_H\n#include <cuda.h>\n#else\n"
+        '#include "emulator/driver/cuda_abi.h"\n#endif\n'
         "#include <cstddef>\n#include <cstdio>\nint main() {\n" + "\n".join(lines) + "\n}\n"
     )
     program = _compile(source, tmp_path / "numbers", *options)

@@ -18,7 +18,7 @@ MODULE = """.version 8.0
 
 REFUSED = {
     # Forms of later stages.
-    "mbarrier.init.shared.b64 [%r1], 1;": "instruction form mbarrier.init.shared.b64 is not supported",
+    "mbarrier.init.shared.b64 [%r1], 1;": "instruction form mbarrier.init.shared.b64 is not",
     "cp.async.bulk.commit_group;": "instruction form cp.async.bulk.commit_group",
     "wgmma.fence.sync.aligned;": "instruction form wgmma.fence.sync.aligned",
     "griddepcontrol.wait;": "instruction form griddepcontrol.wait",
@@ -26,7 +26,8 @@ REFUSED = {
     "elect.sync %r1|%p1, -1;": "instruction form elect.sync",
     "fence.proxy.async;": "instruction form fence.proxy.async",
     "cvt.rn.satfinite.e4m3x2.f32 %rs1, %f1, %f2;": "instruction form cvt.rn.satfinite.e4m3x2.f32",
-    "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1}, {%r1}, {%r2}, {%f1};": "instruction form mma",
+    "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1}, {%r1}, {%r2}, {%f1};":
+        "instruction form mma",
     "tex.1d.v4.f32.s32 {%f1, %f1, %f1, %f1}, [x, {%r1}];": "instruction form tex",
     # Spelling and operands.
     "addd.u32 %r1, %r2, %r3;": "instruction form addd.u32",

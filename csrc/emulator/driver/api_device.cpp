@@ -73,27 +73,61 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
   switch (which) {
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
     case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X:
-    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y: out = small(p.threads_per_block); break;
-    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z: out = 64; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X: out = 0x7fffffff; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y:
+      out = small(p.threads_per_block);
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z:
+      out = 64;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X:
+      out = 0x7fffffff;
+      break;
     case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y:
-    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z: out = 65535; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: out = small(p.shared_per_block_bytes); break;
-    case CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY: out = 65536; break;
-    case CU_DEVICE_ATTRIBUTE_WARP_SIZE: out = kLanes; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_PITCH: out = 0x7fffffff; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK: out = small(p.registers_per_block); break;
-    case CU_DEVICE_ATTRIBUTE_CLOCK_RATE: out = 1'000'000; break;
-    case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE: out = 1'000'000; break;
-    case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH: out = 1024; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: out = small(device.multiprocessors); break;
-    case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE: out = small(p.l2_bytes); break;
+    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z:
+      out = 65535;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK:
+      out = small(p.shared_per_block_bytes);
+      break;
+    case CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY:
+      out = 65536;
+      break;
+    case CU_DEVICE_ATTRIBUTE_WARP_SIZE:
+      out = kLanes;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_PITCH:
+      out = 0x7fffffff;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK:
+      out = small(p.registers_per_block);
+      break;
+    case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
+      out = 1'000'000;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:
+      out = 1'000'000;
+      break;
+    case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH:
+      out = 1024;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+      out = small(device.multiprocessors);
+      break;
+    case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE:
+      out = small(p.l2_bytes);
+      break;
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR:
       out = small(p.threads_per_multiprocessor);
       break;
-    case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT: out = 2; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: out = p.compute_major; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: out = p.compute_minor; break;
+    case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT:
+      out = 2;
+      break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      out = p.compute_major;
+      break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      out = p.compute_minor;
+      break;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
       out = small(p.shared_per_multiprocessor_bytes);
       break;
@@ -109,7 +143,9 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
     case CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK:
       out = small(p.shared_reserved_bytes);
       break;
-    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID: out = device.ordinal + 1; break;
+    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
+      out = device.ordinal + 1;
+      break;
     case CU_DEVICE_ATTRIBUTE_GPU_OVERLAP:
     case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
     case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS:
@@ -117,7 +153,9 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
     case CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH:
     case CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED:
-    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED: out = 1; break;
+    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED:
+      out = 1;
+      break;
     // What the stand-in does not model it does not claim.
     case CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT:
     case CU_DEVICE_ATTRIBUTE_INTEGRATED:
@@ -130,8 +168,11 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
     case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
     case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH:
-    case CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED: out = 0; break;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    case CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED:
+      out = 0;
+      break;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
 }

@@ -10,7 +10,8 @@ using namespace gptoss::emulator::driver;
 
 namespace {
 
-CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count, Action action) {
+CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count,
+                  Action action) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;
     if (!out || (count && !after)) return CUDA_ERROR_INVALID_VALUE;
@@ -94,10 +95,11 @@ DRIVER_API cuGraphAddKernelNode_v2(CUgraphNode* out, CUgraph graph, const CUgrap
   return result == CUDA_SUCCESS ? add_node(out, graph, after, count, std::move(action)) : result;
 }
 
-DRIVER_API cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count,
-                                const CUDA_MEMCPY3D* p, CUcontext) {
+DRIVER_API cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after,
+                                size_t count, const CUDA_MEMCPY3D* p, CUcontext) {
   if (!p) return CUDA_ERROR_INVALID_VALUE;
-  if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY || p->Depth > 1)
+  if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY ||
+      p->Depth > 1)
     return CUDA_ERROR_NOT_SUPPORTED;
   Action action;
   action.type = CU_GRAPH_NODE_TYPE_MEMCPY;
@@ -115,18 +117,19 @@ DRIVER_API cuGraphAddMemcpyNode(CUgraphNode* out, CUgraph graph, const CUgraphNo
   return add_node(out, graph, after, count, std::move(action));
 }
 
-DRIVER_API cuGraphAddMemsetNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count,
-                                const CUDA_MEMSET_NODE_PARAMS* p, CUcontext) {
+DRIVER_API cuGraphAddMemsetNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after,
+                                size_t count, const CUDA_MEMSET_NODE_PARAMS* p, CUcontext) {
   if (!p || (p->elementSize != 1 && p->elementSize != 2 && p->elementSize != 4))
     return CUDA_ERROR_INVALID_VALUE;
   Action action;
   action.type = CU_GRAPH_NODE_TYPE_MEMSET;
-  action.fill = {p->dst, p->pitch, p->width, std::max<size_t>(p->height, 1), p->value, p->elementSize};
+  action.fill = {p->dst,   p->pitch,      p->width, std::max<size_t>(p->height, 1),
+                 p->value, p->elementSize};
   return add_node(out, graph, after, count, std::move(action));
 }
 
-DRIVER_API cuGraphAddHostNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count,
-                              const CUDA_HOST_NODE_PARAMS* p) {
+DRIVER_API cuGraphAddHostNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after,
+                              size_t count, const CUDA_HOST_NODE_PARAMS* p) {
   if (!p || !p->fn) return CUDA_ERROR_INVALID_VALUE;
   Action action;
   action.type = CU_GRAPH_NODE_TYPE_HOST;
@@ -135,7 +138,8 @@ DRIVER_API cuGraphAddHostNode(CUgraphNode* out, CUgraph graph, const CUgraphNode
   return add_node(out, graph, after, count, std::move(action));
 }
 
-DRIVER_API cuGraphAddEmptyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count) {
+DRIVER_API cuGraphAddEmptyNode(CUgraphNode* out, CUgraph graph, const CUgraphNode* after,
+                               size_t count) {
   return add_node(out, graph, after, count, Action{});
 }
 
@@ -145,7 +149,8 @@ DRIVER_API cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode* from, con
     if (!driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;
     if (edge_data) return CUDA_ERROR_NOT_SUPPORTED;
     for (size_t i = 0; i < count; ++i)
-      if (!driver.nodes.count(from[i]) || !driver.nodes.count(to[i])) return CUDA_ERROR_INVALID_VALUE;
+      if (!driver.nodes.count(from[i]) || !driver.nodes.count(to[i]))
+        return CUDA_ERROR_INVALID_VALUE;
     for (size_t i = 0; i < count; ++i) to[i]->after.push_back(from[i]);
     return CUDA_SUCCESS;
   });
@@ -228,7 +233,8 @@ DRIVER_API cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
   });
 }
 
-DRIVER_API cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResultInfo* info) {
+DRIVER_API cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph,
+                                CUgraphExecUpdateResultInfo* info) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!driver.execs.has(exec) || !driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;
     const auto refuse = [&](CUgraphExecUpdateResult why, CUgraphNode node) {
@@ -254,7 +260,8 @@ DRIVER_API cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpda
       std::vector<CUgraphNode> old_edges = old->after;
       std::sort(edges.begin(), edges.end());
       std::sort(old_edges.begin(), old_edges.end());
-      if (edges != old_edges) return refuse(CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, node.get());
+      if (edges != old_edges)
+        return refuse(CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, node.get());
     }
     driver.wait_all(context);
     for (const auto& node : graph->nodes) map[node.get()]->action = node->action;

@@ -34,7 +34,8 @@ CUresult copy(CopyCall call, Side target, Side source, CUstream handle, bool is_
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
     const uint64_t to_bytes = (call.height - 1) * call.target_pitch + call.width;
     const uint64_t from_bytes = (call.height - 1) * call.source_pitch + call.width;
-    if (const CUresult r = check_side(driver, call.target, to_bytes, target); r != CUDA_SUCCESS) return r;
+    if (const CUresult r = check_side(driver, call.target, to_bytes, target); r != CUDA_SUCCESS)
+      return r;
     if (const CUresult r = check_side(driver, call.source, from_bytes, source); r != CUDA_SUCCESS)
       return r;
     if (!is_async && driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
@@ -44,7 +45,8 @@ CUresult copy(CopyCall call, Side target, Side source, CUstream handle, bool is_
       call.staged.resize(call.width * call.height);
       for (uint64_t row = 0; row < call.height; ++row)
         std::memcpy(&call.staged[row * call.width],
-                    reinterpret_cast<const void*>(call.source + row * call.source_pitch), call.width);
+                    reinterpret_cast<const void*>(call.source + row * call.source_pitch),
+                    call.width);
     }
     const bool captures = stream->capture != nullptr;
     Action action;
@@ -96,7 +98,8 @@ CUresult fill(CUdeviceptr target, uint32_t value, uint32_t element, size_t count
     if (!count) return CUDA_SUCCESS;
     CUstream stream = driver.stream(context, handle);
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-    if (target % element || !driver.device_of(target, count * element)) return CUDA_ERROR_INVALID_VALUE;
+    if (target % element || !driver.device_of(target, count * element))
+      return CUDA_ERROR_INVALID_VALUE;
     Action action;
     action.type = CU_GRAPH_NODE_TYPE_MEMSET;
     action.fill = {target, 0, count, 1, value, element};
@@ -121,8 +124,7 @@ CUresult allocate(CUdeviceptr* out, size_t bytes) {
 
 CUresult pin(Driver& driver, void* bytes, size_t size) {
   driver.pinned[address_of(bytes)] = size;
-  for (const auto& device : driver.devices)
-    device->memory->map_host(bytes, size, "pinned memory");
+  for (const auto& device : driver.devices) device->memory->map_host(bytes, size, "pinned memory");
   return CUDA_SUCCESS;
 }
 
@@ -174,7 +176,9 @@ DRIVER_API cuMemFree_v2(CUdeviceptr address) {
   });
 }
 
-DRIVER_API cuMemAllocAsync(CUdeviceptr* out, size_t bytes, CUstream) { return allocate(out, bytes); }
+DRIVER_API cuMemAllocAsync(CUdeviceptr* out, size_t bytes, CUstream) {
+  return allocate(out, bytes);
+}
 
 DRIVER_API cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
@@ -247,7 +251,8 @@ DRIVER_API cuPointerGetAttribute(void* data, CUpointer_attribute which, CUdevice
     if (!data || !is_known(driver, address, 1)) return CUDA_ERROR_INVALID_VALUE;
     switch (which) {
       case CU_POINTER_ATTRIBUTE_CONTEXT:
-        *static_cast<CUcontext*>(data) = device && device->primary ? device->primary.get() : context;
+        *static_cast<CUcontext*>(data) =
+            device && device->primary ? device->primary.get() : context;
         return CUDA_SUCCESS;
       case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
         *static_cast<CUmemorytype*>(data) = device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;

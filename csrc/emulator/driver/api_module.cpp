@@ -39,12 +39,18 @@ CUresult get_attribute(CUcontext context, const CUfunc_st& function, CUfunction_
     case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
       out = static_cast<int>(kernel.static_shared_bytes);
       return CUDA_SUCCESS;
-    case CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES: out = 0; return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES:
+      out = 0;
+      return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES:
       out = static_cast<int>(kernel.local_bytes);
       return CUDA_SUCCESS;
-    case CU_FUNC_ATTRIBUTE_NUM_REGS: out = static_cast<int>(kernel.max_registers); return CUDA_SUCCESS;
-    case CU_FUNC_ATTRIBUTE_PTX_VERSION: out = function.module->target; return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_NUM_REGS:
+      out = static_cast<int>(kernel.max_registers);
+      return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_PTX_VERSION:
+      out = function.module->target;
+      return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
       out = 10 * profile.compute_major + profile.compute_minor;
       return CUDA_SUCCESS;
@@ -53,12 +59,15 @@ CUresult get_attribute(CUcontext context, const CUfunc_st& function, CUfunction_
                 ? function.max_dynamic_shared_bytes
                 : static_cast<int>(profile.shared_per_block_bytes - kernel.static_shared_bytes);
       return CUDA_SUCCESS;
-    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: out = -1; return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+      out = -1;
+      return CUDA_SUCCESS;
   }
   return CUDA_ERROR_INVALID_VALUE;
 }
 
-CUresult set_attribute(CUcontext context, CUfunc_st& function, CUfunction_attribute which, int value) {
+CUresult set_attribute(CUcontext context, CUfunc_st& function, CUfunction_attribute which,
+                       int value) {
   if (which == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
   if (which != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
   const int64_t most = int64_t{context->device->profile->shared_per_block_optin_bytes} -
@@ -101,7 +110,8 @@ CUresult launch_in(CUstream handle, CUfunction function, const Dim3& grid, const
     call.block = block;
     call.shared_bytes = shared;
     call.cooperative = cooperative;
-    if (const CUresult r = take_parameters(*call.function->kernel, parameters, extra, call.parameters);
+    if (const CUresult r =
+            take_parameters(*call.function->kernel, parameters, extra, call.parameters);
         r != CUDA_SUCCESS)
       return r;
     if (const CUresult r = driver.check_launch(context, call); r != CUDA_SUCCESS) return r;
@@ -128,9 +138,12 @@ CUresult take_parameters(const Kernel& kernel, void** parameters, void** extra,
   size_t bytes = 0;
   for (void** word = extra; word && *word; word += 2) {
     const auto what = reinterpret_cast<uintptr_t>(*word);
-    if (what == 1) buffer = word[1];
-    else if (what == 2) bytes = *static_cast<size_t*>(word[1]);
-    else return CUDA_ERROR_INVALID_VALUE;
+    if (what == 1)
+      buffer = word[1];
+    else if (what == 2)
+      bytes = *static_cast<size_t*>(word[1]);
+    else
+      return CUDA_ERROR_INVALID_VALUE;
   }
   if (kernel.parameter_bytes && (!buffer || bytes < kernel.parameter_bytes))
     return CUDA_ERROR_INVALID_VALUE;
@@ -147,8 +160,8 @@ DRIVER_API cuModuleLoadData(CUmodule* out, const void* image) {
   return load_module(out, image, log);
 }
 
-DRIVER_API cuModuleLoadDataEx(CUmodule* out, const void* image, unsigned count, CUjit_option* options,
-                              void** values) {
+DRIVER_API cuModuleLoadDataEx(CUmodule* out, const void* image, unsigned count,
+                              CUjit_option* options, void** values) {
   std::string log;
   const CUresult result = load_module(out, image, log);
   char* buffer = nullptr;
@@ -198,7 +211,8 @@ DRIVER_API cuModuleGetFunction(CUfunction* out, CUmodule module, const char* nam
   });
 }
 
-DRIVER_API cuModuleGetGlobal_v2(CUdeviceptr* address, size_t* bytes, CUmodule module, const char* name) {
+DRIVER_API cuModuleGetGlobal_v2(CUdeviceptr* address, size_t* bytes, CUmodule module,
+                                const char* name) {
   return enter_context([&](Driver& driver, CUcontext) -> CUresult {
     if (!driver.modules.has(module)) return CUDA_ERROR_INVALID_HANDLE;
     const GlobalVariable* variable = name ? module->module->find_variable(name) : nullptr;
@@ -211,8 +225,8 @@ DRIVER_API cuModuleGetGlobal_v2(CUdeviceptr* address, size_t* bytes, CUmodule mo
 
 // ---- libraries ----
 
-DRIVER_API cuLibraryLoadData(CUlibrary* out, const void* image, CUjit_option*, void**, unsigned, void*,
-                             void**, unsigned) {
+DRIVER_API cuLibraryLoadData(CUlibrary* out, const void* image, CUjit_option*, void**, unsigned,
+                             void*, void**, unsigned) {
   return enter([&](Driver& driver) -> CUresult {
     if (!out || !image) return CUDA_ERROR_INVALID_VALUE;
     std::string why;
@@ -244,7 +258,8 @@ DRIVER_API cuLibraryGetModule(CUmodule* out, CUlibrary library) {
     std::unique_ptr<CUmod_st>& module = library->modules[context];
     std::string log;
     if (!module)
-      if (const CUresult r = driver.load(context, library->ptx, module, log); r != CUDA_SUCCESS) return r;
+      if (const CUresult r = driver.load(context, library->ptx, module, log); r != CUDA_SUCCESS)
+        return r;
     *out = module.get();
     return CUDA_SUCCESS;
   });
@@ -268,7 +283,8 @@ DRIVER_API cuLibraryGetKernel(CUkernel* out, CUlibrary library, const char* name
   });
 }
 
-DRIVER_API cuLibraryGetGlobal(CUdeviceptr* address, size_t* bytes, CUlibrary library, const char* name) {
+DRIVER_API cuLibraryGetGlobal(CUdeviceptr* address, size_t* bytes, CUlibrary library,
+                              const char* name) {
   CUmodule module;
   if (const CUresult r = cuLibraryGetModule(&module, library); r != CUDA_SUCCESS) return r;
   const GlobalVariable* variable = name ? module->module->find_variable(name) : nullptr;
@@ -344,16 +360,17 @@ DRIVER_API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* out, CUfunction func
                                                        size_t shared) {
   return occupancy(out, function, block, shared);
 }
-DRIVER_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, CUfunction function, int block,
-                                                                size_t shared, unsigned) {
+DRIVER_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, CUfunction function,
+                                                                int block, size_t shared,
+                                                                unsigned) {
   return occupancy(out, function, block, shared);
 }
 
 // ---- launches ----
 
 DRIVER_API cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
-                          unsigned by, unsigned bz, unsigned shared, CUstream stream, void** parameters,
-                          void** extra) {
+                          unsigned by, unsigned bz, unsigned shared, CUstream stream,
+                          void** parameters, void** extra) {
   return launch_in(stream, function, {gx, gy, gz}, {bx, by, bz}, shared, parameters, extra, false);
 }
 
@@ -370,7 +387,9 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const CUlaunchAttribute& attribute = config->attrs[i];
     switch (attribute.id) {
-      case CU_LAUNCH_ATTRIBUTE_COOPERATIVE: cooperative = attribute.value.cooperative; break;
+      case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
+        cooperative = attribute.value.cooperative;
+        break;
       case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION: {
         const auto& size = attribute.value.clusterDim;
         if (size.x * size.y * size.z > 1) return CUDA_ERROR_NOT_SUPPORTED;
@@ -381,12 +400,14 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
       case CU_LAUNCH_ATTRIBUTE_IGNORE:
       case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
       case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-      case CU_LAUNCH_ATTRIBUTE_PRIORITY: break;
-      default: return CUDA_ERROR_NOT_SUPPORTED;
+      case CU_LAUNCH_ATTRIBUTE_PRIORITY:
+        break;
+      default:
+        return CUDA_ERROR_NOT_SUPPORTED;
     }
   }
   return launch_in(config->hStream, function,
                    {config->gridDimX, config->gridDimY, config->gridDimZ},
-                   {config->blockDimX, config->blockDimY, config->blockDimZ}, config->sharedMemBytes,
-                   parameters, extra, cooperative);
+                   {config->blockDimX, config->blockDimY, config->blockDimZ},
+                   config->sharedMemBytes, parameters, extra, cooperative);
 }

@@ -97,7 +97,8 @@ DRIVER_API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
     if (!driver.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
     if (event->capture) {
       // The stream joins the capture, or goes on in it.
-      if (stream->capture && stream->capture != event->capture) return CUDA_ERROR_STREAM_CAPTURE_MERGE;
+      if (stream->capture && stream->capture != event->capture)
+        return CUDA_ERROR_STREAM_CAPTURE_MERGE;
       if (!stream->capture && stream == &stream->context->default_stream)
         return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
       stream->capture = event->capture;
@@ -171,7 +172,8 @@ DRIVER_API cuStreamEndCapture(CUstream handle, CUgraph* out) {
     std::vector<CUgraphNode> reached = stream->tail;
     for (size_t i = 0; i < reached.size(); ++i)
       for (CUgraphNode node : reached[i]->after)
-        if (std::find(reached.begin(), reached.end(), node) == reached.end()) reached.push_back(node);
+        if (std::find(reached.begin(), reached.end(), node) == reached.end())
+          reached.push_back(node);
     bool unjoined = reached.size() != graph->nodes.size();
     for (CUstream other : stream->context->streams) {
       if (other->capture != graph) continue;

@@ -52,8 +52,8 @@ std::string Driver::ptx_of_image(const void* image, const Device& device, std::s
   }
   if (magic != kFatbinMagic) return static_cast<const char*>(image);
   const auto header = read_at<Header>(image, 0);
-  const auto limit = static_cast<uint32_t>(10 * device.profile->compute_major +
-                                           device.profile->compute_minor);
+  const auto limit =
+      static_cast<uint32_t>(10 * device.profile->compute_major + device.profile->compute_minor);
   std::string best;
   uint32_t best_architecture = 0;
   why = "no PTX for this device in the fat binary";

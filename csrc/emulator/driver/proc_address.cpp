@@ -36,14 +36,12 @@ extern "C" __attribute__((visibility("default"))) CUresult cuGetProcAddress_v2(
   *out = nullptr;
   for (const EntryPoint& entry : kEntryPoints)
     if (!std::strcmp(entry.name, name)) *out = address_of(entry.symbol);
-  if (status)
-    *status = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+  if (status) *status = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
   return *out ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
-extern "C" __attribute__((visibility("default"))) CUresult cuGetProcAddress(const char* name, void** out,
-                                                                            int version,
-                                                                            unsigned long long flags) {
+extern "C" __attribute__((visibility("default"))) CUresult
+cuGetProcAddress(const char* name, void** out, int version, unsigned long long flags) {
   return cuGetProcAddress_v2(name, out, version, flags, nullptr);
 }
 

@@ -32,16 +32,26 @@ double now_ms() {
 
 CUresult result_of(Fault fault) {
   switch (fault) {
-    case Fault::kNone: return CUDA_SUCCESS;
-    case Fault::kIllegalAddress: return CUDA_ERROR_ILLEGAL_ADDRESS;
-    case Fault::kMisalignedAddress: return CUDA_ERROR_MISALIGNED_ADDRESS;
-    case Fault::kIllegalInstruction: return CUDA_ERROR_ILLEGAL_INSTRUCTION;
-    case Fault::kAssert: return CUDA_ERROR_ASSERT;
-    case Fault::kTimeout: return CUDA_ERROR_LAUNCH_TIMEOUT;
-    case Fault::kInvalidLaunch: return CUDA_ERROR_INVALID_VALUE;
-    case Fault::kOutOfResources: return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
-    case Fault::kCooperativeTooLarge: return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
-    default: return CUDA_ERROR_LAUNCH_FAILED;
+    case Fault::kNone:
+      return CUDA_SUCCESS;
+    case Fault::kIllegalAddress:
+      return CUDA_ERROR_ILLEGAL_ADDRESS;
+    case Fault::kMisalignedAddress:
+      return CUDA_ERROR_MISALIGNED_ADDRESS;
+    case Fault::kIllegalInstruction:
+      return CUDA_ERROR_ILLEGAL_INSTRUCTION;
+    case Fault::kAssert:
+      return CUDA_ERROR_ASSERT;
+    case Fault::kTimeout:
+      return CUDA_ERROR_LAUNCH_TIMEOUT;
+    case Fault::kInvalidLaunch:
+      return CUDA_ERROR_INVALID_VALUE;
+    case Fault::kOutOfResources:
+      return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+    case Fault::kCooperativeTooLarge:
+      return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    default:
+      return CUDA_ERROR_LAUNCH_FAILED;
   }
 }
 
@@ -126,7 +136,8 @@ std::shared_ptr<Work> Driver::enqueue(CUstream s, std::function<CUresult()> run)
   // The default stream and every stream that was not made non-blocking wait for each other.
   if (s == &context->default_stream) {
     for (CUstream other : context->streams)
-      if (!(other->flags & CU_STREAM_NON_BLOCKING) && other->last) work->after.push_back(other->last);
+      if (!(other->flags & CU_STREAM_NON_BLOCKING) && other->last)
+        work->after.push_back(other->last);
     if (context->per_thread_stream.last) work->after.push_back(context->per_thread_stream.last);
   } else if (!(s->flags & CU_STREAM_NON_BLOCKING) && context->default_stream.last) {
     work->after.push_back(context->default_stream.last);
@@ -206,14 +217,20 @@ CUresult Driver::issue(CUstream s, Action action) {
 
 CUresult Driver::run(CUcontext context, const Action& action) {
   switch (action.type) {
-    case CU_GRAPH_NODE_TYPE_KERNEL: return run_kernel(context, action.kernel);
-    case CU_GRAPH_NODE_TYPE_MEMCPY: return copy(action.copy);
-    case CU_GRAPH_NODE_TYPE_MEMSET: return fill(action.fill);
-    case CU_GRAPH_NODE_TYPE_HOST: action.host(action.host_data); return CUDA_SUCCESS;
+    case CU_GRAPH_NODE_TYPE_KERNEL:
+      return run_kernel(context, action.kernel);
+    case CU_GRAPH_NODE_TYPE_MEMCPY:
+      return copy(action.copy);
+    case CU_GRAPH_NODE_TYPE_MEMSET:
+      return fill(action.fill);
+    case CU_GRAPH_NODE_TYPE_HOST:
+      action.host(action.host_data);
+      return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
       if (events.has(action.event)) action.event->time_ms = now_ms();
       return CUDA_SUCCESS;
-    default: return CUDA_SUCCESS;
+    default:
+      return CUDA_SUCCESS;
   }
 }
 
@@ -257,8 +274,8 @@ LaunchOptions Driver::options_of(CUcontext context, const KernelCall& call) cons
 CUresult Driver::check_launch(CUcontext context, const KernelCall& call) {
   const LaunchLimits limits = check_limits(*call.function->kernel, options_of(context, call));
   if (limits.fault != Fault::kNone && !quiet_)
-    std::fprintf(stderr, "emulator: launch of %s refused: %s\n", call.function->kernel->name.c_str(),
-                 limits.message.c_str());
+    std::fprintf(stderr, "emulator: launch of %s refused: %s\n",
+                 call.function->kernel->name.c_str(), limits.message.c_str());
   return result_of(limits.fault);
 }
 
@@ -372,8 +389,8 @@ CUresult Driver::load(CUcontext context, const std::string& ptx, std::unique_ptr
         10 * context->device->profile->compute_major + context->device->profile->compute_minor;
     const bool exact = !target.empty() && target.back() == 'a';
     if (module->target > device || (exact && module->target != device)) {
-      log = "PTX for " + target + " cannot run on compute capability " + std::to_string(device / 10) +
-            "." + std::to_string(device % 10);
+      log = "PTX for " + target + " cannot run on compute capability " +
+            std::to_string(device / 10) + "." + std::to_string(device % 10);
       return CUDA_ERROR_INVALID_PTX;
     }
     module->module = Module::load(ptx, context->device->memory);

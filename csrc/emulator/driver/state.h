@@ -256,7 +256,8 @@ CUresult enter_context(F body) {
   return enter([&](Driver& driver) -> CUresult {
     const CUcontext context = Driver::current();
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!driver.contexts.has(context) && !context->is_primary) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    if (!driver.contexts.has(context) && !context->is_primary)
+      return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     if (context->sticky != CUDA_SUCCESS) return context->sticky;
     const CUresult result = body(driver, context);
     return result == CUDA_SUCCESS ? context->sticky : result;

@@ -103,9 +103,10 @@ class Arguments {
       std::uniform_real_distribution<double> real(-1, 1);
       const bool is_float = type.find('f') != std::string::npos;
       for (uint64_t i = 0; i < count; ++i) {
-        const double number = equals != std::string::npos ? std::strtod(text.c_str() + equals + 1, nullptr)
-                              : is_float                  ? real(random_)
-                                                          : static_cast<double>(random_() % 256);
+        const double number = equals != std::string::npos
+                                  ? std::strtod(text.c_str() + equals + 1, nullptr)
+                              : is_float ? real(random_)
+                                         : static_cast<double>(random_() % 256);
         const uint64_t bits = element(type, number, "");
         std::memcpy(&bytes[i * size], &bits, size);
       }
@@ -125,11 +126,16 @@ void print(Memory& memory, const Buffer& buffer) {
   for (uint64_t i = 0; i < buffer.count; ++i) {
     uint64_t bits = 0;
     memory.read(&bits, buffer.address + i * size, size);
-    if (buffer.type == "f32") std::printf("%.9g", std::bit_cast<float>(static_cast<uint32_t>(bits)));
-    else if (buffer.type == "bf16") std::printf("%.9g", std::bit_cast<float>(static_cast<uint32_t>(bits << 16)));
-    else if (buffer.type == "f64") std::printf("%.17g", std::bit_cast<double>(bits));
-    else if (buffer.type == "s32") std::printf("%d", static_cast<int32_t>(bits));
-    else std::printf("%llu", static_cast<unsigned long long>(bits));
+    if (buffer.type == "f32")
+      std::printf("%.9g", std::bit_cast<float>(static_cast<uint32_t>(bits)));
+    else if (buffer.type == "bf16")
+      std::printf("%.9g", std::bit_cast<float>(static_cast<uint32_t>(bits << 16)));
+    else if (buffer.type == "f64")
+      std::printf("%.17g", std::bit_cast<double>(bits));
+    else if (buffer.type == "s32")
+      std::printf("%d", static_cast<int32_t>(bits));
+    else
+      std::printf("%llu", static_cast<unsigned long long>(bits));
     std::putchar(i + 1 == buffer.count ? '\n' : ' ');
   }
 }
@@ -146,21 +152,33 @@ int run(const std::vector<std::string>& words) {
       if (i + 1 == words.size()) fail(word + " needs a value");
       return words[++i];
     };
-    if (word == "--grid") options.grid = parse_dim(next());
-    else if (word == "--block") options.block = parse_dim(next());
-    else if (word == "--shared") options.dynamic_shared_bytes = static_cast<uint32_t>(std::stoul(next()));
-    else if (word == "--seed") options.seed = std::stoull(next());
-    else if (word == "--seeds") seeds = std::stoull(next());
-    else if (word == "--sms") options.multiprocessors = static_cast<uint32_t>(std::stoul(next()));
-    else if (word == "--hostile") options.hostile_tensor_cores = true;
-    else if (word == "--cooperative") options.cooperative = true;
-    else if (word == "--no-races") options.check_races = false;
-    else if (word == "--json") json = true;
+    if (word == "--grid")
+      options.grid = parse_dim(next());
+    else if (word == "--block")
+      options.block = parse_dim(next());
+    else if (word == "--shared")
+      options.dynamic_shared_bytes = static_cast<uint32_t>(std::stoul(next()));
+    else if (word == "--seed")
+      options.seed = std::stoull(next());
+    else if (word == "--seeds")
+      seeds = std::stoull(next());
+    else if (word == "--sms")
+      options.multiprocessors = static_cast<uint32_t>(std::stoul(next()));
+    else if (word == "--hostile")
+      options.hostile_tensor_cores = true;
+    else if (word == "--cooperative")
+      options.cooperative = true;
+    else if (word == "--no-races")
+      options.check_races = false;
+    else if (word == "--json")
+      json = true;
     else if (word == "--profile") {
       options.profile = find_profile(next());
       if (!options.profile) fail("unknown device profile " + words[i]);
-    } else if (word.rfind("--", 0) == 0) fail("unknown option " + word);
-    else arguments.push_back(word);
+    } else if (word.rfind("--", 0) == 0)
+      fail("unknown option " + word);
+    else
+      arguments.push_back(word);
   }
   const auto memory = std::make_shared<Memory>(16ull << 30);
   const auto module = Module::load(read_file(words[0]), memory);

@@ -94,7 +94,8 @@ void count_sectors(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
     uint64_t previous = 0;
     for (int l = 0; l < kLanes; ++l) {
       if (!(mask >> l & 1)) continue;
-      const uint64_t first = a.at[l] / kSectorBytes, last = (a.at[l] + plan.bytes - 1) / kSectorBytes;
+      const uint64_t first = a.at[l] / kSectorBytes,
+                     last = (a.at[l] + plan.bytes - 1) / kSectorBytes;
       for (uint64_t s = first; s <= last; ++s) {
         if (n && s == previous) continue;
         sorted = sorted && (!n || s > previous);
@@ -121,7 +122,8 @@ void count_sectors(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
 void count_banks(Warp& warp, const LaneAddresses& a, uint32_t mask, const AccessPlan& plan) {
   Counters& counters = warp.launch->counters;
   const uint64_t bytes = uint64_t{plan.bytes} * static_cast<uint64_t>(std::popcount(mask));
-  (plan.kind == AccessKind::kLoad ? counters.shared_load_bytes : counters.shared_store_bytes) += bytes;
+  (plan.kind == AccessKind::kLoad ? counters.shared_load_bytes : counters.shared_store_bytes) +=
+      bytes;
   if (!warp.launch->options.count_memory) return;
   const int words = static_cast<int>((plan.bytes + 3) / 4);
   if (a.is_range) {  // every bank once per 128 bytes
@@ -218,10 +220,10 @@ ReportClass class_of(Space space, const Conflict& c, bool same_value) {
   if (c.either_strong) return ReportClass::kRaceMixed;
   if (c.inside_warp) return ReportClass::kRaceWarp;
   if (space == Space::kShared)
-    return c.kind == Kind::kReadAfterWrite    ? ReportClass::kRaceSharedReadAfterWrite
+    return c.kind == Kind::kReadAfterWrite   ? ReportClass::kRaceSharedReadAfterWrite
            : c.kind == Kind::kWriteAfterRead ? ReportClass::kRaceSharedWriteAfterRead
                                              : ReportClass::kRaceSharedWriteAfterWrite;
-  return c.kind == Kind::kReadAfterWrite    ? ReportClass::kRaceGlobalReadAfterWrite
+  return c.kind == Kind::kReadAfterWrite   ? ReportClass::kRaceGlobalReadAfterWrite
          : c.kind == Kind::kWriteAfterRead ? ReportClass::kRaceGlobalWriteAfterRead
                                            : ReportClass::kRaceGlobalWriteAfterWrite;
 }
@@ -247,7 +249,8 @@ void report_in_flight(Warp& warp, uint64_t address, int lane, const AccessPlan& 
     if (!w.async) continue;
     for (int l = 0; l < kLanes && !other.known; ++l) {
       for (const AsyncCopy& copy : w.async[l].copies)
-        if (!other.known && address < copy.target + copy.bytes && copy.target < address + plan.bytes)
+        if (!other.known && address < copy.target + copy.bytes &&
+            copy.target < address + plan.bytes)
           other = warp.launch->site(w, static_cast<int>(copy.pc), l, "asynchronous copy");
     }
   }
@@ -272,9 +275,9 @@ LaneAddresses addresses(Warp& warp, int32_t reg, int reg_bytes, int64_t offset, 
   if (const uint32_t bad = mask & ~warp.defined[reg]) {
     const int lane = std::countr_zero(bad);
     const uint32_t origin = warp.origin[reg];
-    const AccessSite other =
-        origin ? warp.launch->site(warp, static_cast<int>(origin) - 1, lane, "read of what was never written")
-               : AccessSite{};
+    const AccessSite other = origin ? warp.launch->site(warp, static_cast<int>(origin) - 1, lane,
+                                                        "read of what was never written")
+                                    : AccessSite{};
     warp.launch->report(ReportClass::kUninitialisedAddress,
                         warp.launch->site(warp, warp.pc, lane, "access"), other,
                         "an address is computed from a value that was never set (" +
@@ -431,7 +434,17 @@ void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
   if (!has_races(space) || !warp.launch->options.check_races) return;
   Access access = access_of(warp, 0, plan);
   const bool is_read = plan.kind == AccessKind::kLoad;
-  for (int l = 0; l < kLanes; ++l) {
+  int first = 0;
+  // Lanes before `first` have nothing to say; those from it on are asked again, one by one.
+  uint64_t begin;
+  if (a.is_range) {
+    Shadow& shadow = shadow_of(warp, space, a.at[0], begin);
+    const uint64_t last = a.at[0] + uint64_t{plan.bytes} * kLanes - 1;
+    if (space == Space::kShared || warp.launch->last_allocation->contains(last, 1))
+      first = is_read ? shadow.read_range(begin, plan.bytes, access)
+                      : shadow.write_range(begin, plan.bytes, access);
+  }
+  for (int l = first; l < kLanes; ++l) {
     if (!(mask >> l & 1)) continue;
     access.lane = l;
     access.seen = &warp.seen[l];
@@ -522,7 +535,8 @@ void publish(Warp& warp, Space space, uint64_t key, int lane, Semantics semantic
   Released& place = map[key];
   if (is_read_modify_write && place.scope != Scope::kNone) {
     // Release patterns at one address add up; the narrowest scope decides.
-    if (place.cta != now.cta || now.scope == Scope::kCta) now.scope = std::min(place.scope, now.scope);
+    if (place.cta != now.cta || now.scope == Scope::kCta)
+      now.scope = std::min(place.scope, now.scope);
     now.seen.join(place.seen);
   }
   place = std::move(now);
@@ -541,8 +555,9 @@ void observe(Warp& warp, Space space, uint64_t key, int lane, Semantics semantic
   } else {
     Met& met = warp.met.own(lane);
     met.seen.join(released.seen);
-    met.scope = met.scope == Scope::kNone ? (same_cta ? Scope::kCta : Scope::kGpu)
-                                          : std::max(met.scope, same_cta ? Scope::kCta : Scope::kGpu);
+    met.scope = met.scope == Scope::kNone
+                    ? (same_cta ? Scope::kCta : Scope::kGpu)
+                    : std::max(met.scope, same_cta ? Scope::kCta : Scope::kGpu);
   }
 }
 

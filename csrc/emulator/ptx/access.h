@@ -19,7 +19,8 @@ struct LaneAddresses {
 
   void look_for_range(uint32_t mask, uint32_t bytes) {
     uint64_t different = 0;
-    for (int l = 0; l < kLanes; ++l) different |= at[l] ^ (at[0] + static_cast<uint64_t>(l) * bytes);
+    for (int l = 0; l < kLanes; ++l)
+      different |= at[l] ^ (at[0] + static_cast<uint64_t>(l) * bytes);
     is_range = mask == kAllLanes && !different;
   }
 };

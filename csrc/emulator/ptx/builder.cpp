@@ -84,11 +84,22 @@ void Builder::one(std::string_view spec, const Operand& operand) {
   Type type = Type::kNone;
   int bytes = 0;
   switch (spec[0]) {
-    case 'T': type = in.type; bytes = size_of(type); break;
-    case 'S': type = in.type2; bytes = size_of(type); break;
-    case 'W': bytes = 2 * size_of(in.type); break;
-    case 'P': type = Type::kPred; break;
-    default: bytes = spec[0] - '0';
+    case 'T':
+      type = in.type;
+      bytes = size_of(type);
+      break;
+    case 'S':
+      type = in.type2;
+      bytes = size_of(type);
+      break;
+    case 'W':
+      bytes = 2 * size_of(in.type);
+      break;
+    case 'P':
+      type = Type::kPred;
+      break;
+    default:
+      bytes = spec[0] - '0';
   }
   if (operand.kind == Operand::Kind::kVector) {
     if (!vector) fail("unexpected vector operand");
@@ -120,16 +131,15 @@ void Builder::destination(const Operand& operand, int bytes, bool wider) {
     return;
   }
   const Symbol* symbol = linker_.find(operand.name);
-  if (!symbol || symbol->kind != Symbol::Kind::kRegister)
-    fail("unknown register " + operand.name);
+  if (!symbol || symbol->kind != Symbol::Kind::kRegister) fail("unknown register " + operand.name);
   check_width(operand.name, symbol->bytes, bytes, wider);
   out = symbol->reg;
 }
 
 void Builder::check_width(const std::string& name, int have, int want, bool wider) {
   if (have != want && !(wider && have > want && want))
-    fail("register " + name + " is " + std::to_string(8 * have) + " bits wide, the instruction is " +
-         std::to_string(8 * want));
+    fail("register " + name + " is " + std::to_string(8 * have) +
+         " bits wide, the instruction is " + std::to_string(8 * want));
   if (!wider) return;
   if (in.register_bytes && in.register_bytes != have)
     fail("registers of different widths in one vector");

@@ -25,7 +25,8 @@ const uint8_t* place(Warp& warp, uint64_t address, int lane, uint64_t bytes) {
       const Allocation* found = warp.launch->memory.find(address, bytes);
       return found ? found->bytes + (address - found->base) : nullptr;
     }
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -97,9 +98,11 @@ std::string format(Warp& warp, const std::string& pattern, Arguments arguments, 
         std::snprintf(buffer, sizeof buffer, (spec + c).c_str(),
                       std::bit_cast<double>(arguments.take(8)));
       } else if (c == 'c') {
-        std::snprintf(buffer, sizeof buffer, (spec + c).c_str(), static_cast<int>(arguments.take(4)));
+        std::snprintf(buffer, sizeof buffer, (spec + c).c_str(),
+                      static_cast<int>(arguments.take(4)));
       } else if (c == 'p') {
-        std::snprintf(buffer, sizeof buffer, "0x%llx", static_cast<unsigned long long>(arguments.take(8)));
+        std::snprintf(buffer, sizeof buffer, "0x%llx",
+                      static_cast<unsigned long long>(arguments.take(8)));
       } else if (c == 's') {
         out += text(warp, arguments.take(8), lane);
       }
@@ -122,7 +125,8 @@ void print(Warp& warp, const Instruction& in, uint32_t mask) {
     if (in.immediate >= 0) {
       const auto result = static_cast<int32_t>(line.size());
       const auto at = static_cast<size_t>(in.immediate);
-      std::memcpy(&warp.local[static_cast<size_t>(lane) * warp.kernel->local_bytes + at], &result, 4);
+      std::memcpy(&warp.local[static_cast<size_t>(lane) * warp.kernel->local_bytes + at], &result,
+                  4);
       for (size_t i = 0; i < 4; ++i) warp.local_written[at + i] |= 1u << lane;
     }
   }

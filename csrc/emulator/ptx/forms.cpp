@@ -7,8 +7,9 @@
 namespace gptoss::emulator {
 
 const char* name_of(Pipe pipe) {
-  static constexpr const char* kNames[] = {"integer", "float",  "half",  "double", "special", "convert",
-                                           "move",    "memory", "async", "tensor", "warp",    "control"};
+  static constexpr const char* kNames[] = {"integer", "float",   "half", "double",
+                                           "special", "convert", "move", "memory",
+                                           "async",   "tensor",  "warp", "control"};
   static_assert(std::size(kNames) == static_cast<size_t>(Pipe::kCount));
   return kNames[static_cast<size_t>(pipe)];
 }
@@ -27,7 +28,8 @@ namespace {
 #define FLOAT_RELATION "{eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan}"
 #define SCOPE "{cta|cluster|gpu|sys}"
 #define MAY_SCOPE "[cta|cluster|gpu|sys]"
-#define EVICT "[L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate]"
+#define EVICT \
+  "[L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate]"
 #define PREFETCH "[L2::64B|L2::128B|L2::256B]"
 #define HINT "[L2::cache_hint]"
 #define SHARED "[shared|shared::cta]"
@@ -35,7 +37,8 @@ namespace {
 constexpr Form kForms[] = {
     // ---- moves and conversions ----
     {"mov.{pred|b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64}", "", Pipe::kMove, build::move},
-    {"cvt.[rn|rz|rm|rp|rna|rni|rzi|rmi|rpi].[ftz].[sat].{u8|s8|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64}."
+    {"cvt.[rn|rz|rm|rp|rna|rni|rzi|rmi|rpi].[ftz].[sat].{u8|s8|u16|s16|u32|s32|u64|s64|f16|bf16|"
+     "f32|f64}."
      "{u8|s8|u16|s16|u32|s32|u64|s64|f16|bf16|f32|f64}",
      "", Pipe::kConvert, build::convert},
     {"cvt.{rn|rz}.relu.{f16|bf16}.f32", "", Pipe::kConvert, build::convert},
@@ -45,7 +48,8 @@ constexpr Form kForms[] = {
     {"cvt.pack.sat.{u8|s8}.s32.b32", "=4,4,4,4", Pipe::kConvert, build::convert_pair},
     {"cvta.[to].{global|const|shared|shared::cta|local|param}.u64", "=T,T", Pipe::kMove,
      build::convert_address},
-    {"isspacep.{global|const|shared|shared::cta|local|param}", "=P,8", Pipe::kInteger, build::is_space},
+    {"isspacep.{global|const|shared|shared::cta|local|param}", "=P,8", Pipe::kInteger,
+     build::is_space},
 
     // ---- integers ----
     {"add." INTEGERS, "=T,T,T", Pipe::kInteger, build::integer},
@@ -165,9 +169,10 @@ constexpr Form kForms[] = {
     {"set." FLOAT_RELATION ".{bf16|u16|s16}.bf16", "=S,T,T", Pipe::kHalf, build::compare},
     {"set." FLOAT_RELATION ".[ftz].{f16x2|u32|s32}.f16x2", "=S,T,T", Pipe::kHalf, build::compare},
     {"set." FLOAT_RELATION ".{bf16x2|u32|s32}.bf16x2", "=S,T,T", Pipe::kHalf, build::compare},
-    {"selp.{b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64}", "=T,T,T,!P", Pipe::kInteger, build::select},
-    {"slct.[ftz].{b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64}.{s32|f32}", "=S,S,S,T", Pipe::kInteger,
+    {"selp.{b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64}", "=T,T,T,!P", Pipe::kInteger,
      build::select},
+    {"slct.[ftz].{b16|u16|s16|b32|u32|s32|f32|b64|u64|s64|f64}.{s32|f32}", "=S,S,S,T",
+     Pipe::kInteger, build::select},
 
     // ---- memory ----
     {"ld.[weak|volatile].[global|const|shared|shared::cta|local|param|param::entry|param::func]."
@@ -176,52 +181,59 @@ constexpr Form kForms[] = {
     {"ld.{relaxed|acquire}." SCOPE ".[global|shared|shared::cta]." EVICT "." HINT "." PREFETCH
      ".[v2|v4]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
-    {"ld.[weak].global.[ca|cg|cs].nc." EVICT "." HINT "." PREFETCH ".[v2|v4|v8]." ELEMENTS, "=VT~,M,?8",
-     Pipe::kMemory, build::load},
+    {"ld.[weak].global.[ca|cg|cs].nc." EVICT "." HINT "." PREFETCH ".[v2|v4|v8]." ELEMENTS,
+     "=VT~,M,?8", Pipe::kMemory, build::load},
     {"ldu.global.[v2|v4]." ELEMENTS, "=VT~,M", Pipe::kMemory, build::load},
-    {"st.[weak|volatile].[global|shared|shared::cta|local|param|param::func].[wb|cg|cs|wt]." EVICT "." HINT
-     ".[v2|v4|v8]." ELEMENTS,
+    {"st.[weak|volatile].[global|shared|shared::cta|local|param|param::func].[wb|cg|cs|wt]." EVICT
+     "." HINT ".[v2|v4|v8]." ELEMENTS,
      "M,VT~,?8", Pipe::kMemory, build::store},
-    {"st.{relaxed|release}." SCOPE ".[global|shared|shared::cta]." EVICT "." HINT ".[v2|v4]." ELEMENTS,
+    {"st.{relaxed|release}." SCOPE ".[global|shared|shared::cta]." EVICT "." HINT
+     ".[v2|v4]." ELEMENTS,
      "M,VT~,?8", Pipe::kMemory, build::store},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].cas." HINT
      ".{b16|b32|b64|u32|s32|u64}",
      "=T,M,T,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].{exch|and|or|xor}." HINT
-     ".{b32|b64|u32|s32|u64}",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
+     ".[global|shared|shared::cta].{exch|and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].{add|min|max}." HINT
-     ".{u32|s32|u64|s64}",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
+     ".[global|shared|shared::cta].{add|min|max}." HINT ".{u32|s32|u64|s64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].{inc|dec}." HINT ".u32",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
+     ".[global|shared|shared::cta].{inc|dec}." HINT ".u32",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].add." HINT ".{f32|f64}",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].add." HINT
+     ".{f32|f64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].add.noftz." HINT
-     ".{f16|bf16|f16x2|bf16x2}",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
+     ".[global|shared|shared::cta].add.noftz." HINT ".{f16|bf16|f16x2|bf16x2}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     // The order of modifiers that the cooperative groups of CUDA write.
-    {"atom.add.{relaxed|acquire|release|acq_rel}." SCOPE ".[global|shared|shared::cta].{u32|s32|u64}",
+    {"atom.add.{relaxed|acquire|release|acq_rel}." SCOPE
+     ".[global|shared|shared::cta].{u32|s32|u64}",
      "=T,M,T", Pipe::kMemory, build::atomic},
     // The order of Triton.
-    {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.{add|min|max|and|or|xor|exch}."
+    {"atom.{global|shared}." SCOPE
+     ".{relaxed|acquire|release|acq_rel}.{add|min|max|and|or|xor|exch}."
      "{b32|b64|u32|s32|u64|s64}",
      "=T,M,T", Pipe::kMemory, build::atomic},
     {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.add.{f32|f64}", "=T,M,T",
      Pipe::kMemory, build::atomic},
-    {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.add.noftz.{f16|f16x2|bf16|bf16x2}",
+    {"atom.{global|shared}." SCOPE
+     ".{relaxed|acquire|release|acq_rel}.add.noftz.{f16|f16x2|bf16|bf16x2}",
      "=T,M,T", Pipe::kMemory, build::atomic},
     {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.cas.{b32|b64}", "=T,M,T,T",
      Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{and|or|xor}." HINT
+     ".{b32|b64|u32|s32|u64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
     {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{add|min|max}." HINT
      ".{u32|s32|u64|s64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{inc|dec}." HINT ".u32", "M,T,?8",
-     Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].add." HINT ".{f32|f64}", "M,T,?8",
-     Pipe::kMemory, build::atomic},
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{inc|dec}." HINT ".u32",
+     "M,T,?8", Pipe::kMemory, build::atomic},
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].add." HINT ".{f32|f64}",
+     "M,T,?8", Pipe::kMemory, build::atomic},
     {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].add.noftz." HINT
      ".{f16|bf16|f16x2|bf16x2}",
      "M,T,?8", Pipe::kMemory, build::atomic},
@@ -231,7 +243,8 @@ constexpr Form kForms[] = {
     {"prefetch.global.{L2::evict_last|L2::evict_normal}", "M", Pipe::kMemory, build::no_effect},
     {"prefetchu.L1", "M", Pipe::kMemory, build::no_effect},
     {"applypriority.[global].L2::evict_normal", "M,N", Pipe::kMemory, build::no_effect},
-    {"createpolicy.fractional.{L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged}."
+    {"createpolicy.fractional.{L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged}"
+     "."
      "[L2::evict_first|L2::evict_unchanged].b64",
      "=8,?4", Pipe::kMove, build::policy},
 
@@ -280,8 +293,8 @@ constexpr Form kForms[] = {
      build::multiply_matrix},
     {"mma.sync.aligned.{m16n8k4|m16n8k8}.row.col.f32.tf32.tf32.f32", "=V4,V4,V4,V4", Pipe::kTensor,
      build::multiply_matrix},
-    {"mma.sync.aligned.{m16n8k16|m16n8k32}.row.col.[satfinite].s32.{s8|u8}.{s8|u8}.s32", "=V4,V4,V4,V4",
-     Pipe::kTensor, build::multiply_matrix},
+    {"mma.sync.aligned.{m16n8k16|m16n8k32}.row.col.[satfinite].s32.{s8|u8}.{s8|u8}.s32",
+     "=V4,V4,V4,V4", Pipe::kTensor, build::multiply_matrix},
 };
 
 bool is_choice(std::string_view segment, std::string_view word) {

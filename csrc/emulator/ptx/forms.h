@@ -22,10 +22,9 @@ struct Form {
   // Operands, separated by commas. A leading '=' marks destinations, '?' what may be missing.
   //   T    the last type of the opcode      S    the first type
   //   W    twice as wide as T               P    predicate, "!" before it where ! is allowed
-  //   1 2 4 8  so many bytes                V..  a vector in braces, or one register, of what follows
-  //   M    memory address                   N    integer constant
-  //   ~    after a type: the register may be wider
-  //   |P   after a destination: a second, predicate destination may follow
+  //   1 2 4 8  so many bytes                V..  a vector in braces, or one register, of what
+  //   follows M    memory address                   N    integer constant ~    after a type: the
+  //   register may be wider |P   after a destination: a second, predicate destination may follow
   std::string_view operands;
   Pipe pipe;
   void (*build)(Builder&);

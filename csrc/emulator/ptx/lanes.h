@@ -58,15 +58,22 @@ template <class Make>
 Execute for_integer(Type type, Make make) {
   switch (type) {
     case Type::kU16:
-    case Type::kB16: return make.template operator()<uint16_t>();
+    case Type::kB16:
+      return make.template operator()<uint16_t>();
     case Type::kU32:
-    case Type::kB32: return make.template operator()<uint32_t>();
+    case Type::kB32:
+      return make.template operator()<uint32_t>();
     case Type::kU64:
-    case Type::kB64: return make.template operator()<uint64_t>();
-    case Type::kS16: return make.template operator()<int16_t>();
-    case Type::kS32: return make.template operator()<int32_t>();
-    case Type::kS64: return make.template operator()<int64_t>();
-    default: return nullptr;
+    case Type::kB64:
+      return make.template operator()<uint64_t>();
+    case Type::kS16:
+      return make.template operator()<int16_t>();
+    case Type::kS32:
+      return make.template operator()<int32_t>();
+    case Type::kS64:
+      return make.template operator()<int64_t>();
+    default:
+      return nullptr;
   }
 }
 
@@ -86,18 +93,30 @@ Execute integer3(Type type) {
 // The low `bytes` of a register in lane l.
 inline uint64_t read_lane(Warp& warp, uint32_t reg, int bytes, int l) {
   switch (bytes) {
-    case 1: return warp.reg<uint8_t>(reg)[l];
-    case 2: return warp.reg<uint16_t>(reg)[l];
-    case 4: return warp.reg<uint32_t>(reg)[l];
-    default: return warp.reg<uint64_t>(reg)[l];
+    case 1:
+      return warp.reg<uint8_t>(reg)[l];
+    case 2:
+      return warp.reg<uint16_t>(reg)[l];
+    case 4:
+      return warp.reg<uint32_t>(reg)[l];
+    default:
+      return warp.reg<uint64_t>(reg)[l];
   }
 }
 inline void write_lane(Warp& warp, uint32_t reg, int bytes, int l, uint64_t value) {
   switch (bytes) {
-    case 1: warp.reg<uint8_t>(reg)[l] = static_cast<uint8_t>(value); break;
-    case 2: warp.reg<uint16_t>(reg)[l] = static_cast<uint16_t>(value); break;
-    case 4: warp.reg<uint32_t>(reg)[l] = static_cast<uint32_t>(value); break;
-    default: warp.reg<uint64_t>(reg)[l] = value; break;
+    case 1:
+      warp.reg<uint8_t>(reg)[l] = static_cast<uint8_t>(value);
+      break;
+    case 2:
+      warp.reg<uint16_t>(reg)[l] = static_cast<uint16_t>(value);
+      break;
+    case 4:
+      warp.reg<uint32_t>(reg)[l] = static_cast<uint32_t>(value);
+      break;
+    default:
+      warp.reg<uint64_t>(reg)[l] = value;
+      break;
   }
 }
 

@@ -10,9 +10,7 @@ namespace {
 bool starts_word(char c) {
   return std::isalpha(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%';
 }
-bool in_word(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$';
-}
+bool in_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$'; }
 bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)); }
 
 }  // namespace
@@ -55,9 +53,10 @@ std::vector<Token> tokenize(std::string_view source) {
       token.kind = Token::Kind::kNumber;
       ++at;
       // A point continues a number only before a digit, so that "[a+4].x" is no number.
-      while (at < size && (in_word(source[at]) || (source[at] == '.' && is_digit(peek(1))) ||
-                           ((source[at] == '+' || source[at] == '-') && source[token.begin] != '0' &&
-                            (source[at - 1] == 'e' || source[at - 1] == 'E'))))
+      while (at < size &&
+             (in_word(source[at]) || (source[at] == '.' && is_digit(peek(1))) ||
+              ((source[at] == '+' || source[at] == '-') && source[token.begin] != '0' &&
+               (source[at - 1] == 'e' || source[at - 1] == 'E'))))
         ++at;
     } else if (c == '.' && (std::isalnum(static_cast<unsigned char>(peek(1))) || peek(1) == '_')) {
       token.kind = Token::Kind::kDotted;

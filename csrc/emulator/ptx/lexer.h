@@ -9,11 +9,11 @@ namespace gptoss::emulator {
 
 struct Token {
   enum class Kind : unsigned char {
-    kWord,      // identifier or register: foo, %r1, $L__BB0_1
-    kDotted,    // .global, .shared::cta (text without the dot)
-    kNumber,    // 12, 0x1f, 0f3f800000, 1.5
-    kString,    // "..." (text without the quotes)
-    kSymbol,    // one character
+    kWord,    // identifier or register: foo, %r1, $L__BB0_1
+    kDotted,  // .global, .shared::cta (text without the dot)
+    kNumber,  // 12, 0x1f, 0f3f800000, 1.5
+    kString,  // "..." (text without the quotes)
+    kSymbol,  // one character
     kEnd
   };
   Kind kind = Kind::kEnd;

@@ -46,9 +46,9 @@ LaunchLimits check_limits(const Kernel& kernel, const LaunchOptions& options) {
                                              " threads per block (.maxntid)");
   const uint64_t shared = uint64_t{kernel.static_shared_bytes} + options.dynamic_shared_bytes;
   if (shared > profile.shared_per_block_optin_bytes)
-    return refuse(Fault::kInvalidLaunch,
-                  std::to_string(shared) + " bytes of shared memory per block, the card has " +
-                      std::to_string(profile.shared_per_block_optin_bytes));
+    return refuse(Fault::kInvalidLaunch, std::to_string(shared) +
+                                             " bytes of shared memory per block, the card has " +
+                                             std::to_string(profile.shared_per_block_optin_bytes));
   if (kernel.static_shared_bytes > profile.shared_per_block_bytes)
     return refuse(Fault::kInvalidLaunch, "more than 48 KB of static shared memory");
   if (shared > profile.shared_per_block_bytes && !options.opted_in_shared)

@@ -302,7 +302,8 @@ void Linker::declare_variable(const Function& function, const Statement& stateme
 }
 
 uint64_t Linker::new_local(const Variable& variable) {
-  const uint64_t address = align_up(kernel_->local_bytes, std::max<uint32_t>(variable.alignment, 8));
+  const uint64_t address =
+      align_up(kernel_->local_bytes, std::max<uint32_t>(variable.alignment, 8));
   kernel_->local_bytes = static_cast<uint32_t>(address + variable.size_bytes());
   return address;
 }
@@ -367,8 +368,8 @@ const Symbol* Linker::find(const std::string& name) {
 uint32_t Linker::guard_register(const Statement& statement) {
   const Symbol* symbol = find(statement.guard);
   if (!symbol || symbol->kind != Symbol::Kind::kRegister || symbol->bytes)
-    throw LoadError(statement.position.line, statement.guard + " is not a predicate: " +
-                                                 statement.text);
+    throw LoadError(statement.position.line,
+                    statement.guard + " is not a predicate: " + statement.text);
   return symbol->reg;
 }
 

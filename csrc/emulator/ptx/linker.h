@@ -19,7 +19,7 @@ struct Symbol {
   enum class Kind : uint8_t { kRegister, kVariable };
   Kind kind = Kind::kRegister;
   uint32_t reg = 0;
-  int bytes = 0;  // of the register; 0 for a predicate
+  int bytes = 0;                 // of the register; 0 for a predicate
   Space space = Space::kGlobal;  // kVariable; kParam for parameters of the kernel
   uint64_t address = 0;          // in its space
 };

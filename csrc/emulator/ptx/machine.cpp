@@ -97,9 +97,9 @@ void Launch::report(ReportClass report_class, const AccessSite& access, const Ac
   const bool is_check = report_class >= ReportClass::kUninitialisedAddress &&
                         report_class <= ReportClass::kUninitialisedOperand;
   if (is_check && !options.check_uninitialised) return;
-  const uint64_t key = mix(mix(static_cast<uint64_t>(report_class) << 32 |
-                               static_cast<uint32_t>(access.ptx_line)) +
-                           static_cast<uint32_t>(other.ptx_line));
+  const uint64_t key =
+      mix(mix(static_cast<uint64_t>(report_class) << 32 | static_cast<uint32_t>(access.ptx_line)) +
+          static_cast<uint32_t>(other.ptx_line));
   if (const auto found = seen_reports_.find(key); found != seen_reports_.end()) {
     if (found->second < result.reports.size()) ++result.reports[found->second].times;
     return;
@@ -207,40 +207,96 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
         uint32_t value = 0;
         using enum SpecialRegister;
         switch (special.which) {
-          case kTidX: value = thread % block.x; break;
-          case kTidY: value = thread / block.x % block.y; break;
-          case kTidZ: value = thread / block.x / block.y; break;
-          case kNtidX: value = block.x; break;
-          case kNtidY: value = block.y; break;
-          case kNtidZ: value = block.z; break;
-          case kCtaidX: value = cta.id.x; break;
-          case kCtaidY: value = cta.id.y; break;
-          case kCtaidZ: value = cta.id.z; break;
-          case kNctaidX: value = options.grid.x; break;
-          case kNctaidY: value = options.grid.y; break;
-          case kNctaidZ: value = options.grid.z; break;
-          case kLaneid: value = l; break;
-          case kWarpid: value = w; break;
-          case kNwarpid: value = warps_per_cta; break;
-          case kSmid: value = cta_slot % simulated_multiprocessors(options); break;
-          case kNsmid: value = simulated_multiprocessors(options); break;
-          case kGridid: value = 0; break;
-          case kLanemaskEq: value = 1u << l; break;
-          case kLanemaskLt: value = (1u << l) - 1; break;
-          case kLanemaskLe: value = static_cast<uint32_t>((2ull << l) - 1); break;
-          case kLanemaskGt: value = ~static_cast<uint32_t>((2ull << l) - 1); break;
-          case kLanemaskGe: value = ~((1u << l) - 1); break;
-          case kDynamicSmemSize: value = options.dynamic_shared_bytes; break;
+          case kTidX:
+            value = thread % block.x;
+            break;
+          case kTidY:
+            value = thread / block.x % block.y;
+            break;
+          case kTidZ:
+            value = thread / block.x / block.y;
+            break;
+          case kNtidX:
+            value = block.x;
+            break;
+          case kNtidY:
+            value = block.y;
+            break;
+          case kNtidZ:
+            value = block.z;
+            break;
+          case kCtaidX:
+            value = cta.id.x;
+            break;
+          case kCtaidY:
+            value = cta.id.y;
+            break;
+          case kCtaidZ:
+            value = cta.id.z;
+            break;
+          case kNctaidX:
+            value = options.grid.x;
+            break;
+          case kNctaidY:
+            value = options.grid.y;
+            break;
+          case kNctaidZ:
+            value = options.grid.z;
+            break;
+          case kLaneid:
+            value = l;
+            break;
+          case kWarpid:
+            value = w;
+            break;
+          case kNwarpid:
+            value = warps_per_cta;
+            break;
+          case kSmid:
+            value = cta_slot % simulated_multiprocessors(options);
+            break;
+          case kNsmid:
+            value = simulated_multiprocessors(options);
+            break;
+          case kGridid:
+            value = 0;
+            break;
+          case kLanemaskEq:
+            value = 1u << l;
+            break;
+          case kLanemaskLt:
+            value = (1u << l) - 1;
+            break;
+          case kLanemaskLe:
+            value = static_cast<uint32_t>((2ull << l) - 1);
+            break;
+          case kLanemaskGt:
+            value = ~static_cast<uint32_t>((2ull << l) - 1);
+            break;
+          case kLanemaskGe:
+            value = ~((1u << l) - 1);
+            break;
+          case kDynamicSmemSize:
+            value = options.dynamic_shared_bytes;
+            break;
           case kTotalSmemSize:
             value = kernel.static_shared_bytes + options.dynamic_shared_bytes;
             break;
-          case kEnvreg1: value = static_cast<uint32_t>(workspace_ >> 32); break;
-          case kEnvreg2: value = static_cast<uint32_t>(workspace_); break;
-          case kOne: value = 1; break;
+          case kEnvreg1:
+            value = static_cast<uint32_t>(workspace_ >> 32);
+            break;
+          case kEnvreg2:
+            value = static_cast<uint32_t>(workspace_);
+            break;
+          case kOne:
+            value = 1;
+            break;
           case kZero:
           case kClock:
           case kClock64:
-          case kGlobaltimer: value = 0; break;
+          case kGlobaltimer:
+            value = 0;
+            break;
         }
         out[l] = value;
       }
@@ -291,10 +347,10 @@ void Launch::run_ctas() {
     }
     if (all_spin) {
       const Warp& warp = *runnable.front();
-      const AccessSite other =
-          runnable.size() > 1 ? site(*runnable.back(), runnable.back()->pc,
-                                     std::countr_zero(runnable.back()->active), "spins")
-                              : AccessSite{};
+      const AccessSite other = runnable.size() > 1
+                                   ? site(*runnable.back(), runnable.back()->pc,
+                                          std::countr_zero(runnable.back()->active), "spins")
+                                   : AccessSite{};
       report(ReportClass::kEndlessSpin, site(warp, warp.pc, std::countr_zero(warp.active), "spins"),
              other,
              "every warp that can run repeats a loop in which nothing changes any more (" +
@@ -375,15 +431,21 @@ LaunchResult Launch::run() {
     defined_image_[constant.reg] = kAllLanes;
     // The lanes of a register are as far apart as its width.
     switch (constant.bytes) {
-      case 0: *reinterpret_cast<uint32_t*>(out) = constant.bits & 1 ? kAllLanes : 0; break;
-      case 1: std::memset(out, static_cast<int>(constant.bits), kLanes); break;
+      case 0:
+        *reinterpret_cast<uint32_t*>(out) = constant.bits & 1 ? kAllLanes : 0;
+        break;
+      case 1:
+        std::memset(out, static_cast<int>(constant.bits), kLanes);
+        break;
       case 2:
         std::fill_n(reinterpret_cast<uint16_t*>(out), kLanes, static_cast<uint16_t>(constant.bits));
         break;
       case 4:
         std::fill_n(reinterpret_cast<uint32_t*>(out), kLanes, static_cast<uint32_t>(constant.bits));
         break;
-      default: std::fill_n(out, kLanes, constant.bits); break;
+      default:
+        std::fill_n(out, kLanes, constant.bits);
+        break;
     }
   }
   try {

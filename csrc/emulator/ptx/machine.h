@@ -27,7 +27,7 @@ struct LaunchOptions {
   bool check_uninitialised = true;
   bool count_memory = true;  // sectors and bank conflicts
   bool hostile_tensor_cores = false;
-  bool cooperative = false;  // all CTAs must fit at once
+  bool cooperative = false;     // all CTAs must fit at once
   bool opted_in_shared = true;  // the function's limit of dynamic shared memory has been raised
   const DeviceProfile* profile = nullptr;  // null: A100
   uint32_t multiprocessors = 0;            // of them simulated; 0: 4
@@ -91,8 +91,8 @@ class Warp {
   Launch* launch = nullptr;
   Cta* cta = nullptr;
   const Kernel* kernel = nullptr;
-  int index = 0;       // in the CTA
-  uint32_t slot = 0;   // among the resident warps
+  int index = 0;      // in the CTA
+  uint32_t slot = 0;  // among the resident warps
   std::byte* registers = nullptr;
   uint32_t* defined = nullptr;  // per register: lanes whose value is defined
   uint32_t* origin = nullptr;   // per register: where an undefined value came from, 1 + pc
@@ -104,8 +104,8 @@ class Warp {
   int next_other_pc = INT32_MAX;  // where the running lanes may meet others
   uint32_t carry = 0;             // CC.CF per lane
 
-  std::vector<uint8_t> local;          // [lane][byte]
-  std::vector<uint32_t> local_written;  // per byte: lanes
+  std::vector<uint8_t> local;            // [lane][byte]
+  std::vector<uint32_t> local_written;   // per byte: lanes
   std::unique_ptr<AsyncGroups[]> async;  // per lane; null where the kernel has no cp.async
 
   uint32_t clock = 1;
@@ -114,7 +114,7 @@ class Warp {
   PerLane<Met> met;
 
   uint64_t executed = 0;
-  uint64_t spin_hash = 0;      // state at the last backward branch without progress
+  uint64_t spin_hash = 0;  // state at the last backward branch without progress
   uint64_t spin_progress = ~0ull;
   uint32_t spin_branches = 0;
   bool is_spinning = false;
@@ -208,10 +208,10 @@ class Launch {
   const LaunchOptions& options;
   LaunchResult result;
   Counters& counters;
-  std::vector<uint64_t> executions;       // threads, per instruction
-  std::vector<uint64_t> warp_executions;  // per instruction
+  std::vector<uint64_t> executions;                 // threads, per instruction
+  std::vector<uint64_t> warp_executions;            // per instruction
   std::unordered_map<uint64_t, Released> released;  // at global addresses
-  std::vector<uint32_t> slot_begin;  // first clock of the warp that has the slot now
+  std::vector<uint32_t> slot_begin;                 // first clock of the warp that has the slot now
   uint32_t warps_per_cta = 1;
   Allocation* last_allocation = nullptr;  // of the latest global access
   uint64_t progress = 0;  // changes when memory does or a warp moves on from where it waited

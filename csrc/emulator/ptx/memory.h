@@ -18,16 +18,18 @@ struct Allocation {
   uint64_t size = 0;
   uint8_t* bytes = nullptr;
   std::string name;
-  bool is_constant = false;     // kernels may not write it
-  bool is_freed = false;        // kept so that a late use can be named
-  bool is_host = false;         // memory of the host, at its own address
-  std::vector<uint8_t> owned;   // backing of device memory
+  bool is_constant = false;      // kernels may not write it
+  bool is_freed = false;         // kept so that a late use can be named
+  bool is_host = false;          // memory of the host, at its own address
+  std::vector<uint8_t> owned;    // backing of device memory
   std::vector<uint8_t> written;  // per byte: 1 once a value was stored; empty: all are
   Shadow shadow;
 
   // Shadow pages lie on addresses that are multiples of their size, whatever the base.
   static constexpr uint64_t kShadowAlignment = 1024;
-  uint64_t shadow_offset(uint64_t address) const { return address - base + base % kShadowAlignment; }
+  uint64_t shadow_offset(uint64_t address) const {
+    return address - base + base % kShadowAlignment;
+  }
   bool contains(uint64_t address, uint64_t n) const {
     return address >= base && address - base <= size && n <= size - (address - base);
   }

@@ -32,8 +32,10 @@ void issue(Warp& warp, const Instruction& in, uint32_t mask) {
     filled[l] = bytes;
     if (in.sources) filled[l] = std::min(bytes, warp.reg<uint32_t>(in.src[0])[l]);
     if (!(mask >> l & 1)) continue;
-    if (filled[l] == bytes) full |= 1u << l;
-    else if (filled[l]) partial |= 1u << l;
+    if (filled[l] == bytes)
+      full |= 1u << l;
+    else if (filled[l])
+      partial |= 1u << l;
   }
   if (in.sources)
     if (const uint32_t bad = mask & ~warp.defined[in.src[0]])
@@ -62,7 +64,8 @@ void issue(Warp& warp, const Instruction& in, uint32_t mask) {
                                     static_cast<uint16_t>(bytes), static_cast<uint16_t>(filled[l]),
                                     static_cast<uint32_t>(warp.pc)});
   }
-  warp.launch->counters.async_copy_bytes += uint64_t{bytes} * static_cast<uint64_t>(std::popcount(mask));
+  warp.launch->counters.async_copy_bytes +=
+      uint64_t{bytes} * static_cast<uint64_t>(std::popcount(mask));
 }
 
 void land(Warp& warp, int lane, const AsyncCopy& copy) {
@@ -87,10 +90,11 @@ void land(Warp& warp, int lane, const AsyncCopy& copy) {
       for (uint32_t i = 0; i < copy.filled; i += piece) {
         const Conflict c = from->shadow.read(from->shadow_offset(copy.source + i), piece, access);
         if (!c) continue;
-        warp.launch->report(ReportClass::kAsyncSourceWritten,
-                            warp.launch->site(warp, static_cast<int>(copy.pc), lane, "asynchronous copy"),
-                            warp.launch->past_site(c.slot, c.clock, static_cast<int>(c.pc), c.lane, "write"),
-                            "the source of a copy in flight is written: " + from->name);
+        warp.launch->report(
+            ReportClass::kAsyncSourceWritten,
+            warp.launch->site(warp, static_cast<int>(copy.pc), lane, "asynchronous copy"),
+            warp.launch->past_site(c.slot, c.clock, static_cast<int>(c.pc), c.lane, "write"),
+            "the source of a copy in flight is written: " + from->name);
         break;
       }
     }
@@ -112,7 +116,8 @@ void wait(Warp& warp, int lane, size_t keep) {
   for (size_t i = 0; i < groups; ++i) copies += async.groups[i];
   for (uint32_t i = 0; i < copies; ++i) land(warp, lane, async.copies[i]);
   async.copies.erase(async.copies.begin(), async.copies.begin() + copies);
-  async.groups.erase(async.groups.begin(), async.groups.begin() + static_cast<std::ptrdiff_t>(groups));
+  async.groups.erase(async.groups.begin(),
+                     async.groups.begin() + static_cast<std::ptrdiff_t>(groups));
   async.committed -= copies;
 }
 

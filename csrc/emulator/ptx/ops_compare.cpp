@@ -15,12 +15,18 @@ enum Flag : uint32_t { kOr = 1, kXor = 2, kAnd = 4, kUnordered = 8 };
 template <class T>
 bool relate(T a, T b, uint8_t relation) {
   switch (relation) {
-    case kEq: return a == b;
-    case kNe: return a != b;
-    case kLt: return a < b;
-    case kLe: return a <= b;
-    case kGt: return a > b;
-    default: return a >= b;
+    case kEq:
+      return a == b;
+    case kNe:
+      return a != b;
+    case kLt:
+      return a < b;
+    case kLe:
+      return a <= b;
+    case kGt:
+      return a > b;
+    default:
+      return a >= b;
   }
 }
 
@@ -45,19 +51,24 @@ float load_half(uint32_t x, const Instruction& in) {
 template <class T, uint8_t kRelation>
 uint32_t compare_lanes(const T* a, const T* b) {
   uint32_t out = 0;
-  for (int l = 0; l < kLanes; ++l)
-    out |= static_cast<uint32_t>(relate(a[l], b[l], kRelation)) << l;
+  for (int l = 0; l < kLanes; ++l) out |= static_cast<uint32_t>(relate(a[l], b[l], kRelation)) << l;
   return out;
 }
 template <class T>
 uint32_t compare_integers(const T* a, const T* b, uint8_t relation) {
   switch (relation) {
-    case kEq: return compare_lanes<T, kEq>(a, b);
-    case kNe: return compare_lanes<T, kNe>(a, b);
-    case kLt: return compare_lanes<T, kLt>(a, b);
-    case kLe: return compare_lanes<T, kLe>(a, b);
-    case kGt: return compare_lanes<T, kGt>(a, b);
-    default: return compare_lanes<T, kGe>(a, b);
+    case kEq:
+      return compare_lanes<T, kEq>(a, b);
+    case kNe:
+      return compare_lanes<T, kNe>(a, b);
+    case kLt:
+      return compare_lanes<T, kLt>(a, b);
+    case kLe:
+      return compare_lanes<T, kLe>(a, b);
+    case kGt:
+      return compare_lanes<T, kGt>(a, b);
+    default:
+      return compare_lanes<T, kGe>(a, b);
   }
 }
 
@@ -65,15 +76,22 @@ uint32_t compare(Warp& warp, const Instruction& in, Type type) {
   const uint32_t x = in.src[0], y = in.src[1];
   switch (type) {
     case Type::kU16:
-    case Type::kB16: return compare_integers(warp.reg<uint16_t>(x), warp.reg<uint16_t>(y), in.sub);
-    case Type::kS16: return compare_integers(warp.reg<int16_t>(x), warp.reg<int16_t>(y), in.sub);
+    case Type::kB16:
+      return compare_integers(warp.reg<uint16_t>(x), warp.reg<uint16_t>(y), in.sub);
+    case Type::kS16:
+      return compare_integers(warp.reg<int16_t>(x), warp.reg<int16_t>(y), in.sub);
     case Type::kU32:
-    case Type::kB32: return compare_integers(warp.reg<uint32_t>(x), warp.reg<uint32_t>(y), in.sub);
-    case Type::kS32: return compare_integers(warp.reg<int32_t>(x), warp.reg<int32_t>(y), in.sub);
+    case Type::kB32:
+      return compare_integers(warp.reg<uint32_t>(x), warp.reg<uint32_t>(y), in.sub);
+    case Type::kS32:
+      return compare_integers(warp.reg<int32_t>(x), warp.reg<int32_t>(y), in.sub);
     case Type::kU64:
-    case Type::kB64: return compare_integers(warp.reg<uint64_t>(x), warp.reg<uint64_t>(y), in.sub);
-    case Type::kS64: return compare_integers(warp.reg<int64_t>(x), warp.reg<int64_t>(y), in.sub);
-    default: break;
+    case Type::kB64:
+      return compare_integers(warp.reg<uint64_t>(x), warp.reg<uint64_t>(y), in.sub);
+    case Type::kS64:
+      return compare_integers(warp.reg<int64_t>(x), warp.reg<int64_t>(y), in.sub);
+    default:
+      break;
   }
   uint32_t out = 0;
   for (int l = 0; l < kLanes; ++l) {
@@ -163,8 +181,8 @@ void set_half(Warp& warp, const Instruction& in, uint32_t mask) {
 // A value that is not chosen may be undefined.
 void track_choice(Warp& warp, const Instruction& in, uint32_t mask, uint32_t first,
                   uint32_t chooser_defined) {
-  const uint32_t ok = chooser_defined & ((warp.defined[in.src[0]] & first) |
-                                         (warp.defined[in.src[1]] & ~first));
+  const uint32_t ok =
+      chooser_defined & ((warp.defined[in.src[0]] & first) | (warp.defined[in.src[1]] & ~first));
   const uint32_t d = in.dst[0];
   if (mask & ~ok) {
     uint32_t from = 0;
@@ -217,10 +235,10 @@ void compare(Builder& b) {
     bool unordered;
   };
   static constexpr Name kNames[] = {
-      {"eq", kEq, false}, {"ne", kNe, false},  {"lt", kLt, false},  {"le", kLe, false},
-      {"gt", kGt, false}, {"ge", kGe, false},  {"lo", kLt, false},  {"ls", kLe, false},
-      {"hi", kGt, false}, {"hs", kGe, false},  {"equ", kEq, true},  {"neu", kNe, true},
-      {"ltu", kLt, true}, {"leu", kLe, true},  {"gtu", kGt, true},  {"geu", kGe, true},
+      {"eq", kEq, false},   {"ne", kNe, false},   {"lt", kLt, false}, {"le", kLe, false},
+      {"gt", kGt, false},   {"ge", kGe, false},   {"lo", kLt, false}, {"ls", kLe, false},
+      {"hi", kGt, false},   {"hs", kGe, false},   {"equ", kEq, true}, {"neu", kNe, true},
+      {"ltu", kLt, true},   {"leu", kLe, true},   {"gtu", kGt, true}, {"geu", kGe, true},
       {"num", kNum, false}, {"nan", kNan, false},
   };
   for (const Name& name : kNames) {
@@ -229,7 +247,8 @@ void compare(Builder& b) {
     in.flags = name.unordered ? uint32_t{kUnordered} : 0u;
   }
   const bool combines = b.has("and") || b.has("or") || b.has("xor");
-  if (combines != (in.sources == 3)) b.fail("the third operand and the boolean operator belong together");
+  if (combines != (in.sources == 3))
+    b.fail("the third operand and the boolean operator belong together");
   in.flags |= b.has("or") ? uint32_t{kOr} : b.has("xor") ? uint32_t{kXor} : uint32_t{kAnd};
   const bool is_set = b.opcode() == "set";
   const bool is_bf16 = in.type == Type::kBf16 || in.type == Type::kBf16x2;
@@ -249,10 +268,14 @@ void select(Builder& b) {
   in.flush = b.has("ftz");
   const bool is_selp = b.opcode() == "selp";
   switch (size_of(is_selp ? in.type : in.type2)) {
-    case 2: return b.execute(is_selp ? selp<uint16_t> : slct<uint16_t>);
-    case 4: return b.execute(is_selp ? selp<uint32_t> : slct<uint32_t>);
-    case 8: return b.execute(is_selp ? selp<uint64_t> : slct<uint64_t>);
-    default: return;
+    case 2:
+      return b.execute(is_selp ? selp<uint16_t> : slct<uint16_t>);
+    case 4:
+      return b.execute(is_selp ? selp<uint32_t> : slct<uint32_t>);
+    case 8:
+      return b.execute(is_selp ? selp<uint64_t> : slct<uint64_t>);
+    default:
+      return;
   }
 }
 

@@ -30,18 +30,30 @@ void shfl(Warp& warp, const Instruction& in, uint32_t mask) {
     int from;
     bool ok;
     switch (in.sub) {
-      case 0: from = lowest | (b & ~segment); ok = from <= highest; break;
-      case 1: from = l - b; ok = from >= highest; break;
-      case 2: from = l + b; ok = from <= highest; break;
-      default: from = l ^ b; ok = from <= highest; break;
+      case 0:
+        from = lowest | (b & ~segment);
+        ok = from <= highest;
+        break;
+      case 1:
+        from = l - b;
+        ok = from >= highest;
+        break;
+      case 2:
+        from = l + b;
+        ok = from <= highest;
+        break;
+      default:
+        from = l ^ b;
+        ok = from <= highest;
+        break;
     }
     if (!ok) from = l;
     from &= 31;
     const bool there = mask >> from & 1;
     if (!there)
-      warp.launch->report(ReportClass::kShuffleInactiveLane, warp, l,
-                          "a shuffle reads lane " + std::to_string(from) +
-                              ", which does not take part");
+      warp.launch->report(
+          ReportClass::kShuffleInactiveLane, warp, l,
+          "a shuffle reads lane " + std::to_string(from) + ", which does not take part");
     out[l] = value[from];
     in_range |= static_cast<uint32_t>(ok) << l;
     if (there && (warp.defined[in.src[0]] >> from & 1)) defined |= 1u << l;
@@ -114,12 +126,24 @@ void redux(Warp& warp, const Instruction& in, uint32_t mask) {
   for (uint32_t rest = mask & (mask - 1); rest; rest &= rest - 1) {
     const uint32_t v = value[std::countr_zero(rest)];
     switch (in.sub) {
-      case 0: result += v; break;
-      case 1: result = less(v, result) ? v : result; break;
-      case 2: result = less(result, v) ? v : result; break;
-      case 3: result &= v; break;
-      case 4: result |= v; break;
-      default: result ^= v; break;
+      case 0:
+        result += v;
+        break;
+      case 1:
+        result = less(v, result) ? v : result;
+        break;
+      case 2:
+        result = less(result, v) ? v : result;
+        break;
+      case 3:
+        result &= v;
+        break;
+      case 4:
+        result |= v;
+        break;
+      default:
+        result ^= v;
+        break;
     }
   }
   each_lane<uint32_t>(warp, in.dst[0], mask, [=](int) { return result; });
@@ -137,7 +161,8 @@ namespace build {
 
 void branch(Builder& b) {
   const auto& operands = b.statement().operands;
-  if (operands.size() != 1 || operands[0].kind != Operand::Kind::kName) b.fail("a branch needs a label");
+  if (operands.size() != 1 || operands[0].kind != Operand::Kind::kName)
+    b.fail("a branch needs a label");
   b.in.flow = Flow::kBranch;
   b.linker().branch_to(operands[0].name, b.statement().position.line);
 }

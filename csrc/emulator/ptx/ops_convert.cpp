@@ -13,7 +13,9 @@ namespace {
 
 struct Same {
   template <class T>
-  T operator()(T a) const { return a; }
+  T operator()(T a) const {
+    return a;
+  }
 };
 
 // {a, b, ...} -> d: the first element is the low one. vector: elements.
@@ -57,19 +59,27 @@ uint64_t zero_extend(uint64_t value, int bytes) {
 
 double load_float(uint64_t bits, Type type) {
   switch (type) {
-    case Type::kF16: return f16_to_float(static_cast<uint16_t>(bits));
-    case Type::kBf16: return bf16_to_float(static_cast<uint16_t>(bits));
-    case Type::kF64: return std::bit_cast<double>(bits);
-    default: return std::bit_cast<float>(static_cast<uint32_t>(bits));
+    case Type::kF16:
+      return f16_to_float(static_cast<uint16_t>(bits));
+    case Type::kBf16:
+      return bf16_to_float(static_cast<uint16_t>(bits));
+    case Type::kF64:
+      return std::bit_cast<double>(bits);
+    default:
+      return std::bit_cast<float>(static_cast<uint32_t>(bits));
   }
 }
 
 double to_integral(double x, Rounding rounding) {
   switch (rounding) {
-    case Rounding::kZero: return std::trunc(x);
-    case Rounding::kDown: return std::floor(x);
-    case Rounding::kUp: return std::ceil(x);
-    default: return std::nearbyint(x);
+    case Rounding::kZero:
+      return std::trunc(x);
+    case Rounding::kDown:
+      return std::floor(x);
+    case Rounding::kUp:
+      return std::ceil(x);
+    default:
+      return std::nearbyint(x);
   }
 }
 
@@ -79,7 +89,8 @@ uint64_t float_to_float(uint64_t bits, const Instruction& in) {
   if (in.flags & kToIntegral) x = to_integral(x, in.rounding);
   if (in.saturate) x = x > 0 ? std::min(x, 1.0) : 0.0;  // NaN, too, becomes 0
   const Format format = format_of(in.type2);
-  uint64_t out = round_to(exact_of(x), format, in.flags & kToIntegral ? Rounding::kNearest : in.rounding);
+  uint64_t out =
+      round_to(exact_of(x), format, in.flags & kToIntegral ? Rounding::kNearest : in.rounding);
   if (in.type2 == Type::kTf32) out <<= 13;
   if (in.flush && in.type2 == Type::kF32)
     out = std::bit_cast<uint32_t>(flush(std::bit_cast<float>(static_cast<uint32_t>(out))));
@@ -114,8 +125,8 @@ uint64_t integer_to_float(uint64_t bits, const Instruction& in) {
   uint64_t out = round_to(exact_of_integer(magnitude, negative), format_of(in.type2), in.rounding);
   if (in.saturate) {
     const double x = load_float(out, in.type2);
-    out = round_to(exact_of(x > 0 ? std::min(x, 1.0) : 0.0), format_of(in.type2),
-                   Rounding::kNearest);
+    out =
+        round_to(exact_of(x > 0 ? std::min(x, 1.0) : 0.0), format_of(in.type2), Rounding::kNearest);
   }
   return out;
 }
@@ -123,8 +134,8 @@ uint64_t integer_to_float(uint64_t bits, const Instruction& in) {
 uint64_t integer_to_integer(uint64_t bits, const Instruction& in) {
   const int from = size_of(in.type), to = size_of(in.type2), width = 8 * to;
   const bool from_signed = is_signed(in.type), to_signed = is_signed(in.type2);
-  const uint64_t value = from_signed ? static_cast<uint64_t>(sign_extend(bits, from))
-                                     : zero_extend(bits, from);
+  const uint64_t value =
+      from_signed ? static_cast<uint64_t>(sign_extend(bits, from)) : zero_extend(bits, from);
   if (!in.saturate) return value;
   const __int128 exact = from_signed ? static_cast<__int128>(static_cast<int64_t>(value))
                                      : static_cast<__int128>(value);
@@ -239,7 +250,8 @@ void drop_window(Warp& warp, const Instruction& in, uint32_t mask) {
   const uint64_t* a = warp.reg<uint64_t>(in.src[0]);
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
-    const bool inside = window ? (a[l] & kWindowMask) == window : (a[l] & kWindowMask) < kSharedWindow;
+    const bool inside =
+        window ? (a[l] & kWindowMask) == window : (a[l] & kWindowMask) < kSharedWindow;
     if (!inside && (warp.defined[in.src[0]] >> l & 1))
       warp.launch->report(ReportClass::kWrongSpace, warp, l,
                           "a generic address is converted to a space that it is not in");
@@ -311,11 +323,16 @@ void move(Builder& b) {
   }
   b.source(operands[1], in.type, bytes, false);
   switch (bytes) {
-    case 1: return b.execute(map1<uint8_t, uint8_t, Same>);
-    case 2: return b.execute(map1<uint16_t, uint16_t, Same>);
-    case 4: return b.execute(map1<uint32_t, uint32_t, Same>);
-    case 8: return b.execute(map1<uint64_t, uint64_t, Same>);
-    default: return;
+    case 1:
+      return b.execute(map1<uint8_t, uint8_t, Same>);
+    case 2:
+      return b.execute(map1<uint16_t, uint16_t, Same>);
+    case 4:
+      return b.execute(map1<uint32_t, uint32_t, Same>);
+    case 8:
+      return b.execute(map1<uint64_t, uint64_t, Same>);
+    default:
+      return;
   }
 }
 
@@ -335,15 +352,17 @@ void convert(Builder& b) {
   in.flush = b.has("ftz");
   in.flags = b.has("relu") ? uint32_t{kRelu} : 0u;
   static constexpr Rounding kModes[] = {Rounding::kNearest, Rounding::kZero, Rounding::kDown,
-                                        Rounding::kUp,      Rounding::kAway};
+                                        Rounding::kUp, Rounding::kAway};
   const int integral = b.which({"rni", "rzi", "rmi", "rpi"});
   const int plain = b.which({"rn", "rz", "rm", "rp", "rna"});
   if (plain >= 0) in.rounding = kModes[plain];
   if (integral >= 0) in.rounding = kModes[integral];
   const bool from_float = is_float(in.type), to_float = is_float(in.type2);
   if (integral >= 0 && to_float) in.flags |= kToIntegral;
-  if (from_float && !to_float && integral < 0) b.fail("a conversion to an integer needs .rni and the like");
-  if (to_float && integral < 0 && plain < 0 && (!from_float || size_of(in.type2) < size_of(in.type)))
+  if (from_float && !to_float && integral < 0)
+    b.fail("a conversion to an integer needs .rni and the like");
+  if (to_float && integral < 0 && plain < 0 &&
+      (!from_float || size_of(in.type2) < size_of(in.type)))
     b.fail("a conversion that rounds needs a rounding mode");
   if (const Execute fast = fast_conversion(in, in.type2, in.type, to_bytes, from_bytes))
     return b.execute(fast);

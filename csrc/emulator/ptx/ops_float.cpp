@@ -24,31 +24,45 @@ T quiet(T x) {
 
 struct FAdd {
   template <class T>
-  T operator()(T a, T b) const { return quiet(a + b); }
+  T operator()(T a, T b) const {
+    return quiet(a + b);
+  }
 };
 struct FSub {
   template <class T>
-  T operator()(T a, T b) const { return quiet(a - b); }
+  T operator()(T a, T b) const {
+    return quiet(a - b);
+  }
 };
 struct FMul {
   template <class T>
-  T operator()(T a, T b) const { return quiet(a * b); }
+  T operator()(T a, T b) const {
+    return quiet(a * b);
+  }
 };
 struct FDiv {
   template <class T>
-  T operator()(T a, T b) const { return quiet(a / b); }
+  T operator()(T a, T b) const {
+    return quiet(a / b);
+  }
 };
 struct FFma {
   template <class T>
-  T operator()(T a, T b, T c) const { return quiet(std::fma(a, b, c)); }
+  T operator()(T a, T b, T c) const {
+    return quiet(std::fma(a, b, c));
+  }
 };
 struct FSqrt {
   template <class T>
-  T operator()(T a) const { return quiet(std::sqrt(a)); }
+  T operator()(T a) const {
+    return quiet(std::sqrt(a));
+  }
 };
 struct FRcp {
   template <class T>
-  T operator()(T a) const { return quiet(T{1} / a); }
+  T operator()(T a) const {
+    return quiet(T{1} / a);
+  }
 };
 // -0 is less than +0; one NaN loses against a number.
 template <bool kMin, bool kNan>
@@ -64,15 +78,21 @@ struct FMinMax {
 };
 struct FAbs {
   template <class T>
-  T operator()(T a) const { return std::fabs(a); }
+  T operator()(T a) const {
+    return std::fabs(a);
+  }
 };
 struct FNeg {
   template <class T>
-  T operator()(T a) const { return -a; }
+  T operator()(T a) const {
+    return -a;
+  }
 };
 struct FCopySign {
   template <class T>
-  T operator()(T a, T b) const { return std::copysign(b, a); }
+  T operator()(T a, T b) const {
+    return std::copysign(b, a);
+  }
 };
 
 // With .ftz subnormal inputs and results are zeros of their sign; .sat clamps to [0, 1], NaN to 0.
@@ -97,8 +117,9 @@ Execute f32(bool flushes, bool saturates) {
     else
       return map3<float, float, float, float, M>;
   };
-  if (flushes) return saturates ? pick.template operator()<true, true>()
-                                : pick.template operator()<true, false>();
+  if (flushes)
+    return saturates ? pick.template operator()<true, true>()
+                     : pick.template operator()<true, false>();
   return saturates ? pick.template operator()<false, true>()
                    : pick.template operator()<false, false>();
 }
@@ -134,13 +155,27 @@ template <class T>
 T directed(uint8_t op, T a0, T b0, T c0) {
   volatile T a = a0, b = b0, c = c0, r = 0;
   switch (op) {
-    case kAdd: r = a + b; break;
-    case kSub: r = a - b; break;
-    case kMul: r = a * b; break;
-    case kDiv: r = a / b; break;
-    case kFma: r = std::fma(static_cast<T>(a), static_cast<T>(b), static_cast<T>(c)); break;
-    case kSqrt: r = std::sqrt(static_cast<T>(a)); break;
-    default: r = T{1} / a; break;
+    case kAdd:
+      r = a + b;
+      break;
+    case kSub:
+      r = a - b;
+      break;
+    case kMul:
+      r = a * b;
+      break;
+    case kDiv:
+      r = a / b;
+      break;
+    case kFma:
+      r = std::fma(static_cast<T>(a), static_cast<T>(b), static_cast<T>(c));
+      break;
+    case kSqrt:
+      r = std::sqrt(static_cast<T>(a));
+      break;
+    default:
+      r = T{1} / a;
+      break;
   }
   return quiet(static_cast<T>(r));
 }
@@ -167,7 +202,9 @@ void arithmetic_directed(Warp& warp, const Instruction& in, uint32_t mask) {
 // Approximate functions: their exact value, rounded; within every card's bound of error.
 struct Ex2 {
   template <class T>
-  T operator()(T x) const { return quiet(std::exp2(x)); }
+  T operator()(T x) const {
+    return quiet(std::exp2(x));
+  }
 };
 struct Lg2 {
   float operator()(float x) const { return quiet(std::log2(x)); }
@@ -183,7 +220,9 @@ struct Tanh {
 };
 struct Rsqrt {
   template <class T>
-  T operator()(T x) const { return quiet(static_cast<T>(1.0 / std::sqrt(static_cast<double>(x)))); }
+  T operator()(T x) const {
+    return quiet(static_cast<T>(1.0 / std::sqrt(static_cast<double>(x))));
+  }
 };
 
 template <class Test>
@@ -201,12 +240,18 @@ void testp(Warp& warp, const Instruction& in, uint32_t mask) {
   test_property(warp, in, mask, [&](double x, bool is_double) {
     const double least = is_double ? 0x1p-1022 : 0x1p-126;
     switch (in.sub) {
-      case 0: return std::isfinite(x);
-      case 1: return std::isinf(x);
-      case 2: return !std::isnan(x);
-      case 3: return std::isnan(x);
-      case 4: return std::isfinite(x) && std::fabs(x) >= least;
-      default: return std::fabs(x) < least && x != 0;
+      case 0:
+        return std::isfinite(x);
+      case 1:
+        return std::isinf(x);
+      case 2:
+        return !std::isnan(x);
+      case 3:
+        return std::isnan(x);
+      case 4:
+        return std::isfinite(x) && std::fabs(x) >= least;
+      default:
+        return std::fabs(x) < least && x != 0;
     }
   });
 }
@@ -228,10 +273,10 @@ void floating(Builder& b) {
                             : Rounding::kNearest;
   const bool wide = in.type == Type::kF64;
   if (in.rounding != Rounding::kNearest) {
-    in.sub = op == "add"   ? kAdd
-             : op == "sub" ? kSub
-             : op == "mul" ? kMul
-             : op == "div" ? kDiv
+    in.sub = op == "add"    ? kAdd
+             : op == "sub"  ? kSub
+             : op == "mul"  ? kMul
+             : op == "div"  ? kDiv
              : op == "sqrt" ? kSqrt
              : op == "rcp"  ? kRcp
                             : kFma;

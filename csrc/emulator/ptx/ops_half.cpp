@@ -42,24 +42,40 @@ uint16_t compute(const Instruction& in, uint16_t a, uint16_t b, uint16_t c) {
   const float x = T::load(a), y = T::load(b);
   uint16_t r = 0;
   switch (in.sub) {
-    case kAdd: r = T::store(x + y); break;
-    case kSub: r = T::store(x - y); break;
-    case kMul: r = T::store(x * y); break;
+    case kAdd:
+      r = T::store(x + y);
+      break;
+    case kSub:
+      r = T::store(x - y);
+      break;
+    case kMul:
+      r = T::store(x * y);
+      break;
     case kFma:
       r = static_cast<uint16_t>(fma_to(x, y, T::load(c), T::kFormat, Rounding::kNearest));
       break;
-    case kNeg: return a ^ 0x8000;
-    case kAbs: return a & 0x7fff;
-    case kEx2: r = T::store(std::exp2(x)); break;
-    case kTanh: r = T::store(std::tanh(x)); break;
+    case kNeg:
+      return a ^ 0x8000;
+    case kAbs:
+      return a & 0x7fff;
+    case kEx2:
+      r = T::store(std::exp2(x));
+      break;
+    case kTanh:
+      r = T::store(std::tanh(x));
+      break;
     default: {
       const bool x_nan = x != x, y_nan = y != y;
       if ((in.flags & kNanFlag && (x_nan || y_nan)) || (x_nan && y_nan)) return 0x7fff;
       const bool is_min = in.sub == kMin;
-      if (x_nan) r = b;
-      else if (y_nan) r = a;
-      else if (x == y) r = is_min == std::signbit(x) ? a : b;
-      else r = is_min == (x < y) ? a : b;
+      if (x_nan)
+        r = b;
+      else if (y_nan)
+        r = a;
+      else if (x == y)
+        r = is_min == std::signbit(x) ? a : b;
+      else
+        r = is_min == (x < y) ? a : b;
     }
   }
   if (in.saturate) {
@@ -119,11 +135,16 @@ void half(Builder& b) {
   in.saturate = b.has("sat");
   in.flags = (b.has("NaN") ? kNanFlag : 0u) | (b.has("relu") ? kRelu : 0u);
   switch (in.type) {
-    case Type::kF16: return b.execute(single<F16>);
-    case Type::kBf16: return b.execute(single<Bf16>);
-    case Type::kF16x2: return b.execute(pair<F16>);
-    case Type::kBf16x2: return b.execute(pair<Bf16>);
-    default: return;
+    case Type::kF16:
+      return b.execute(single<F16>);
+    case Type::kBf16:
+      return b.execute(single<Bf16>);
+    case Type::kF16x2:
+      return b.execute(pair<F16>);
+    case Type::kBf16x2:
+      return b.execute(pair<Bf16>);
+    default:
+      return;
   }
 }
 

@@ -19,17 +19,29 @@ inline constexpr int kBits = 8 * sizeof(T);
 template <class T>
 struct Wide;
 template <>
-struct Wide<uint16_t> { using type = uint32_t; };
+struct Wide<uint16_t> {
+  using type = uint32_t;
+};
 template <>
-struct Wide<int16_t> { using type = int32_t; };
+struct Wide<int16_t> {
+  using type = int32_t;
+};
 template <>
-struct Wide<uint32_t> { using type = uint64_t; };
+struct Wide<uint32_t> {
+  using type = uint64_t;
+};
 template <>
-struct Wide<int32_t> { using type = int64_t; };
+struct Wide<int32_t> {
+  using type = int64_t;
+};
 template <>
-struct Wide<uint64_t> { using type = unsigned __int128; };
+struct Wide<uint64_t> {
+  using type = unsigned __int128;
+};
 template <>
-struct Wide<int64_t> { using type = __int128; };
+struct Wide<int64_t> {
+  using type = __int128;
+};
 
 // Results wrap: computed in unsigned 64 bits and cut.
 struct Add {
@@ -59,11 +71,15 @@ struct MulHi {
 };
 struct MadLo {
   template <class T>
-  T operator()(T a, T b, T c) const { return Add{}(MulLo{}(a, b), c); }
+  T operator()(T a, T b, T c) const {
+    return Add{}(MulLo{}(a, b), c);
+  }
 };
 struct MadHi {
   template <class T>
-  T operator()(T a, T b, T c) const { return Add{}(MulHi{}(a, b), c); }
+  T operator()(T a, T b, T c) const {
+    return Add{}(MulHi{}(a, b), c);
+  }
 };
 int32_t clamp32(int64_t x) {
   return static_cast<int32_t>(std::clamp<int64_t>(x, INT32_MIN, INT32_MAX));
@@ -91,19 +107,27 @@ int64_t product24(T a, T b) {
 }
 struct Mul24Lo {
   template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(product24(a, b)); }
+  T operator()(T a, T b) const {
+    return static_cast<T>(product24(a, b));
+  }
 };
 struct Mul24Hi {
   template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(product24(a, b) >> 16); }
+  T operator()(T a, T b) const {
+    return static_cast<T>(product24(a, b) >> 16);
+  }
 };
 struct Mad24Lo {
   template <class T>
-  T operator()(T a, T b, T c) const { return Add{}(Mul24Lo{}(a, b), c); }
+  T operator()(T a, T b, T c) const {
+    return Add{}(Mul24Lo{}(a, b), c);
+  }
 };
 struct Mad24Hi {
   template <class T>
-  T operator()(T a, T b, T c) const { return Add{}(Mul24Hi{}(a, b), c); }
+  T operator()(T a, T b, T c) const {
+    return Add{}(Mul24Hi{}(a, b), c);
+  }
 };
 // Division by zero gives all ones, as cards do; the remainder is then the dividend.
 struct Div {
@@ -126,43 +150,63 @@ struct Rem {
 };
 struct Min {
   template <class T>
-  T operator()(T a, T b) const { return a < b ? a : b; }
+  T operator()(T a, T b) const {
+    return a < b ? a : b;
+  }
 };
 struct Max {
   template <class T>
-  T operator()(T a, T b) const { return a > b ? a : b; }
+  T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
 };
 struct Abs {
   template <class T>
-  T operator()(T a) const { return a < 0 ? Sub{}(T{0}, a) : a; }
+  T operator()(T a) const {
+    return a < 0 ? Sub{}(T{0}, a) : a;
+  }
 };
 struct Neg {
   template <class T>
-  T operator()(T a) const { return Sub{}(T{0}, a); }
+  T operator()(T a) const {
+    return Sub{}(T{0}, a);
+  }
 };
 struct Sad {
   template <class T>
-  T operator()(T a, T b, T c) const { return Add{}(c, a < b ? Sub{}(b, a) : Sub{}(a, b)); }
+  T operator()(T a, T b, T c) const {
+    return Add{}(c, a < b ? Sub{}(b, a) : Sub{}(a, b));
+  }
 };
 struct And {
   template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(a & b); }
+  T operator()(T a, T b) const {
+    return static_cast<T>(a & b);
+  }
 };
 struct Or {
   template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(a | b); }
+  T operator()(T a, T b) const {
+    return static_cast<T>(a | b);
+  }
 };
 struct Xor {
   template <class T>
-  T operator()(T a, T b) const { return static_cast<T>(a ^ b); }
+  T operator()(T a, T b) const {
+    return static_cast<T>(a ^ b);
+  }
 };
 struct Not {
   template <class T>
-  T operator()(T a) const { return static_cast<T>(~a); }
+  T operator()(T a) const {
+    return static_cast<T>(~a);
+  }
 };
 struct Cnot {
   template <class T>
-  T operator()(T a) const { return a == 0; }
+  T operator()(T a) const {
+    return a == 0;
+  }
 };
 // Shifts by more than the width are clamped, not wrapped.
 struct Shl {
@@ -183,11 +227,15 @@ struct Shr {
 
 struct Popc {
   template <class T>
-  uint32_t operator()(T a) const { return static_cast<uint32_t>(std::popcount(a)); }
+  uint32_t operator()(T a) const {
+    return static_cast<uint32_t>(std::popcount(a));
+  }
 };
 struct Clz {
   template <class T>
-  uint32_t operator()(T a) const { return static_cast<uint32_t>(std::countl_zero(a)); }
+  uint32_t operator()(T a) const {
+    return static_cast<uint32_t>(std::countl_zero(a));
+  }
 };
 template <bool kShiftAmount>
 struct Bfind {
@@ -271,7 +319,9 @@ struct Shf {
 // Mode: 0 generic, then f4e b4e rc8 ecl ecr rc16.
 uint32_t permute(uint32_t a, uint32_t b, uint32_t c, int mode) {
   const uint64_t bytes = uint64_t{b} << 32 | a;
-  const auto byte = [bytes](uint32_t i) { return static_cast<uint32_t>(bytes >> (8 * (i & 7)) & 255); };
+  const auto byte = [bytes](uint32_t i) {
+    return static_cast<uint32_t>(bytes >> (8 * (i & 7)) & 255);
+  };
   uint32_t out = 0;
   const uint32_t n = c & 3;
   for (uint32_t i = 0; i < 4; ++i) {
@@ -283,12 +333,24 @@ uint32_t permute(uint32_t a, uint32_t b, uint32_t c, int mode) {
         if (selector & 8) value = value & 0x80 ? 0xff : 0;
         break;
       }
-      case 1: value = byte(n + i); break;
-      case 2: value = byte(n - i); break;
-      case 3: value = byte(n); break;
-      case 4: value = byte(std::max(n, i)); break;
-      case 5: value = byte(std::min(n, i)); break;
-      default: value = byte((n & 1) * 2 + (i & 1)); break;
+      case 1:
+        value = byte(n + i);
+        break;
+      case 2:
+        value = byte(n - i);
+        break;
+      case 3:
+        value = byte(n);
+        break;
+      case 4:
+        value = byte(std::max(n, i));
+        break;
+      case 5:
+        value = byte(std::min(n, i));
+        break;
+      default:
+        value = byte((n & 1) * 2 + (i & 1));
+        break;
     }
     out |= value << (8 * i);
   }
@@ -388,8 +450,10 @@ void integer(Builder& b) {
   b.operands();
   const std::string_view op = b.opcode();
   const Type t = b.in.type;
-  if (op == "add") return b.execute(b.has("sat") ? map2<int32_t, int32_t, int32_t, AddSat> : integer2<Add>(t));
-  if (op == "sub") return b.execute(b.has("sat") ? map2<int32_t, int32_t, int32_t, SubSat> : integer2<Sub>(t));
+  if (op == "add")
+    return b.execute(b.has("sat") ? map2<int32_t, int32_t, int32_t, AddSat> : integer2<Add>(t));
+  if (op == "sub")
+    return b.execute(b.has("sat") ? map2<int32_t, int32_t, int32_t, SubSat> : integer2<Sub>(t));
   if (op == "mul") return b.execute(b.has("hi") ? integer2<MulHi>(t) : integer2<MulLo>(t));
   if (op == "mad") {
     if (b.has("sat")) return b.execute(map3<int32_t, int32_t, int32_t, int32_t, MadHiSat>);
@@ -428,7 +492,9 @@ void integer_wide(Builder& b) {
     } else {
       using W = typename Wide<T>::type;
       struct Mul {
-        W operator()(T x, T y) const { return static_cast<W>(static_cast<W>(x) * static_cast<W>(y)); }
+        W operator()(T x, T y) const {
+          return static_cast<W>(static_cast<W>(x) * static_cast<W>(y));
+        }
       };
       struct Mad {
         W operator()(T x, T y, W z) const { return Add{}(Mul{}(x, y), z); }
@@ -482,12 +548,13 @@ void shift(Builder& b) {
   if (op == "shf") {
     const bool left = b.has("l"), wrap = b.has("wrap");
     using U = uint32_t;
-    return b.execute(left ? (wrap ? map3<U, U, U, U, Shf<true, true>> : map3<U, U, U, U, Shf<true, false>>)
-                          : (wrap ? map3<U, U, U, U, Shf<false, true>>
-                                  : map3<U, U, U, U, Shf<false, false>>));
+    return b.execute(
+        left ? (wrap ? map3<U, U, U, U, Shf<true, true>> : map3<U, U, U, U, Shf<true, false>>)
+             : (wrap ? map3<U, U, U, U, Shf<false, true>> : map3<U, U, U, U, Shf<false, false>>));
   }
   if (op == "shl")
-    return b.execute(for_integer(t, []<class T>() -> Execute { return map2<T, T, uint32_t, Shl>; }));
+    return b.execute(
+        for_integer(t, []<class T>() -> Execute { return map2<T, T, uint32_t, Shl>; }));
   b.execute(for_integer(t, []<class T>() -> Execute { return map2<T, T, uint32_t, Shr>; }));
 }
 

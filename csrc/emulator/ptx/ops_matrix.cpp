@@ -44,7 +44,8 @@ void ldmatrix(Warp& warp, const Instruction& in, uint32_t mask) {
         uint16_t element;
         std::memcpy(&element, place[lane] + 2 * column, 2);
         value |= uint32_t{element} << (16 * i);
-        const uint8_t* state = &warp.cta->shared_state[a.at[lane] + static_cast<uint64_t>(2 * column)];
+        const uint8_t* state =
+            &warp.cta->shared_state[a.at[lane] + static_cast<uint64_t>(2 * column)];
         ok = ok && (state[0] & state[1] & Cta::kWritten);
       }
       d[l] = value;
@@ -73,7 +74,8 @@ void stmatrix(Warp& warp, const Instruction& in, uint32_t mask) {
         const auto element = static_cast<uint16_t>(s[l] >> (16 * i));
         std::memcpy(place[lane] + 2 * column, &element, 2);
         if (!(warp.defined[in.src[m]] >> l & 1))
-          std::memset(&warp.cta->shared_state[a.at[lane] + static_cast<uint64_t>(2 * column)], 0, 2);
+          std::memset(&warp.cta->shared_state[a.at[lane] + static_cast<uint64_t>(2 * column)], 0,
+                      2);
       }
     }
   }
@@ -131,7 +133,8 @@ void multiply_hostile(const double (&a)[kRows][kMostTerms], const double (&b)[kM
         double part[kMostTerms + 1];
         int count = 0;
         part[count++] = acc;
-        for (int k = first; k < std::min(terms, first + how.group); ++k) part[count++] = a[r][k] * b[k][n];
+        for (int k = first; k < std::min(terms, first + how.group); ++k)
+          part[count++] = a[r][k] * b[k][n];
         double largest = 0, exact = 0;
         for (int i = 0; i < count; ++i) {
           exact += part[i];
@@ -146,8 +149,8 @@ void multiply_hostile(const double (&a)[kRows][kMostTerms], const double (&b)[kM
         const double unit = std::ldexp(1.0, exponent - 24 - how.extra_bits);
         double total = 0;
         for (int i = 0; i < count; ++i) total += std::trunc(part[i] / unit) * unit;
-        acc = std::bit_cast<float>(static_cast<uint32_t>(
-            round_to(exact_of(total), kFormatF32, how.truncate ? Rounding::kZero : Rounding::kNearest)));
+        acc = std::bit_cast<float>(static_cast<uint32_t>(round_to(
+            exact_of(total), kFormatF32, how.truncate ? Rounding::kZero : Rounding::kNearest)));
       }
       sum[r][n] = acc;
     }
@@ -186,7 +189,8 @@ void track_mma(Warp& warp, const Instruction& in) {
       if (!(bad_rows >> row & 1) && !(bad_columns & columns)) ok |= 1u << l;
     }
     const uint32_t c = warp.defined[in.src[first_c + i]];
-    if ((ok & c) != kAllLanes) warp.origin[in.dst[i]] = from ? from : warp.origin[in.src[first_c + i]];
+    if ((ok & c) != kAllLanes)
+      warp.origin[in.dst[i]] = from ? from : warp.origin[in.src[first_c + i]];
     warp.defined[in.dst[i]] = ok & c;
   }
 }
@@ -222,7 +226,8 @@ void mma_float(Warp& warp, const Instruction& in, uint32_t mask) {
     for (int l = 0; l < kLanes; ++l) {
       if (is_f16) {
         for (int e = 0; e < 2; ++e)
-          sum[l / 4 + 8 * i][2 * (l % 4) + e] = f16_to_float(static_cast<uint16_t>(c[l] >> (16 * e)));
+          sum[l / 4 + 8 * i][2 * (l % 4) + e] =
+              f16_to_float(static_cast<uint16_t>(c[l] >> (16 * e)));
       } else {
         sum[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2] = std::bit_cast<float>(c[l]);
       }
@@ -239,8 +244,8 @@ void mma_float(Warp& warp, const Instruction& in, uint32_t mask) {
       if (is_f16) {
         d[l] = 0;
         for (int e = 0; e < 2; ++e)
-          d[l] |= static_cast<uint32_t>(round_to(exact_of(sum[l / 4 + 8 * i][2 * (l % 4) + e]), kFormatF16,
-                                                 Rounding::kNearest))
+          d[l] |= static_cast<uint32_t>(round_to(exact_of(sum[l / 4 + 8 * i][2 * (l % 4) + e]),
+                                                 kFormatF16, Rounding::kNearest))
                   << (16 * e);
       } else {
         const auto value = static_cast<float>(sum[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2]);
@@ -314,7 +319,8 @@ void multiply_matrix(Builder& b) {
   b.operands();
   const Type of_d = b.types()[0], of_a = b.types()[1], of_b = b.types()[2];
   int terms = 0;
-  for (const auto& [name, k] : {std::pair{"m16n8k4", 4}, {"m16n8k8", 8}, {"m16n8k16", 16}, {"m16n8k32", 32}})
+  for (const auto& [name, k] :
+       {std::pair{"m16n8k4", 4}, {"m16n8k8", 8}, {"m16n8k16", 16}, {"m16n8k32", 32}})
     if (b.has(name)) terms = k;
   const bool is_integer = of_d == Type::kS32;
   const int per_register = is_integer ? 4 : of_a == Type::kTf32 ? 1 : 2;

@@ -53,25 +53,37 @@ void gather(Warp& warp, const Instruction& in, uint32_t mask, uint8_t* const (&p
 template <class T>
 void gather_to(Warp& warp, const Instruction& in, uint32_t mask, uint8_t* const (&place)[kLanes]) {
   switch (in.register_bytes) {
-    case 1: return gather<T, uint8_t>(warp, in, mask, place);
-    case 2: return gather<T, uint16_t>(warp, in, mask, place);
-    case 4: return gather<T, uint32_t>(warp, in, mask, place);
-    default: return gather<T, uint64_t>(warp, in, mask, place);
+    case 1:
+      return gather<T, uint8_t>(warp, in, mask, place);
+    case 2:
+      return gather<T, uint16_t>(warp, in, mask, place);
+    case 4:
+      return gather<T, uint32_t>(warp, in, mask, place);
+    default:
+      return gather<T, uint64_t>(warp, in, mask, place);
   }
 }
 void gather_elements(Warp& warp, const Instruction& in, uint32_t mask,
                      uint8_t* const (&place)[kLanes]) {
   switch (in.type) {
-    case Type::kS8: return gather_to<int8_t>(warp, in, mask, place);
-    case Type::kS16: return gather_to<int16_t>(warp, in, mask, place);
-    case Type::kS32: return gather_to<int32_t>(warp, in, mask, place);
-    default: break;
+    case Type::kS8:
+      return gather_to<int8_t>(warp, in, mask, place);
+    case Type::kS16:
+      return gather_to<int16_t>(warp, in, mask, place);
+    case Type::kS32:
+      return gather_to<int32_t>(warp, in, mask, place);
+    default:
+      break;
   }
   switch (size_of(in.type)) {
-    case 1: return gather_to<uint8_t>(warp, in, mask, place);
-    case 2: return gather_to<uint16_t>(warp, in, mask, place);
-    case 4: return gather_to<uint32_t>(warp, in, mask, place);
-    default: return gather_to<uint64_t>(warp, in, mask, place);
+    case 1:
+      return gather_to<uint8_t>(warp, in, mask, place);
+    case 2:
+      return gather_to<uint16_t>(warp, in, mask, place);
+    case 4:
+      return gather_to<uint32_t>(warp, in, mask, place);
+    default:
+      return gather_to<uint64_t>(warp, in, mask, place);
   }
 }
 
@@ -112,30 +124,50 @@ void load_parameter(Warp& warp, const Instruction& in, uint32_t mask) {
 
 // Stores lane by lane. Bit l of the result: lane l stored what was there already, be it from before
 // or from a lane before it.
-template <class T>
-uint32_t scatter(Warp& warp, const Instruction& in, uint32_t mask, uint8_t* const (&place)[kLanes]) {
-  uint32_t same = 0;
+// Stores lane by lane. Bit l of the result: lane l stored what was there already, be it from before
+// or from a lane before it.
+template <class T, class R>
+uint32_t scatter(Warp& warp, const Instruction& in, uint32_t mask,
+                 uint8_t* const (&place)[kLanes]) {
+  uint32_t different = 0;
+  const R* source[kMaxSources];
+  for (int v = 0; v < in.vector; ++v) source[v] = warp.reg<R>(in.src[v]);
   for (int l = 0; l < kLanes; ++l) {
     if (!(mask >> l & 1)) continue;
-    bool equal = true;
     for (int v = 0; v < in.vector; ++v) {
-      const T value = static_cast<T>(read_lane(warp, in.src[v], in.register_bytes, l));
+      const T value = static_cast<T>(source[v][l]);
       uint8_t* const p = place[l] + v * sizeof(T);
-      equal = equal && !std::memcmp(p, &value, sizeof(T));
+      different |= static_cast<uint32_t>(std::memcmp(p, &value, sizeof(T)) != 0) << l;
       std::memcpy(p, &value, sizeof(T));
     }
-    same |= static_cast<uint32_t>(equal) << l;
   }
-  return same;
+  return mask & ~different;
 }
-
+template <class T>
+uint32_t scatter_from(Warp& warp, const Instruction& in, uint32_t mask,
+                      uint8_t* const (&place)[kLanes]) {
+  switch (in.register_bytes) {
+    case 1:
+      return scatter<T, uint8_t>(warp, in, mask, place);
+    case 2:
+      return scatter<T, uint16_t>(warp, in, mask, place);
+    case 4:
+      return scatter<T, uint32_t>(warp, in, mask, place);
+    default:
+      return scatter<T, uint64_t>(warp, in, mask, place);
+  }
+}
 uint32_t scatter_elements(Warp& warp, const Instruction& in, uint32_t mask,
                           uint8_t* const (&place)[kLanes]) {
   switch (size_of(in.type)) {
-    case 1: return scatter<uint8_t>(warp, in, mask, place);
-    case 2: return scatter<uint16_t>(warp, in, mask, place);
-    case 4: return scatter<uint32_t>(warp, in, mask, place);
-    default: return scatter<uint64_t>(warp, in, mask, place);
+    case 1:
+      return scatter_from<uint8_t>(warp, in, mask, place);
+    case 2:
+      return scatter_from<uint16_t>(warp, in, mask, place);
+    case 4:
+      return scatter_from<uint32_t>(warp, in, mask, place);
+    default:
+      return scatter_from<uint64_t>(warp, in, mask, place);
   }
 }
 
@@ -144,13 +176,13 @@ void report_undefined_store(Warp& warp, const Instruction& in, uint32_t bad) {
   for (int i = 0; i < in.sources; ++i) {
     if (warp.defined[in.src[i]] >> lane & 1) continue;
     const uint32_t origin = warp.origin[in.src[i]];
-    warp.launch->report(
-        ReportClass::kUninitialisedStore, warp.launch->site(warp, warp.pc, lane, "write"),
-        origin ? warp.launch->site(warp, static_cast<int>(origin) - 1, lane,
-                                   "read of what was never written")
-               : AccessSite{},
-        "a value that was never set is stored to global memory (" +
-            warp.kernel->register_names[in.src[i]] + ")");
+    warp.launch->report(ReportClass::kUninitialisedStore,
+                        warp.launch->site(warp, warp.pc, lane, "write"),
+                        origin ? warp.launch->site(warp, static_cast<int>(origin) - 1, lane,
+                                                   "read of what was never written")
+                               : AccessSite{},
+                        "a value that was never set is stored to global memory (" +
+                            warp.kernel->register_names[in.src[i]] + ")");
     return;
   }
 }
@@ -198,14 +230,22 @@ uint64_t atomic_result(const Instruction& in, uint64_t old, uint64_t b, uint64_t
   const auto shift = 64 - 8 * size_of(in.type);
   const auto as_signed = [shift](uint64_t v) { return static_cast<int64_t>(v << shift) >> shift; };
   switch (op) {
-    case kExch: return b;
-    case kCas: return old == b ? c : old;
-    case kAnd: return old & b;
-    case kOr: return old | b;
-    case kXor: return old ^ b;
-    case kInc: return old >= b ? 0 : old + 1;
-    case kDec: return old == 0 || old > b ? b : old - 1;
-    default: break;
+    case kExch:
+      return b;
+    case kCas:
+      return old == b ? c : old;
+    case kAnd:
+      return old & b;
+    case kOr:
+      return old | b;
+    case kXor:
+      return old ^ b;
+    case kInc:
+      return old >= b ? 0 : old + 1;
+    case kDec:
+      return old == 0 || old > b ? b : old - 1;
+    default:
+      break;
   }
   switch (in.type) {
     case Type::kF32: {
@@ -223,11 +263,12 @@ uint64_t atomic_result(const Instruction& in, uint64_t old, uint64_t b, uint64_t
     case Type::kBf16x2: {
       const bool bf = in.type == Type::kBf16x2;
       return half_op(op, static_cast<uint16_t>(old), static_cast<uint16_t>(b), bf) |
-             uint64_t{half_op(op, static_cast<uint16_t>(old >> 16), static_cast<uint16_t>(b >> 16),
-                              bf)}
+             uint64_t{
+                 half_op(op, static_cast<uint16_t>(old >> 16), static_cast<uint16_t>(b >> 16), bf)}
                  << 16;
     }
-    default: break;
+    default:
+      break;
   }
   if (op == kAdd) return old + b;
   if (is_signed(in.type))
@@ -316,16 +357,24 @@ void semantics_of(Builder& b) {
 template <class R>
 Execute parameter_loader(const Instruction& in) {
   switch (in.type) {
-    case Type::kS8: return load_parameter<int8_t, R>;
-    case Type::kS16: return load_parameter<int16_t, R>;
-    case Type::kS32: return load_parameter<int32_t, R>;
-    default: break;
+    case Type::kS8:
+      return load_parameter<int8_t, R>;
+    case Type::kS16:
+      return load_parameter<int16_t, R>;
+    case Type::kS32:
+      return load_parameter<int32_t, R>;
+    default:
+      break;
   }
   switch (size_of(in.type)) {
-    case 1: return load_parameter<uint8_t, R>;
-    case 2: return load_parameter<uint16_t, R>;
-    case 4: return load_parameter<uint32_t, R>;
-    default: return load_parameter<uint64_t, R>;
+    case 1:
+      return load_parameter<uint8_t, R>;
+    case 2:
+      return load_parameter<uint16_t, R>;
+    case 4:
+      return load_parameter<uint32_t, R>;
+    default:
+      return load_parameter<uint64_t, R>;
   }
 }
 
@@ -350,13 +399,19 @@ void load(Builder& b) {
   in.sources = 0;  // a cache policy means nothing here
   in.tracks_definedness = true;
   if (in.space == Space::kParam && in.address < 0) {
-    const uint64_t end = static_cast<uint64_t>(in.offset) + static_cast<uint64_t>(size_of(in.type)) * in.vector;
-    if (in.offset < 0 || end > b.linker().kernel().parameter_bytes) b.fail("outside of the parameters");
+    const uint64_t end =
+        static_cast<uint64_t>(in.offset) + static_cast<uint64_t>(size_of(in.type)) * in.vector;
+    if (in.offset < 0 || end > b.linker().kernel().parameter_bytes)
+      b.fail("outside of the parameters");
     switch (in.register_bytes) {
-      case 1: return b.execute(parameter_loader<uint8_t>(in));
-      case 2: return b.execute(parameter_loader<uint16_t>(in));
-      case 4: return b.execute(parameter_loader<uint32_t>(in));
-      default: return b.execute(parameter_loader<uint64_t>(in));
+      case 1:
+        return b.execute(parameter_loader<uint8_t>(in));
+      case 2:
+        return b.execute(parameter_loader<uint16_t>(in));
+      case 4:
+        return b.execute(parameter_loader<uint32_t>(in));
+      default:
+        return b.execute(parameter_loader<uint64_t>(in));
     }
   }
   b.execute(emulator::load);
@@ -370,7 +425,8 @@ void store(Builder& b) {
   semantics_of(b);
   in.sources = in.vector;
   // Constants take the width of the element; registers may be wider.
-  if (in.register_bytes < size_of(in.type)) in.register_bytes = static_cast<uint8_t>(size_of(in.type));
+  if (in.register_bytes < size_of(in.type))
+    in.register_bytes = static_cast<uint8_t>(size_of(in.type));
   in.tracks_definedness = true;
   if (in.space == Space::kParam) b.fail("the kernel's parameters cannot be written");
   b.execute(emulator::store);

@@ -41,7 +41,9 @@ class Parser {
     if (!accept(c))
       fail(std::string("expected '") + c + "', found '" + std::string(peek().text) + "'");
   }
-  [[noreturn]] void fail(const std::string& message) const { throw LoadError(peek().line, message); }
+  [[noreturn]] void fail(const std::string& message) const {
+    throw LoadError(peek().line, message);
+  }
 
   Position here() const {
     Position position = location_;
@@ -224,12 +226,18 @@ class Parser {
   }
 
   static bool parse_space(std::string_view text, Space& space) {
-    if (text == "global") space = Space::kGlobal;
-    else if (text == "const") space = Space::kConst;
-    else if (text == "shared") space = Space::kShared;
-    else if (text == "local") space = Space::kLocal;
-    else if (text == "param") space = Space::kParam;
-    else return false;
+    if (text == "global")
+      space = Space::kGlobal;
+    else if (text == "const")
+      space = Space::kConst;
+    else if (text == "shared")
+      space = Space::kShared;
+    else if (text == "local")
+      space = Space::kLocal;
+    else if (text == "param")
+      space = Space::kParam;
+    else
+      return false;
     return true;
   }
 
@@ -454,8 +462,10 @@ class Parser {
     std::string out;
     for (const char c : text) {
       const bool space = c == ' ' || c == '\n' || c == '\t' || c == '\r';
-      if (!space) out += c;
-      else if (!out.empty() && out.back() != ' ') out += ' ';
+      if (!space)
+        out += c;
+      else if (!out.empty() && out.back() != ' ')
+        out += ' ';
     }
     return out;
   }

@@ -11,10 +11,10 @@ struct DeviceProfile {
   std::string_view name;
   int compute_major, compute_minor;
   uint32_t multiprocessors;
-  uint32_t shared_per_block_bytes;         // without opting in
+  uint32_t shared_per_block_bytes;  // without opting in
   uint32_t shared_per_block_optin_bytes;
   uint32_t shared_per_multiprocessor_bytes;
-  uint32_t shared_reserved_bytes;          // per block, by the driver
+  uint32_t shared_reserved_bytes;  // per block, by the driver
   uint32_t threads_per_multiprocessor;
   uint32_t blocks_per_multiprocessor;
   uint32_t registers_per_multiprocessor;

@@ -52,9 +52,17 @@ const char* name_of(ReportClass report_class) {
 
 const char* name_of(Fault fault) {
   static constexpr const char* kNames[] = {
-      "none",    "illegal-address", "misaligned-address", "illegal-instruction",
-      "assert",  "trap",            "timeout",            "launch-failure",
-      "invalid-launch", "out-of-resources", "cooperative-too-large",
+      "none",
+      "illegal-address",
+      "misaligned-address",
+      "illegal-instruction",
+      "assert",
+      "trap",
+      "timeout",
+      "launch-failure",
+      "invalid-launch",
+      "out-of-resources",
+      "cooperative-too-large",
   };
   return kNames[static_cast<size_t>(fault)];
 }

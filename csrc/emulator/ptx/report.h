@@ -17,10 +17,10 @@ enum class ReportClass : uint8_t {
   kRaceGlobalReadAfterWrite,
   kRaceGlobalWriteAfterRead,
   kRaceGlobalWriteAfterWrite,
-  kRaceWarp,       // inside one warp: a __syncwarp is missing
-  kRaceScope,      // both strong, but a scope does not reach the other thread
-  kRaceMixed,      // an atomic or strong access against a plain one
-  kRaceSameValue,  // several threads write the same value (a warning)
+  kRaceWarp,         // inside one warp: a __syncwarp is missing
+  kRaceScope,        // both strong, but a scope does not reach the other thread
+  kRaceMixed,        // an atomic or strong access against a plain one
+  kRaceSameValue,    // several threads write the same value (a warning)
   kReadOnlyWritten,  // ld.global.nc of what the kernel itself writes
   // Asynchronous copies.
   kAsyncReadEarly,

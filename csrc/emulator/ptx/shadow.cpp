@@ -111,6 +111,31 @@ inline bool Shadow::write_quickly(Cell& cell, const Access& a) {
   return true;
 }
 
+template <bool (*kQuickly)(Shadow::Cell&, const Access&)>
+int Shadow::range(uint64_t offset, uint32_t bytes, Access& access) {
+  for (int lane = 0; lane < kLanes;) {
+    const uint64_t at = offset + static_cast<uint64_t>(lane) * bytes;
+    Page& p = page(at, bytes);
+    const uint64_t in_page = at & (kPageBytes - 1);
+    const int here = static_cast<int>((kPageBytes - in_page + bytes - 1) / bytes);
+    Cell* cell = &p.cells[in_page >> p.shift];
+    const uint32_t per_lane = bytes >> p.shift;
+    for (const int end = std::min(kLanes, lane + here); lane < end; ++lane) {
+      access.lane = lane;
+      for (uint32_t i = 0; i < per_lane; ++i, ++cell)
+        if (!kQuickly(*cell, access)) return lane;
+    }
+  }
+  return kLanes;
+}
+
+int Shadow::read_range(uint64_t offset, uint32_t bytes, Access& access) {
+  return range<read_quickly>(offset, bytes, access);
+}
+int Shadow::write_range(uint64_t offset, uint32_t bytes, Access& access) {
+  return range<write_quickly>(offset, bytes, access);
+}
+
 Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   Page& p = page(offset, bytes);
   Conflict found;
@@ -146,12 +171,8 @@ Conflict Shadow::read_cell(Page& page, Cell& cell, const Access& a) {
                      cell.write_clock, cell.write_pc, cell.write_scope);
     found.non_coherent = true;
   }
-  const Reader mine{a.clock,
-                    a.pc,
-                    1u << a.lane,
-                    static_cast<uint16_t>(a.slot),
-                    a.scope,
-                    a.non_coherent};
+  const Reader mine{a.clock, a.pc,          1u << a.lane, static_cast<uint16_t>(a.slot),
+                    a.scope, a.non_coherent};
   Reader& last = cell.reader;
   if (last.clock == a.clock && last.slot == a.slot) {
     last.lanes |= mine.lanes;

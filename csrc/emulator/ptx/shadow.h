@@ -12,7 +12,7 @@ namespace gptoss::emulator {
 
 // One access of one lane.
 struct Access {
-  uint32_t slot = 0;   // of the warp among those resident
+  uint32_t slot = 0;  // of the warp among those resident
   int lane = 0;
   uint32_t clock = 0;  // of the warp
   uint32_t pc = 0;
@@ -30,8 +30,8 @@ struct Conflict {
   Kind kind = Kind::kNone;
   uint32_t slot = 0, clock = 0, pc = 0;
   int lane = 0;
-  bool inside_warp = false;   // both lanes are of one warp
-  bool both_strong = false;   // only a scope is too narrow
+  bool inside_warp = false;  // both lanes are of one warp
+  bool both_strong = false;  // only a scope is too narrow
   bool either_strong = false;
   bool non_coherent = false;  // the read was ld.global.nc
   explicit operator bool() const { return kind != Kind::kNone; }
@@ -51,6 +51,10 @@ class Shadow {
 
   Conflict read(uint64_t offset, uint32_t bytes, const Access& access);
   Conflict write(uint64_t offset, uint32_t bytes, const Access& access);
+  // All lanes of a warp, each `bytes` behind the one before, from `offset` on. Stops at the first
+  // lane that does not pass quickly, and returns it; kLanes where all did.
+  int read_range(uint64_t offset, uint32_t bytes, Access& access);
+  int write_range(uint64_t offset, uint32_t bytes, Access& access);
 
  private:
   static constexpr int kPageShift = 10;
@@ -72,7 +76,7 @@ class Shadow {
     uint8_t write_lane = 0;
     Scope write_scope = Scope::kNone;
     Reader reader{0, 0, 0, 0, Scope::kNone, false};  // clock 0: none
-    uint32_t more_readers = 0;  // 1 + index into the page's lists
+    uint32_t more_readers = 0;                       // 1 + index into the page's lists
   };
   struct Page {
     uint64_t launch = 0;
@@ -89,6 +93,8 @@ class Shadow {
     return make_page(offset, bytes);
   }
   Page& make_page(uint64_t offset, uint32_t bytes);
+  template <bool (*kQuickly)(Cell&, const Access&)>
+  int range(uint64_t offset, uint32_t bytes, Access& access);
   // The frequent cases, in which nothing can conflict: true where that was it.
   static bool read_quickly(Cell& cell, const Access& access);
   static bool write_quickly(Cell& cell, const Access& access);

@@ -68,9 +68,9 @@ struct Statement {
   std::string text;  // as written, on one line
   // kRegisters
   Type register_type = Type::kNone;
-  std::string name;       // kRegisters, kLabel
+  std::string name;             // kRegisters, kLabel
   uint32_t register_count = 0;  // 0: one register of that name; n: name0 ... name(n-1)
-  Variable variable;      // kVariable
+  Variable variable;            // kVariable
   // kInstruction
   std::string guard;
   bool guard_negated = false;

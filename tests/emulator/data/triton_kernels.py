@@ -133,9 +133,11 @@ BF16 = {"a_ptr": "*bf16", "b_ptr": "*bf16", "c_ptr": "*fp32", "M": "i32", "N": "
 
 if __name__ == "__main__":
     compile_one(matmul, BF16, {"BM": 64, "BN": 64, "BK": 32}, "matmul", num_warps=4, num_stages=3)
-    compile_one(matmul, {**BF16, "a_ptr": "*fp16", "b_ptr": "*fp16"}, {"BM": 128, "BN": 32, "BK": 32},
+    f16 = {**BF16, "a_ptr": "*fp16", "b_ptr": "*fp16"}
+    compile_one(matmul, f16, {"BM": 128, "BN": 32, "BK": 32},
                 "matmul_f16", num_warps=8, num_stages=2)  # fmt: skip
-    compile_one(matmul, {**BF16, "a_ptr": "*fp32", "b_ptr": "*fp32"}, {"BM": 32, "BN": 32, "BK": 32},
+    f32 = {**BF16, "a_ptr": "*fp32", "b_ptr": "*fp32"}
+    compile_one(matmul, f32, {"BM": 32, "BN": 32, "BK": 32},
                 "matmul_tf32", num_warps=4, num_stages=2)  # fmt: skip
     compile_one(
         softmax,
