@@ -1,5 +1,5 @@
 // Kernels of the emulator's tests: ordinary CUDA C++ as nvcc compiles it, each right as it stands.
-// data/make_ptx.py makes corpus.ptx of this file; test_faults.py plants faults in that PTX.
+// make_ptx.sh makes corpus.ptx of this file; test_faults.py plants faults in that PTX.
 #include <assert.h>
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
