@@ -96,7 +96,8 @@ def test_integer_math() -> None:
         n = u & 31
         want = [
             quotient(v, 7919), v - 7919 * quotient(v, 7919), quotient(v, v >> 33 | 1),
-            raw.bit_count(), 64 - raw.bit_length(), (raw & -raw).bit_length(), s64(int(f"{raw:064b}"[::-1], 2)),
+            raw.bit_count(),
+            64 - raw.bit_length(), (raw & -raw).bit_length(), s64(int(f"{raw:064b}"[::-1], 2)),
             s32(v) * 12345 >> 32, s64(raw * raw >> 64), permuted, (source << n >> 32) & m32,
             s64(raw * raw >> 70),
         ]  # fmt: skip

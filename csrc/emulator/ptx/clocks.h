@@ -88,7 +88,6 @@ struct Met {
 struct Released {
   VectorClock seen;
   Scope scope = Scope::kNone;
-  uint32_t cta_slot = 0;
   uint64_t cta = 0;
 };
 

@@ -238,7 +238,7 @@ void Linker::link_kernel(const Function& function) {
   Statement end;
   end.text = "ret;";
   end.position = kernel->text.empty() ? function.position : kernel->text.back().position;
-  Instruction& exit = append(end, -1);
+  Instruction& exit = append(end);
   exit.flow = Flow::kExit;
   exit.pipe = Pipe::kControl;
   resolve_labels();
@@ -373,12 +373,11 @@ uint32_t Linker::guard_register(const Statement& statement) {
   return symbol->reg;
 }
 
-Instruction& Linker::append(const Statement& statement, int form) {
+Instruction& Linker::append(const Statement& statement) {
   kernel_->code.emplace_back();
   InstructionText text;
   text.position = statement.position;
   text.text = statement.text;
-  text.form = form;
   kernel_->text.push_back(std::move(text));
   return kernel_->code.back();
 }
@@ -392,7 +391,7 @@ void Linker::instruction(const Statement& statement) {
     throw LoadError(statement.position.line,
                     "instruction form " + opcode + " is not supported: " + statement.text);
   }
-  Instruction& in = append(statement, form);
+  Instruction& in = append(statement);
   in.pipe = forms()[form].pipe;
   if (!statement.guard.empty()) {
     in.guard = static_cast<int32_t>(guard_register(statement));
@@ -443,7 +442,7 @@ void Linker::call(const Statement& statement) {
   // A guarded call is a jump around it.
   size_t skip = 0;
   if (!statement.guard.empty()) {
-    Instruction& jump = append(statement, -1);
+    Instruction& jump = append(statement);
     jump.flow = Flow::kBranch;
     jump.guard = static_cast<int32_t>(guard_register(statement));
     jump.guard_negated = !statement.guard_negated;
@@ -489,7 +488,7 @@ void Linker::call_builtin(const Statement& statement, const std::string& name,
                       "arguments must be .param variables: " + statement.text);
     return static_cast<uint32_t>(symbol->address);
   };
-  Instruction& in = append(statement, -1);
+  Instruction& in = append(statement);
   in.pipe = Pipe::kControl;
   in.tracks_definedness = true;
   for (size_t i = 0; i < arguments.size() && i < 8; ++i) in.src[i] = address(arguments[i]);

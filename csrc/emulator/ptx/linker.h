@@ -69,7 +69,7 @@ class Linker {
   void call(const Statement& statement);
   void call_builtin(const Statement& statement, const std::string& name,
                     const std::vector<Operand>& results, const std::vector<Operand>& arguments);
-  Instruction& append(const Statement& statement, int form);
+  Instruction& append(const Statement& statement);
   uint32_t new_register(const std::string& name, int bytes);
   uint64_t new_local(const Variable& variable);
   uint32_t guard_register(const Statement& statement);

@@ -258,9 +258,6 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
           case kNsmid:
             value = simulated_multiprocessors(options);
             break;
-          case kGridid:
-            value = 0;
-            break;
           case kLanemaskEq:
             value = 1u << l;
             break;
@@ -288,10 +285,6 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
           case kEnvreg2:
             value = static_cast<uint32_t>(workspace_);
             break;
-          case kOne:
-            value = 1;
-            break;
-          case kZero:
           case kClock:
           case kClock64:
           case kGlobaltimer:

@@ -312,7 +312,6 @@ void move(Builder& b) {
   if (Linker::find_special(operands[1].name, special) && special >= SpecialRegister::kClock) {
     const int width = special == SpecialRegister::kClock ? 4 : 8;
     if (width != bytes) b.fail("the clock has another width");
-    b.linker().kernel().reads_clock = true;
     return b.execute(read_clock);
   }
   if (in.type == Type::kPred) {

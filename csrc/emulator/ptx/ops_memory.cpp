@@ -13,7 +13,7 @@
 namespace gptoss::emulator {
 namespace {
 
-enum Flag : uint32_t { kNonCoherent = 1, kNoFlags = 0 };
+enum Flag : uint32_t { kNonCoherent = 1 };
 
 AccessPlan plan_of(const Instruction& in, AccessKind kind) {
   AccessPlan plan;

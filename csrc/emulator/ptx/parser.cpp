@@ -296,7 +296,6 @@ class Parser {
       value.symbol = word();
       if (accept('(')) {
         if (value.symbol != "generic") fail("unsupported initialiser " + value.symbol + "(...)");
-        value.generic = true;
         value.symbol = word();
         expect(')');
       }
@@ -347,7 +346,7 @@ class Parser {
         function.max_registers = static_cast<uint32_t>(integer());
       } else if (text == "minnctapersm") {
         next();
-        function.min_ctas_per_sm = static_cast<uint32_t>(integer());
+        integer();  // a hint for ptxas
       } else if (text == "pragma") {
         next();
         while (!accept(';')) next();

@@ -85,7 +85,6 @@ struct Instruction {
 struct InstructionText {
   Position position;
   std::string text;
-  int form = -1;  // row of the table of forms
 };
 
 struct SharedVariable {
@@ -116,7 +115,6 @@ enum class SpecialRegister : uint8_t {
   kNwarpid,
   kSmid,
   kNsmid,
-  kGridid,
   kLanemaskEq,
   kLanemaskLt,
   kLanemaskLe,
@@ -126,8 +124,6 @@ enum class SpecialRegister : uint8_t {
   kTotalSmemSize,
   kEnvreg1,  // address of the grid's workspace, high and low half
   kEnvreg2,
-  kOne,   // cluster dimensions of a launch without clusters
-  kZero,  // cluster positions of a launch without clusters
   kClock,
   kClock64,
   kGlobaltimer,
@@ -159,7 +155,6 @@ struct Kernel {
   Dim3 required_threads{0, 0, 0};
   uint32_t max_threads = 0;
   uint32_t max_registers = 0;
-  bool reads_clock = false;
   std::shared_ptr<const std::unordered_map<int, std::string>> files;
 
   uint32_t register_count() const { return static_cast<uint32_t>(register_names.size()); }

@@ -52,9 +52,8 @@ struct Variable {
   bool is_external = false;
   struct Initial {
     std::string symbol;  // address of a variable, or empty
-    bool generic = false;
-    uint64_t bits = 0;  // value, or what is added to the address
-    int bytes = 0;      // 0: the type's
+    uint64_t bits = 0;   // value, or what is added to the address
+    int bytes = 0;       // 0: the type's
   };
   std::vector<Initial> initial;
   uint64_t size_bytes() const { return count * static_cast<uint64_t>(size_of(type)); }
@@ -90,7 +89,6 @@ struct Function {
   Dim3 required_threads{0, 0, 0};
   uint32_t max_threads = 0;
   uint32_t max_registers = 0;
-  uint32_t min_ctas_per_sm = 0;
 };
 
 struct Syntax {
