@@ -693,8 +693,8 @@ SMALL: dict[str, Small] = {
         " cp.async.wait_all;",
         "cp.async.wait_all; bar.sync 0;",
         "bar.sync 0;",
-        {"async-source-written"},
-        r"st\.global",
+        {"async-source-written", "race-global-write-after-read"},
+        r"st\.global|cp\.async",
     ),
     "a copy lands on what is still read": Small(
         "st.shared.u32 [%r10], %r2;\n bar.sync 0;\n xor.b32 %r20, %r8, 128;\n add.u32 %r20, %r20, %r9;\n"
