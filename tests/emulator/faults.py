@@ -485,6 +485,13 @@ SMALL: dict[str, Small] = {
         "",
         {"uninitialised-branch"},
     ),
+    "branch on && with a value never set": Small(
+        "{}\n setp.eq.u32 %p1, %r20, 0;\n setp.gt.u32 %p2, %r2, 1000;\n and.pred %p3, %p2, %p1;\n"
+        " or.pred %p4, !%p2, %p1;\n @%p3 bra DONE;\n @%p4 bra DONE;\n st.global.u32 [%rd5], %r2;\nDONE:",
+        "",
+        "not.pred %p2, %p2; xor.pred %p5, %p2, %p6;\n @%p5 bra DONE;",
+        {"uninitialised-branch"},
+    ),
     "store of a value never set": Small(
         "{}\n st.global.u32 [%rd5], %r20;", "mov.u32 %r20, 1;", "", {"uninitialised-store"}
     ),

@@ -436,10 +436,21 @@ void with_carry_hi_signed(Warp& warp, const Instruction& in, uint32_t mask) {
   }
 }
 
-template <class Op>
+// A false operand decides an and, a true one an or, whatever the other is, set or not: compilers
+// evaluate both sides of && and ||.
+enum class Gate { kAnd, kOr, kXor };
+template <Gate kGate>
 void predicate2(Warp& warp, const Instruction& in, uint32_t mask) {
-  warp.set_predicate(in.dst[0], Op{}(warp.source_predicate(in, 0), warp.source_predicate(in, 1)),
-                     mask);
+  const uint32_t a = warp.source_predicate(in, 0), b = warp.source_predicate(in, 1);
+  const uint32_t a_set = warp.defined[in.src[0]], b_set = warp.defined[in.src[1]];
+  uint32_t ok = a_set & b_set;
+  if (kGate == Gate::kAnd) ok |= (a_set & ~a) | (b_set & ~b);
+  if (kGate == Gate::kOr) ok |= (a_set & a) | (b_set & b);
+  const uint32_t value = kGate == Gate::kAnd ? a & b : kGate == Gate::kOr ? a | b : a ^ b;
+  const uint32_t d = in.dst[0];
+  if (mask & ~ok) warp.origin[d] = warp.origin[mask & ~a_set ? in.src[0] : in.src[1]];
+  warp.set_predicate(d, value, mask);
+  warp.defined[d] = (warp.defined[d] & ~mask) | (mask & ok);
 }
 
 }  // namespace
@@ -523,9 +534,10 @@ void logic(Builder& b) {
   const std::string_view op = b.opcode();
   const Type t = b.in.type;
   if (t == Type::kPred) {
-    if (op == "and") return b.execute(predicate2<And>);
-    if (op == "or") return b.execute(predicate2<Or>);
-    if (op == "xor") return b.execute(predicate2<Xor>);
+    b.in.tracks_definedness = op != "not";
+    if (op == "and") return b.execute(predicate2<Gate::kAnd>);
+    if (op == "or") return b.execute(predicate2<Gate::kOr>);
+    if (op == "xor") return b.execute(predicate2<Gate::kXor>);
     return b.execute([](Warp& warp, const Instruction& in, uint32_t mask) {
       warp.set_predicate(in.dst[0], ~warp.source_predicate(in, 0), mask);
     });
