@@ -659,6 +659,9 @@ SMALL: dict[str, Small] = {
         {"race-mixed"},
         "atom",
     ),
+    "atomics of the scope of a cluster": Small(
+        "atom.relaxed.{}.global.add.u32 %r20, [%rd1], 1;", "sys", "cluster", {"race-scope"}, "atom"
+    ),
     "atomics of too narrow a scope": Small(
         "atom.relaxed.{}.global.add.u32 %r20, [%rd1], 1;", "gpu", "cta", {"race-scope"}, "atom"
     ),

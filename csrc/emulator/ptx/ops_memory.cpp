@@ -326,8 +326,9 @@ void atomic(Warp& warp, const Instruction& in, uint32_t mask) {
 }
 
 Scope scope_of(Builder& b, Scope otherwise) {
-  if (b.has("cta")) return Scope::kCta;
-  if (b.has("gpu") || b.has("cluster") || b.has("gl")) return Scope::kGpu;
+  // Without clusters a block is a cluster of its own.
+  if (b.has("cta") || b.has("cluster")) return Scope::kCta;
+  if (b.has("gpu") || b.has("gl")) return Scope::kGpu;
   if (b.has("sys")) return Scope::kSys;
   return otherwise;
 }
