@@ -216,6 +216,12 @@ def test_every_entry_point_is_found_and_described() -> None:
             name
         )
         assert address.value == ctypes.cast(getattr(lib, symbol), ctypes.c_void_p).value
+    for name, symbol in {
+        "cuCtxCreate": "cuCtxCreate_v4",
+        "cuGraphAddDependencies": "cuGraphAddDependencies_v2",
+    }.items():
+        assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 13000, 0, None) == 0
+        assert address.value == ctypes.cast(getattr(lib, symbol), ctypes.c_void_p).value
     # Nothing is exported that the list leaves out, but other versions of its entries.
     shown = subprocess.run(
         ["nm", "-D", "--defined-only", LIBRARY], check=True, capture_output=True, text=True

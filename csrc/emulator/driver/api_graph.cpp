@@ -156,6 +156,11 @@ DRIVER_API cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode* from, con
   });
 }
 
+DRIVER_API cuGraphAddDependencies(CUgraph graph, const CUgraphNode* from, const CUgraphNode* to,
+                                  size_t count) {
+  return cuGraphAddDependencies_v2(graph, from, to, nullptr, count);
+}
+
 DRIVER_API cuGraphGetNodes(CUgraph graph, CUgraphNode* nodes, size_t* count) {
   return enter([&](Driver& driver) -> CUresult {
     if (!driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;

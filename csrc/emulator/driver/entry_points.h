@@ -118,7 +118,7 @@
   X(cuGraphAddMemsetNode, cuGraphAddMemsetNode, "")                                              \
   X(cuGraphAddHostNode, cuGraphAddHostNode, "")                                                  \
   X(cuGraphAddEmptyNode, cuGraphAddEmptyNode, "")                                                \
-  X(cuGraphAddDependencies, cuGraphAddDependencies_v2, "without edge data")                      \
+  X(cuGraphAddDependencies, cuGraphAddDependencies, "also _v2, without edge data")               \
   X(cuGraphGetNodes, cuGraphGetNodes, "")                                                        \
   X(cuGraphNodeGetType, cuGraphNodeGetType, "")                                                  \
   X(cuGraphKernelNodeGetParams, cuGraphKernelNodeGetParams_v2, "")                               \

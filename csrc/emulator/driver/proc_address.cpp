@@ -18,6 +18,17 @@ struct EntryPoint {
 constexpr EntryPoint kEntryPoints[] = {GPTOSS_DRIVER_ENTRY_POINTS(ENTRY)};
 #undef ENTRY
 
+// Entry points whose signature changed: the symbol from a version of CUDA on.
+struct Newer {
+  const char* name;
+  int version;
+  const char* symbol;
+};
+constexpr Newer kNewer[] = {
+    {"cuCtxCreate", 12050, "cuCtxCreate_v4"},
+    {"cuGraphAddDependencies", 12030, "cuGraphAddDependencies_v2"},
+};
+
 // In this library, whatever else a process has loaded.
 void* address_of(const char* symbol) {
   static void* const self = [] {
@@ -30,12 +41,15 @@ void* address_of(const char* symbol) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) CUresult cuGetProcAddress_v2(
-    const char* name, void** out, int, unsigned long long, CUdriverProcAddressQueryResult* status) {
+extern "C" __attribute__((visibility("default"))) CUresult
+cuGetProcAddress_v2(const char* name, void** out, int version, unsigned long long,
+                    CUdriverProcAddressQueryResult* status) {
   if (!name || !out) return CUDA_ERROR_INVALID_VALUE;
   *out = nullptr;
   for (const EntryPoint& entry : kEntryPoints)
     if (!std::strcmp(entry.name, name)) *out = address_of(entry.symbol);
+  for (const Newer& newer : kNewer)
+    if (!std::strcmp(newer.name, name) && version >= newer.version) *out = address_of(newer.symbol);
   if (status) *status = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
   return *out ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
