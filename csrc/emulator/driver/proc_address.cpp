@@ -1,0 +1,71 @@
+// cuGetProcAddress, and the list of entry points for tests.
+#include <dlfcn.h>
+
+#include <cstring>
+#include <string>
+
+#include "emulator/driver/cuda_abi.h"
+#include "emulator/driver/entry_points.h"
+
+namespace {
+
+struct EntryPoint {
+  const char* name;
+  const char* symbol;
+  const char* models;
+};
+#define ENTRY(name, symbol, text) {#name, #symbol, text},
+constexpr EntryPoint kEntryPoints[] = {GPTOSS_DRIVER_ENTRY_POINTS(ENTRY)};
+#undef ENTRY
+
+// Entry points whose signature changed: the symbol from a version of CUDA on.
+struct Newer {
+  const char* name;
+  int version;
+  const char* symbol;
+};
+constexpr Newer kNewer[] = {
+    {"cuCtxCreate", 12050, "cuCtxCreate_v4"},
+    {"cuGraphAddDependencies", 12030, "cuGraphAddDependencies_v2"},
+};
+
+// In this library, whatever else a process has loaded.
+void* address_of(const char* symbol) {
+  static void* const self = [] {
+    Dl_info info;
+    dladdr(reinterpret_cast<void*>(&address_of), &info);
+    return dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  }();
+  return self ? dlsym(self, symbol) : nullptr;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) CUresult
+cuGetProcAddress_v2(const char* name, void** out, int version, unsigned long long,
+                    CUdriverProcAddressQueryResult* status) {
+  if (!name || !out) return CUDA_ERROR_INVALID_VALUE;
+  *out = nullptr;
+  for (const EntryPoint& entry : kEntryPoints)
+    if (!std::strcmp(entry.name, name)) *out = address_of(entry.symbol);
+  for (const Newer& newer : kNewer)
+    if (!std::strcmp(newer.name, name) && version >= newer.version) *out = address_of(newer.symbol);
+  if (status) *status = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+  return *out ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
+extern "C" __attribute__((visibility("default"))) CUresult
+cuGetProcAddress(const char* name, void** out, int version, unsigned long long flags) {
+  return cuGetProcAddress_v2(name, out, version, flags, nullptr);
+}
+
+// Lines "name<TAB>symbol<TAB>what it models".
+extern "C" __attribute__((visibility("default"))) const char* emulatorEntryPoints() {
+  static const std::string text = [] {
+    std::string out;
+    for (const EntryPoint& entry : kEntryPoints)
+      out += std::string(entry.name) + '\t' + entry.symbol + '\t' + entry.models + '\n';
+    return out;
+  }();
+  return text.c_str();
+}

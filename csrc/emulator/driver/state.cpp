@@ -1,0 +1,406 @@
+#include "emulator/driver/state.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+
+#include "emulator/ptx/limits.h"
+
+namespace gptoss::emulator::driver {
+namespace {
+
+std::string environment(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value ? value : otherwise;
+}
+
+// "8G", "512M", "1000000"
+uint64_t parse_bytes(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const double unit = *end == 'G' ? 0x1p30 : *end == 'M' ? 0x1p20 : *end == 'K' ? 0x1p10 : 1;
+  return static_cast<uint64_t>(value * unit);
+}
+
+double now_ms() {
+  using namespace std::chrono;
+  return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+CUresult result_of(Fault fault) {
+  switch (fault) {
+    case Fault::kNone:
+      return CUDA_SUCCESS;
+    case Fault::kIllegalAddress:
+      return CUDA_ERROR_ILLEGAL_ADDRESS;
+    case Fault::kMisalignedAddress:
+      return CUDA_ERROR_MISALIGNED_ADDRESS;
+    case Fault::kIllegalInstruction:
+      return CUDA_ERROR_ILLEGAL_INSTRUCTION;
+    case Fault::kAssert:
+      return CUDA_ERROR_ASSERT;
+    case Fault::kTimeout:
+      return CUDA_ERROR_LAUNCH_TIMEOUT;
+    case Fault::kInvalidLaunch:
+      return CUDA_ERROR_INVALID_VALUE;
+    case Fault::kOutOfResources:
+      return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+    case Fault::kCooperativeTooLarge:
+      return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    default:
+      return CUDA_ERROR_LAUNCH_FAILED;
+  }
+}
+
+}  // namespace
+
+Driver& Driver::instance() {
+  static Driver* driver = new Driver();  // outlives every thread of the host
+  return *driver;
+}
+
+Driver::Driver() {
+  seed_ = std::strtoull(environment("GPTOSS_EMULATOR_SEED", "1").c_str(), nullptr, 0);
+  strict_ = environment("GPTOSS_EMULATOR_STRICT", "1") != "0";
+  hostile_ = environment("GPTOSS_EMULATOR_HOSTILE", "1") != "0";
+  quiet_ = environment("GPTOSS_EMULATOR_QUIET", "0") != "0";
+  random_.seed(seed_);
+  std::istringstream list(environment("GPTOSS_EMULATOR_DEVICES", "A100:memory=4G"));
+  for (std::string entry; std::getline(list, entry, ';');)
+    if (!entry.empty()) add_device(entry);
+}
+
+// NAME[:memory=SIZE][:sms=COUNT]
+void Driver::add_device(const std::string& description) {
+  std::istringstream parts(description);
+  std::string name;
+  std::getline(parts, name, ':');
+  auto device = std::make_unique<Device>();
+  device->ordinal = static_cast<int>(devices.size());
+  device->profile = find_profile(name);
+  if (!device->profile) {
+    std::fprintf(stderr, "emulator: unknown device %s\n", name.c_str());
+    return;
+  }
+  device->name = "Emulated " + std::string(device->profile->name);
+  device->memory_bytes = device->profile->memory_bytes;
+  for (std::string option; std::getline(parts, option, ':');) {
+    if (option.rfind("memory=", 0) == 0) device->memory_bytes = parse_bytes(option.substr(7));
+    if (option.rfind("sms=", 0) == 0)
+      device->multiprocessors = static_cast<uint32_t>(std::atoi(option.c_str() + 4));
+  }
+  if (!device->multiprocessors) device->multiprocessors = 4;
+  device->memory = std::make_shared<Memory>(device->memory_bytes);
+  devices.push_back(std::move(device));
+}
+
+CUresult Driver::ensure_primary(Device& device) {
+  if (device.primary) return CUDA_SUCCESS;
+  device.primary = std::make_unique<CUctx_st>();
+  device.primary->device = &device;
+  device.primary->is_primary = true;
+  device.primary->default_stream.context = device.primary.get();
+  device.primary->per_thread_stream.context = device.primary.get();
+  return CUDA_SUCCESS;
+}
+
+CUcontext& Driver::current() {
+  thread_local CUcontext context = nullptr;
+  return context;
+}
+
+CUstream Driver::stream(CUcontext context, CUstream handle) {
+  const auto value = reinterpret_cast<uintptr_t>(handle);
+  if (value <= 1) return &context->default_stream;
+  if (value == 2) return &context->per_thread_stream;
+  return streams.has(handle) ? handle : nullptr;
+}
+
+bool Driver::is_capturing(CUcontext context) const {
+  return std::any_of(context->streams.begin(), context->streams.end(),
+                     [](CUstream s) { return s->capture != nullptr; });
+}
+
+// ---- work ----
+
+std::shared_ptr<Work> Driver::enqueue(CUstream s, std::function<CUresult()> run) {
+  auto work = std::make_shared<Work>();
+  work->run = std::move(run);
+  work->context = s->context;
+  work->after = std::move(s->next_after);
+  s->next_after.clear();
+  CUcontext context = s->context;
+  // The default stream and every stream that was not made non-blocking wait for each other.
+  if (s == &context->default_stream) {
+    for (CUstream other : context->streams)
+      if (!(other->flags & CU_STREAM_NON_BLOCKING) && other->last)
+        work->after.push_back(other->last);
+    if (context->per_thread_stream.last) work->after.push_back(context->per_thread_stream.last);
+  } else if (!(s->flags & CU_STREAM_NON_BLOCKING) && context->default_stream.last) {
+    work->after.push_back(context->default_stream.last);
+  }
+  std::erase_if(work->after, [](const auto& w) { return w->done; });
+  s->queue.push_back(work);
+  s->last = work;
+  return work;
+}
+
+bool Driver::run_one() {
+  std::vector<CUstream> ready;
+  const auto look = [&](CUstream s) {
+    if (s->queue.empty()) return;
+    const Work& head = *s->queue.front();
+    if (std::all_of(head.after.begin(), head.after.end(), [](const auto& w) { return w->done; }))
+      ready.push_back(s);
+  };
+  const auto look_at = [&](CUcontext context) {
+    look(&context->default_stream);
+    look(&context->per_thread_stream);
+    for (CUstream s : context->streams) look(s);
+  };
+  for (const auto& device : devices)
+    if (device->primary) look_at(device->primary.get());
+  contexts.each(look_at);
+  if (ready.empty()) return false;
+  CUstream chosen = ready[random_() % ready.size()];
+  const std::shared_ptr<Work> work = chosen->queue.front();
+  chosen->queue.pop_front();
+  // After an error that sticks, the rest of the context's work is dropped.
+  if (work->context->sticky == CUDA_SUCCESS) {
+    const CUresult result = work->run();
+    if (result != CUDA_SUCCESS && work->context->sticky == CUDA_SUCCESS)
+      work->context->sticky = result;
+  }
+  work->done = true;
+  work->after.clear();
+  work->run = nullptr;
+  return true;
+}
+
+void Driver::wait(const std::shared_ptr<Work>& work) {
+  while (work && !work->done && run_one()) {
+  }
+}
+
+void Driver::wait_all(CUcontext context) {
+  wait(context->default_stream.last);
+  wait(context->per_thread_stream.last);
+  for (CUstream s : context->streams) wait(s->last);
+}
+
+CUresult Driver::issue(CUstream s, Action action) {
+  if (s->capture) {
+    auto node = std::make_unique<CUgraphNode_st>();
+    node->action = std::move(action);
+    node->context = s->context;
+    node->after = s->tail;
+    nodes.insert(node.get());
+    s->tail = {node.get()};
+    s->capture->nodes.push_back(std::move(node));
+    return CUDA_SUCCESS;
+  }
+  // Work in the default stream would have to wait for the capturing ones.
+  if (s == &s->context->default_stream) {
+    for (CUstream other : s->context->streams)
+      if (other->capture && !(other->flags & CU_STREAM_NON_BLOCKING) &&
+          other->capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+  }
+  const CUcontext context = s->context;
+  const auto shared = std::make_shared<Action>(std::move(action));
+  enqueue(s, [this, context, shared] { return run(context, *shared); });
+  return CUDA_SUCCESS;
+}
+
+CUresult Driver::run(CUcontext context, const Action& action) {
+  switch (action.type) {
+    case CU_GRAPH_NODE_TYPE_KERNEL:
+      return run_kernel(context, action.kernel);
+    case CU_GRAPH_NODE_TYPE_MEMCPY:
+      return copy(action.copy);
+    case CU_GRAPH_NODE_TYPE_MEMSET:
+      return fill(action.fill);
+    case CU_GRAPH_NODE_TYPE_HOST:
+      action.host(action.host_data);
+      return CUDA_SUCCESS;
+    case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
+      if (events.has(action.event)) action.event->time_ms = now_ms();
+      return CUDA_SUCCESS;
+    default:
+      return CUDA_SUCCESS;
+  }
+}
+
+CUresult Driver::run_graph(CUcontext context, const CUgraph_st& graph) {
+  std::unordered_set<CUgraphNode> done;
+  std::vector<CUgraphNode> waiting;
+  for (const auto& node : graph.nodes) waiting.push_back(node.get());
+  while (!waiting.empty()) {
+    std::vector<size_t> ready;
+    for (size_t i = 0; i < waiting.size(); ++i)
+      if (std::all_of(waiting[i]->after.begin(), waiting[i]->after.end(),
+                      [&](CUgraphNode n) { return done.count(n) != 0; }))
+        ready.push_back(i);
+    if (ready.empty()) return CUDA_ERROR_INVALID_VALUE;  // a cycle
+    const size_t chosen = ready[random_() % ready.size()];
+    const CUgraphNode node = waiting[chosen];
+    waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(chosen));
+    if (const CUresult result = run(context, node->action); result != CUDA_SUCCESS) return result;
+    done.insert(node);
+  }
+  return CUDA_SUCCESS;
+}
+
+// ---- kernels ----
+
+LaunchOptions Driver::options_of(CUcontext context, const KernelCall& call) const {
+  LaunchOptions options;
+  options.grid = call.grid;
+  options.block = call.block;
+  options.dynamic_shared_bytes = call.shared_bytes;
+  options.cooperative = call.cooperative;
+  options.profile = context->device->profile;
+  options.multiprocessors = context->device->multiprocessors;
+  options.hostile_tensor_cores = hostile_;
+  options.opted_in_shared =
+      call.function->max_dynamic_shared_bytes >= static_cast<int>(call.shared_bytes) &&
+      call.function->max_dynamic_shared_bytes > 0;
+  return options;
+}
+
+CUresult Driver::check_launch(CUcontext context, const KernelCall& call) {
+  const LaunchLimits limits = check_limits(*call.function->kernel, options_of(context, call));
+  if (limits.fault != Fault::kNone && !quiet_)
+    std::fprintf(stderr, "emulator: launch of %s refused: %s\n",
+                 call.function->kernel->name.c_str(), limits.message.c_str());
+  return result_of(limits.fault);
+}
+
+CUresult Driver::run_kernel(CUcontext context, const KernelCall& call) {
+  LaunchOptions options = options_of(context, call);
+  options.seed = seed_ * 1'000'003 + launches++;
+  LaunchResult result =
+      launch(*context->device->memory, *call.function->kernel, call.parameters, options);
+  output += result.output;
+  std::fputs(result.output.c_str(), stdout);
+  for (const Report& report : result.reports) {
+    reports.push_back(report.to_string());
+    if (!quiet_) std::fprintf(stderr, "emulator: %s\n", reports.back().c_str());
+  }
+  if (result.fault != Fault::kNone) return result_of(result.fault);
+  return strict_ && result.has_errors() ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS;
+}
+
+// ---- memory ----
+
+Device* Driver::device_of(uint64_t address, uint64_t bytes) {
+  for (const auto& device : devices) {
+    const Allocation* found = device->memory->find(address, bytes);
+    if (found && !found->is_host) return device.get();
+  }
+  return nullptr;
+}
+
+bool Driver::is_pinned(uint64_t address, uint64_t bytes) const {
+  auto after = pinned.upper_bound(address);
+  if (after == pinned.begin()) return false;
+  --after;
+  return address + bytes <= after->first + after->second;
+}
+
+CUresult Driver::copy(const CopyCall& call) {
+  for (uint64_t row = 0; row < call.height; ++row) {
+    const uint64_t to = call.target + row * call.target_pitch;
+    const uint64_t from = call.source + row * call.source_pitch;
+    Device* target = device_of(to, call.width);
+    Device* source = call.staged.empty() ? device_of(from, call.width) : nullptr;
+    if (target && source) {
+      if (target == source) {
+        target->memory->copy(to, from, call.width);
+      } else {
+        std::vector<uint8_t> bytes(call.width);
+        source->memory->read(bytes.data(), from, call.width);
+        target->memory->write(to, bytes.data(), call.width);
+      }
+    } else if (target) {
+      const void* bytes = call.staged.empty() ? reinterpret_cast<const void*>(from)
+                                              : call.staged.data() + row * call.width;
+      target->memory->write(to, bytes, call.width);
+    } else if (source) {
+      source->memory->read(reinterpret_cast<void*>(to), from, call.width);
+    } else {
+      std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), call.width);
+    }
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult Driver::fill(const FillCall& call) {
+  for (uint64_t row = 0; row < call.height; ++row) {
+    const uint64_t to = call.target + row * call.pitch;
+    Device* device = device_of(to, call.width * call.element_bytes);
+    if (!device) return CUDA_ERROR_ILLEGAL_ADDRESS;
+    device->memory->fill(to, &call.value, call.element_bytes, call.width);
+  }
+  return CUDA_SUCCESS;
+}
+
+// ---- modules ----
+
+CUfunction Driver::function(CUmodule module, const std::string& name) {
+  auto& place = module->functions[name];
+  if (!place) {
+    const Kernel* kernel = module->module->find(name);
+    if (!kernel) {
+      module->functions.erase(name);
+      return nullptr;
+    }
+    place = std::make_unique<CUfunc_st>();
+    place->module = module;
+    place->kernel = kernel;
+    functions.insert(place.get());
+  }
+  return place.get();
+}
+
+CUfunction Driver::resolve(CUcontext context, const void* handle) {
+  if (functions.count(handle)) return static_cast<CUfunction>(const_cast<void*>(handle));
+  if (!kernels.count(handle)) return nullptr;
+  const CUkernel kernel = static_cast<CUkernel>(const_cast<void*>(handle));
+  std::unique_ptr<CUmod_st>& module = kernel->library->modules[context];
+  std::string log;
+  if (!module && load(context, kernel->library->ptx, module, log) != CUDA_SUCCESS) return nullptr;
+  return function(module.get(), kernel->name);
+}
+
+CUresult Driver::load(CUcontext context, const std::string& ptx, std::unique_ptr<CUmod_st>& out,
+                      std::string& log) {
+  try {
+    const Syntax syntax = parse(ptx);
+    auto module = std::make_unique<CUmod_st>();
+    module->context = context;
+    module->ptx_version = 10 * syntax.version_major + syntax.version_minor;
+    const std::string& target = syntax.target;
+    module->target = target.rfind("sm_", 0) == 0 ? std::atoi(target.c_str() + 3) : 0;
+    const int device =
+        10 * context->device->profile->compute_major + context->device->profile->compute_minor;
+    const bool exact = !target.empty() && target.back() == 'a';
+    if (module->target > device || (exact && module->target != device)) {
+      log = "PTX for " + target + " cannot run on compute capability " +
+            std::to_string(device / 10) + "." + std::to_string(device % 10);
+      return CUDA_ERROR_INVALID_PTX;
+    }
+    module->module = Module::load(ptx, context->device->memory);
+    out = std::move(module);
+    return CUDA_SUCCESS;
+  } catch (const LoadError& error) {
+    log = error.what();
+    if (!quiet_) std::fprintf(stderr, "emulator: %s\n", error.what());
+    return CUDA_ERROR_INVALID_PTX;
+  }
+}
+
+}  // namespace gptoss::emulator::driver

@@ -1,0 +1,269 @@
+// What the stand-in driver knows: devices, contexts, streams of work, graphs.
+//
+// Work is put off: a stream's queue runs when somebody waits for it, and among the streams that
+// could go on, one is chosen at random from a seed. So a program that forgets to wait, or to order
+// two streams, sees what it would see on the worst day of a real device.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "emulator/driver/cuda_abi.h"
+#include "emulator/ptx/machine.h"
+#include "emulator/ptx/program.h"
+
+namespace gptoss::emulator::driver {
+
+struct Device {
+  int ordinal = 0;
+  const DeviceProfile* profile = nullptr;
+  std::string name;
+  uint64_t memory_bytes = 0;
+  uint32_t multiprocessors = 0;
+  std::shared_ptr<Memory> memory;
+  std::unique_ptr<CUctx_st> primary;
+};
+
+// A kernel with everything that a launch gives it.
+struct KernelCall {
+  CUfunction function = nullptr;
+  Dim3 grid, block;
+  uint32_t shared_bytes = 0;
+  bool cooperative = false;
+  std::vector<uint8_t> parameters;
+};
+
+struct CopyCall {
+  uint64_t target = 0, source = 0;
+  uint64_t width = 0, height = 1, target_pitch = 0, source_pitch = 0;
+  std::vector<uint8_t> staged;  // pageable sources are read when the copy is issued
+};
+
+struct FillCall {
+  uint64_t target = 0, pitch = 0, width = 0, height = 1;  // width in elements
+  uint32_t value = 0, element_bytes = 1;
+};
+
+// What a stream or a node of a graph does.
+struct Action {
+  CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+  KernelCall kernel;
+  CopyCall copy;
+  FillCall fill;
+  CUhostFn host = nullptr;
+  void* host_data = nullptr;
+  CUevent event = nullptr;
+};
+
+struct Work {
+  std::function<CUresult()> run;
+  std::vector<std::shared_ptr<Work>> after;
+  CUctx_st* context = nullptr;
+  bool done = false;
+};
+
+}  // namespace gptoss::emulator::driver
+
+struct CUstream_st {
+  CUcontext context = nullptr;
+  unsigned flags = 0;
+  int priority = 0;
+  std::deque<std::shared_ptr<gptoss::emulator::driver::Work>> queue;
+  std::shared_ptr<gptoss::emulator::driver::Work> last;
+  std::vector<std::shared_ptr<gptoss::emulator::driver::Work>> next_after;  // cuStreamWaitEvent
+  // Of a capture; the stream that began it owns the graph.
+  CUgraph capture = nullptr;
+  bool began_capture = false;
+  CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::vector<CUgraphNode> tail;
+};
+
+struct CUctx_st {
+  gptoss::emulator::driver::Device* device = nullptr;
+  bool is_primary = false;
+  int retained = 0;
+  CUresult sticky = CUDA_SUCCESS;
+  CUstream_st default_stream;
+  CUstream_st per_thread_stream;
+  std::vector<CUstream> streams;  // all but the default ones
+};
+
+struct CUevent_st {
+  CUcontext context = nullptr;
+  unsigned flags = 0;
+  std::shared_ptr<gptoss::emulator::driver::Work> recorded;
+  double time_ms = 0;
+  CUgraph capture = nullptr;  // recorded in a stream that captures
+  std::vector<CUgraphNode> captured;
+};
+
+struct CUfunc_st {
+  CUmodule module = nullptr;
+  const gptoss::emulator::Kernel* kernel = nullptr;
+  int max_dynamic_shared_bytes = 0;  // 0: the default of the device
+};
+
+struct CUmod_st {
+  CUcontext context = nullptr;
+  std::shared_ptr<gptoss::emulator::Module> module;
+  std::map<std::string, std::unique_ptr<CUfunc_st>> functions;
+  int ptx_version = 0, target = 0;
+};
+
+struct CUkern_st {
+  CUlibrary library = nullptr;
+  std::string name;
+};
+
+struct CUlib_st {
+  std::string ptx;
+  std::map<CUcontext, std::unique_ptr<CUmod_st>> modules;
+  std::map<std::string, std::unique_ptr<CUkern_st>> kernels;
+};
+
+struct CUgraphNode_st {
+  gptoss::emulator::driver::Action action;
+  std::vector<CUgraphNode> after;
+  CUcontext context = nullptr;
+  std::vector<void*> parameter_pointers;  // what GetParams hands out
+};
+
+struct CUgraph_st {
+  std::vector<std::unique_ptr<CUgraphNode_st>> nodes;
+};
+
+struct CUgraphExec_st {
+  CUgraph_st graph;
+  std::unordered_map<CUgraphNode, CUgraphNode> of_original;
+  std::shared_ptr<gptoss::emulator::driver::Work> last;
+};
+
+namespace gptoss::emulator::driver {
+
+// Handles of one kind that are alive.
+template <class T>
+class Handles {
+ public:
+  T* add(std::unique_ptr<T> object) {
+    T* handle = object.get();
+    alive_[handle] = std::move(object);
+    return handle;
+  }
+  bool has(const T* handle) const { return alive_.count(const_cast<T*>(handle)) != 0; }
+  bool remove(T* handle) { return alive_.erase(handle) != 0; }
+  template <class F>
+  void each(F f) const {
+    for (const auto& [handle, object] : alive_) f(handle);
+  }
+
+ private:
+  std::unordered_map<T*, std::unique_ptr<T>> alive_;
+};
+
+class Driver {
+ public:
+  // Created at first use, from the environment (docs/emulator.md lists the variables).
+  static Driver& instance();
+
+  std::recursive_mutex mutex;
+  bool is_initialised = false;
+  std::vector<std::unique_ptr<Device>> devices;
+  Handles<CUctx_st> contexts;
+  Handles<CUstream_st> streams;
+  Handles<CUevent_st> events;
+  Handles<CUmod_st> modules;
+  Handles<CUlib_st> libraries;
+  Handles<CUgraph_st> graphs;
+  Handles<CUgraphExec_st> execs;
+  std::unordered_set<const void*> functions, kernels, nodes;
+  std::map<uint64_t, uint64_t> pinned;  // address -> size
+  std::unordered_set<uint64_t> owned_pinned;
+  CUresult ensure_primary(Device& device);
+
+  // Of the calling thread; null where there is none.
+  static CUcontext& current();
+
+  // The stream that a handle means, or null.
+  CUstream stream(CUcontext context, CUstream handle);
+  // Runs the action in the stream, or makes a node of it while the stream captures.
+  CUresult issue(CUstream stream, Action action);
+  std::shared_ptr<Work> enqueue(CUstream stream, std::function<CUresult()> run);
+  CUresult run(CUcontext context, const Action& action);
+  CUresult run_graph(CUcontext context, const CUgraph_st& graph);
+  // Runs one piece of work somewhere; false where nothing is left.
+  bool run_one();
+  void wait(const std::shared_ptr<Work>& work);
+  void wait_all(CUcontext context);
+  bool is_capturing(CUcontext context) const;
+
+  CUresult check_launch(CUcontext context, const KernelCall& call);
+  LaunchOptions options_of(CUcontext context, const KernelCall& call) const;
+  // The device whose memory holds the range, or null for memory of the host.
+  Device* device_of(uint64_t address, uint64_t bytes);
+  CUresult copy(const CopyCall& call);
+  CUresult fill(const FillCall& call);
+  bool is_pinned(uint64_t address, uint64_t bytes) const;
+
+  // Text of PTX in an image: itself, or out of a fat binary. Empty where there is none.
+  static std::string ptx_of_image(const void* image, const Device& device, std::string& why);
+  CUresult load(CUcontext context, const std::string& ptx, std::unique_ptr<CUmod_st>& out,
+                std::string& log);
+  CUfunction function(CUmodule module, const std::string& name);
+  // The function of a handle that may be a CUkernel, in the context; null for neither.
+  CUfunction resolve(CUcontext context, const void* handle);
+
+  // For tests: what the checks found since the last call of emulatorTakeReports.
+  std::vector<std::string> reports;
+  std::string output;
+  uint64_t launches = 0;
+
+ private:
+  Driver();
+  void add_device(const std::string& description);
+  CUresult run_kernel(CUcontext context, const KernelCall& call);
+
+  std::mt19937_64 random_;
+  uint64_t seed_ = 1;
+  bool strict_ = true, hostile_ = true, quiet_ = false;
+};
+
+// Wraps the body of an entry point: lock, initialisation, and no exception across the boundary.
+template <class F>
+CUresult enter(F body) {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  if (!driver.is_initialised) return CUDA_ERROR_NOT_INITIALIZED;
+  try {
+    return body(driver);
+  } catch (const std::bad_alloc&) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  } catch (const std::exception&) {
+    return CUDA_ERROR_UNKNOWN;
+  }
+}
+
+// The same for what needs a current context; its sticky error comes first.
+template <class F>
+CUresult enter_context(F body) {
+  return enter([&](Driver& driver) -> CUresult {
+    const CUcontext context = Driver::current();
+    if (!context) return CUDA_ERROR_INVALID_CONTEXT;
+    if (!driver.contexts.has(context) && !context->is_primary)
+      return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    if (context->sticky != CUDA_SUCCESS) return context->sticky;
+    const CUresult result = body(driver, context);
+    return result == CUDA_SUCCESS ? context->sticky : result;
+  });
+}
+
+#define DRIVER_API extern "C" __attribute__((visibility("default"))) CUresult
+
+}  // namespace gptoss::emulator::driver

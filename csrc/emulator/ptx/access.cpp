@@ -1,0 +1,591 @@
+#include "emulator/ptx/access.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace gptoss::emulator {
+namespace {
+
+constexpr uint64_t kNullPage = 4096;
+constexpr int kSectorBytes = 32;
+constexpr int kBanks = 32;
+
+const char* verb(AccessKind kind) {
+  return kind == AccessKind::kLoad ? "read" : kind == AccessKind::kStore ? "write" : "atomic";
+}
+
+std::string describe(const AccessPlan& plan) {
+  return std::string(verb(plan.kind)) + " of " + std::to_string(plan.bytes) + " bytes";
+}
+
+std::string hex(uint64_t value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+const SharedVariable* shared_near(const Kernel& kernel, uint64_t address) {
+  const SharedVariable* found = nullptr;
+  for (const SharedVariable& variable : kernel.shared)
+    if (variable.begin <= address) found = &variable;
+  return found;
+}
+
+// "tile+128", or how far outside of it.
+std::string name_place(Warp& warp, Space space, uint64_t address) {
+  if (space == Space::kShared) {
+    if (address >= warp.kernel->dynamic_shared_begin)
+      return "dynamic shared memory+" +
+             std::to_string(address - warp.kernel->dynamic_shared_begin) + " of " +
+             std::to_string(warp.launch->options.dynamic_shared_bytes) + " bytes";
+    if (const SharedVariable* v = shared_near(*warp.kernel, address))
+      return v->name + "+" + std::to_string(address - v->begin) + " of " +
+             std::to_string(v->end - v->begin) + " bytes";
+    return "shared address " + hex(address);
+  }
+  if (space == Space::kGlobal || space == Space::kConst) {
+    const Allocation* below = warp.launch->memory.nearest(address);
+    if (below && address - below->base < below->size + (1ull << 20))
+      return below->name + "+" + std::to_string(address - below->base) + " of " +
+             std::to_string(below->size) + " bytes";
+    // Just before an allocation is its name, too.
+    const Allocation* above = warp.launch->memory.nearest(address + kNullPage);
+    if (above && above->base > address)
+      return above->name + "-" + std::to_string(above->base - address);
+    return "address " + hex(address);
+  }
+  return std::string(space == Space::kLocal ? "local" : "parameter") + " address " +
+         std::to_string(address);
+}
+
+[[noreturn]] void refuse(Warp& warp, ReportClass report_class, Space space, uint64_t address,
+                         int lane, const AccessPlan& plan, const std::string& why) {
+  warp.launch->report(report_class, warp, lane, why + ": " + name_place(warp, space, address),
+                      describe(plan));
+  throw LaunchFault{report_class == ReportClass::kMisaligned ? Fault::kMisalignedAddress
+                                                             : Fault::kIllegalAddress};
+}
+
+void check_alignment(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                     const AccessPlan& plan) {
+  // Vectors are aligned as a whole; their size is a power of two.
+  const uint64_t low_bits = plan.bytes - 1;
+  if (a.is_range && !(a.at[0] & low_bits)) return;
+  uint64_t any = 0;
+  for (int l = 0; l < kLanes; ++l) any |= mask >> l & 1 ? a.at[l] & low_bits : 0;
+  if (!any) return;
+  for (int l = 0; l < kLanes; ++l)
+    if (mask >> l & 1 && a.at[l] & low_bits)
+      refuse(warp, ReportClass::kMisaligned, space, a.at[l], l, plan,
+             "address is not a multiple of " + std::to_string(plan.bytes));
+}
+
+void count_sectors(Warp& warp, const LaneAddresses& a, uint32_t mask, const AccessPlan& plan) {
+  Counters& counters = warp.launch->counters;
+  const uint64_t bytes = uint64_t{plan.bytes} * static_cast<uint64_t>(std::popcount(mask));
+  uint64_t sectors = 0;
+  if (a.is_range) {
+    sectors = (a.at[0] + bytes - 1) / kSectorBytes - a.at[0] / kSectorBytes + 1;
+  } else if (warp.launch->options.count_memory) {
+    uint64_t list[2 * kLanes];
+    int n = 0;
+    bool sorted = true;
+    uint64_t previous = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      const uint64_t first = a.at[l] / kSectorBytes,
+                     last = (a.at[l] + plan.bytes - 1) / kSectorBytes;
+      for (uint64_t s = first; s <= last; ++s) {
+        if (n && s == previous) continue;
+        sorted = sorted && (!n || s > previous);
+        list[n++] = previous = s;
+      }
+    }
+    if (!sorted) {
+      std::sort(list, list + n);
+      n = static_cast<int>(std::unique(list, list + n) - list);
+    }
+    sectors = static_cast<uint64_t>(n);
+  }
+  if (plan.kind == AccessKind::kLoad) {
+    counters.global_load_bytes += bytes;
+    counters.global_load_sectors += sectors;
+  } else {
+    counters.global_store_bytes += bytes;
+    counters.global_store_sectors += sectors;
+  }
+}
+
+// A wavefront serves every bank once; lanes of accesses of 8 and 16 bytes go in halves and
+// quarters of the warp. Lanes that want the same word share it.
+void count_banks(Warp& warp, const LaneAddresses& a, uint32_t mask, const AccessPlan& plan) {
+  Counters& counters = warp.launch->counters;
+  const uint64_t bytes = uint64_t{plan.bytes} * static_cast<uint64_t>(std::popcount(mask));
+  (plan.kind == AccessKind::kLoad ? counters.shared_load_bytes : counters.shared_store_bytes) +=
+      bytes;
+  if (!warp.launch->options.count_memory) return;
+  const int words = static_cast<int>((plan.bytes + 3) / 4);
+  if (a.is_range) {  // every bank once per 128 bytes
+    counters.shared_wavefronts += (bytes + 127) / 128;
+    return;
+  }
+  const int lanes_per_pass = kLanes / words;
+  for (int first = 0; first < kLanes; first += lanes_per_pass) {
+    uint64_t seen[kBanks][4];
+    uint8_t depth[kBanks] = {};
+    int deepest = 0;
+    for (int l = first; l < first + lanes_per_pass; ++l) {
+      if (!(mask >> l & 1)) continue;
+      for (int w = 0; w < words; ++w) {
+        const uint64_t word = a.at[l] / 4 + static_cast<uint64_t>(w);
+        const size_t bank = word % kBanks;
+        bool known = false;
+        for (int i = 0; i < std::min<int>(depth[bank], 4); ++i) known |= seen[bank][i] == word;
+        if (known) continue;
+        if (depth[bank] < 4) seen[bank][depth[bank]] = word;
+        deepest = std::max<int>(deepest, ++depth[bank]);
+      }
+    }
+    if (!deepest) continue;
+    counters.shared_wavefronts += static_cast<uint64_t>(deepest);
+    counters.shared_bank_conflicts += static_cast<uint64_t>(deepest - 1);
+  }
+}
+
+void locate_global(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                   const AccessPlan& plan, uint8_t* (&place)[kLanes]) {
+  Allocation* allocation = warp.launch->last_allocation;
+  if (a.is_range && allocation && !allocation->is_freed && !allocation->is_constant &&
+      allocation->contains(a.at[0], uint64_t{plan.bytes} * kLanes)) {
+    uint8_t* const first = allocation->bytes + (a.at[0] - allocation->base);
+    for (int l = 0; l < kLanes; ++l) place[l] = first + static_cast<size_t>(l) * plan.bytes;
+    return;
+  }
+  for (int l = 0; l < kLanes; ++l) {
+    if (!(mask >> l & 1)) continue;
+    const uint64_t address = a.at[l];
+    if (!allocation || allocation->is_freed || !allocation->contains(address, plan.bytes)) {
+      allocation = warp.launch->memory.nearest(address);
+      if (address < kNullPage)
+        refuse(warp, ReportClass::kNull, space, address, l, plan, "null pointer");
+      if (!allocation || !allocation->contains(address, plan.bytes))
+        refuse(warp, ReportClass::kOutOfBoundsGlobal, space, address, l, plan,
+               "access outside of any allocation");
+      if (allocation->is_freed)
+        refuse(warp, ReportClass::kUseAfterFree, space, address, l, plan,
+               "access to memory that was freed");
+      warp.launch->last_allocation = allocation;
+    }
+    if (plan.kind != AccessKind::kLoad && allocation->is_constant)
+      refuse(warp, ReportClass::kWriteToConstant, space, address, l, plan,
+             "write to constant memory");
+    place[l] = allocation->bytes + (address - allocation->base);
+  }
+}
+
+void locate_shared(Warp& warp, const LaneAddresses& a, uint32_t mask, const AccessPlan& plan,
+                   uint8_t* (&place)[kLanes]) {
+  const Kernel& kernel = *warp.kernel;
+  Cta& cta = *warp.cta;
+  uint64_t begin = kernel.dynamic_shared_begin;
+  uint64_t end = begin + warp.launch->options.dynamic_shared_bytes;
+  for (int l = 0; l < kLanes; ++l) {
+    if (!(mask >> l & 1)) continue;
+    const uint64_t address = a.at[l];
+    if (address < begin || address + plan.bytes > end) {
+      bool found = false;
+      if (address >= kernel.dynamic_shared_begin) {
+        begin = kernel.dynamic_shared_begin;
+        end = begin + warp.launch->options.dynamic_shared_bytes;
+        found = address + plan.bytes <= end;
+      } else if (const SharedVariable* v = shared_near(kernel, address)) {
+        begin = v->begin;
+        end = v->end;
+        found = address + plan.bytes <= end;
+      }
+      if (!found)
+        refuse(warp, ReportClass::kOutOfBoundsShared, Space::kShared, address, l, plan,
+               "access outside of any shared variable");
+    }
+    place[l] = &cta.shared[address];
+  }
+}
+
+ReportClass class_of(Space space, const Conflict& c, bool same_value) {
+  using Kind = Conflict::Kind;
+  if (c.non_coherent) return ReportClass::kReadOnlyWritten;
+  if (c.both_strong) return ReportClass::kRaceScope;
+  if (c.kind == Kind::kWriteAfterWrite && same_value) return ReportClass::kRaceSameValue;
+  if (c.either_strong) return ReportClass::kRaceMixed;
+  if (c.inside_warp) return ReportClass::kRaceWarp;
+  if (space == Space::kShared)
+    return c.kind == Kind::kReadAfterWrite   ? ReportClass::kRaceSharedReadAfterWrite
+           : c.kind == Kind::kWriteAfterRead ? ReportClass::kRaceSharedWriteAfterRead
+                                             : ReportClass::kRaceSharedWriteAfterWrite;
+  return c.kind == Kind::kReadAfterWrite   ? ReportClass::kRaceGlobalReadAfterWrite
+         : c.kind == Kind::kWriteAfterRead ? ReportClass::kRaceGlobalWriteAfterRead
+                                           : ReportClass::kRaceGlobalWriteAfterWrite;
+}
+
+bool has_races(Space space) { return space == Space::kShared || space == Space::kGlobal; }
+
+// The shadow of an address, and its place there.
+Shadow& shadow_of(Warp& warp, Space space, uint64_t address, uint64_t& offset) {
+  if (space == Space::kShared) {
+    offset = address;
+    return warp.cta->shadow;
+  }
+  Allocation* allocation = warp.launch->last_allocation;
+  if (!allocation || !allocation->contains(address, 1))
+    allocation = warp.launch->last_allocation = warp.launch->memory.nearest(address);
+  offset = allocation->shadow_offset(address);
+  return allocation->shadow;
+}
+
+void report_in_flight(Warp& warp, uint64_t address, int lane, const AccessPlan& plan) {
+  AccessSite other;
+  for (const Warp& w : warp.cta->warps) {
+    if (!w.async) continue;
+    for (int l = 0; l < kLanes && !other.known; ++l) {
+      for (const AsyncCopy& copy : w.async[l].copies)
+        if (!other.known && address < copy.target + copy.bytes &&
+            copy.target < address + plan.bytes)
+          other = warp.launch->site(w, static_cast<int>(copy.pc), l, "asynchronous copy");
+    }
+  }
+  const bool is_read = plan.kind == AccessKind::kLoad;
+  warp.launch->report(
+      is_read ? ReportClass::kAsyncReadEarly : ReportClass::kAsyncOverwritten,
+      warp.launch->site(warp, warp.pc, lane, describe(plan)), other,
+      std::string(is_read ? "shared memory is read before the copy into it was waited for: "
+                          : "shared memory is written while a copy into it is in flight: ") +
+          name_place(warp, Space::kShared, address));
+}
+
+}  // namespace
+
+LaneAddresses addresses(Warp& warp, int32_t reg, int reg_bytes, int64_t offset, uint32_t mask) {
+  LaneAddresses a;
+  const uint64_t add = static_cast<uint64_t>(offset);
+  if (reg < 0) {
+    std::fill_n(a.at, kLanes, add);
+    return a;
+  }
+  if (const uint32_t bad = mask & ~warp.defined[reg]) {
+    const int lane = std::countr_zero(bad);
+    const uint32_t origin = warp.origin[reg];
+    const AccessSite other = origin ? warp.launch->site(warp, static_cast<int>(origin) - 1, lane,
+                                                        "read of what was never written")
+                                    : AccessSite{};
+    warp.launch->report(ReportClass::kUninitialisedAddress,
+                        warp.launch->site(warp, warp.pc, lane, "access"), other,
+                        "an address is computed from a value that was never set (" +
+                            warp.kernel->register_names[reg] + ")");
+  }
+  if (reg_bytes == 4) {
+    const uint32_t* base = warp.reg<uint32_t>(static_cast<uint32_t>(reg));
+    for (int l = 0; l < kLanes; ++l) a.at[l] = static_cast<uint32_t>(base[l] + add);
+  } else {
+    const uint64_t* base = warp.reg<uint64_t>(static_cast<uint32_t>(reg));
+    for (int l = 0; l < kLanes; ++l) a.at[l] = base[l] + add;
+  }
+  return a;
+}
+
+Space resolve(uint64_t& address) {
+  const uint64_t window = address & kWindowMask;
+  if (window < kSharedWindow || window > kParamWindow) return Space::kGlobal;
+  address &= ~kWindowMask;
+  return window == kSharedWindow  ? Space::kShared
+         : window == kLocalWindow ? Space::kLocal
+                                  : Space::kParam;
+}
+
+void locate(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask, const AccessPlan& plan,
+            uint8_t* (&place)[kLanes]) {
+  check_alignment(warp, space, a, mask, plan);
+  switch (space) {
+    case Space::kShared:
+      locate_shared(warp, a, mask, plan, place);
+      count_banks(warp, a, mask, plan);
+      return;
+    case Space::kLocal: {
+      const uint64_t size = warp.kernel->local_bytes;
+      for (int l = 0; l < kLanes; ++l) {
+        if (!(mask >> l & 1)) continue;
+        if (a.at[l] + plan.bytes > size || a.at[l] > size)
+          refuse(warp, ReportClass::kOutOfBoundsLocal, space, a.at[l], l, plan,
+                 "access outside of the " + std::to_string(size) + " bytes of local memory");
+        place[l] = &warp.local[static_cast<size_t>(l) * size + a.at[l]];
+      }
+      return;
+    }
+    case Space::kParam: {
+      const auto& parameters = warp.launch->parameters;
+      for (int l = 0; l < kLanes; ++l) {
+        if (!(mask >> l & 1)) continue;
+        if (a.at[l] + plan.bytes > parameters.size() || plan.kind != AccessKind::kLoad)
+          refuse(warp, ReportClass::kOutOfBoundsParam, space, a.at[l], l, plan,
+                 "access outside of the kernel's " + std::to_string(parameters.size()) +
+                     " bytes of parameters");
+        place[l] = const_cast<uint8_t*>(&parameters[a.at[l]]);
+      }
+      return;
+    }
+    default:
+      locate_global(warp, space, a, mask, plan, place);
+      if (space != Space::kConst) count_sectors(warp, a, mask, plan);
+  }
+}
+
+Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
+  Access access;
+  access.slot = warp.slot;
+  access.lane = lane;
+  access.clock = warp.clock;
+  access.pc = static_cast<uint32_t>(warp.pc);
+  access.scope = plan.scope;
+  access.non_coherent = plan.non_coherent;
+  access.seen = &warp.seen[lane];
+  access.slot_begin = warp.launch->slot_begin.data();
+  access.first_slot_of_cta = warp.cta->first_slot;
+  access.slots_per_cta = warp.launch->warps_per_cta;
+  return access;
+}
+
+void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const Conflict& c,
+                     const AccessPlan& plan, bool same_value) {
+  const ReportClass report_class = class_of(space, c, same_value);
+  const bool other_wrote = c.kind != Conflict::Kind::kWriteAfterRead;
+  const char* why = "nothing orders these accesses: ";
+  if (report_class == ReportClass::kRaceScope) why = "a scope does not reach the other thread: ";
+  if (report_class == ReportClass::kRaceSameValue) why = "several threads write the same value: ";
+  if (report_class == ReportClass::kRaceWarp)
+    why = "lanes of one warp are not ordered without __syncwarp: ";
+  if (report_class == ReportClass::kRaceMixed)
+    why = "an atomic or volatile access against a plain one: ";
+  if (report_class == ReportClass::kReadOnlyWritten)
+    why = "memory read through the read-only path is written by the same kernel: ";
+  warp.launch->report(report_class, warp.launch->site(warp, warp.pc, lane, describe(plan)),
+                      warp.launch->past_site(c.slot, c.clock, static_cast<int>(c.pc), c.lane,
+                                             other_wrote ? "write" : "read"),
+                      why + name_place(warp, space, address));
+}
+
+namespace {
+// Whether all bytes are `value`.
+bool all_are(const uint8_t* bytes, size_t count, uint8_t value) {
+  uint8_t different = 0;
+  for (size_t i = 0; i < count; ++i) different |= bytes[i] ^ value;
+  return !different;
+}
+}  // namespace
+
+uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                       const AccessPlan& plan) {
+  const uint32_t n = plan.bytes;
+  uint32_t written = mask;
+  if (a.is_range) {
+    const size_t count = size_t{n} * kLanes;
+    if (space == Space::kShared && all_are(&warp.cta->shared_state[a.at[0]], count, Cta::kWritten))
+      return mask;
+    if (space == Space::kGlobal) {
+      const Allocation* allocation = warp.launch->last_allocation;
+      if (allocation->contains(a.at[0], count) &&
+          (allocation->written.empty() ||
+           all_are(&allocation->written[a.at[0] - allocation->base], count, 1)))
+        return mask;
+    }
+  }
+  if (space == Space::kShared) {
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      const uint8_t* state = &warp.cta->shared_state[a.at[l]];
+      uint8_t all = Cta::kWritten, any = 0;
+      for (uint32_t i = 0; i < n; ++i) all &= state[i], any |= state[i];
+      if (any & Cta::kInFlight) report_in_flight(warp, a.at[l], l, plan);
+      if (!all) written &= ~(1u << l);
+    }
+  } else if (space == Space::kLocal) {
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      for (uint32_t i = 0; i < n; ++i)
+        if (!(warp.local_written[a.at[l] + i] >> l & 1)) written &= ~(1u << l);
+    }
+  } else if (space == Space::kGlobal) {
+    Allocation* allocation = warp.launch->last_allocation;
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      if (!allocation->contains(a.at[l], n)) allocation = warp.launch->memory.nearest(a.at[l]);
+      if (allocation->written.empty()) continue;
+      const uint8_t* state = &allocation->written[a.at[l] - allocation->base];
+      uint8_t all = 1;
+      for (uint32_t i = 0; i < n; ++i) all &= state[i];
+      if (!all) written &= ~(1u << l);
+    }
+  }
+  return written;
+}
+
+namespace {
+void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                 const AccessPlan& plan, uint32_t same_value) {
+  if (!has_races(space) || !warp.launch->options.check_races) return;
+  Access access = access_of(warp, 0, plan);
+  const bool is_read = plan.kind == AccessKind::kLoad;
+  int first = 0;
+  // Lanes before `first` have nothing to say; those from it on are asked again, one by one.
+  uint64_t begin;
+  if (a.is_range) {
+    Shadow& shadow = shadow_of(warp, space, a.at[0], begin);
+    const uint64_t last = a.at[0] + uint64_t{plan.bytes} * kLanes - 1;
+    if (space == Space::kShared || warp.launch->last_allocation->contains(last, 1))
+      first = is_read ? shadow.read_range(begin, plan.bytes, access)
+                      : shadow.write_range(begin, plan.bytes, access);
+  }
+  for (int l = first; l < kLanes; ++l) {
+    if (!(mask >> l & 1)) continue;
+    access.lane = l;
+    access.seen = &warp.seen[l];
+    uint64_t offset;
+    Shadow& shadow = shadow_of(warp, space, a.at[l], offset);
+    const Conflict c = is_read ? shadow.read(offset, plan.bytes, access)
+                               : shadow.write(offset, plan.bytes, access);
+    if (c) report_conflict(warp, space, a.at[l], l, c, plan, same_value >> l & 1);
+  }
+}
+}  // namespace
+
+uint32_t check_load(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                    const AccessPlan& plan) {
+  const uint32_t written = written_lanes(warp, space, a, mask, plan);
+  check_races(warp, space, a, mask, plan, 0);
+  return written;
+}
+
+void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                 const AccessPlan& plan, uint32_t same_value, uint32_t defined) {
+  const uint32_t n = plan.bytes;
+  check_races(warp, space, a, mask, plan, same_value);
+  if (space == Space::kShared) {
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      uint8_t* state = &warp.cta->shared_state[a.at[l]];
+      uint8_t any = 0;
+      for (uint32_t i = 0; i < n; ++i) any |= state[i];
+      if (any & Cta::kInFlight) report_in_flight(warp, a.at[l], l, plan);
+      const uint8_t value = defined >> l & 1 ? Cta::kWritten : 0;
+      for (uint32_t i = 0; i < n; ++i) state[i] = (state[i] & Cta::kInFlight) | value;
+    }
+  } else if (space == Space::kLocal) {
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      for (uint32_t i = 0; i < n; ++i) {
+        uint32_t& lanes = warp.local_written[a.at[l] + i];
+        lanes = (lanes & ~(1u << l)) | (defined & 1u << l);
+      }
+    }
+  } else if (space == Space::kGlobal) {
+    Allocation* whole = warp.launch->last_allocation;
+    if (a.is_range && defined == kAllLanes && whole->contains(a.at[0], uint64_t{n} * kLanes)) {
+      if (!whole->written.empty())
+        std::memset(&whole->written[a.at[0] - whole->base], 1, size_t{n} * kLanes);
+      return;
+    }
+    for (int l = 0; l < kLanes; ++l) {
+      if (!(mask >> l & 1)) continue;
+      Allocation* allocation = warp.launch->last_allocation;
+      if (!allocation->contains(a.at[l], n)) allocation = warp.launch->memory.nearest(a.at[l]);
+      if (!allocation->written.empty())
+        std::memset(&allocation->written[a.at[l] - allocation->base], defined >> l & 1, n);
+    }
+  }
+}
+
+// ---- release and acquire ----
+
+namespace {
+std::unordered_map<uint64_t, Released>& released_in(Warp& warp, Space space) {
+  return space == Space::kShared ? warp.cta->released : warp.launch->released;
+}
+}  // namespace
+
+void publish(Warp& warp, Space space, uint64_t key, int lane, Semantics semantics, Scope scope,
+             bool is_read_modify_write) {
+  auto& map = released_in(warp, space);
+  const bool releases = semantics == Semantics::kRelease || semantics == Semantics::kAcqRel;
+  const Fenced& fenced = warp.fenced[lane];
+  if (!releases && !fenced.clock) {
+    // A read-modify-write goes on with what was released before; another store ends it.
+    if (!is_read_modify_write) map.erase(key);
+    return;
+  }
+  Released now;
+  now.cta = warp.cta->number;
+  if (releases) {
+    now.seen = warp.seen[lane];
+    now.seen.know_lane(warp.slot, lane, warp.clock);
+    now.scope = scope;
+  } else {
+    now.seen = fenced.seen;
+    now.seen.know_lane(warp.slot, lane, fenced.clock);
+    now.scope = std::min(scope, fenced.scope);
+  }
+  Released& place = map[key];
+  if (is_read_modify_write && place.scope != Scope::kNone) {
+    // Release patterns at one address add up; the narrowest scope decides.
+    if (place.cta != now.cta || now.scope == Scope::kCta)
+      now.scope = std::min(place.scope, now.scope);
+    now.seen.join(place.seen);
+  }
+  place = std::move(now);
+}
+
+void observe(Warp& warp, Space space, uint64_t key, int lane, Semantics semantics, Scope scope) {
+  auto& map = released_in(warp, space);
+  const auto found = map.find(key);
+  if (found == map.end()) return;
+  const Released& released = found->second;
+  const bool acquires = semantics == Semantics::kAcquire || semantics == Semantics::kAcqRel;
+  const bool same_cta = released.cta == warp.cta->number;
+  if (!same_cta && (released.scope == Scope::kCta || scope == Scope::kCta)) return;
+  if (acquires) {
+    warp.seen.own(lane).join(released.seen);
+  } else {
+    Met& met = warp.met.own(lane);
+    met.seen.join(released.seen);
+    met.scope = met.scope == Scope::kNone
+                    ? (same_cta ? Scope::kCta : Scope::kGpu)
+                    : std::max(met.scope, same_cta ? Scope::kCta : Scope::kGpu);
+  }
+}
+
+void forget_released(Warp& warp, Space space, uint64_t key) {
+  auto& map = released_in(warp, space);
+  if (!map.empty()) map.erase(key);
+}
+
+void fence(Warp& warp, uint32_t mask, Scope scope) {
+  const auto one = [&](VectorClock& seen, const Met& met, Fenced& fenced) {
+    // What was met across CTAs needs a fence that reaches as far.
+    if (met.scope != Scope::kNone && scope >= met.scope) seen.join(met.seen);
+    fenced.seen = seen;
+    fenced.clock = warp.clock;
+    fenced.scope = scope;
+  };
+  const bool uniform = mask == warp.live && warp.seen.is_uniform() && warp.met.is_uniform();
+  if (uniform) {
+    warp.fenced.make_uniform();
+    one(warp.seen.shared(), warp.met.shared(), warp.fenced.shared());
+  } else {
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {
+      const int lane = std::countr_zero(rest);
+      one(warp.seen.own(lane), warp.met[lane], warp.fenced.own(lane));
+      warp.met.own(lane) = Met{};
+    }
+  }
+  warp.advance_clock();
+}
+
+}  // namespace gptoss::emulator

@@ -1,0 +1,263 @@
+// Runs a kernel: CTAs of warps, a warp as 32-wide arrays.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "emulator/ptx/clocks.h"
+#include "emulator/ptx/counters.h"
+#include "emulator/ptx/memory.h"
+#include "emulator/ptx/profile.h"
+#include "emulator/ptx/program.h"
+#include "emulator/ptx/report.h"
+#include "emulator/ptx/shadow.h"
+
+namespace gptoss::emulator {
+
+struct LaunchOptions {
+  Dim3 grid, block;
+  uint32_t dynamic_shared_bytes = 0;
+  // Repeats a launch exactly: order of CTAs, interleaving of warps, rounding of hostile tensor
+  // cores.
+  uint64_t seed = 0;
+  bool check_races = true;
+  bool check_uninitialised = true;
+  bool count_memory = true;  // sectors and bank conflicts
+  bool hostile_tensor_cores = false;
+  bool cooperative = false;     // all CTAs must fit at once
+  bool opted_in_shared = true;  // the function's limit of dynamic shared memory has been raised
+  const DeviceProfile* profile = nullptr;  // null: A100
+  uint32_t multiprocessors = 0;            // of them simulated; 0: 4
+  uint32_t max_resident_warps = 64;        // not more CTAs at once than this allows
+  uint64_t max_warp_instructions = 4'000'000'000;
+  uint32_t max_reports = 100;
+};
+
+struct LaunchResult {
+  Fault fault = Fault::kNone;
+  std::vector<Report> reports;
+  Counters counters;
+  std::string output;  // of printf
+
+  bool has_errors() const;
+};
+
+// Runs `kernel` over `memory` to its end. `parameters` is the kernel's parameter block, laid out
+// by Kernel::parameters.
+LaunchResult launch(Memory& memory, const Kernel& kernel, const std::vector<uint8_t>& parameters,
+                    const LaunchOptions& options);
+
+// ---- below: what the instructions work on ----
+
+// Thrown where a kernel cannot go on.
+struct LaunchFault {
+  Fault fault;
+};
+
+inline constexpr size_t kRegisterBytes = kLanes * 8;
+
+class Cta;
+class Launch;
+
+// One cp.async of one lane, not yet landed.
+struct AsyncCopy {
+  uint64_t source;
+  uint32_t target;
+  uint16_t bytes, filled;  // `filled` come from the source, the rest are zero
+  uint32_t pc;
+};
+
+// The copies of one lane in the order of their issue, and how many of them each committed group
+// has; those behind the groups are not committed yet.
+struct AsyncGroups {
+  std::vector<AsyncCopy> copies;
+  std::vector<uint32_t> groups;
+  uint32_t committed = 0;  // sum of groups
+};
+
+// Lanes of a warp at one program counter.
+struct LaneGroup {
+  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier };
+  int pc = 0;
+  uint32_t lanes = 0;
+  State state = State::kRunnable;
+};
+
+class Warp {
+ public:
+  Launch* launch = nullptr;
+  Cta* cta = nullptr;
+  const Kernel* kernel = nullptr;
+  int index = 0;      // in the CTA
+  uint32_t slot = 0;  // among the resident warps
+  std::byte* registers = nullptr;
+  uint32_t* defined = nullptr;  // per register: lanes whose value is defined
+  uint32_t* origin = nullptr;   // per register: where an undefined value came from, 1 + pc
+
+  int pc = 0;
+  uint32_t active = 0;  // lanes that run; 0 while the whole warp waits
+  uint32_t live = 0;    // lanes that have not exited
+  std::vector<LaneGroup> others;
+  int next_other_pc = INT32_MAX;  // where the running lanes may meet others
+  uint32_t carry = 0;             // CC.CF per lane
+
+  std::vector<uint8_t> local;            // [lane][byte]
+  std::vector<uint32_t> local_written;   // per byte: lanes
+  std::unique_ptr<AsyncGroups[]> async;  // per lane; null where the kernel has no cp.async
+
+  uint32_t clock = 1;
+  PerLane<VectorClock> seen;
+  PerLane<Fenced> fenced;
+  PerLane<Met> met;
+
+  uint64_t executed = 0;
+  uint64_t spin_hash = 0;  // state at the last backward branch without progress
+  uint64_t spin_progress = ~0ull;
+  uint32_t spin_branches = 0;
+  bool is_spinning = false;
+
+  template <class T>
+  T* reg(uint32_t index_of_register) {
+    return reinterpret_cast<T*>(registers + size_t{index_of_register} * kRegisterBytes);
+  }
+  uint32_t& predicate(uint32_t index_of_register) { return *reg<uint32_t>(index_of_register); }
+  uint32_t source_predicate(const Instruction& in, int i) {
+    const uint32_t value = predicate(in.src[i]);
+    return in.negated >> i & 1 ? ~value : value;
+  }
+  void set_predicate(uint32_t index_of_register, uint32_t value, uint32_t mask) {
+    uint32_t& p = predicate(index_of_register);
+    p = (p & ~mask) | (value & mask);
+  }
+
+  bool is_done() const { return live == 0; }
+  bool can_run() const { return active != 0; }
+  // Runs up to `quantum` instructions.
+  void run(int quantum);
+  // Chooses the lanes to run next, after groups have changed.
+  void regroup(LaneGroup::State state_of_running);
+
+  // Memory model.
+  void know_each_other(uint32_t lanes);  // __syncwarp
+  void advance_clock() { ++clock; }
+
+ private:
+  bool converge(const Instruction& in);
+  uint32_t met_lanes(int at, uint32_t lanes) const;
+  void execute_by_member_mask(const Instruction& in, uint32_t mask);
+  void branch(const Instruction& in, uint32_t taken);
+  void note_backward_branch(int target);
+  void leave(uint32_t lanes);
+  void arrive_at_barrier(const Instruction& in);
+};
+
+struct Barrier {
+  struct Waiting {
+    Warp* warp;
+    uint32_t lanes;
+    const Instruction* instruction;
+    int pc;
+  };
+  std::vector<uint32_t> arrived;  // lanes, per warp
+  std::vector<Waiting> waiting;
+  VectorClock seen;
+  uint32_t expected_warps = 0;  // 0: all that live
+  uint32_t population = 0;      // threads whose predicate held (bar.red)
+  bool all = true, any = false;
+  bool in_use = false;
+};
+
+inline constexpr int kBarriers = 16;
+
+class Cta {
+ public:
+  Launch* launch = nullptr;
+  uint64_t number = 0;
+  Dim3 id{0, 0, 0};
+  uint32_t first_slot = 0;
+  std::vector<Warp> warps;
+  std::vector<std::byte> register_file;
+  std::vector<uint32_t> definedness;
+
+  // Bytes and their state, both indexed by address in the shared window.
+  enum : uint8_t { kWritten = 1, kInFlight = 2 };
+  std::vector<uint8_t> shared;
+  std::vector<uint8_t> shared_state;
+  Shadow shadow;
+  std::unordered_map<uint64_t, Released> released;
+  Barrier barriers[kBarriers];
+
+  void complete_barriers();
+
+ private:
+  void release(Barrier& barrier);
+};
+
+class Launch {
+ public:
+  Launch(Memory& device_memory, const Kernel& run_kernel,
+         const std::vector<uint8_t>& parameter_block, const LaunchOptions& launch_options);
+  LaunchResult run();
+
+  Memory& memory;
+  const Kernel& kernel;
+  const std::vector<uint8_t>& parameters;
+  const LaunchOptions& options;
+  LaunchResult result;
+  Counters& counters;
+  std::vector<uint64_t> executions;                 // threads, per instruction
+  std::vector<uint64_t> warp_executions;            // per instruction
+  std::unordered_map<uint64_t, Released> released;  // at global addresses
+  std::vector<uint32_t> slot_begin;                 // first clock of the warp that has the slot now
+  uint32_t warps_per_cta = 1;
+  Allocation* last_allocation = nullptr;  // of the latest global access
+  uint64_t progress = 0;  // changes when memory does or a warp moves on from where it waited
+
+  struct TensorBehaviour {
+    int group;       // k terms that are added at once
+    int extra_bits;  // kept below the result's last bit while a group is added
+    bool truncate;   // of the sum, to f32
+  };
+  // How hostile tensor cores round for an instruction of this shape.
+  TensorBehaviour tensor_behaviour(uint32_t shape) const;
+
+  uint64_t random();  // from the launch's seed
+
+  AccessSite site(const Warp& warp, int pc, int lane, std::string what) const;
+  // The site of an access by slot and clock, whose warp may have gone.
+  AccessSite past_site(uint32_t slot, uint32_t clock, int pc, int lane, std::string what) const;
+  void report(ReportClass report_class, const AccessSite& access, const AccessSite& other,
+              std::string message);
+  void report(ReportClass report_class, const Warp& warp, int lane, std::string message,
+              std::string what = "executed");
+
+ private:
+  struct Occupant {
+    uint32_t first_clock;
+    Dim3 cta;
+    int warp;
+  };
+
+  bool fits();
+  bool make_workspace();
+  void start_cta(uint64_t number, uint32_t cta_slot);
+  void run_ctas();
+  void stuck();
+  void count();
+
+  std::vector<std::unique_ptr<Cta>> resident_;
+  std::vector<std::vector<Occupant>> occupants_;  // per slot
+  std::vector<uint32_t> next_clock_;              // per slot
+  std::vector<std::byte> register_image_;
+  std::vector<uint32_t> defined_image_;
+  std::unordered_map<uint64_t, size_t> seen_reports_;
+  uint64_t random_state_ = 0;
+  uint64_t started_ = 0;
+  uint32_t capacity_ = 1;
+  uint64_t workspace_ = 0;  // of a cooperative launch
+};
+
+}  // namespace gptoss::emulator

@@ -1,0 +1,239 @@
+#include "emulator/ptx/shadow.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace gptoss::emulator {
+namespace {
+
+// Whether the access (slot, clock) was made by a thread of the accessing thread's own CTA.
+bool same_cta(const Access& a, uint32_t slot, uint32_t clock) {
+  return slot >= a.first_slot_of_cta && slot < a.first_slot_of_cta + a.slots_per_cta &&
+         clock >= a.slot_begin[slot];
+}
+
+bool same_warp(const Access& a, uint32_t slot, uint32_t clock) {
+  return slot == a.slot && clock >= a.slot_begin[slot];
+}
+
+// Strong operations that reach each other do not race.
+bool reach(const Access& a, Scope other, uint32_t slot, uint32_t clock) {
+  if (a.scope == Scope::kNone || other == Scope::kNone) return false;
+  if (a.scope != Scope::kCta && other != Scope::kCta) return true;
+  return same_cta(a, slot, clock);
+}
+
+bool ordered(const Access& a, uint32_t slot, int lane, uint32_t clock) {
+  if (same_warp(a, slot, clock) && lane == a.lane) return true;
+  return a.seen->covers(slot, lane, clock);
+}
+
+Conflict conflict(Conflict::Kind kind, const Access& a, uint32_t slot, int lane, uint32_t clock,
+                  uint32_t pc, Scope other_scope) {
+  Conflict c;
+  c.kind = kind;
+  c.slot = slot;
+  c.lane = lane;
+  c.clock = clock;
+  c.pc = pc;
+  c.inside_warp = same_warp(a, slot, clock);
+  c.both_strong = a.scope != Scope::kNone && other_scope != Scope::kNone;
+  c.either_strong = a.scope != Scope::kNone || other_scope != Scope::kNone;
+  return c;
+}
+
+}  // namespace
+
+void Shadow::split(Page& page, int shift) {
+  std::vector<Cell> cells(kPageBytes >> shift);
+  const int factor = 1 << (page.shift - shift);
+  for (size_t i = 0; i < cells.size(); ++i) {
+    cells[i] = page.cells[i / factor];
+    // Each piece has its own list of readers.
+    if (cells[i].more_readers && i % factor) {
+      page.lists.push_back(page.lists[cells[i].more_readers - 1]);
+      cells[i].more_readers = static_cast<uint32_t>(page.lists.size());
+    }
+  }
+  page.cells = std::move(cells);
+  page.shift = shift;
+}
+
+Shadow::Page& Shadow::make_page(uint64_t offset, uint32_t bytes) {
+  std::unique_ptr<Page>& slot = pages_[offset >> kPageShift];
+  if (!slot) slot = std::make_unique<Page>();
+  Page& page = *slot;
+  if (page.launch != launch_ || page.cells.empty()) {
+    page.launch = launch_;
+    page.cells.assign(kPageBytes >> page.shift, Cell{});
+    page.lists.clear();
+  }
+  const int shift = std::min(kCoarsest, std::countr_zero(bytes));
+  if (shift < page.shift) split(page, shift);
+  return page;
+}
+
+inline bool Shadow::read_quickly(Cell& cell, const Access& a) {
+  if (cell.write_clock) return false;
+  Reader& last = cell.reader;
+  const uint32_t lane = 1u << a.lane;
+  if (last.clock) {
+    if (last.slot != a.slot || last.clock < a.slot_begin[a.slot]) return false;
+    if (last.clock == a.clock) {
+      last.lanes |= lane;
+      last.scope = std::min(last.scope, a.scope);
+      return true;
+    }
+    if (last.lanes != lane) return false;
+  }
+  // The first read, or a later one by the thread that was the last to read.
+  last = {a.clock, a.pc, lane, static_cast<uint16_t>(a.slot), a.scope, a.non_coherent};
+  return true;
+}
+
+inline bool Shadow::write_quickly(Cell& cell, const Access& a) {
+  const Reader& last = cell.reader;
+  const uint32_t begin = a.slot_begin[a.slot];
+  if (cell.more_readers) return false;
+  if (last.clock && (last.slot != a.slot || last.clock < begin || last.lanes != 1u << a.lane))
+    return false;
+  if (cell.write_clock && (cell.write_slot != a.slot || cell.write_lane != a.lane ||
+                           cell.write_clock < begin || cell.write_scope != a.scope))
+    return false;
+  // Nobody but this thread has been here.
+  if (last.non_coherent) return false;
+  cell.reader.clock = 0;
+  cell.write_clock = a.clock;
+  cell.write_pc = a.pc;
+  cell.write_slot = static_cast<uint16_t>(a.slot);
+  cell.write_lane = static_cast<uint8_t>(a.lane);
+  cell.write_scope = a.scope;
+  return true;
+}
+
+template <bool (*kQuickly)(Shadow::Cell&, const Access&)>
+int Shadow::range(uint64_t offset, uint32_t bytes, Access& access) {
+  for (int lane = 0; lane < kLanes;) {
+    const uint64_t at = offset + static_cast<uint64_t>(lane) * bytes;
+    Page& p = page(at, bytes);
+    const uint64_t in_page = at & (kPageBytes - 1);
+    const int here = static_cast<int>((kPageBytes - in_page + bytes - 1) / bytes);
+    Cell* cell = &p.cells[in_page >> p.shift];
+    const uint32_t per_lane = bytes >> p.shift;
+    for (const int end = std::min(kLanes, lane + here); lane < end; ++lane) {
+      access.lane = lane;
+      for (uint32_t i = 0; i < per_lane; ++i, ++cell)
+        if (!kQuickly(*cell, access)) return lane;
+    }
+  }
+  return kLanes;
+}
+
+int Shadow::read_range(uint64_t offset, uint32_t bytes, Access& access) {
+  return range<read_quickly>(offset, bytes, access);
+}
+int Shadow::write_range(uint64_t offset, uint32_t bytes, Access& access) {
+  return range<write_quickly>(offset, bytes, access);
+}
+
+Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
+  Page& p = page(offset, bytes);
+  Conflict found;
+  const uint64_t in_page = offset & (kPageBytes - 1);
+  for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
+    if (!read_quickly(p.cells[i], access))
+      if (const Conflict c = read_cell(p, p.cells[i], access); c && !found) found = c;
+  return found;
+}
+
+Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
+  Page& p = page(offset, bytes);
+  Conflict found;
+  const uint64_t in_page = offset & (kPageBytes - 1);
+  for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
+    if (!write_quickly(p.cells[i], access))
+      if (const Conflict c = write_cell(p, p.cells[i], access); c && !found) found = c;
+  return found;
+}
+
+Conflict Shadow::read_cell(Page& page, Cell& cell, const Access& a) {
+  Conflict found;
+  if (cell.write_clock && !ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
+      !reach(a, cell.write_scope, cell.write_slot, cell.write_clock)) {
+    found = conflict(Conflict::Kind::kReadAfterWrite, a, cell.write_slot, cell.write_lane,
+                     cell.write_clock, cell.write_pc, cell.write_scope);
+    found.non_coherent = a.non_coherent;
+  }
+  if (a.non_coherent && cell.write_clock && !found &&
+      same_cta(a, cell.write_slot, cell.write_clock)) {
+    // Ordered or not, the read-only path may return what was there before the kernel.
+    found = conflict(Conflict::Kind::kReadAfterWrite, a, cell.write_slot, cell.write_lane,
+                     cell.write_clock, cell.write_pc, cell.write_scope);
+    found.non_coherent = true;
+  }
+  const Reader mine{a.clock, a.pc,          1u << a.lane, static_cast<uint16_t>(a.slot),
+                    a.scope, a.non_coherent};
+  Reader& last = cell.reader;
+  if (last.clock == a.clock && last.slot == a.slot) {
+    last.lanes |= mine.lanes;
+    last.scope = std::min(last.scope, a.scope);
+    return found;
+  }
+  const auto is_covered = [&](const Reader& r) {
+    if (r.clock == a.clock && r.slot == a.slot) return false;
+    const uint32_t others = same_warp(a, r.slot, r.clock) ? r.lanes & ~mine.lanes : r.lanes;
+    return a.seen->covers_all(r.slot, others, r.clock);
+  };
+  if (last.clock && !is_covered(last)) {
+    if (!cell.more_readers) {
+      page.lists.emplace_back();
+      cell.more_readers = static_cast<uint32_t>(page.lists.size());
+    }
+    std::vector<Reader>& list = page.lists[cell.more_readers - 1];
+    std::erase_if(list, is_covered);
+    for (Reader& r : list) {
+      if (r.clock == a.clock && r.slot == a.slot) {
+        r.lanes |= mine.lanes;
+        r.scope = std::min(r.scope, a.scope);
+        return found;
+      }
+    }
+    list.push_back(last);
+  }
+  last = mine;
+  return found;
+}
+
+Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
+  Conflict found;
+  if (cell.write_clock && !ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
+      !reach(a, cell.write_scope, cell.write_slot, cell.write_clock))
+    found = conflict(Conflict::Kind::kWriteAfterWrite, a, cell.write_slot, cell.write_lane,
+                     cell.write_clock, cell.write_pc, cell.write_scope);
+  const auto check = [&](const Reader& r) {
+    const bool own_warp = same_warp(a, r.slot, r.clock);
+    const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
+    if (!others || a.seen->covers_all(r.slot, others, r.clock)) return;
+    if (reach(a, r.scope, r.slot, r.clock)) return;
+    if (found) return;
+    found = conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, std::countr_zero(others), r.clock,
+                     r.pc, r.scope);
+    found.non_coherent = r.non_coherent;
+  };
+  if (cell.reader.clock) {
+    check(cell.reader);
+    cell.reader.clock = 0;
+    if (cell.more_readers) {
+      for (const Reader& r : page.lists[cell.more_readers - 1]) check(r);
+      page.lists[cell.more_readers - 1].clear();
+    }
+  }
+  cell.write_clock = a.clock;
+  cell.write_pc = a.pc;
+  cell.write_slot = static_cast<uint16_t>(a.slot);
+  cell.write_lane = static_cast<uint8_t>(a.lane);
+  cell.write_scope = a.scope;
+  return found;
+}
+
+}  // namespace gptoss::emulator

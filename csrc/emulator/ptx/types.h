@@ -1,0 +1,117 @@
+// Types, state spaces and scopes of PTX.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace gptoss::emulator {
+
+inline constexpr int kLanes = 32;
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+
+enum class Type : uint8_t {
+  kNone,
+  kPred,
+  kB8,
+  kB16,
+  kB32,
+  kB64,
+  kB128,
+  kU8,
+  kU16,
+  kU32,
+  kU64,
+  kS8,
+  kS16,
+  kS32,
+  kS64,
+  kF16,
+  kBf16,
+  kTf32,
+  kF32,
+  kF64,
+  kU16x2,
+  kS16x2,
+  kF16x2,
+  kBf16x2,
+};
+
+// Bytes of one element; 0 for predicates, which are masks.
+inline int size_of(Type type) {
+  switch (type) {
+    case Type::kB8:
+    case Type::kU8:
+    case Type::kS8:
+      return 1;
+    case Type::kB16:
+    case Type::kU16:
+    case Type::kS16:
+    case Type::kF16:
+    case Type::kBf16:
+      return 2;
+    case Type::kB64:
+    case Type::kU64:
+    case Type::kS64:
+    case Type::kF64:
+      return 8;
+    case Type::kB128:
+      return 16;
+    case Type::kNone:
+    case Type::kPred:
+      return 0;
+    default:
+      return 4;
+  }
+}
+
+inline bool is_float(Type type) {
+  return type == Type::kF16 || type == Type::kBf16 || type == Type::kTf32 || type == Type::kF32 ||
+         type == Type::kF64;
+}
+
+inline bool is_signed(Type type) { return type >= Type::kS8 && type <= Type::kS64; }
+
+inline bool is_packed(Type type) { return type >= Type::kU16x2; }
+
+// kNone for a word that names no type.
+inline Type parse_type(std::string_view word) {
+  struct Name {
+    std::string_view word;
+    Type type;
+  };
+  static constexpr Name kNames[] = {
+      {"pred", Type::kPred},   {"b8", Type::kB8},         {"b16", Type::kB16},
+      {"b32", Type::kB32},     {"b64", Type::kB64},       {"b128", Type::kB128},
+      {"u8", Type::kU8},       {"u16", Type::kU16},       {"u32", Type::kU32},
+      {"u64", Type::kU64},     {"s8", Type::kS8},         {"s16", Type::kS16},
+      {"s32", Type::kS32},     {"s64", Type::kS64},       {"f16", Type::kF16},
+      {"bf16", Type::kBf16},   {"tf32", Type::kTf32},     {"f32", Type::kF32},
+      {"f64", Type::kF64},     {"u16x2", Type::kU16x2},   {"s16x2", Type::kS16x2},
+      {"f16x2", Type::kF16x2}, {"bf16x2", Type::kBf16x2},
+  };
+  for (const Name& name : kNames)
+    if (name.word == word) return name.type;
+  return Type::kNone;
+}
+
+enum class Space : uint8_t { kGeneric, kGlobal, kConst, kShared, kLocal, kParam };
+
+// How far a strong operation reaches; kNone marks weak ones.
+enum class Scope : uint8_t { kNone, kCta, kGpu, kSys };
+
+enum class Rounding : uint8_t { kNearest, kZero, kDown, kUp, kAway };
+
+struct Dim3 {
+  uint32_t x = 1, y = 1, z = 1;
+  uint64_t count() const { return uint64_t{x} * y * z; }
+};
+
+// Generic addresses of the windows onto shared, local and parameter memory: far above what a
+// process on this machine can map.
+inline constexpr uint64_t kSharedWindow = 0x7f01ull << 48;
+inline constexpr uint64_t kLocalWindow = 0x7f02ull << 48;
+inline constexpr uint64_t kParamWindow = 0x7f03ull << 48;
+inline constexpr uint64_t kWindowMask = 0xffffull << 48;
+
+}  // namespace gptoss::emulator

@@ -1,0 +1,287 @@
+"""The stand-in driver: a host program runs unmodified, and the interface is the real one's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import struct
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emulator.device import BUILD, DATA, ptx
+from emulator.faults import BAR, plant
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+LIBRARY = Path(BUILD) / "csrc/emulator/driver/libcuda.so.1"
+COMPILER = shutil.which("c++") or shutil.which("g++")
+TOOLKIT = next((p for p in (Path("/usr/local/cuda/include"),) if (p / "cuda.h").exists()), None)
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+needs_cuda_h = pytest.mark.skipif(TOOLKIT is None, reason="needs cuda.h of the CUDA toolkit")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+
+
+def _fatbin(*entries: tuple[int, int, bytes, int]) -> bytes:
+    """Return a fat binary of (kind, architecture, payload, flags)."""
+    body = b""
+    for kind, architecture, payload, flags in entries:
+        payload += bytes(-len(payload) % 8 + 8)
+        body += struct.pack(
+            "<HHIQIIHHIIIQQQ",
+            kind,
+            0x101,
+            64,
+            len(payload),
+            0,
+            0,
+            0,
+            9,
+            architecture,
+            0,
+            0,
+            flags,
+            0,
+            0,
+        )
+        body += payload
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+
+
+def _compile(source: Path, out: Path, *options: str) -> Path:
+    assert COMPILER
+    command = [
+        COMPILER,
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        *options,
+        str(source),
+        "-o",
+        str(out),
+        "-ldl",
+    ]
+    subprocess.run(command, check=True)
+    return out
+
+
+def _run_host(program: Path, image: Path, seed: int = 1) -> None:
+    environment = {
+        **os.environ,
+        "GPTOSS_EMULATOR_DEVICES": "A100:memory=256M;RTX 4090:memory=64M:sms=6",
+        "GPTOSS_EMULATOR_SEED": str(seed),
+    }
+    done = subprocess.run(
+        [program, LIBRARY, DATA / "corpus.ptx", image],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def host_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The host program, built against the stand-in's own header."""
+    out = tmp_path_factory.mktemp("host") / "host_program"
+    return _compile(HERE / "host_program.cpp", out, f"-I{CSRC}")
+
+
+@pytest.fixture(scope="module")
+def fat_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Machine code, compressed PTX, PTX for a newer device, and PTX that can run."""
+    out = tmp_path_factory.mktemp("image") / "corpus.fatbin"
+    text = ptx("corpus").encode()
+    out.write_bytes(
+        _fatbin(
+            (2, 80, b"\x7fELF", 0x11),
+            (1, 75, b"zzzz", 0x8011),
+            (1, 90, b"none", 0x11),
+            (1, 80, text, 0x11),
+        )
+    )
+    return out
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_host_program_runs(host_program: Path, fat_binary: Path, seed: int) -> None:
+    _run_host(host_program, fat_binary, seed)
+
+
+@needs_compiler
+@needs_cuda_h
+def test_host_program_runs_when_built_with_cuda_h(tmp_path: Path, fat_binary: Path) -> None:
+    program = _compile(
+        HERE / "host_program.cpp", tmp_path / "program", f"-I{TOOLKIT}", "-DGPTOSS_CUDA_H"
+    )
+    _run_host(program, fat_binary)
+
+
+@needs_compiler
+@needs_nvcc
+def test_host_program_runs_on_a_fat_binary_of_nvcc(host_program: Path, tmp_path: Path) -> None:
+    image = tmp_path / "corpus.fatbin"
+    command = [
+        "nvcc",
+        "-gencode",
+        "arch=compute_80,code=[sm_80,compute_80]",
+        "--no-compress",
+        "-fatbin",
+    ]
+    subprocess.run([*command, DATA / "cuda/corpus.cu", "-o", image], check=True)
+    _run_host(host_program, image)
+
+
+def _numbers(tmp_path: Path, *options: str) -> str:
+    header = (CSRC / "emulator/driver/cuda_abi.h").read_text()
+    names = re.findall(r"\b(CU(?:DA)?_[A-Z0-9_]+) = ", header)
+    structures = re.findall(r"^\} (CU\w+);", header, re.MULTILINE)
+    assert len(names) > 100
+    assert len(structures) > 8
+    lines = [f'  std::printf("{n} %lld\\n", static_cast<long long>({n}));' for n in names]
+    lines += [f'  std::printf("{s} %zu\\n", sizeof({s}));' for s in structures]
+    for structure, members in {
+        "CUlaunchConfig": ["sharedMemBytes", "hStream", "attrs", "numAttrs"],
+        "CUlaunchAttribute": ["id", "value"],
+        "CUDA_KERNEL_NODE_PARAMS": [
+            "gridDimX",
+            "sharedMemBytes",
+            "kernelParams",
+            "extra",
+            "kern",
+            "ctx",
+        ],
+        "CUDA_MEMSET_NODE_PARAMS": ["dst", "pitch", "value", "elementSize", "width", "height"],
+        "CUDA_MEMCPY3D": [
+            "srcHost",
+            "srcDevice",
+            "srcPitch",
+            "dstHost",
+            "dstDevice",
+            "WidthInBytes",
+        ],
+        "CUDA_MEMCPY2D": [
+            "srcHost",
+            "srcDevice",
+            "srcPitch",
+            "dstHost",
+            "dstDevice",
+            "WidthInBytes",
+        ],
+    }.items():
+        for member in members:
+            lines.append(f'  std::printf("{member} %zu\\n", offsetof({structure}, {member}));')
+    source = tmp_path / "numbers.cpp"
+    source.write_text(
+        "#ifdef GPTOSS_CUDA_H\n#include <cuda.h>\n#else\n"
+        '#include "emulator/driver/cuda_abi.h"\n#endif\n'
+        "#include <cstddef>\n#include <cstdio>\nint main() {\n" + "\n".join(lines) + "\n}\n"
+    )
+    program = _compile(source, tmp_path / "numbers", *options)
+    return subprocess.run([program], check=True, capture_output=True, text=True).stdout
+
+
+@needs_compiler
+@needs_cuda_h
+def test_interface_is_that_of_cuda_h(tmp_path: Path) -> None:
+    own = _numbers(tmp_path, f"-I{CSRC}")
+    assert own == _numbers(tmp_path, f"-I{TOOLKIT}", "-DGPTOSS_CUDA_H")
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    os.environ["GPTOSS_EMULATOR_QUIET"] = "1"
+    lib = ctypes.CDLL(str(LIBRARY))
+    lib.emulatorEntryPoints.restype = ctypes.c_char_p
+    lib.emulatorTakeReports.restype = ctypes.c_char_p
+    assert lib.cuInit(0) == 0
+    context = ctypes.c_void_p()
+    assert lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+    assert lib.cuCtxSetCurrent(context) == 0
+    return lib
+
+
+def test_every_entry_point_is_found_and_described() -> None:
+    lib = _driver()
+    lines = [line.split("\t") for line in lib.emulatorEntryPoints().decode().splitlines()]
+    assert len(lines) >= 110
+    address = ctypes.c_void_p()
+    for name, symbol, _models in lines:
+        assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 12000, 0, None) == 0, (
+            name
+        )
+        assert address.value == ctypes.cast(getattr(lib, symbol), ctypes.c_void_p).value
+    for name, symbol in {
+        "cuCtxCreate": "cuCtxCreate_v4",
+        "cuGraphAddDependencies": "cuGraphAddDependencies_v2",
+    }.items():
+        assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 13000, 0, None) == 0
+        assert address.value == ctypes.cast(getattr(lib, symbol), ctypes.c_void_p).value
+    # Nothing is exported that the list leaves out, but other versions of its entries.
+    shown = subprocess.run(
+        ["nm", "-D", "--defined-only", LIBRARY], check=True, capture_output=True, text=True
+    )
+    exported = set(re.findall(r" T (cu\w+)", shown.stdout))
+    known = {name for line in lines for name in line[:2]}
+    others = {re.sub(r"_v\d$", "", name) for name in exported - known}
+    assert others <= {re.sub(r"_v\d$", "", name) for name in known}
+    missing = ctypes.c_int(-1)
+    assert (
+        lib.cuGetProcAddress_v2(b"cuNoSuch", ctypes.byref(address), 12000, 0, ctypes.byref(missing))
+        == 500
+    )
+    assert missing.value == 1
+
+
+def test_work_is_put_off_until_somebody_waits() -> None:
+    lib = _driver()
+    stream, memory, host = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_void_p()
+    assert lib.cuStreamCreate(ctypes.byref(stream), 1) == 0
+    assert lib.cuMemAlloc_v2(ctypes.byref(memory), 64) == 0
+    assert lib.cuMemAllocHost_v2(ctypes.byref(host), 64) == 0
+    values = np.ctypeslib.as_array(ctypes.cast(host, ctypes.POINTER(ctypes.c_uint32)), (16,))
+    assert lib.cuMemsetD32Async(memory, 7, 16, stream) == 0
+    assert lib.cuMemcpyDtoHAsync_v2(host, memory, 64, stream) == 0
+    assert (values == 0xA5A5A5A5).all(), "pinned memory holds poison until the stream has run"
+    assert lib.cuStreamSynchronize(stream) == 0
+    assert (values == 7).all()
+    # A pinned source may not change while its copy is still on the way.
+    assert lib.cuMemcpyHtoDAsync_v2(memory, host, 64, stream) == 0
+    values[:] = 9
+    back = np.zeros(16, np.uint32)
+    assert lib.cuStreamSynchronize(stream) == 0
+    assert lib.cuMemcpyDtoH_v2(ctypes.c_void_p(back.ctypes.data), memory, 64) == 0
+    assert (back == 9).all()
+
+
+def test_a_race_fails_the_launch_and_is_reported() -> None:
+    lib = _driver()
+    broken = plant(ptx("corpus"), "rmsnorm", [(BAR, 0, "")])
+    module, function, x, out = (
+        ctypes.c_void_p(),
+        ctypes.c_void_p(),
+        ctypes.c_uint64(),
+        ctypes.c_uint64(),
+    )
+    assert lib.cuModuleLoadData(ctypes.byref(module), broken.encode()) == 0
+    assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"rmsnorm") == 0
+    assert lib.cuMemAlloc_v2(ctypes.byref(x), 4096) == 0
+    assert lib.cuMemAlloc_v2(ctypes.byref(out), 4096) == 0
+    assert lib.cuMemsetD32_v2(x, 0x3F800000, 1024) == 0
+    values = [x, x, out, ctypes.c_int(1024), ctypes.c_float(1e-5)]
+    arguments = (ctypes.c_void_p * 5)(*(ctypes.addressof(v) for v in values))
+    lib.emulatorTakeReports()
+    launch = [ctypes.c_uint(v) for v in (1, 1, 1, 256, 1, 1, 0)]
+    assert lib.cuLaunchKernel(function, *launch, None, arguments, None) == 0
+    assert lib.cuCtxSynchronize() == 719
+    reports = lib.emulatorTakeReports().decode()
+    assert "race-shared-read-after-write in rmsnorm" in reports
+    assert "corpus.cu:" in reports
+    assert lib.cuCtxSynchronize() == 719, "the error sticks"
+    assert lib.cuDevicePrimaryCtxReset_v2(0) == 0
+    assert lib.cuCtxSynchronize() == 0

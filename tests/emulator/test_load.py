@@ -1,0 +1,117 @@
+"""What is not modelled fails at load, naming line and instruction; nothing is guessed."""
+
+from __future__ import annotations
+
+import pytest
+
+from emulator.device import Device, LoadError
+
+MODULE = """.version 8.0
+.target sm_80
+.address_size 64
+.entry k(.param .u64 x) {{
+  .reg .pred %p<4>; .reg .b16 %rs<4>; .reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<4>;
+  {}
+  ret;
+}}
+"""
+
+REFUSED = {
+    # Forms of later stages.
+    "mbarrier.init.shared.b64 [%r1], 1;": "instruction form mbarrier.init.shared.b64 is not",
+    "cp.async.bulk.commit_group;": "instruction form cp.async.bulk.commit_group",
+    "wgmma.fence.sync.aligned;": "instruction form wgmma.fence.sync.aligned",
+    "griddepcontrol.wait;": "instruction form griddepcontrol.wait",
+    "setmaxnreg.inc.sync.aligned.u32 64;": "instruction form setmaxnreg",
+    "elect.sync %r1|%p1, -1;": "instruction form elect.sync",
+    "fence.proxy.async;": "instruction form fence.proxy.async",
+    "cvt.rn.satfinite.e4m3x2.f32 %rs1, %f1, %f2;": "instruction form cvt.rn.satfinite.e4m3x2.f32",
+    "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1}, {%r1}, {%r2}, {%f1};":
+        "instruction form mma",
+    "tex.1d.v4.f32.s32 {%f1, %f1, %f1, %f1}, [x, {%r1}];": "instruction form tex",
+    # Spelling and operands.
+    "addd.u32 %r1, %r2, %r3;": "instruction form addd.u32",
+    "add.u32 %r1, %r2;": "too few operands",
+    "add.u32 %r1, %r2, %r3, %r1;": "too many operands",
+    "add.u64 %r1, %rd1, %rd2;": "register %r1 is 32 bits wide, the instruction is 64",
+    "add.u32 %r1, %r2, %r9;": "unknown operand %r9",
+    "add.f32 %f1, %f2, 1;": "an integer constant for a float",
+    "add.u32 %r1, %r2, !%r3;": "! is not possible here",
+    "mov.u32 %r1, %envreg7;": "unknown operand %envreg7",
+    "bra NOWHERE;": "unknown label NOWHERE",
+    "ld.global.u32 %r1, [%r2];": "an address register of the wrong width",
+    "ld.global.v2.u32 %r1, [%rd1];": "vector of the wrong length",
+    "ld.shared.u32 %r1, [x];": "x is in another state space",
+    "st.param.u32 [x], %r1;": "the kernel's parameters cannot be written",
+    "lop3.b32 %r1, %r2, %r3, %r1, 300;": "a table of lop3 has 8 bits",
+    "cvt.s32.f32 %r1, %f1;": "a conversion to an integer needs .rni",
+    "cvt.bf16.f32 %rs1, %f1;": "a conversion that rounds needs a rounding mode",
+    "cp.async.cg.shared.global [%r1], [%rd1], 8;": "with .cg 16",
+    "cp.async.ca.shared.global [%r1], [%rd1], 12;": "cp.async copies 4, 8 or 16 bytes",
+    "setp.eq.and.u32 %p1, %r1, %r2;": "belong together",
+    "call (%r1), %rd1, (%r2);": "calls through a pointer are not supported",
+    "@%r1 add.u32 %r1, %r2, %r3;": "%r1 is not a predicate",
+    "mad.hi.cc.s64 %rd1, %rd2, %rd3, %rd1;": "instruction form mad.hi.cc.s64",
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1, %f2}, {%r1}, {%r2}, {%f1};":
+        "fragment of the wrong length",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("instruction", REFUSED)
+def test_refused_at_load(device: Device, instruction: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        device.load(MODULE.format(instruction))
+    message = str(caught.value)
+    assert REFUSED[instruction] in message
+    assert message.startswith("line 6:")
+    if "label" not in message:
+        assert instruction in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("int main() {}", "line 1: unexpected 'int' outside a function"),
+        (".target sm_80\n", "line 1: no .version: this is not PTX"),
+        (".version 8.0\n.target sm_80\n.address_size 32\n", "only .address_size 64 is supported"),
+        (".version 8.0\n.target sm_80\n.tex .u64 t;\n", "line 3: unsupported directive .tex"),
+        (".version 8.0\n.extern .global .u32 other;\n", "modules cannot be linked"),
+        (MODULE.format("add.u32 %r1, %r2, %r3"), "expected ','"),
+        (MODULE.format("{ .reg .q32 %q; }"), "unsupported register type .q32"),
+        (
+            MODULE.format("#").replace("#", "add.u32 %r1, %r2, ?;"),
+            "line 6: unexpected character '?'",
+        ),
+    ],
+)
+def test_text_that_is_no_ptx(device: Device, text: str, message: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        device.load(text)
+    assert message in str(caught.value)
+
+
+def test_recursion_is_refused(device: Device) -> None:
+    text = """.version 8.0
+.target sm_80
+.address_size 64
+.func f() {
+  call f;
+  ret;
+}
+.entry k() {
+  call f;
+  ret;
+}
+"""
+    with pytest.raises(LoadError, match="recursion is not supported"):
+        device.load(text)
+
+
+def test_registers_of_a_block_hide_those_outside(device: Device) -> None:
+    text = MODULE.format(
+        "ld.param.u64 %rd1, [x]; mov.u32 %r1, 5; { .reg .b32 %r1; mov.u32 %r1, 6; bra SAME; SAME: }"
+        " bra SAME; SAME: st.global.u32 [%rd1], %r1;"
+    )
+    out = device.empty(1, "u4")
+    assert not device.load(text).launch("k", 1, 1, out).reports
+    assert out.numpy()[0] == 5
