@@ -36,6 +36,8 @@ enum class Precision : uint8_t {
 struct BackendTraits {
   int max_steps_ahead = 0;       // steps that may be submitted before the oldest is waited for
   bool adapters = false;         // StepInput.adapters may be other than 0
+  bool drafts = true;            // a sequence may have guesses behind its token
+  std::vector<Format> formats;   // that its matmuls read
   std::vector<int> batch_sizes;  // preferred numbers of sequences that decode; empty: any
 };
 

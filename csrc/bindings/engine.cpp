@@ -322,9 +322,11 @@ py::dict memory_plan(const py::object& config, const std::string& device, int th
                   "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = plan.available);
 }
 
-// An engine on testing::FakeBackend, for measuring what is around a backend.
+// An engine on testing::FakeBackend: to measure what is around a backend, or, without a script, to
+// test the engine.
 PyEngine make_fake_engine(int vocab_size, const std::vector<int32_t>& script, int max_sequences,
-                          int context_length, int max_steps_ahead) {
+                          int context_length, int max_steps_ahead, int max_step_tokens, int pages,
+                          bool prefix_cache, bool speculative) {
   testing::FakeOptions options;
   options.vocab_size = vocab_size;
   options.script = script;
@@ -338,9 +340,16 @@ PyEngine make_fake_engine(int vocab_size, const std::vector<int32_t>& script, in
     config.is_window_layer.insert(config.is_window_layer.end(), static_cast<size_t>(group.n_layers),
                                   group.window > 0);
   }
-  return {.engine = std::make_unique<Engine>(
-              std::make_unique<testing::FakeBackend>(options), config, std::vector<int32_t>{},
-              EngineOptions{.context_length = context_length, .max_sequences = max_sequences}),
+  auto backend = std::make_unique<testing::FakeBackend>(options);
+  const StepLimits limits{};
+  const int64_t kv_bytes = pages * backend->plan(limits).page[0];
+  return {.engine = std::make_unique<Engine>(std::move(backend), config, std::vector<int32_t>{},
+                                             EngineOptions{.context_length = context_length,
+                                                           .max_step_tokens = max_step_tokens,
+                                                           .max_sequences = max_sequences,
+                                                           .prefix_cache = prefix_cache,
+                                                           .kv_memory_bytes = kv_bytes,
+                                                           .speculative = speculative}),
           .constraints = nullptr};
 }
 
@@ -469,8 +478,10 @@ void register_engine(py::module_& m) {
       .def("push", &DraftedText::push, "token"_a)
       .def("draft", &DraftedText::draft, "limit"_a, "token_cost"_a);
   m.attr("DRAFT_TOKENS") = Drafter::kMaxTokens;
-  m.def("make_fake_engine", &make_fake_engine, py::kw_only(), "vocab_size"_a, "script"_a,
-        "max_sequences"_a, "context_length"_a, "max_steps_ahead"_a = 0);
+  m.def("make_fake_engine", &make_fake_engine, py::kw_only(), "vocab_size"_a,
+        "script"_a = std::vector<int32_t>(), "max_sequences"_a, "context_length"_a,
+        "max_steps_ahead"_a = 0, "max_step_tokens"_a = 512, "pages"_a = 0, "prefix_cache"_a = true,
+        "speculative"_a = false);
   m.def("sample", &sample_once, "logits"_a.noconvert(), "params"_a, "prompt"_a, "output"_a,
         "token_index"_a);
 }

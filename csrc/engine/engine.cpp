@@ -120,6 +120,8 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   check(options_.context_length >= 0 && options_.context_length <= config_.max_position_embeddings,
         "context_length must be between 1 and the model's ", config_.max_position_embeddings,
         ", got ", options_.context_length);
+  check(!options_.speculative || backend_->traits().drafts,
+        "this device verifies no guesses: speculation cannot be had");
   const int most_ahead = backend_->traits().max_steps_ahead;
   options_.max_steps_ahead =
       options_.max_steps_ahead < 0 ? most_ahead : std::min(options_.max_steps_ahead, most_ahead);

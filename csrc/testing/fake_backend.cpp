@@ -66,7 +66,11 @@ std::vector<float> fake_logits(const FakeOptions& options, std::span<const int32
 
 FakeBackend::FakeBackend(FakeOptions options)
     : options_(std::move(options)),
-      traits_{.max_steps_ahead = options_.max_steps_ahead, .adapters = true, .batch_sizes = {}},
+      traits_{.max_steps_ahead = options_.max_steps_ahead,
+              .adapters = true,
+              .drafts = true,
+              .formats = {},
+              .batch_sizes = {}},
       random_(options_.seed) {}
 
 MemoryPlan FakeBackend::plan(const StepLimits&) const {

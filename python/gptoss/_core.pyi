@@ -227,10 +227,14 @@ DRAFT_TOKENS: int
 def make_fake_engine(
     *,
     vocab_size: int,
-    script: Sequence[int],
+    script: Sequence[int] = [],
     max_sequences: int,
     context_length: int,
     max_steps_ahead: int = 0,
+    max_step_tokens: int = 512,
+    pages: int = 0,
+    prefix_cache: bool = True,
+    speculative: bool = False,
 ) -> Engine: ...
 def sample(
     logits: npt.NDArray[np.float32],
