@@ -218,6 +218,8 @@ MEANINGLESS = {
     "provider_specific_fields": {"a": 1},
     "created_at": 5,
     "finish_reason": "stop",
+    "native_finish_reason": "STOP",
+    "extra_content": {"google": {"thought_signature": "s"}},
     "session_id": "s",
     "client": "x",
     "_private": 1,

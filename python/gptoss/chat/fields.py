@@ -37,7 +37,8 @@ _MEANINGLESS = re.compile(
     r"id|\w+_id|\w+Id|uuid|index|key|object|version|status|model|_\w*|x[-_][\w-]*"
     r"|user|username|user_name|sender|author|session|thread|trace|done|feedback|rating"
     r"|timestamp|time|date|created|updated|\w+_(?:at|ts)|\w+At|duration|cost|tokens|token_count"
-    r"|cache[\w-]*|annotations|citations|logprobs|usage|finish_reason|stop_reason|weight|parsed"
+    r"|cache[\w-]*|annotations|citations|logprobs|usage|(?:native_)?finish_reason|stop_reason"
+    r"|extra_content|weight|parsed"
     r"|\w*[mM]etadata|meta|provider_?\w*|providerOptions|client\w*|source|tags|signature|format"
     r"|strict|title|icons|output_?[sS]chema|execution"
 )
