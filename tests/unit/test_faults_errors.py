@@ -29,7 +29,7 @@ def prompt_of(messages: Any = USER, **chat: Any) -> str:
     [
         (None, TypeError, "messages must be a list of messages, got None"),
         (5, TypeError, "messages must be a list"),
-        (5, TypeError, "messages must be a list"),
+        (b"Hi", TypeError, "messages must be a list"),
         ({"role": "user", "content": "Hi"}, TypeError, "messages must be a list"),
         ([{"role": []}], ValueError, r"messages\[0\]: role must be"),
         ([{"role": "assistant", "tool_calls": 5}], TypeError, "tool_calls must be a list"),
