@@ -105,8 +105,11 @@ def stall_rows(llm: gptoss.LLM, prompt: list[int], stream: list[int]) -> list[di
         {
             "prompt tokens": len(prompt),
             "plain step ms": 1e3 * plain,
+            "median wait ms": 1e3 * statistics.median(waits),
             "longest wait ms": 1e3 * max(waits),
-            "in plain steps": max(waits) / plain,
+            "median, longest in plain steps": (
+                f"{statistics.median(waits) / plain:.2f}, {max(waits) / plain:.2f}"
+            ),
             "prompt tok/s beside": len(prompt) / seconds,
             "alone": len(prompt) / alone,
         }

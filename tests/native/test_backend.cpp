@@ -158,6 +158,31 @@ GPTOSS_TEST(a_slot_counts_what_it_was_opened_with_and_what_it_got) {
   GPTOSS_CHECK(now.rows[0].token == later.rows[0].token);
 }
 
+// Scored rows of a sequence run beside its sampled one, on all threads (seen by ThreadSanitizer).
+GPTOSS_TEST(scored_rows_leave_the_slot_alone) {
+  const Ids prompt = some_tokens(11, 40);
+  ops::SamplingRule rule = {.temperature = 1.0f, .repetition_penalty = 1.4f};
+  rule.n_logprobs = 2;
+  Steps steps;
+  steps.open(0, 0, prompt);
+  const Ids offsets = {0, 40}, positions = {0}, slots = {0}, rows = {33, 34, 35, 36, 37, 38, 39};
+  const StepId id = steps.backend->submit(
+      {prompt, offsets, positions, slots, {}, rows, &steps.tables}, steps.abandon);
+  std::vector<RowSampling> sampling;
+  for (int32_t row = 0; row < 7; ++row) {
+    sampling.push_back({.row = row, .slot = 0, .rule = rule});
+    if (row < 6) sampling.back().target = prompt[static_cast<size_t>(34 + row)];
+  }
+  steps.backend->sample(id, {.rows = sampling, .masks = {}, .biases = {}});
+  const StepResult result = steps.backend->wait(id);
+  for (size_t i = 0; i < 6; ++i) {
+    GPTOSS_CHECK(result.rows[i].token == sampling[i].target && result.rows[i].logprob < 0.0f);
+  }
+  Steps alone;
+  alone.open(0, 0, prompt);
+  GPTOSS_CHECK(alone.run({{0, prompt, 0, rule}}).rows[0].token == result.rows[6].token);
+}
+
 GPTOSS_TEST(activations_can_be_looked_at) {
   const Ids a = some_tokens(7, 12);
   const Ids b = some_tokens(8, 5);

@@ -68,14 +68,15 @@ class TestGenerate:
         self, model: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         options = (
-            "--max-tokens 3 --temperature 0.5 --top-p 0.9 --top-k 4 --min-p 0.1 --stop x --stop yy "
+            "--max-tokens 3 --min-tokens 1 --temperature 0.5 --top-p 0.9 --top-k 4 --min-p 0.1 "
+            "--stop x --stop yy "
             "--stop-token-ids 5,6 --seed 1 --logprobs 0 --repetition-penalty 1.1 "
             "--presence-penalty 0.1 --frequency-penalty 0.1 --logit-bias 3=1.5 --ignore-eos --n 2 "
             "--json"
         )
         assert main(["generate", model, "Hello", *options.split()]) == 0
         # Of use to programs.
-        without = {"min_tokens", "allowed_token_ids", "prompt_logprobs", "constraint"}
+        without = {"allowed_token_ids", "prompt_logprobs", "constraint"}
         for name in gptoss.SamplingParams.__dataclass_fields__.keys() - without:
             assert "--" + name.replace("_", "-") in options.split()
         result = json.loads(capsys.readouterr().out)

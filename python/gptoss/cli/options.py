@@ -18,6 +18,7 @@ from gptoss.errors import CheckpointError
 # Types of the options that are a sampling parameter each, under its own name.
 _SIMPLE: dict[str, tuple[type, str]] = {
     "max_tokens": (int, "most tokens to generate"),
+    "min_tokens": (int, "the text does not end before so many tokens"),
     "temperature": (float, "0 is greedy"),
     "top_p": (float, "keep the likeliest tokens that together have this probability"),
     "top_k": (int, "keep this many of the likeliest tokens; 0 keeps all"),
