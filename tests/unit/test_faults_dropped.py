@@ -251,6 +251,13 @@ def test_keys_that_mean_nothing_to_the_model_pass(key: str) -> None:
     assert build_prompt(ENCODING, more, tools=[{**tool, **extra}]) == plain
 
 
+def test_a_message_may_say_that_it_is_one() -> None:
+    said = assistant(content=[{"type": "output_text", "text": "x", "annotations": []}])
+    assert body_of({**said, "type": "message", "id": "m", "status": "completed"}) == body_of(said)
+    with pytest.raises(ValueError, match="not understood, 'type'"):
+        body_of({**said, "type": "reasoning"})
+
+
 def test_names_of_clients_pass_where_they_are_not_shown() -> None:
     named = assistant(content="x", name="My Client")
     assert body_of(named) == body_of(assistant(content="x"))

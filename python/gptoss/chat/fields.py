@@ -107,4 +107,6 @@ def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
 def _says_nothing(key: Any, value: Any) -> bool:
     if value is None or value is False or (hasattr(value, "__len__") and len(value) == 0):
         return True
+    if key == "type" and value == "message":  # as OpenAI's other API and Anthropic's say
+        return True
     return isinstance(key, str) and _MEANINGLESS.fullmatch(key) is not None
