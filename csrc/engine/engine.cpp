@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "core/check.h"
@@ -556,6 +557,8 @@ int Engine::take_slice(const Slice& slice, std::span<const ops::SampledRow* cons
     sequence.prompt_scores.resize(static_cast<size_t>(sequence.prompt_length) - 1);
     for (size_t i = 0; i < scored.size(); ++i) {
       if (scored[i]->status != ops::SampleStatus::ok) return fail(error_of(scored[i]->status));
+      // Of a logit of -inf, which a model without infinite weights does not make.
+      if (!std::isfinite(scored[i]->logprob)) return fail(error_of(ops::SampleStatus::non_finite));
       sequence.prompt_scores[static_cast<size_t>(slice.scored[i])] = *scored[i];
     }
   }

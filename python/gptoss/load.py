@@ -12,9 +12,10 @@ from gptoss import _core, tokenizer
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.convert import Dtype
 from gptoss.checkpoint.layout import tensors_by_role
+from gptoss.engine.loop import thread_errors
 from gptoss.engine.outputs import GenerationResult
 from gptoss.engine.sampling import SamplingParams
-from gptoss.errors import BackendError, CheckpointError
+from gptoss.errors import CheckpointError
 from gptoss.llm import LLM
 from gptoss.options import (
     MAX_INT,
@@ -142,10 +143,8 @@ def load(
     )
     # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        try:
+        with thread_errors("a thread"):
             parsing = beside.submit(_tokenizer_of, checkpoint)
-        except RuntimeError as error:
-            raise BackendError(f"cannot start a thread: {error}") from error
         with _tensors_named(checkpoint):
             engine = _core.Engine(
                 checkpoint.config,

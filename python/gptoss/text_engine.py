@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -168,6 +168,8 @@ def _is_one_prompt(prompts: Any) -> bool:
         raise TypeError(
             f"prompts must be a string, token ids or a list of either, got {type(prompts).__name__}"
         )
+    if prompts and isinstance(prompts[0], Mapping):
+        raise TypeError("prompts must be strings or token ids, got messages, which chat takes")
     # Anything but a prompt begins a list of integers, be it one that cannot be a token.
     return bool(prompts) and not (
         isinstance(prompts[0], (str, Sequence)) or np.ndim(prompts[0]) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import socket
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,15 @@ def test_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         open_checkpoint(REPO)
     for part in (REPO, "no such folder", "HF_HUB_OFFLINE", "hf download", "and pass FOLDER"):
         assert part in str(raised.value)
+
+
+def test_a_thread_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(CheckpointError, match="not reached: can't start new thread"):
+        open_checkpoint(REPO)
 
 
 class ConnectError(Exception):

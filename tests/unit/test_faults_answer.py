@@ -130,3 +130,13 @@ def test_tokens_of_a_guess_are_counted_where_they_end_up() -> None:
     result = answer("<|message|>abc<|end|>" + FINAL)
     assert result.usage.reasoning_tokens == 3
     assert answer("<|message|>abc<|return|>").usage.reasoning_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "header", ["<|channel|>final junk", "<|start|>assistant junk<|channel|>final"]
+)
+def test_a_word_in_a_header_is_told(header: str) -> None:
+    script = f"<|channel|>analysis<|message|>So.<|end|>{header}<|message|>70<|return|>"
+    result = answer(script)
+    assert (result.text, result.reasoning) == ("70", "So.")
+    assert ("header_text", "junk") in [(repair.kind, repair.text) for repair in result.repairs]

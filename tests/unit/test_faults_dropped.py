@@ -218,6 +218,8 @@ MEANINGLESS = {
     "provider_specific_fields": {"a": 1},
     "created_at": 5,
     "finish_reason": "stop",
+    "native_finish_reason": "STOP",
+    "extra_content": {"google": {"thought_signature": "s"}},
     "session_id": "s",
     "client": "x",
     "_private": 1,
@@ -247,6 +249,13 @@ def test_keys_that_mean_nothing_to_the_model_pass(key: str) -> None:
     tool = {"name": "w", "description": "d", "parameters": SCHEMA}
     plain = build_prompt(ENCODING, messages, tools=[tool])
     assert build_prompt(ENCODING, more, tools=[{**tool, **extra}]) == plain
+
+
+def test_a_message_may_say_that_it_is_one() -> None:
+    said = assistant(content=[{"type": "output_text", "text": "x", "annotations": []}])
+    assert body_of({**said, "type": "message", "id": "m", "status": "completed"}) == body_of(said)
+    with pytest.raises(ValueError, match="not understood, 'type'"):
+        body_of({**said, "type": "reasoning"})
 
 
 def test_names_of_clients_pass_where_they_are_not_shown() -> None:

@@ -29,6 +29,7 @@ def prompt_of(messages: Any = USER, **chat: Any) -> str:
     [
         (None, TypeError, "messages must be a list of messages, got None"),
         (5, TypeError, "messages must be a list"),
+        (b"Hi", TypeError, "messages must be a list"),
         ({"role": "user", "content": "Hi"}, TypeError, "messages must be a list"),
         ([{"role": []}], ValueError, r"messages\[0\]: role must be"),
         ([{"role": "assistant", "tool_calls": 5}], TypeError, "tool_calls must be a list"),
@@ -92,16 +93,12 @@ def nested(depth: int) -> dict[str, Any]:
 
 def test_schemas_that_are_too_deep() -> None:
     assert prompt_of(tools=[{"name": "f", "parameters": nested(50)}]).count("a?: {") == 50
-    kinds = set()
     for depth in range(300, 1100, 20):  # one function after the other gives up
-        try:
+        with contextlib.suppress(ValueError):
             prompt_of(tools=[{"name": "f", "parameters": nested(depth)}])
-            kinds.add("fits")
-        except ValueError as error:
-            kinds.add(type(error).__name__)
-    assert "ValueError" in kinds
-    with pytest.raises(ValueError, match=r"tools\[0\]: the parameters are nested too deeply"):
-        prompt_of(tools=[{"name": "f", "parameters": nested(5000)}])
+    for depth in (1100, 5000):
+        with pytest.raises(ValueError, match=r"tools\[0\]: the parameters are nested too deeply"):
+            prompt_of(tools=[{"name": "f", "parameters": nested(depth)}])
 
 
 def test_schemas_that_are_too_deep_for_the_strict_renderer() -> None:

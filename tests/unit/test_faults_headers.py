@@ -211,6 +211,22 @@ def test_keys_and_enums_with_line_breaks_are_refused(schema: Any, line_break: st
         prompt_of(tools=[tool_of(schema(f"x{line_break}y"))])
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of_property(enum=("x", INJECTION)),
+        {"type": "object", "properties": {"a": {"type": ("string", INJECTION)}}},
+        {"type": "object", "properties": {"a": {"oneOf": (of_property(enum=[INJECTION]),)}}},
+        {"type": "array", "items": of_property(enum=(INJECTION,))},
+    ],
+)
+def test_tuples_are_lists_as_in_json(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"tools\[0\].*must not have a line break"):
+        prompt_of(tools=[tool_of(schema)])
+    text = prompt_of(tools=[tool_of(of_property(examples=(INJECTION,)))])
+    assert "\n# Instructions" not in text
+
+
 def test_lines_of_a_description_are_comments_each() -> None:
     for line_break in BREAKS:
         text = prompt_of(tools=[tool_of({}, f"One.{line_break}# Two.")])

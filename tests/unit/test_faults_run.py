@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import json
 from typing import Any, Literal
@@ -67,6 +68,7 @@ def test_whatever_is_returned(value: Any, text: str) -> None:
         (SystemExit(1), "Error: SystemExit: 1"),
         (RecursionError("deep"), "Error: RecursionError: deep"),
         (MemoryError(), "Error: MemoryError: "),
+        (asyncio.CancelledError("late"), "Error: CancelledError: late"),
     ],
 )
 def test_whatever_is_raised(error: BaseException, text: str) -> None:

@@ -152,6 +152,9 @@ def test_a_call_that_is_written_as_json(channel: str, text: str) -> None:
         "<|channel|>commentary to=assistant<|channel|>analysis <|constrain|>json<|message|>"
         '{"c":"ls"}<|call|>',
         '<|channel|>analysis<|message|>{"c":"ls"}<|call|>',
+        '<|channel|>shell2<|message|>{"c":"ls"}<|call|>',
+        '<|message|>{"c":"ls"}<|call|>',
+        '<|channel|>answer<|message|>{"name":"rm","arguments":{}}<|call|>',
         "<|channel|>final<|message|>Hello<|call|>",
     ],
 )
@@ -220,6 +223,17 @@ def test_both_can_be_declared() -> None:
         assert called(script, **chat) == (recipient, "{}", [])
     script = "<|channel|>analysis to=Browser.Search code<|message|>{}<|call|>"
     assert called(script, **chat) == ("browser.search", "{}", ["bad_recipient"])
+
+
+def test_a_builtin_tool_without_its_namespace() -> None:
+    script = "<|channel|>analysis to=search code<|message|>{}<|call|>"
+    kinds = ["bad_recipient"]
+    assert called(script, tools=None, builtin_tools=["browser"]) == ("browser.search", "{}", kinds)
+    # A function of that name is meant rather.
+    tools = [{"name": "search"}]
+    for builtin in (["browser"], []):
+        found = called(script, tools=tools, builtin_tools=builtin)
+        assert found == ("functions.search", "{}", kinds)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ class TestPrompts:
             ([2**70], "token ids must be integers of 64 bits, got object"),
             ([1, "a"], "token ids must be integers of 64 bits"),
             ([None], "token ids must be integers of 64 bits, got object"),
+            ([{"role": "user", "content": "Hi"}], "got messages, which chat takes"),
             ([[1, [2]]], "token ids must be a flat sequence of integers"),
             ([[[1]]], "token ids must be a flat sequence of integers, got shape"),
             (np.zeros((2, 2), int), r"token ids must be a flat sequence .* got shape \(2, 2\)"),

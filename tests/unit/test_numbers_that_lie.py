@@ -90,6 +90,38 @@ def test_no_logprob_that_is_no_number(
         llm.generate("Hello", max_tokens=3, logprobs=2, temperature=temperature)
 
 
+@pytest.mark.parametrize("bits", [INFINITY, MINUS_INFINITY])
+@pytest.mark.parametrize("options", [{}, {"precision": "reference"}])
+def test_an_infinite_weight_gives_numbers_or_an_error(
+    bits: int, options: dict[str, Any], damaged: Callable[..., Path]
+) -> None:
+    """A logit of -inf is a token that cannot come; no score of it is a number."""
+    outcomes = set()
+    with gptoss.load(damaged("lm_head.weight", bits), threads=1, **options) as llm:
+        for first in range(1, 25):
+            prompt = [first, 0, first]
+            for params in (
+                {"logprobs": 20, "temperature": 1.0, "seed": first},
+                {"allowed_token_ids": [0], "logprobs": 1},
+                {"prompt_logprobs": 20},
+            ):
+                try:
+                    result = llm.generate(prompt, max_tokens=1, ignore_eos=True, **params)
+                except RuntimeError as error:
+                    outcomes.add(str(error)[:30])
+                    continue
+                outcomes.add("numbers")
+                for score in (*(result.logprobs or ()), *(result.prompt_logprobs or ())[1:]):
+                    assert score is not None
+                    assert np.isfinite(score.logprob)
+                    assert all(np.isfinite(top.logprob) for top in score.top_logprobs)
+    assert outcomes == {
+        "numbers",
+        "the logits are not finite: the",
+        "no token is allowed: the const",
+    }
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_reference_refuses_them(value: float) -> None:
     logits = np.array([0.0, value, 1.0])

@@ -83,6 +83,32 @@ class TestThreadsThatCannotBeMade:
         with pytest.raises(BackendError, match="can't start new thread"):
             gptoss.load("demo", threads=1).generate("a", max_tokens=1)
 
+    def test_no_memory_for_the_first_frame_of_a_thread(self) -> None:
+        done = run(
+            """
+            import resource
+            import gptoss
+            highest = resource.getrlimit(resource.RLIMIT_AS)[1]
+            for room in (0, 1 << 16, 1 << 20, 1 << 21, 5 << 20, 16 << 20):
+                # The stack of the thread that reads the tokenizer is kept for the next one.
+                llm = gptoss.load("demo", threads=2, context_length=4096)
+                pages = int(open("/proc/self/statm").read().split()[0])
+                resource.setrlimit(
+                    resource.RLIMIT_AS, (pages * resource.getpagesize() + room, highest)
+                )
+                try:
+                    llm.logits([1] * 500)
+                except (gptoss.BackendError, MemoryError) as error:
+                    print(error)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, (highest, highest))
+                assert len(llm.generate("a", max_tokens=3, ignore_eos=True).token_ids) == 3
+            """,
+            timeout=30,
+        )
+        assert done.returncode == 0, done
+        assert "cannot start the engine's thread" in done.stdout
+
 
 # Arguments: a folder with a checkpoint to change, a file that may take a file's place, how to load.
 SHRINK = """

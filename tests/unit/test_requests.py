@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class TestRequest:
     def test_timeout_lets_it_go_on(self, llm: LLM) -> None:
         request = llm.submit("a", ignore_eos=True, max_tokens=4000, seed=1)
         with pytest.raises(TimeoutError, match=r"the request is not finished after 0.001 s"):
-            request.result(timeout=0.001)
+            request.result(timeout=Fraction(1, 1000))  # type: ignore[arg-type]
         assert not request.finished
         assert len(request.result().token_ids) == 4000
 

@@ -301,10 +301,11 @@ class Assembler:
         if self.ended_by is not None:
             return
         if self._is_unnamed_call(part):
-            found = call_in_text("".join(part.unshown), self._recipients)
+            text = "".join(part.unshown)
+            found = call_in_text(text, self._recipients)
             if found is not None:
                 self._name_call(part, *found)
-            elif part.kind == "preamble":
+            elif part.kind in (None, "preamble") and may_be_call(text):
                 self._settle(part, "reasoning")  # it was for a tool, not for the user
         if part.kind is None:
             self._undecided.append(part)

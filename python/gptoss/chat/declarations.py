@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from gptoss.chat.fields import SCHEMA, as_mapping, one_of, read_fields
 from gptoss.harmony import ReasoningEffort, SystemContent, ToolDescription, ToolNamespaceConfig
 from gptoss.harmony.recipients import FUNCTIONS, is_trained
+from gptoss.harmony.render import json_parameters
 
 Tools: TypeAlias = Iterable[Mapping[str, Any] | ToolDescription]
 ToolChoice: TypeAlias = str | Mapping[str, Any]
@@ -142,7 +143,7 @@ def _in_its_section(tool: ToolDescription, where: str) -> ToolDescription:
     namespace, and begin the section of the instructions, in the words of whoever wrote the tool.
     """
     try:
-        parameters = _one_line_schema(tool.parameters, where)
+        parameters = _one_line_schema(json_parameters(tool), where)
     except RecursionError as error:
         raise ValueError(f"{where}: the parameters are nested too deeply") from error
     description = _ANY_BREAK.sub("\n", tool.description)  # each line is a comment of its own

@@ -37,7 +37,8 @@ _MEANINGLESS = re.compile(
     r"id|\w+_id|\w+Id|uuid|index|key|object|version|status|model|_\w*|x[-_][\w-]*"
     r"|user|username|user_name|sender|author|session|thread|trace|done|feedback|rating"
     r"|timestamp|time|date|created|updated|\w+_(?:at|ts)|\w+At|duration|cost|tokens|token_count"
-    r"|cache[\w-]*|annotations|citations|logprobs|usage|finish_reason|stop_reason|weight|parsed"
+    r"|cache[\w-]*|annotations|citations|logprobs|usage|(?:native_)?finish_reason|stop_reason"
+    r"|extra_content|weight|parsed"
     r"|\w*[mM]etadata|meta|provider_?\w*|providerOptions|client\w*|source|tags|signature|format"
     r"|strict|title|icons|output_?[sS]chema|execution"
 )
@@ -105,5 +106,7 @@ def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
 
 def _says_nothing(key: Any, value: Any) -> bool:
     if value is None or value is False or (hasattr(value, "__len__") and len(value) == 0):
+        return True
+    if key == "type" and value == "message":  # as OpenAI's other API and Anthropic's say
         return True
     return isinstance(key, str) and _MEANINGLESS.fullmatch(key) is not None

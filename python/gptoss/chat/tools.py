@@ -354,8 +354,17 @@ def call_function(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -
         value = function(**arguments)
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return ToolOutput(call, replace_surrogates(text), failed=False)
-    except (Exception, SystemExit) as error:  # the model is told, and may try again
-        return _error(call, _told(error))
+    except BaseException as error:
+        if not _is_failure(error):
+            raise
+        return _error(call, _told(error))  # the model may try again
+
+
+def _is_failure(error: BaseException) -> bool:
+    import asyncio  # imported where it is used: most programs do without
+
+    # A CancelledError is of a loop within the function: one around it waits for the function.
+    return isinstance(error, (Exception, SystemExit, asyncio.CancelledError))
 
 
 def _told(error: BaseException) -> str:

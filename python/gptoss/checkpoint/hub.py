@@ -257,11 +257,13 @@ def _why_unreachable(local_files_only: bool) -> str | None:
 
     # In a thread: no timeout of those libraries bounds looking up the name, or the sum over its
     # addresses.
-    threading.Thread(target=ask, name="gptoss hub", daemon=True).start()
     try:
+        threading.Thread(target=ask, name="gptoss hub", daemon=True).start()
         error = answers.get(timeout=timeout_s)
     except Empty:
         return f"not reached: no answer within {timeout_s} s (HF_HUB_ETAG_TIMEOUT sets this)"
+    except RuntimeError as no_thread:
+        return f"not reached: {no_thread}"
     return None if error is None else f"not reached: {type(error).__name__}: {error}"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import asyncio  # imported where it is used: most programs do without
 
 _sequence_ids = itertools.count(1)
+
+_THREAD_BYTES = 4 << 20  # Python's for a thread that begins: an arena of its objects, and frames
 
 
 def new_sequence() -> int:
@@ -106,6 +109,20 @@ def _set_done(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
+
+
+@contextlib.contextmanager
+def thread_errors(what: str) -> Iterator[None]:
+    """Start a thread in this block; what keeps it from starting becomes a BackendError.
+
+    Without memory for its first frame a thread of Python's never tells that it has begun, and
+    `Thread.start` waits for that for ever: see first that there is some.
+    """
+    try:
+        mmap.mmap(-1, _THREAD_BYTES).close()
+        yield
+    except (OSError, RuntimeError) as error:
+        raise BackendError(f"cannot start {what}: {error}") from error
 
 
 class EngineLoop:
@@ -249,10 +266,8 @@ class EngineLoop:
                 thread = threading.Thread(
                     target=self._run, args=(engine,), name="gptoss engine", daemon=True
                 )
-                try:
+                with thread_errors("the engine's thread"):
                     thread.start()
-                except RuntimeError as error:
-                    raise BackendError(f"cannot start the engine's thread: {error}") from error
             submit(engine)
             self._mailboxes[sequence] = mailbox
         self._bell.put(None)

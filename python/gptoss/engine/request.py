@@ -237,7 +237,8 @@ class Request(Iterator[GenerationChunk]):
             self.cancel()  # a token may have been lost
             raise
         if not self.finished:
-            raise TimeoutError(f"the request is not finished after {max(timeout or 0, 0):g} s")
+            waited_s = float(max(timeout or 0, 0))
+            raise TimeoutError(f"the request is not finished after {waited_s:g} s")
         return self._completion.result()
 
     def __next__(self) -> GenerationChunk:

@@ -337,7 +337,8 @@ def _finished(read: _Reading, rest: str, default: Role) -> LenientHeader:
     _find_recipient(read, kind)
     if kind is None and len(read.words) == 1 and _TYPE.fullmatch(read.words[0]):
         kind = read.words[0]
-    elif read.words:
+    # Only what is sent to a tool may be of a type of its own.
+    if read.words and (kind != read.words[0] or (read.recipient is None and kind not in _TYPES)):
         read.notes.append(("header_text", _shown(" ".join(read.words))))
     constraint = (kind or "").removeprefix("<|constrain|>")
     if read.channel is None and constraint != kind and constraint in CHANNELS:

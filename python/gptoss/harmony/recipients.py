@@ -41,6 +41,12 @@ class Recipients:
         for name in self._names:
             for form in (name, name.removeprefix(FUNCTIONS)):
                 self._by_key.setdefault(_key(form), set()).add(name)
+        bare: dict[str, set[str]] = {}
+        for name in self._names:
+            if not name.startswith(FUNCTIONS):
+                bare.setdefault(_key(name.rpartition(".")[2]), set()).add(name)
+        for key, found in bare.items():
+            self._by_key.setdefault(key, found)  # a function of that name is meant rather
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -52,7 +58,7 @@ class Recipients:
         """The recipient that is meant, None if it is none of them, or could be several.
 
         A name is meant by itself, in other letters or with other separators, within another
-        namespace (the last one counts), and with a type or a word like "tool" glued to it.
+        namespace (the last one counts) or none, and with a type or a word like "tool" glued to it.
         Another word in it makes it another name: `get_user_names` is not `get_user`.
         """
         if text in self._names:

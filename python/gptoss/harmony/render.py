@@ -161,17 +161,25 @@ def _function_type(tool: ToolDescription) -> str:
     if tool.parameters is None:
         return f"type {tool.name} = () => any;"
     try:
-        parameters = typescript(_as_json(tool))
+        parameters = typescript(json_parameters(tool))
     except RecursionError as error:
         raise HarmonyError(f"[render] parameters of tool {tool.name!r}: {error}") from error
     return f"type {tool.name} = (_: {parameters}) => any;"
 
 
-def _as_json(tool: ToolDescription) -> Any:
-    """The parameters with what JSON makes of them: keys are strings, tuples are lists."""
+def json_parameters(tool: ToolDescription) -> Any:
+    """The parameters with what JSON makes of them: keys are strings, tuples are lists.
+
+    Raises
+    ------
+    HarmonyError
+        They are no JSON.
+    RecursionError
+        They are nested too deeply.
+    """
     try:
         return json.loads(json.dumps(tool.parameters, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise HarmonyError(f"[render] parameters of tool {tool.name!r}: {error}") from error
 
 
