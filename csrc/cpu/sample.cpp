@@ -163,7 +163,7 @@ class RowSampler {
       if (place < mass) break;
       place -= mass;
     }
-    float masses[kSampleGroup];
+    float masses[kSampleGroup] = {};
     range_mass(begin, group_end(begin), cut, masses);
     int32_t token = static_cast<int32_t>(begin);
     for (const float* mass = masses;; ++mass, ++token) {

@@ -94,6 +94,32 @@ def test_other_names_are_other_tools(name: str) -> None:
     assert called(script) == (f"functions.{name}", "{}", [])
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("functions.get_wether", "functions.get_weather"),
+        ("get_weahter", "functions.get_weather"),
+        ("functions.get_weathers", "functions.get_weather"),
+        ("to_functions.GetWeatherr", "functions.get_weather"),
+        ("functions.list_file", "functions.list_files"),
+        ("functions.get_user_names", None),  # another word
+        ("functions.set_max_value", None),
+        ("functions.unlock_door", None),
+        ("functions.open_door_2", None),
+        ("functions.wait", None),
+    ],
+)
+def test_a_letter_or_two_may_be_wrong(written: str, meant: str | None) -> None:
+    names = ("get_weather", "list_files", "get_user", "set_min_value", "lock_door", "open_door_1")
+    recipients = Recipients([f"functions.{name}" for name in names])
+    assert recipients.match(written) == meant
+
+
+def test_what_could_be_two_names_is_none() -> None:
+    recipients = Recipients(["functions.read_files", "functions.read_filed"])
+    assert recipients.match("functions.read_filez") is None
+
+
 def test_what_could_be_several_is_none() -> None:
     recipients = Recipients(["functions.getTime", "functions.get_time", "functions.x"])
     assert recipients.match("get_time") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -16,6 +17,9 @@ _NO_NAME = re.compile(r"[\s{}\"]")  # arguments, or several words
 _SEPARATORS = re.compile(r"[^\w-]+|__+")
 # What models glue to a name: the namespace or a word for it, and the content type or a channel.
 _PREFIX = re.compile(r"(?:functions?|tools?)[_-]?(?=.)", re.IGNORECASE)
+# How alike a misspelt name is to the one that is meant. Names that differ by a word ("set_min" and
+# "set_max", "get_user" and "get_user_names") are less.
+_LEAST_ALIKE = 0.9
 _SUFFIX = re.compile(
     r"(?<=.)[_-]?(?:json|tools?|functions?|call)$|(?<=[^_-])(?:code|commentary|analysis)$"
 )
@@ -58,8 +62,9 @@ class Recipients:
         """The recipient that is meant, None if it is none of them, or could be several.
 
         A name is meant by itself, in other letters or with other separators, within another
-        namespace (the last one counts) or none, and with a type or a word like "tool" glued to it.
-        Another word in it makes it another name: `get_user_names` is not `get_user`.
+        namespace (the last one counts) or none, with a type or a word like "tool" glued to it, and
+        with a letter or two wrong. Another word in it makes it another name: `get_user_names` is
+        not `get_user`.
         """
         if text in self._names:
             return text
@@ -72,7 +77,23 @@ class Recipients:
                 found = self._by_key.get(_key(form))
                 if found is not None:
                     return next(iter(found)) if len(found) == 1 else None
-        return None
+        return self._misspelt(_key(_PREFIX.sub("", parts[-1], count=1))) if parts else None
+
+    def _misspelt(self, key: str) -> str | None:
+        """The only name that a misspelt one is alike to.
+
+        It begins with the same letter and has the same numbers: `unlock` is not `lock`, nor is
+        `door_1` `door_2`.
+        """
+        digits = re.findall(r"\d", key)
+        alike = {
+            name
+            for known, names in self._by_key.items()
+            if known[:1] == key[:1] and re.findall(r"\d", known) == digits
+            if difflib.SequenceMatcher(None, key, known).ratio() >= _LEAST_ALIKE
+            for name in names
+        }
+        return next(iter(alike)) if len(alike) == 1 else None
 
 
 def _key(name: str) -> str:
