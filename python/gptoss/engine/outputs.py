@@ -238,8 +238,8 @@ class EngineStats:
     decode_tps: float
     recent_decode_tps: float
     phase_seconds: dict[str, float]
-    steps: int
-    sequences: int
+    steps: int = 0
+    sequences: int = 0
 
     @property
     def cache_hit_rate(self) -> float:
