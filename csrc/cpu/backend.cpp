@@ -224,9 +224,11 @@ class CpuBackend final : public Backend {
     sampled.logits = logits() + int64_t{row.row} * vocab;
     sampled.vocab_size = vocab;
     sampled.rule = &row.rule;
-    sampled.index = slot.index();
     // Rows that are scored are computed beside each other, and have nothing to do with the slot.
-    if (ops::has_penalties(row.rule) && row.target == kNoToken) sampled.counts = slot.counts();
+    if (row.target == kNoToken) {
+      sampled.index = slot.index();
+      if (ops::has_penalties(row.rule)) sampled.counts = slot.counts();
+    }
     sampled.biases = biases;
     if (row.mask >= 0) {
       sampled.mask = input.masks.data() + static_cast<size_t>(row.mask) * mask_words(vocab);

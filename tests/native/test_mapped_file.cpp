@@ -98,6 +98,8 @@ GPTOSS_TEST(a_mapped_file_that_loses_part_of_a_page_is_an_error) {
   GPTOSS_CHECK_THROWS(BackendError, mapped.check());
 }
 
+// ThreadSanitizer takes the handler's mmap(), which gives the readers zeros, for a racing write.
+#if !defined(__SANITIZE_THREAD__)
 GPTOSS_TEST(a_mapped_file_shrinks_under_many_readers) {
   if (is_emulated()) return;
   for (int round = 0; round < 20; ++round) {
@@ -126,6 +128,7 @@ GPTOSS_TEST(a_mapped_file_shrinks_under_many_readers) {
     other.check();
   }
 }
+#endif
 
 GPTOSS_TEST(only_files_that_are_still_mapped_are_looked_after) {
   const OnesFile kept(kPage), dropped(kPage);
