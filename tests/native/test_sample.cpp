@@ -163,7 +163,10 @@ GPTOSS_TEST(masses_are_the_same_bits_everywhere) {
   constexpr int kValues = 300'000;
   Random random(5);
   std::vector<float> logits(kValues);
-  for (float& logit : logits) logit = std::ldexp(random.uniform() - 1.0f, random.below(10));
+  for (float& logit : logits) {
+    const float number = random.uniform() - 1.0f;  // first: compilers order arguments differently
+    logit = std::ldexp(number, random.below(10));
+  }
   for (const ops::SamplingRule& rule :
        {ops::SamplingRule{}, ops::SamplingRule{.temperature = 0.37f, .min_p = 1e-6f}}) {
     const cpu::MassRule masses = {0.0f, ops::exponent_scale(rule.temperature),
