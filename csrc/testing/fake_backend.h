@@ -68,9 +68,9 @@ class FakeBackend final : public Backend {
   void read(StepId step, Activation activation, float* values) override;
   PhaseSeconds phase_seconds() const override { return {}; }
 
-  // What the steps so far have cost, and the most of one; by FakeOptions::cost.
+  // What the steps so far have cost, by FakeOptions::cost.
   double clock() const { return clock_; }
-  // Steps that had rows with a mask, and all.
+  // Steps that were submitted.
   int64_t steps() const { return last_step_; }
 
  private:
