@@ -180,7 +180,28 @@ class Engine:
     def max_sequences(self) -> int: ...
     @property
     def description(self) -> str: ...
+    @property
+    def arithmetic(self) -> str: ...
+    @property
+    def kv_layout(self) -> str: ...
+    @property
+    def page_bytes(self) -> list[int]: ...  # by KV group
     def set_constraints(self, hub: Any) -> None: ...
+    def set_page_store(self, store: Any) -> None: ...
+    def deliver(
+        self,
+        sequence: int,
+        refs: Sequence[tuple[int, int]],  # page, KV group
+        pages: Sequence[npt.NDArray[np.uint8]],
+        is_last: bool,
+    ) -> None: ...
+    def want(
+        self,
+        ticket: int,
+        tokens: npt.NDArray[np.int32],
+        salt: int,
+        refs: Sequence[tuple[int, int]],
+    ) -> None: ...
     def submit(
         self,
         request: int,

@@ -366,7 +366,7 @@ void run_scenario(uint64_t seed, int ahead) {
                   {.max_step_tokens = 1 + random.below(100),
                    .max_sequences = 1 + random.below(6),
                    .prefix_cache = random.below(4) != 0,
-                   .kv_memory_bytes = int64_t{pages} * kPageTokens,
+                   .kv_memory_bytes = int64_t{pages} * kPageTokens * int64_t{sizeof(uint64_t)},
                    .speculative = random.below(3) == 0});
   Engine& engine = *fake.engine;
   RuleConstraints constraints;
