@@ -178,9 +178,9 @@ class PyPageStore final : public PageStore {
     const py::gil_scoped_acquire acquire;
     store_.attr("find")(sequence, to_array(prompt), salt, first_page);
   }
-  void taken(int64_t sequence) override {
+  void taken() override {
     const py::gil_scoped_acquire acquire;
-    store_.attr("taken")(sequence);
+    store_.attr("taken")();
   }
   void offer(std::span<const int32_t> tokens, uint64_t salt,
              std::span<const PageRef> refs) override {
@@ -189,7 +189,7 @@ class PyPageStore final : public PageStore {
     for (const PageRef& ref : refs) pairs.append(py::make_tuple(ref.page, ref.group));
     store_.attr("offer")(to_array(tokens), salt, pairs);
   }
-  void put(int64_t ticket, std::vector<PageBytes> pages) override {
+  void put(std::vector<PageBytes> pages) override {
     const py::gil_scoped_acquire acquire;
     py::list arrays;
     for (PageBytes& page : pages) {
@@ -201,7 +201,7 @@ class PyPageStore final : public PageStore {
       const py::capsule owner(data, [](void* bytes) { delete[] static_cast<uint8_t*>(bytes); });
       arrays.append(py::array_t<uint8_t>(static_cast<py::ssize_t>(page.size), data, owner));
     }
-    store_.attr("put")(ticket, arrays);
+    store_.attr("put")(arrays);
   }
 
  private:
@@ -415,7 +415,8 @@ void register_engine(py::module_& m) {
       .def(py::init([](const py::object& params) {
              return std::make_shared<RequestParams>(to_params(params));
            }),
-           "params"_a);
+           "params"_a)
+      .def_readonly("salt", &RequestParams::salt);
   py::class_<Event>(m, "Event")
       .def_readonly("request", &Event::sequence)
       .def_readonly("token_ids", &Event::tokens)
@@ -514,21 +515,20 @@ void register_engine(py::module_& m) {
           "sequence"_a, "refs"_a, "pages"_a, "is_last"_a)
       .def(
           "want",
-          [](PyEngine& engine, int64_t ticket, const Array<int32_t>& tokens, uint64_t salt,
+          [](PyEngine& engine, const Array<int32_t>& tokens, uint64_t salt,
              const std::vector<std::pair<int, int>>& refs) {
-            engine->want({.ticket = ticket,
-                          .tokens = to_vector(tokens),
-                          .salt = salt,
-                          .refs = to_refs(refs)});
+            engine->want({.tokens = to_vector(tokens), .salt = salt, .refs = to_refs(refs)});
           },
-          "ticket"_a, "tokens"_a.noconvert(), "salt"_a, "refs"_a)
+          "tokens"_a.noconvert(), "salt"_a, "refs"_a)
       .def(
           "submit",
           [](PyEngine& engine, int64_t request, const Array<int32_t>& prompt,
-             const std::shared_ptr<RequestParams>& params, uint64_t seed, bool constrained) {
-            engine->submit(request, to_vector(prompt), params, seed, constrained);
+             const std::shared_ptr<RequestParams>& params, uint64_t seed, bool constrained,
+             int stored_pages) {
+            engine->submit(request, to_vector(prompt), params, seed, constrained, stored_pages);
           },
-          "request"_a, "prompt"_a.noconvert(), "params"_a, "seed"_a, "constrained"_a = false)
+          "request"_a, "prompt"_a.noconvert(), "params"_a, "seed"_a, "constrained"_a = false,
+          "stored_pages"_a = 0)
       .def(
           "submit_logits",
           [](PyEngine& engine, int64_t request, const Array<int32_t>& tokens,

@@ -18,10 +18,6 @@ constexpr int kDefaultFullContexts = 2;
 // scored. Bounds their logits: 0.8 MB each with the published vocabulary.
 constexpr int kExtraLogitRows = 64;
 
-// Deliveries of a store that are taken before a step: the others wait for as long as they take to
-// be copied.
-constexpr int kDeliveriesPerStep = 4;
-
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
 
@@ -271,7 +267,8 @@ bool Engine::ends_with(const RequestParams& params, int32_t token) const {
 }
 
 void Engine::submit(int64_t id, std::vector<int32_t> prompt,
-                    std::shared_ptr<const RequestParams> params, uint64_t seed, bool constrained) {
+                    std::shared_ptr<const RequestParams> params, uint64_t seed, bool constrained,
+                    int stored_pages) {
   check_request(prompt, *params);
   check(!constrained || constraints_ != nullptr, "nobody decides on constrained sequences");
   auto sequence = std::make_unique<Sequence>();
@@ -281,6 +278,7 @@ void Engine::submit(int64_t id, std::vector<int32_t> prompt,
   sequence->rule = params->rule;
   sequence->rule.seed = seed;
   sequence->constrained = constrained;
+  sequence->stored_pages = stored_pages;
   const StopRule& stop = params->stop;
   if (!params->allowed_token_ids.empty() || stop.min_tokens > 0) {
     const size_t words = mask_words(config_.vocab_size);
@@ -369,29 +367,26 @@ void Engine::take_inbox(std::vector<Event>& events) {
   if (!beginning.empty()) ask(beginning, events);
 }
 
-// The first page of its prompt that would have to be computed, of those that a store may have; -1:
-// there is none.
+// The first page of its prompt that the cache lacks and the store may have; -1: there is none.
 int Engine::unknown_from(const Sequence& sequence) const {
-  if (!options_.prefix_cache || !sequence.is_cacheable()) return -1;
-  const int pages = sequence.prompt_length / kPageTokens;
-  const auto needed = static_cast<size_t>(sequence.prompt_length) - 1;
-  const int known =
-      kv_->known_length(std::span(sequence.tokens).first(needed), sequence.params->salt);
-  return known < std::min(pages * kPageTokens, sequence.prompt_length - 1) ? known / kPageTokens
-                                                                           : -1;
+  const int pages = std::min(sequence.stored_pages, sequence.prompt_length / kPageTokens);
+  if (!options_.prefix_cache || !sequence.is_cacheable() || pages == 0) return -1;
+  // The last token is computed in any case.
+  const int needed = sequence.prompt_length - 1;
+  const int known = kv_->known_length(std::span(sequence.tokens).first(static_cast<size_t>(needed)),
+                                      sequence.params->salt);
+  return known < std::min(pages * kPageTokens, needed) ? known / kPageTokens : -1;
 }
 
 // Pages that a store has found go into the cache. Who asked for them can run when all are there.
 void Engine::take_found() {
-  for (int i = 0; i < kDeliveriesPerStep; ++i) {
-    FoundPages found;
-    {
-      const std::lock_guard<std::mutex> lock(inbox_mutex_);
-      if (found_.empty()) return;
-      found = std::move(found_.front());
-      found_.pop_front();
-    }
-    store_->taken(found.sequence);
+  std::deque<FoundPages> all;
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    all.swap(found_);
+  }
+  for (const FoundPages& found : all) {
+    store_->taken();
     const auto held = std::find_if(held_.begin(), held_.end(), [&](const Held& other) {
       return other.sequence->id == found.sequence;
     });
@@ -458,7 +453,7 @@ void Engine::give_wanted() {
       pages[p].data = std::make_unique_for_overwrite<uint8_t[]>(pages[p].size);
       backend_->read_pages(group, {&places[p], 1}, pages[p].data.get());
     }
-    store_->put(wanted.ticket, std::move(pages));
+    store_->put(std::move(pages));
   }
 }
 

@@ -123,9 +123,11 @@ class Engine {
   // the vocabulary, parameters out of range.
   void check_request(std::span<const int32_t> prompt, const RequestParams& params) const;
   // `id` is the caller's name for the sequence, never used before. Throws as check_request() does;
-  // what passes runs as soon as there is room. May be called while another thread is in step().
+  // what passes runs as soon as there is room. The store is asked for the prompt's first
+  // `stored_pages` pages, as far as the cache lacks them. May be called while another thread is in
+  // step().
   void submit(int64_t id, std::vector<int32_t> prompt, std::shared_ptr<const RequestParams> params,
-              uint64_t seed, bool constrained = false);
+              uint64_t seed, bool constrained = false, int stored_pages = 0);
   // The logits of a text, as an event without tokens says when they are there. Throws
   // std::invalid_argument likewise.
   void submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target);

@@ -40,7 +40,6 @@ struct FoundPages {
 
 // Pages that a store lacks, and has room for now.
 struct WantedPages {
-  int64_t ticket;  // the store's name for it
   std::vector<int32_t> tokens;
   uint64_t salt;
   std::vector<PageRef> refs;
@@ -55,12 +54,12 @@ class PageStore {
   virtual void find(int64_t sequence, std::span<const int32_t> prompt, uint64_t salt,
                     int first_page) = 0;
   // A delivery has been used.
-  virtual void taken(int64_t sequence) = 0;
+  virtual void taken() = 0;
   // The cache has these pages of a text.
   virtual void offer(std::span<const int32_t> tokens, uint64_t salt,
                      std::span<const PageRef> refs) = 0;
-  // What was wanted, in that order; without data what the cache has evicted since.
-  virtual void put(int64_t ticket, std::vector<PageBytes> pages) = 0;
+  // What a want() asked for, in that order; without data what the cache has evicted since.
+  virtual void put(std::vector<PageBytes> pages) = 0;
 };
 
 }  // namespace gptoss

@@ -128,6 +128,8 @@ def swiglu(
 # csrc/bindings/engine.cpp
 class RequestParams:
     def __init__(self, params: SamplingParams) -> None: ...
+    @property
+    def salt(self) -> int: ...
 
 class Event:
     @property
@@ -197,7 +199,6 @@ class Engine:
     ) -> None: ...
     def want(
         self,
-        ticket: int,
         tokens: npt.NDArray[np.int32],
         salt: int,
         refs: Sequence[tuple[int, int]],
@@ -209,6 +210,7 @@ class Engine:
         params: RequestParams,
         seed: int,
         constrained: bool = False,
+        stored_pages: int = 0,
     ) -> None: ...
     def submit_logits(
         self,
