@@ -96,30 +96,25 @@ class PageFiles:
     def read(self, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | None:
         """Return the contents of a page, or None; what is damaged is removed."""
         path = self.folder / name
+        # A pipe in its place would block.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
             return None
-        try:
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                status = os.fstat(descriptor)
-                if (
-                    stat.S_ISREG(status.st_mode)
-                    and status.st_uid == os.geteuid()
-                    and status.st_size == HEADER_BYTES + size_bytes
-                ):
-                    header, contents = bytearray(HEADER_BYTES), np.empty(size_bytes, np.uint8)
-                    if (
-                        file.readinto(header) == HEADER_BYTES
-                        and file.readinto(contents.data) == size_bytes
-                        and header == _header(name, contents)
-                    ):
-                        return contents
-        except OSError:  # the disk fails: as if it were damaged
-            pass
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return None
+        except OSError:
+            contents = None
+        else:
+            try:
+                contents = _read(descriptor, name, size_bytes)
+            except OSError:  # the disk fails: as if it were damaged
+                contents = None
+            finally:
+                os.close(descriptor)
+        if contents is None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return contents
 
     def has(self, name: str) -> bool:
         """Whether there is a page of that name; what it is worth is seen when it is read."""
@@ -202,6 +197,20 @@ class PageFiles:
                 except FileNotFoundError:
                     continue
                 yield _Entry(status.st_mtime_ns, status.st_size, file.name)
+
+
+def _read(descriptor: int, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+    status = os.fstat(descriptor)
+    if (
+        not stat.S_ISREG(status.st_mode)
+        or status.st_uid != os.geteuid()
+        or status.st_size != HEADER_BYTES + size_bytes
+    ):
+        return None
+    header, contents = bytearray(HEADER_BYTES), np.empty(size_bytes, np.uint8)
+    if os.readv(descriptor, [header, contents.data]) != HEADER_BYTES + size_bytes:
+        return None
+    return contents if header == _header(name, contents) else None
 
 
 def _header(name: str, contents: npt.NDArray[np.uint8]) -> bytes:
