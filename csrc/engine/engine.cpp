@@ -964,11 +964,15 @@ void Engine::drop_all(const std::exception_ptr& cause) {
   publish();
 }
 
-// What was submitted after the device had failed: nobody will take it.
+// What came after the device had failed: nobody will take it.
 void Engine::drop_inbox() {
-  std::vector<std::unique_ptr<Sequence>> submitted;  // destroyed without the lock
+  std::vector<std::unique_ptr<Sequence>> submitted;  // these are destroyed without the lock
+  std::deque<FoundPages> found;
+  std::deque<WantedPages> wanted;
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
   submitted.swap(submitted_);
+  found.swap(found_);
+  wanted.swap(wanted_);
   cancelled_.clear();
 }
 

@@ -116,18 +116,28 @@ class PageFiles:
                 path.unlink()
         return contents
 
-    def has(self, name: str) -> bool:
-        """Whether there is a page of that name; what it is worth is seen when it is read."""
-        return os.path.lexists(self.folder / name)
+    def has(self, name: str, size_bytes: int) -> bool:
+        """Whether there is a page of that name and size; the rest is seen when it is read.
 
-    def touch(self, name: str, time_ns: int) -> bool:
-        """Note that a page was used then; returns whether there is one."""
+        One that a crash has cut off is removed.
+        """
+        path = self.folder / name
         try:
-            os.utime(self.folder / name, ns=(time_ns, time_ns), follow_symlinks=False)
-        except FileNotFoundError:
+            size = path.lstat().st_size
+        except OSError:
             return False
-        except OSError:  # a folder that can only be read
-            return self.has(name)
+        if size == HEADER_BYTES + size_bytes:
+            return True
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return False
+
+    def touch(self, name: str, size_bytes: int, time_ns: int) -> bool:
+        """Note that a page was used then; returns whether there is one, as `has` does."""
+        if not self.has(name, size_bytes):
+            return False
+        with contextlib.suppress(OSError):  # a folder that can only be read
+            os.utime(self.folder / name, ns=(time_ns, time_ns), follow_symlinks=False)
         return True
 
     def write(self, name: str, contents: npt.NDArray[np.uint8], time_ns: int) -> None:

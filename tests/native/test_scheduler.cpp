@@ -767,6 +767,12 @@ GPTOSS_TEST(after_a_fatal_error_every_call_fails_with_its_cause) {
     fake.engine->submit(3, {1}, params, 1);
     GPTOSS_CHECK_THROWS(BackendError, fake.engine->step());
     GPTOSS_CHECK(fake.engine->idle());  // whoever steps it while it is not would go on for ever
+    FoundPages found{};
+    found.is_last = true;
+    fake.engine->deliver(std::move(found));
+    fake.engine->want({.tokens = {}, .salt = 0, .refs = {}});
+    GPTOSS_CHECK_THROWS(BackendError, fake.engine->step());
+    GPTOSS_CHECK(fake.engine->idle());
   }
 }
 

@@ -126,6 +126,14 @@ class TestWhatIsRead:
         (files.folder / name_of(1)).rename(files.folder / name_of(2))
         assert files.read(name_of(2), SIZE) is None
 
+    def test_what_is_cut_off_is_no_page(self, files: PageFiles) -> None:
+        for look in (files.has, lambda *page: files.touch(*page, 0)):
+            files.write(name_of(1), contents_of(1), 0)
+            assert look(name_of(1), SIZE)
+            (files.folder / name_of(1)).write_bytes(b"")
+            assert not look(name_of(1), SIZE)
+            assert list(files.folder.iterdir()) == []
+
     def test_a_page_of_another_size(self, files: PageFiles) -> None:
         files.write(name_of(1), contents_of(1), 0)
         assert files.read(name_of(1), SIZE * 2) is None
@@ -136,18 +144,21 @@ class TestWhatIsRead:
         (files.folder / name_of(1)).symlink_to(tmp_path / "elsewhere")
         assert files.read(name_of(1), SIZE) is None
         assert (tmp_path / "elsewhere").exists()
-        assert not files.has(name_of(1))
+        assert not files.has(name_of(1), SIZE)
 
     def test_a_folder_in_place_of_a_page(self, files: PageFiles) -> None:
         (files.folder / name_of(1)).mkdir()
-        before = len(os.listdir("/proc/self/fd"))
+        before = os.dup(0)
         assert files.read(name_of(1), SIZE) is None
-        assert len(os.listdir("/proc/self/fd")) == before
+        after = os.dup(0)
+        assert after == before + 1  # no descriptor between them is left open
+        os.close(before)
+        os.close(after)
 
     def test_a_pipe_in_place_of_a_page(self, files: PageFiles) -> None:
         os.mkfifo(files.folder / name_of(1))
         assert files.read(name_of(1), SIZE) is None
-        assert not files.has(name_of(1))
+        assert not files.has(name_of(1), SIZE)
 
 
 class TestTheLimit:
@@ -162,9 +173,9 @@ class TestTheLimit:
     def test_what_is_used_stays(self, files: PageFiles) -> None:
         for number in range(200):
             files.write(name_of(number), contents_of(number), 1000 * number)
-            assert files.touch(name_of(0), 1000 * number)
-        assert files.touch(name_of(0), 0)
-        assert not files.touch(name_of(1), 0)
+            assert files.touch(name_of(0), SIZE, 1000 * number)
+        assert files.touch(name_of(0), SIZE, 0)
+        assert not files.touch(name_of(1), SIZE, 0)
 
     def test_what_was_there_before_counts(self, files: PageFiles) -> None:
         for number in range(60):
@@ -172,8 +183,8 @@ class TestTheLimit:
         smaller = PageFiles(files.folder, LIMIT // 2)
         smaller.write(name_of(100), contents_of(100), 100)
         assert total_bytes(files.folder) <= LIMIT // 2
-        assert smaller.has(name_of(59))
-        assert not smaller.has(name_of(20))
+        assert smaller.has(name_of(59), SIZE)
+        assert not smaller.has(name_of(20), SIZE)
 
     def test_four_writers_at_the_same_time(self, tmp_path: Path) -> None:
         writers = [PageFiles(tmp_path / "pages", LIMIT) for _ in range(4)]
@@ -188,7 +199,7 @@ class TestTheLimit:
             files.write(name_of(number), contents_of(number), number)
         assert (files.folder / "notes.txt").exists()
         assert (files.folder / "0.kv").exists()
-        assert files.has(name_of(99))
+        assert files.has(name_of(99), SIZE)
 
     def test_what_a_kill_left_is_cleared_away(self, files: PageFiles) -> None:
         old, new = files.folder / ".12-0.kv.part", files.folder / ".13-0.kv.part"
@@ -205,7 +216,7 @@ class TestFoldersThatChange:
         files.write(name_of(1), contents_of(1), 0)
         shutil.rmtree(files.folder)
         assert files.read(name_of(1), SIZE) is None
-        assert not files.touch(name_of(1), 0)
+        assert not files.touch(name_of(1), SIZE, 0)
         files.write(name_of(2), contents_of(2), 0)
         assert files.read(name_of(2), SIZE) is not None
         assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700

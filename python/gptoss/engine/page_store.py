@@ -135,7 +135,7 @@ class PageStore:
         has, lacks = 0, len(names) + 1
         while lacks - has > 1:
             middle = (has + lacks) // 2 if has else 1  # most often there is none
-            if self._files.has(names.of(middle - 1, 0)):
+            if self._has(names, (middle - 1, 0)):
                 has = middle
             else:
                 lacks = middle
@@ -212,6 +212,9 @@ class PageStore:
     def _names(self, tokens: npt.NDArray[np.int32], salt: int) -> PageNames:
         return PageNames(self._identity, tokens, salt, _PAGE_TOKENS)
 
+    def _has(self, names: PageNames, ref: _Ref) -> bool:
+        return self._files.has(names.of(*ref), self._page_bytes[ref[1]])
+
     # The reader's thread.
 
     def _read(self) -> None:
@@ -238,7 +241,7 @@ class PageStore:
         """Read the pages of the longest beginning of a prompt from which a sequence can go on."""
         names = self._names(search.prompt, search.salt)
         end = search.first_page
-        while end < len(names) and self._files.has(names.of(end, 0)):
+        while end < len(names) and self._has(names, (end, 0)):
             end += 1
 
         def windows_before(end: int) -> list[_Ref]:
@@ -253,7 +256,7 @@ class PageStore:
 
         def shortened(end: int) -> int:
             while end > search.first_page and not all(
-                self._files.has(names.of(*ref)) for ref in windows_before(end)
+                self._has(names, ref) for ref in windows_before(end)
             ):
                 end -= 1
             return end
@@ -335,7 +338,7 @@ class PageStore:
         pages: deque[tuple[_Ref, str]] = deque()
         for ref in offer.refs:
             name = names.of(*ref)
-            if not self._files.touch(name, _use_ns(now_ns, ref)):
+            if not self._files.touch(name, self._page_bytes[ref[1]], _use_ns(now_ns, ref)):
                 pages.append((ref, name))
         return _Lack(offer, pages)
 
