@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
+import functools
 import inspect
 import re
 import sys
@@ -28,9 +29,9 @@ _HEAD = """\
 
 <!-- Made by tools/make_api_docs.py from the docstrings: change these, and run it again. -->
 
-Everything that is [public](stability.md), made from the docstrings, which `help(gptoss.load)` shows as well.
-Dimensions: T tokens, K and N in- and out-features, H query heads, G key/value heads, D head_dim, E experts,
-A active experts, I intermediate size, V vocabulary.
+Everything that is [public](stability.md), made from the docstrings, which `help(gptoss.load)` shows
+as well. V is the size of the vocabulary; [`gptoss.ops`](#gptossops) names the other dimensions.
+
 
 """
 
@@ -58,7 +59,7 @@ _MODULES: tuple[tuple[types.ModuleType, tuple[str, ...], str], ...] = (
     (gptoss.errors, ("CheckpointError", "BackendError", "ContextLengthError"), ""),
     (gptoss.tokenizer, ("Tokenizer", "IncrementalDecoder"), "`gptoss.Tokenizer` is the first."),
     (gptoss.chat, (), "What `LLM.chat` takes and returns: [Chat](chat.md) tells how it works."),
-    (gptoss.harmony, (), "Conversations as tokens, with openai-harmony's names: [Harmony](harmony.md)."),
+    (gptoss.harmony, (), "The names of openai-harmony: [Harmony](harmony.md)."),
     (gptoss.ops, (), inspect.cleandoc(gptoss.ops.__doc__ or "")),
 )
 _ELSEWHERE = {
@@ -72,7 +73,7 @@ _SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.M)
 def document() -> str:
     """The whole text."""
     parts = [_HEAD, _SETUP]
-    for module, names, about in _MODULES:
+    for module, names, _ in _MODULES:
         parts.append(f"- [`{module.__name__}`](#{_anchor(module.__name__)}): ")
         listed = names or _public(module)
         links = [f"[`{name}`](#{_anchor(f'{module.__name__}.{name}')})" for name in listed]
@@ -121,49 +122,72 @@ def _class(name: str, kind: type) -> str:
     if issubclass(kind, Exception):
         bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
         return _docstring(kind) + f"\nIt is a {bases}.\n"
-    made = "__init__" in vars(kind) and not _is_protocol(kind) and "Parameters" in (kind.__doc__ or "")
+    made = not getattr(kind, "_is_protocol", False) and "Parameters" in (kind.__doc__ or "")
     if dataclasses.is_dataclass(kind) or made:
-        parts.append(_signature(name, kind))
+        parts.append(f"```text\n{_line(name, kind)}\n```\n")
     parts.append(_docstring(kind))
+    plain = []
     for member, value in _members(kind):
-        parts.append(_member(f"{name}.{member}", value))
+        if _routine_of(value).__doc__:
+            parts.append(_member(f"{name}.{member}", value))
+        else:
+            plain.append(_line(f"{name}.{member}", value))
+    if plain:
+        lines = "\n".join(plain)
+        parts.append(f"\n**Further members**\n\n```text\n{lines}\n```\n")
     return "".join(parts)
-
-
-def _is_protocol(kind: type) -> bool:
-    return bool(getattr(kind, "_is_protocol", False))
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
     """The methods and properties that a class defines, in the order of its source."""
     for name, value in vars(kind).items():
-        if not name.startswith("_"):
-            inner = inspect.unwrap(getattr(value, "__func__", value))
-            documented = getattr(inner, "__doc__", None)
-            wanted = isinstance(value, property | classmethod | staticmethod) or hasattr(value, "func")
-            if documented and (wanted or inspect.isfunction(value)):
-                yield name, value
+        wanted = _is_attribute(value) or isinstance(
+            value, classmethod | staticmethod | types.FunctionType
+        )
+        if wanted and not name.startswith("_"):
+            yield name, value
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, property | functools.cached_property)
+
+
+def _routine_of(value: Any) -> Callable[..., Any]:
+    """The function of a method or property."""
+    routine: Callable[..., Any] | None = value
+    if isinstance(value, property):
+        routine = value.fget
+    elif isinstance(value, functools.cached_property):
+        routine = value.func
+    elif isinstance(value, classmethod | staticmethod):
+        routine = value.__func__
+    assert routine is not None
+    return routine
 
 
 def _member(path: str, value: Any) -> str:
+    routine = _routine_of(value)
     heading = f"\n#### {path}\n"
-    if isinstance(value, property) or hasattr(value, "func"):
-        getter = value.fget if isinstance(value, property) else value.func
-        result = inspect.signature(getter).return_annotation
-        return f"{heading}Attribute, `{_plain(result)}`.\n\n" + _docstring(getter)
-    routine = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-    return heading + _routine(path, routine, bound=not isinstance(value, staticmethod))
+    if _is_attribute(value):
+        result = inspect.signature(routine).return_annotation
+        return f"{heading}Attribute, `{_plain(result)}`.\n\n" + _docstring(routine)
+    return f"{heading}```text\n{_line(path, value)}\n```\n" + _docstring(routine)
 
 
-def _routine(name: str, routine: Callable[..., Any], bound: bool = False) -> str:
-    return _signature(name, routine, bound) + _docstring(routine)
+def _routine(name: str, routine: Callable[..., Any]) -> str:
+    return f"```text\n{_line(name, routine)}\n```\n" + _docstring(routine)
 
 
-def _signature(name: str, routine: Callable[..., Any], bound: bool = False) -> str:
+def _line(path: str, value: Any) -> str:
+    """How something is called, on one line if it fits, else with a line for each parameter."""
+    routine = value if isinstance(value, type) else _routine_of(value)
     signature = inspect.signature(routine)
-    parameters = list(signature.parameters.values())[1 if bound else 0 :]
+    returns = signature.return_annotation
+    if _is_attribute(value):
+        return f"{path}: {_plain(returns)}"
+    skipped = "." in path and not isinstance(value, staticmethod)  # self, cls
     shown: list[str] = []
-    for parameter in parameters:
+    for parameter in list(signature.parameters.values())[int(skipped) :]:
         if parameter.kind is parameter.KEYWORD_ONLY and not any(p.startswith("*") for p in shown):
             shown.append("*")
         text = str(parameter.replace(annotation=parameter.empty))
@@ -171,14 +195,13 @@ def _signature(name: str, routine: Callable[..., Any], bound: bool = False) -> s
             text = f"{parameter.name}={_default(parameter.default)}"
         shown.append(text)
     prefix = "await " if inspect.iscoroutinefunction(routine) else ""
-    line = f"{prefix}{name}({', '.join(shown)})"
+    line = f"{prefix}{path}({', '.join(shown)})"
     if len(line) > 96:
         inner = "".join(f"    {text},\n" for text in shown)
-        line = f"{prefix}{name}(\n{inner})"
-    returns = signature.return_annotation
-    if not isinstance(routine, type) and returns not in (signature.empty, None, "None"):
+        line = f"{prefix}{path}(\n{inner})"
+    if not isinstance(value, type) and returns not in (signature.empty, None, "None"):
         line += f" -> {_plain(returns)}"
-    return f"```text\n{line}\n```\n"
+    return line
 
 
 def _default(value: Any) -> str:
@@ -200,14 +223,16 @@ def _plain(annotation: Any) -> str:
 
 def _docstring(thing: Any) -> str:
     """A docstring in numpydoc's form, as Markdown."""
-    text = inspect.cleandoc(vars(thing).get("__doc__") or "" if isinstance(thing, type) else thing.__doc__ or "")
-    if isinstance(thing, type) and dataclasses.is_dataclass(thing) and re.match(r"\w+\(.*\)$", text, re.S):
-        text = ""  # made by dataclass
+    text = inspect.cleandoc(thing.__doc__ or "")
+    if dataclasses.is_dataclass(thing) and re.fullmatch(r"\w+\(.*\)", text, re.S):
+        text = ""  # that which dataclass makes where there is none
     pieces = _SECTION.split(text)
     parts = [_prose(pieces[0])]
     for title, body in zip(pieces[1::2], pieces[2::2], strict=True):
-        if title in ("Parameters", "Attributes", "Returns", "Yields", "Raises"):
-            parts.append(f"\n**{title}**\n\n{_fields(body, named=title in ('Parameters', 'Attributes'))}")
+        if title in ("Parameters", "Attributes"):
+            parts.append(f"\n**{title}**\n\n{_fields(body, named=True)}")
+        elif title in ("Returns", "Yields", "Raises"):
+            parts.append(f"\n**{title}**\n\n{_fields(body, named=False)}")
         elif title == "Examples":
             parts.append(_examples(body))
         else:

@@ -19,13 +19,15 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
+
+from rich.console import Console
+from rich.text import Text
 
 from gptoss.checkpoint.memory import estimate_config
 from gptoss.cli.chart import Panel, bar_chart
 from gptoss.published import PUBLISHED
-from rich.console import Console
-from rich.text import Text
 from update_snippets import environment, without_speed, write_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,17 +173,15 @@ class _Terminal:
 def memory() -> str:
     """Memory of both models by context, in the largest and the smallest form."""
     contexts = (8_192, 32_768, 131_072)
+    forms: dict[str, dict[str, Any]] = {
+        "as published": {},
+        'dense="q8", kv_cache_dtype="int8"': {"dense": "q8", "kv_cache_dtype": "int8"},
+    }
     panels = []
     for name, config in PUBLISHED.items():
         series = {
-            title: [
-                estimate_config(name, config, n, dense=dense, kv_cache_dtype=cache).total_bytes / 1e9
-                for n in contexts
-            ]
-            for title, dense, cache in (
-                ("as published", "bf16", "auto"),
-                ('dense="q8", kv_cache_dtype="int8"', "q8", "int8"),
-            )
+            title: [estimate_config(name, config, n, **form).total_bytes / 1e9 for n in contexts]
+            for title, form in forms.items()
         }
         labels = [f"{n:,} tokens" for n in contexts]
         panels.append(Panel(f"{name.partition('/')[2]} (GB)", labels, series))

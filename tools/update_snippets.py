@@ -218,7 +218,7 @@ def _run_page(page: Path) -> str:
                 raise SnippetError(f"line {block.line}: it prints nothing, and output is shown")
             elif printed:
                 if "`" * 3 in printed:
-                    raise SnippetError(f"line {block.line}: it prints a fence, which ends the block")
+                    raise SnippetError(f"line {block.line}: it prints a fence")
                 between = "" if shown is None else text[block.end : shown.start]
                 gap = between or "\n"
                 parts += [text[at : block.end], gap, f"```output\n{printed.rstrip()}\n```\n"]
@@ -308,7 +308,7 @@ def _reader() -> Iterator[_Reader]:
         write_command(folder)
         loop = asyncio.new_event_loop()
         stack.callback(loop.close)
-        sys.path.insert(0, os.getcwd())  # for modules that a page has the reader write
+        sys.path.insert(0, str(Path.cwd()))  # for modules that a page has the reader write
         yield _Reader(folder, loop)
 
 
@@ -324,8 +324,8 @@ def command_line() -> None:
 def _make_repeatable() -> None:
     """Have seeds and ids that nobody gave be the same in every run."""
     counter = itertools.count(1)
-    secrets.randbits = lambda bits: next(counter) % 2**bits
-    secrets.token_hex = lambda size=16: f"{next(counter):0{2 * (size or 16)}x}"
+    secrets.randbits = lambda k: next(counter) % 2**k
+    secrets.token_hex = lambda nbytes=None: f"{next(counter):0{2 * (nbytes or 16)}x}"
 
 
 def _stay_here() -> None:

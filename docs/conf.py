@@ -1,0 +1,49 @@
+"""The site: sphinx-build -W --keep-going -n -c docs . build-site
+
+It is built from the files as they are in the repository, so that the links in them lead where they
+lead there. The index's links make the table of contents.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sphinx.application import Sphinx
+
+project = "gptoss"
+author = "the authors of gptoss"
+copyright = author
+extensions = ["myst_parser"]
+root_doc = "docs/index"
+include_patterns = [
+    "docs/*.md",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "tools/train_demo/README.md",
+]
+myst_heading_anchors = 4
+html_theme = "furo"
+html_title = "gptoss"
+html_show_copyright = False
+html_show_sphinx = False
+html_copy_source = False
+# What is no language of pygments.
+highlight_language = "text"
+
+
+def _add_contents(app: Sphinx, document: str, source: list[str]) -> None:
+    """Enter the pages that the index links to, section by section, into the table of contents."""
+    if document != root_doc:
+        return
+    for section in source[0].split("\n## ")[1:]:
+        title, _, text = section.partition("\n")
+        pages = re.findall(r"^- \[.*?\]\((.*?)\.md\)", text, re.M)
+        entries = "\n".join(f"/docs/{page}" if "/" not in page else page for page in pages)
+        source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}\n```\n"
+    source[0] += "\n```{toctree}\n:hidden:\n\n../README\n```\n"
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _add_contents)
