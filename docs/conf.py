@@ -7,6 +7,7 @@ lead there. The index's links make the table of contents.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
@@ -44,6 +45,14 @@ def _add_contents(app: Sphinx, document: str, source: list[str]) -> None:
     source[0] += "\n```{toctree}\n:hidden:\n\n../README\n```\n"
 
 
+def _add_front_door(app: Sphinx, error: Exception | None) -> None:
+    """Lead from the folder of the site to the index, which is in docs/ as in the repository."""
+    if error is None and app.builder.format == "html":
+        door = '<meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+        (Path(app.outdir) / "index.html").write_text(door, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _add_contents)
+    app.connect("build-finished", _add_front_door)

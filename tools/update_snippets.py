@@ -18,6 +18,8 @@ Whatever else is fenced has one of these invisible comments on the line above:
 <!-- not run: REASON -->     e.g. needs a download; the tests count these and list their reasons
 <!-- not shown: REASON -->   runs, but what it prints is not on the page
 <!-- file: NAME -->          is written to a file, for what follows
+<!-- serves: PORT -->        a command that runs on beside what follows, until the page ends; in
+                             place of the port it gets a free one
 <!-- run -->, <!-- test -->, <!-- offline: … -->     run by .ci/run and tools/check_offline.sh
 
 `<!-- setup: … -->`, of any number of lines, is Python that runs and that the reader does not see.
@@ -36,10 +38,15 @@ import json
 import os
 import re
 import secrets
+import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +64,7 @@ _SPEED = re.compile(r"^\d[\d,]* prompt tokens, .* tok/s.*\n", re.M)
 _BLOCK = re.compile(
     r"(?P<fence>^ *```+)(?P<kind>[^`\n]*)\n(?P<body>.*?)^ *```+$\n?"
     r"|^<!-- setup:(?P<setup>.*?)-->$\n"
-    r"|^<!-- (?P<mark>not run|not shown|file|run|test|offline)(?:: (?P<value>.+?))? -->$\n",
+    r"|^<!-- (?P<mark>not run|not shown|file|serves|run|test|offline)(?:: (?P<value>.+?))? -->$\n",
     re.M | re.S,
 )
 _RUN_ELSEWHERE = ("run", "test", "offline")
@@ -121,7 +128,7 @@ def blocks(text: str) -> list[Block]:
             kind, body = match["kind"].strip(), match["body"]
         body = textwrap.dedent(body)
         block = Block(kind, body, match.start(), match.end(), line, mark, value)
-        if mark in ("not run", "not shown", "file") and not value:
+        if mark in ("not run", "not shown", "file", "serves") and not value:
             raise ValueError(f"line {line}: {mark!r} without a reason or a name")
         if kind not in ("python", "console", "setup", *_NOTHING_TO_RUN) and not mark:
             raise ValueError(
@@ -233,12 +240,22 @@ class _Reader:
         self._names: dict[str, Any] = {"__name__": "__main__"}
         self._loop = loop
         self._path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+        self._stands_for = dict(STANDS_FOR)
+        self._servers: list[subprocess.Popen[bytes]] = []
+
+    def close(self) -> None:
+        """End what serves."""
+        for server in self._servers:
+            server.terminate()
+        for server in self._servers:
+            server.wait(30)
 
     def run(self, block: Block) -> str | None:
         """What a block prints; for a console also its commands. None if there is nothing to run."""
-        body = block.body
-        for name, stand_in in STANDS_FOR.items():
-            body = body.replace(name, stand_in)
+        body = self._replaced(block.body)
+        if block.mark == "serves":
+            self._serve(block)
+            return None
         if block.mark == "file":
             Path(block.value).write_text(body, encoding="utf-8")
             return None
@@ -263,15 +280,46 @@ class _Reader:
                 exec(compiled, self._names)
         return _without_trailing_blanks(printed.getvalue())
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "PATH": self._path}
+
+    def _replaced(self, text: str) -> str:
+        for name, stand_in in self._stands_for.items():
+            text = text.replace(name, stand_in)
+        return text
+
+    def _serve(self, block: Block) -> None:
+        (command,) = _commands(block.body)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        for address in ("localhost", "127.0.0.1"):
+            self._stands_for[f"{address}:{block.value}"] = f"127.0.0.1:{port}"
+        server = subprocess.Popen(
+            [*shlex.split(self._replaced(command)), "--port", str(port)],
+            env=self._environment,
+            executable=shutil.which(shlex.split(command)[0], path=self._path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._servers.append(server)
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                return
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SnippetError(f"{command!r} does not answer at port {port}")
+            time.sleep(0.1)
+
     def _shell(self, session: str) -> str:
         parts = []
         for command in _commands(session):
             parts.append(f"$ {command}\n".replace("\n", "\n> ", command.count("\n")))
-            for name, stand_in in STANDS_FOR.items():
-                command = command.replace(name, stand_in)
             done = subprocess.run(
-                ["bash", "-c", command],
-                env={**os.environ, "PATH": self._path},
+                ["bash", "-c", self._replaced(command)],
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -309,7 +357,9 @@ def _reader() -> Iterator[_Reader]:
         loop = asyncio.new_event_loop()
         stack.callback(loop.close)
         sys.path.insert(0, str(Path.cwd()))  # for modules that a page has the reader write
-        yield _Reader(folder, loop)
+        reader = _Reader(folder, loop)
+        stack.callback(reader.close)
+        yield reader
 
 
 def command_line() -> None:
