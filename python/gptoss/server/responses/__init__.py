@@ -1,0 +1,1 @@
+"""The Responses API: its items, events, objects and what is kept of them."""
