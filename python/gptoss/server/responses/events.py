@@ -114,16 +114,16 @@ class EventWriter:
         """Whether the last event was written."""
         return self.response["status"] in _TERMINAL
 
-    def queued(self) -> list[Event]:
+    def queue(self) -> list[Event]:
         """The response waits for its turn."""
         self.response["status"] = "queued"
         return [self._snapshot("created"), self._snapshot("queued")]
 
     def begin(self) -> list[Event]:
         """The response is on its way."""
-        created = [] if self._count else [self._snapshot("created", status="in_progress")]
         self.response["status"] = "in_progress"
-        return [*created, self._snapshot("in_progress")]
+        kinds = ["in_progress"] if self._count else ["created", "in_progress"]
+        return [self._snapshot(kind) for kind in kinds]
 
     def take(self, delta: ChatDelta) -> list[Event]:
         """More of the answer; none for what is not shown, and for the end, which has its own."""
@@ -259,9 +259,9 @@ class EventWriter:
     def _of_part(self, kind: str, **fields: Any) -> Event:
         return self._of_item(kind, content_index=0, **fields)
 
-    def _snapshot(self, kind: str, **changes: Any) -> Event:
+    def _snapshot(self, kind: str) -> Event:
         self.response["output"] = list(self._output)
-        return self._event(kind, response={**self.response, **changes})
+        return self._event(kind, response=dict(self.response))
 
     def _last(self, status: str) -> Event:
         self.response["status"] = status

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from gptoss.openai_requests import RequestError
+from gptoss.openai_requests.fields import RequestError
 from gptoss.server.responses.objects import Item, new_id, output_text
 from gptoss.server.responses.tools import Tools
 

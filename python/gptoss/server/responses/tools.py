@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gptoss.openai_requests import RequestError
+from gptoss.openai_requests.fields import RequestError
 
 _MAX_NAME = 64  # what the chat's tools may be called
 
@@ -44,7 +44,7 @@ class Tools:
         return self.names.get(declared, (None, declared))
 
 
-def read_tools(given: Any) -> Tools:
+def read_tools(given: Sequence[Mapping[str, Any]]) -> Tools:
     """The functions of a request; types of tools that are not served are left out.
 
     Raises
@@ -52,16 +52,9 @@ def read_tools(given: Any) -> Tools:
     RequestError
         A tool has not the form of its type, or two have the same name.
     """
-    if given is None:
-        return Tools()
-    if not isinstance(given, list):
-        raise RequestError(f"tools must be a list, got {given!r:.100}", "tools")
     tools = Tools()
     for index, tool in enumerate(given):
-        where = f"tools[{index}]"
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
-        if not isinstance(kind, str):
-            raise RequestError(f"{where} must be an object with a type, got {tool!r:.100}", where)
+        where, kind = f"tools[{index}]", tool["type"]
         if kind == "function":
             tools.shown.append(_add(tools, None, tool, where))
         elif kind == "namespace":
@@ -159,7 +152,7 @@ def read_choice(given: Any, tools: Tools) -> tuple[Any, list[dict[str, Any]]]:
         It is no choice, or names what is not there.
     """
     functions = tools.functions
-    if given is None or given == "auto":
+    if given == "auto":
         return "auto", functions
     if given == "none":
         return "none", functions
