@@ -90,6 +90,7 @@ class Service:
         self._workers: ThreadPoolExecutor | None = None
         self._places = 0  # of the queue, that are taken
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_close: list[Callable[[], None]] = []
 
     # -- the model -----------------------------------------------------------------------
 
@@ -179,11 +180,17 @@ class Service:
         for task in list(self._tasks):
             task.cancel()
 
+    def on_close(self, function: Callable[[], None]) -> None:
+        """Have a function called at the end, after the workers."""
+        self._on_close.append(function)
+
     def close(self) -> None:
-        """End the workers; the model is the caller's."""
+        """End the workers, and what was opened; the model is the caller's."""
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
             self._workers = None
+        for function in self._on_close:
+            function()
 
 
 class Call:

@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from gptoss.chat import ChatStream
 from gptoss.errors import ContextLengthError
 from gptoss.llm import LLM
 from gptoss.openai_requests.fields import RequestError
 from gptoss.server.chat import deltas
-from gptoss.server.errors import ApiError, api_error, unavailable
+from gptoss.server.errors import api_error
 from gptoss.server.responses.events import Event, EventWriter
 from gptoss.server.responses.input import chat_messages, droppable_turns
 from gptoss.server.responses.objects import Item
@@ -122,6 +121,7 @@ class Answer:
         self._asked = asked
         self._history = history
         self._store = store
+        self._is_kept = asked.store
         self.writer = EventWriter(
             asked.new_response(service.model_names[0]),
             asked.tools,
@@ -146,31 +146,38 @@ class Answer:
         async with contextlib.aclosing(deltas(self.call, self._stream)) as source:
             async for delta in source:
                 if delta.kind == "end":
-                    ending = self.writer.end(delta)
-                    await self.keep()
+                    events = self.writer.end(delta)
+                    await self.keep(events)
                 else:
-                    ending = self.writer.take(delta)
-                for event in ending:
+                    events = self.writer.take(delta)
+                for event in events:
                     yield event
 
     def close(self) -> None:
         """Give up the answer."""
         self._stream.close()
 
-    async def keep(self) -> None:
+    def forget(self) -> None:
+        """Do not keep the response."""
+        self._is_kept = False
+
+    async def keep(self, events: Sequence[Event] = ()) -> None:
         """Put the response into the store, if it is to be kept.
 
-        One that cannot be written is not kept, and says so: it was computed, and somebody waits.
+        One that cannot be written is not kept, and the last of `events` says so: it was computed,
+        and somebody waits for it.
         """
-        if not self._asked.store:
+        if not self._is_kept:
             return
         try:
-            kept = await self.call.service.in_worker(self._store.put, self.record())
+            is_kept = await self.call.service.in_worker(self._store.put, self.record())
         except OSError as error:
             _log.error("a response is not kept: %s", error)
-            kept = False
-        if not kept:
+            is_kept = False
+        if not is_kept:
             self.writer.response["store"] = False
+            for event in events[-1:]:
+                event["response"]["store"] = False
 
 
 def encoded(event: Event) -> bytes:
@@ -184,55 +191,39 @@ class Background:
     Attributes
     ----------
     answer : Answer
+        What it is.
     events : list of bytes
         All that have come.
-    task : asyncio.Task or None
-        Set once it runs.
+    has_ended : bool
+        Whether no more events come.
     """
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.events: list[bytes] = []
-        self.task: asyncio.Task[None] | None = None
-        self.is_cancelled = False
+        self.has_ended = False
+        self._is_cancelled = False
+        self._task: asyncio.Task[None] | None = None
         self._has_more = asyncio.Event()
         self._add(answer.writer.queue())
 
     @property
-    def has_ended(self) -> bool:
-        """Whether no more events come."""
-        return self.answer.writer.has_ended
-
-    @property
     def size_bytes(self) -> int:
-        """Of the events."""
+        """Bytes of the events."""
         return sum(map(len, self.events))
 
-    async def run(self) -> None:
-        """Answer, and keep what came of it."""
-        answer = self.answer
-        try:
-            await asyncio.wait_for(self._write(), answer.call.left_s)
-        except asyncio.CancelledError:
-            if self.is_cancelled:
-                await self._end(answer.writer.cancel())
-            else:
-                await self._end(answer.writer.fail("the server is shutting down"))
-        except asyncio.TimeoutError:
-            await self._end(answer.writer.fail(str(answer.call.timeout())))
-        except Exception as error:
-            await self._end(answer.writer.fail(str(api_error(error))))
-        finally:
-            answer.close()
-            answer.call.release()
-            self._has_more.set()
+    def start(self) -> asyncio.Task[None]:
+        """Begin to write it."""
+        self._task = asyncio.create_task(self._run())
+        return self._task
 
     async def cancel(self) -> None:
         """End it before its time; it is kept as it is."""
-        self.is_cancelled = True
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
+        assert self._task is not None
+        if not self.answer.writer.has_ended:
+            self._is_cancelled = True
+            self._task.cancel()
+        await asyncio.wait({self._task})
 
     async def follow(self, first: int = 0) -> AsyncGenerator[bytes, None]:
         """The events from that number on, as they come."""
@@ -246,14 +237,33 @@ class Background:
             self._has_more.clear()
             await self._has_more.wait()
 
+    async def _run(self) -> None:
+        answer, writer = self.answer, self.answer.writer
+        try:
+            await asyncio.wait_for(self._write(), answer.call.left_s)
+        except asyncio.CancelledError:
+            if self._is_cancelled:
+                await self._end(writer.cancel())
+            elif not writer.has_ended:
+                await self._end(writer.fail("the server is shutting down"))
+        except asyncio.TimeoutError:
+            await self._end(writer.fail(str(answer.call.timeout())))
+        except Exception as error:
+            await self._end(writer.fail(str(api_error(error))))
+        finally:
+            answer.close()
+            answer.call.release()
+            self.has_ended = True
+            self._has_more.set()
+
     async def _write(self) -> None:
         async with contextlib.aclosing(self.answer.events()) as source:
             async for event in source:
                 self._add([event])
 
     async def _end(self, events: list[Event]) -> None:
+        await self.answer.keep(events)
         self._add(events)
-        await self.answer.keep()
 
     def _add(self, events: list[Event]) -> None:
         self.events += map(encoded, events)
@@ -261,17 +271,40 @@ class Background:
 
 
 class Running:
-    """The responses that are being written, and events of those that were."""
+    """The responses that are being written, and the events of those in the background.
 
-    def __init__(self) -> None:
-        self._answers: dict[str, Answer] = {}
-        self._backgrounds: OrderedDict[str, Background] = OrderedDict()
+    Those events are kept after the end for who comes late, within `max_bytes`.
+    """
 
-    def response(self, response_id: str) -> dict[str, Any] | None:
-        """A response as it is now, None if it is not being written."""
+    def __init__(self, max_bytes: int = _KEPT_EVENTS_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()
+        self._backgrounds: dict[str, Background] = {}
+
+    def add(self, answer: Answer) -> None:
+        """Take note of an answer, for as long as somebody has it."""
+        self._answers[answer.id] = answer
+
+    def add_background(self, background: Background) -> None:
+        """Take note of one in the background, and forget the oldest that have ended."""
+        self._backgrounds[background.answer.id] = background
+        ended = [each for each in self._backgrounds.values() if each.has_ended]
+        size_bytes = sum(each.size_bytes for each in ended)
+        for each in ended:
+            if size_bytes <= self._max_bytes:
+                break
+            size_bytes -= each.size_bytes
+            del self._backgrounds[each.answer.id]
+
+    def answer(self, response_id: str) -> Answer | None:
+        """One that is being written."""
         answer = self._answers.get(response_id)
-        return None if answer is None else answer.writer.response
+        return None if answer is None or answer.writer.has_ended else answer
 
     def background(self, response_id: str) -> Background | None:
         """One whose events are there."""
         return self._backgrounds.get(response_id)
+
+    def forget(self, response_id: str) -> None:
+        """Drop the events of one."""
+        self._backgrounds.pop(response_id, None)
