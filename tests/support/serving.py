@@ -17,7 +17,7 @@ from gptoss.server import ServerSettings, app
 def serving(model: Any, **settings: Any) -> Iterator[str]:
     """Serve a model while the block runs; gives the address."""
     config = uvicorn.Config(
-        app(model, ServerSettings(**settings)),
+        app(model, ServerSettings(**{"drain_s": 0.2, **settings})),
         port=0,
         log_config=None,
         access_log=False,

@@ -43,7 +43,7 @@ def make_app(service: Service) -> Starlette:
         try:
             yield
         finally:
-            service.close()
+            await service.end()
 
     starlette = Starlette(
         routes=routes,

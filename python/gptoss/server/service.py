@@ -184,6 +184,13 @@ class Service:
         """Have a function called at the end, after the workers."""
         self._on_close.append(function)
 
+    async def end(self) -> None:
+        """Wait for what runs, for at most `drain_s` since `drain`, and close."""
+        self.drain()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+        self.close()
+
     def close(self) -> None:
         """End the workers, and what was opened; the model is the caller's."""
         if self._workers is not None:

@@ -273,11 +273,10 @@ class Background:
 class Running:
     """The responses that are being written, and the events of those in the background.
 
-    Those events are kept after the end for who comes late, within `max_bytes`.
+    Those events are kept for a while after the end, for who comes late.
     """
 
-    def __init__(self, max_bytes: int = _KEPT_EVENTS_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self) -> None:
         self._answers: WeakValueDictionary[str, Answer] = WeakValueDictionary()
         self._backgrounds: dict[str, Background] = {}
 
@@ -291,7 +290,7 @@ class Running:
         ended = [each for each in self._backgrounds.values() if each.has_ended]
         size_bytes = sum(each.size_bytes for each in ended)
         for each in ended:
-            if size_bytes <= self._max_bytes:
+            if size_bytes <= _KEPT_EVENTS_BYTES:
                 break
             size_bytes -= each.size_bytes
             del self._backgrounds[each.answer.id]
