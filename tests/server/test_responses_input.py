@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -339,6 +340,10 @@ class TestFields:
             )
         }
         assert {field.name for field in RESPONSES if not field.own} == known
+
+    def test_the_documents_have_the_table(self) -> None:
+        page = Path(__file__).resolve().parents[2] / "docs" / "responses.md"
+        assert page.read_text().endswith(f"<!-- table: responses -->\n{RESPONSES.markdown()}")
 
     def test_everything_that_may_be_included_is_known(self) -> None:
         assert set(INCLUDABLE) == set(typing.get_args(ResponseIncludable))

@@ -143,13 +143,13 @@ RESPONSES = Table(
         Field(
             "parallel_tool_calls",
             "done",
-            "is said again in the response; gpt-oss makes one call at a time, whatever it says",
+            "echoed in the response; gpt-oss makes one call at a time, whatever it says",
             _BOOLEAN,
         ),
         Field(
             "max_tool_calls",
             "done",
-            "is said again in the response; it bounds built-in tools, and none are served",
+            "echoed in the response; it bounds built-in tools, and none are served",
             {"type": "integer", "minimum": 0, "maximum": _MAX_INT},
         ),
         Field(
@@ -159,10 +159,10 @@ RESPONSES = Table(
             {"type": "object", "additionalProperties": _STRING},
         ),
         Field(
-            "prompt_cache_key", "done", "is said again; prompts share what is equal anyway", _STRING
+            "prompt_cache_key", "done", "echoed; prompts share what is equal anyway", _STRING
         ),
-        Field("safety_identifier", "done", "is said again; there are no accounts here", _STRING),
-        Field("user", "done", "is said again; there are no accounts here", _STRING),
+        Field("safety_identifier", "done", "echoed; there are no accounts here", _STRING),
+        Field("user", "done", "echoed; there are no accounts here", _STRING),
         Field("prompt_cache_options", "ignored", "prompts share what is equal anyway"),
         Field("prompt_cache_retention", "ignored", "as `prompt_cache_options`"),
         Field("service_tier", "ignored", "there is one"),
