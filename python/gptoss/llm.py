@@ -472,7 +472,9 @@ class LLM:
         else:  # what compiles a grammar holds up no event loop
             import asyncio  # imported where it is used: most programs do without
 
-            answer = await asyncio.to_thread(self.chat, messages, params, stream=True, **chat)
+            answer = await asyncio.to_thread(
+                lambda: self.chat(messages, params, stream=True, **chat)
+            )
         return answer if stream else await answer.drain_async()
 
     def run(
