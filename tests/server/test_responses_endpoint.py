@@ -671,7 +671,8 @@ class TestFaults:
         body = {"input": "hi", "stream": streams}
         if streams:
             with client.http.stream("POST", "/responses", json=body) as answer:
-                response_id = next(events_of(answer))["response"]["id"]
+                events = events_of(answer)
+                response_id = next(events)["response"]["id"]
                 assert client.get(response_id)["status"] == "in_progress"
         else:
             with pytest.raises(httpx.ReadTimeout):

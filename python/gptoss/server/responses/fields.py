@@ -158,9 +158,7 @@ RESPONSES = Table(
             "up to 16 strings by name, stored with the response",
             {"type": "object", "additionalProperties": _STRING},
         ),
-        Field(
-            "prompt_cache_key", "done", "echoed; prompts share what is equal anyway", _STRING
-        ),
+        Field("prompt_cache_key", "done", "echoed; prompts share what is equal anyway", _STRING),
         Field("safety_identifier", "done", "echoed; there are no accounts here", _STRING),
         Field("user", "done", "echoed; there are no accounts here", _STRING),
         Field("prompt_cache_options", "ignored", "prompts share what is equal anyway"),
