@@ -24,6 +24,7 @@ include_patterns = [
     "tools/train_demo/README.md",
 ]
 myst_heading_anchors = 4
+smartquotes = False  # "q8" is to be copied
 html_theme = "furo"
 html_title = "gptoss"
 html_show_copyright = False
@@ -37,12 +38,13 @@ def _add_contents(app: Sphinx, document: str, source: list[str]) -> None:
     """Enter the pages that the index links to, section by section, into the table of contents."""
     if document != root_doc:
         return
-    for section in source[0].split("\n## ")[1:]:
+    sections = source[0].split("\n## ")[1:]
+    source[0] += "\n```{toctree}\n:hidden:\n\n../README\n```\n"
+    for section in sections:
         title, _, text = section.partition("\n")
         pages = re.findall(r"^- \[.*?\]\((.*?)\.md\)", text, re.M)
         entries = "\n".join(f"/docs/{page}" if "/" not in page else page for page in pages)
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}\n```\n"
-    source[0] += "\n```{toctree}\n:hidden:\n\n../README\n```\n"
 
 
 def _add_front_door(app: Sphinx, error: Exception | None) -> None:
