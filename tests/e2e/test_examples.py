@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
@@ -293,18 +295,16 @@ class Client:
         return [json.loads(piece.removeprefix("data: ")) for piece in self.pieces]
 
 
-class TestWebApp:
-    SUM: dict[str, Any] = {
-        "messages": [{"role": "user", "content": "What is 17 + 25?"}],
-        "temperature": 0,
-    }
+SUM = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0}
 
+
+class TestWebApp:
     def test_answers_are_streamed(self) -> None:
         async def main() -> None:
             app = load("web_app").create_app("demo", context_length=2048)
             async with app.router.lifespan_context(app):
                 # More than one at a time; each is as if it were alone.
-                clients = [Client({**self.SUM, "effort": e}) for e in ("low", "high", "high")]
+                clients = [Client({**SUM, "effort": e}) for e in ("low", "high", "high")]
                 await asyncio.gather(*(client.post(app, "/chat") for client in clients))
                 lengths = []
                 for client in clients:
@@ -325,7 +325,7 @@ class TestWebApp:
                 for body, status, word in (
                     ({"messages": [{"role": "nobody", "content": "Hi"}]}, 400, "nobody"),
                     ({"messages": [{"role": "user", "content": "No. " * 1000}]}, 400, "context"),
-                    ({**self.SUM, "effort": "huge"}, 422, "effort"),
+                    ({**SUM, "effort": "huge"}, 422, "effort"),
                     ({}, 422, "messages"),
                 ):
                     client = Client(body)
@@ -341,7 +341,7 @@ class TestWebApp:
             async with app.router.lifespan_context(app):
                 llm = app.state.llm
                 # The demo would fill its 8,192 tokens: nothing but the client can end this sooner.
-                endless = {**self.SUM, "max_tokens": 8192}
+                endless = {**SUM, "max_tokens": 8192}
                 original, streams = llm.achat, []
 
                 async def achat(*args: Any, **options: Any) -> Any:
@@ -352,11 +352,9 @@ class TestWebApp:
 
                 llm.achat = achat
                 client = Client(endless, most=3, spec_version=spec_version)
-                try:
+                # From 2.4 on Starlette tells the server that the client was gone.
+                with contextlib.suppress(ClientDisconnect):
                     await client.post(app, "/chat")
-                except Exception as error:
-                    # From 2.4 on Starlette tells the server that the client was gone.
-                    assert spec_version == "2.4" and "Disconnect" in type(error).__name__
                 for _ in range(500):
                     if llm.stats().running == 0:
                         break
@@ -364,7 +362,7 @@ class TestWebApp:
                 assert llm.stats().running == 0
                 assert 3 <= llm.stats().generated_tokens < 2000
                 # And it still answers.
-                after = Client(self.SUM)
+                after = Client(SUM)
                 llm.achat = original
                 await after.post(app, "/chat")
                 assert after.events[-1] == {"finish_reason": "stop"}
