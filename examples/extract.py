@@ -1,5 +1,6 @@
 """Text to fields: an invoice becomes an object of a given shape, a line of JSON for each file.
 
+    pip install '.[structured]'
     python examples/extract.py demo
     python examples/extract.py openai/gpt-oss-20b mail1.txt mail2.txt
 
@@ -23,15 +24,15 @@ Hello, please find our invoice 2026-118 below. Six hours of piano tuning, 60 EUR
 360 EUR in all, due on 2026-04-30. You paid the last one twice, many thanks.
 Kind regards, Mira Lindqvist, Lindqvist Pianos
 """
-# Lengths are bounded, so that an answer always has an end.
+# Lengths and numbers are bounded, so that an answer always has an end.
 INVOICE = {
     "type": "object",
     "properties": {
         "number": {"type": "string", "maxLength": 20, "description": "the invoice's number"},
         "seller": {"type": "string", "maxLength": 60, "description": "the company that sells"},
-        "total": {"type": "integer", "description": "what is to be paid, in whole units"},
+        "total": {"type": "integer", "minimum": 0, "maximum": 10_000_000},
         "currency": {"type": "string", "enum": ["EUR", "USD", "GBP", "other"]},
-        "due": {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"},
+        "due": {"type": "string", "format": "date"},
     },
     "required": ["number", "seller", "total", "currency", "due"],
     "additionalProperties": False,

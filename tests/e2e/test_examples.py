@@ -12,10 +12,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 from starlette.requests import ClientDisconnect
 
@@ -190,6 +192,42 @@ class TestAgent:
         module.Shop(ask_first=False).order("Lima", 5)
         with pytest.raises(ValueError, match="from 1 to 100, got 0"):
             shop.order("Lima", 0)
+
+
+class TestExtract:
+    """What the demo makes of an invoice is nonsense; but it is of the shape."""
+
+    def check(self, line: str, module: ModuleType) -> dict[str, Any]:
+        fields: dict[str, Any] = json.loads(line)
+        jsonschema.validate(fields, module.INVOICE, format_checker=jsonschema.FormatChecker())
+        assert list(fields) == module.INVOICE["required"]
+        date.fromisoformat(fields["due"])
+        return fields
+
+    def test_the_sample(self) -> None:
+        done = run("extract.py", "demo")
+        module = load("extract")
+        fields = self.check(done.stdout, module)
+        named = re.findall(r"^the sample: (\w+) is not in the text$", done.stderr, re.M)
+        assert named == module.not_in_text(fields, module.SAMPLE)
+
+    @pytest.mark.parametrize("effort", ["low", "high"])
+    def test_files(self, tmp_path: Path, effort: str) -> None:
+        texts = {"a.txt": "Invoice 7 of Müller & Søn: 12 USD.", "b.txt": "What is 17 + 25?"}
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        done = run("extract.py", "demo", *texts, "--effort", effort, cwd=tmp_path)
+        lines = done.stdout.splitlines()
+        assert len(lines) == 2
+        module = load("extract")
+        for line, (name, text) in zip(lines, texts.items(), strict=True):
+            for field in module.not_in_text(self.check(line, module), text):
+                assert f"{name}: {field} is not in the text" in done.stderr
+
+    def test_not_in_text(self) -> None:
+        fields = {"number": "2026-118", "seller": "Lindqvist Pianos", "total": 360, "due": "never"}
+        module = load("extract")
+        assert module.not_in_text(fields, module.SAMPLE) == ["due"]
 
 
 class TestBatch:
