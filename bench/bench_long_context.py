@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -145,7 +146,7 @@ class LongReference:
             h = x[part] + dense(attended.reshape(len(part), -1), *weights["o_proj"])
             normed = rms_norm(h, mlp_norm, config.rms_norm_eps)
             chosen, shares = route_topk(dense(normed, *router), config.num_experts_per_tok)
-            result[chunk] = h + mixture(
+            output = mixture(
                 normed,
                 chosen,
                 shares,
@@ -155,6 +156,8 @@ class LongReference:
                 biases[1],
                 config.swiglu_limit,
             )
+            result[chunk] = np.add(h, output)
+            print(f"float64, layer {layer}: {part[-1] + 1:,} tokens", file=sys.stderr)
         return result
 
     def _attention(
@@ -232,6 +235,7 @@ def measure_accuracy(model: str, tokens: int, count: int, modes: list[str]) -> N
         row["error of the last"] = float(error[-1])
         row["tok/s"] = tokens / seconds
         rows.append(row)
+        print(row, file=sys.stderr)  # the next mode may take another hour
     print_results(
         f"{model}: {tokens:,} tokens, {len(positions)} positions against float64 "
         f"({float64_s:,.0f} s)",
