@@ -9,13 +9,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from gptoss.chat.assemble import Assembler
-from gptoss.chat.format import Opening, constraint_of, request_params
-from gptoss.chat.messages import ChatMessages, Prompt, header, list_messages
+from gptoss.chat.format import Opening, request_params
+from gptoss.chat.messages import ChatMessages, Prompt, list_messages
 from gptoss.chat.result import ChatDelta, ChatResult
+from gptoss.chat.structure import Grammars, constraint_of, openings_of
 from gptoss.config import ModelConfig
 from gptoss.engine.outputs import GenerationChunk, Timings, TokenLogprob, Usage
 from gptoss.engine.sampling import SamplingParams
 from gptoss.harmony import HarmonyEncoding
+
+_FREE = Grammars()
 
 
 class TokenStream(Protocol):
@@ -65,6 +68,7 @@ class ChatStream(Iterator[ChatDelta]):
         prompt: Prompt,
         params: SamplingParams,
         max_reasoning_tokens: int | None,
+        grammars: Grammars = _FREE,
     ) -> None:
         self.result: ChatResult | None = None
         self._model = model
@@ -90,12 +94,8 @@ class ChatStream(Iterator[ChatDelta]):
         # <|end|> goes on, whatever the checkpoint's config says.
         ends = {*encoding.stop_tokens_for_assistant_actions(), *model.config.eos_token_ids}
         ends.discard(encoding.special_id("<|end|>"))
-        openings = prompt.openings
-        if not openings:
-            openings = [header(encoding, "final") if max_reasoning_tokens == 0 else []]
-        constraint = constraint_of(
-            encoding, openings, prompt.declared.recipients, max_reasoning_tokens
-        )
+        openings = openings_of(encoding, prompt, max_reasoning_tokens)
+        constraint = constraint_of(encoding, prompt, max_reasoning_tokens, grammars)
         request = request_params(params, sorted(ends), openings, constraint)
         self._opening = Opening(openings)
         self._opened: list[int] = []
