@@ -9,14 +9,17 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 from starlette.requests import ClientDisconnect
@@ -406,3 +409,32 @@ class TestWebApp:
                 assert after.events[-1] == {"finish_reason": "stop"}
 
         asyncio.run(main())
+
+    def test_it_listens(self, tmp_path: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, str(EXAMPLES / "web_app.py"), "demo", "--port", str(port)]
+        with (
+            (tmp_path / "log").open("w") as log,
+            subprocess.Popen(command, stdout=log, stderr=log) as server,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False
+            ) as client,
+        ):
+            try:
+                for _ in range(600):
+                    with contextlib.suppress(httpx.ConnectError):
+                        client.get("/health")
+                        break
+                    assert server.poll() is None, (tmp_path / "log").read_text()
+                    time.sleep(0.1)
+                with client.stream("POST", "/chat", json=SUM) as response:
+                    assert response.headers["content-type"].startswith("text/event-stream")
+                    lines = [line for line in response.iter_lines() if line]
+                events = [json.loads(line.removeprefix("data: ")) for line in lines]
+                assert "42" in "".join(event.get("text", "") for event in events)
+                assert client.get("/health").json()["model"] == "demo"
+            finally:
+                server.terminate()
+        assert "Application shutdown complete" in (tmp_path / "log").read_text()
