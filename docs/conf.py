@@ -21,6 +21,7 @@ include_patterns = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "examples/README.md",
     "tools/train_demo/README.md",
 ]
 myst_heading_anchors = 4
