@@ -35,6 +35,7 @@ def test_names_and_defaults() -> None:
         "allowed_token_ids": None,
         "prompt_logprobs": None,
         "constraint": None,
+        "cache_salt": None,
     }
 
 
