@@ -96,6 +96,11 @@ class LLM:
         """Most tokens of a request, prompt and output together."""
         return self._context_length
 
+    @property
+    def max_sequences(self) -> int:
+        """Most sequences that are computed at a time; others wait."""
+        return self._loop.max_sequences
+
     def stats(self) -> EngineStats:
         """Return counters: requests, KV cache, tokens and speed."""
         return self._loop.stats()

@@ -56,6 +56,7 @@ class ScriptedModel:
     """
 
     name = "scripted"
+    max_sequences = 16
     chat = LLM.chat
     achat = LLM.achat
     run = LLM.run
