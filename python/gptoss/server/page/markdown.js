@@ -66,13 +66,14 @@ const mathInline = {
 
 const marked = new Marked({
   gfm: true,
+  breaks: true, // a model that ends a line means it
   extensions: [mathBlock, mathInline],
   renderer: {
     // An image would be a request to a stranger's server, with whatever the address tells it.
     image({ href, text }) {
       return `<a class="image" href="${escaped(href)}">${escaped(text || "Image")}</a>`;
     },
-    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+    checkbox: ({ checked }) => `<span class="check">${checked ? "☑" : "☐"} </span>`,
   },
 });
 
@@ -84,13 +85,14 @@ const ALLOWED = {
     ...["table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td"],
   ],
   ALLOWED_ATTR: ["href", "title", "start", "align", "class", "colspan", "rowspan", "open"],
-  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i, // looked for in every attribute but:
+  ADD_URI_SAFE_ATTR: ["start", "align", "colspan", "rowspan", "open"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };
 // The classes that are made here; others could make an answer look like a part of the page.
-const CLASS = /^(?:language-[\w+#.-]+|hljs-[\w-]+|[a-z]+_+|math|math-display|image)$/;
+const CLASS = /^(?:language-[\w+#.-]+|hljs-[\w-]+|[a-z]+_+|math|math-display|image|check)$/;
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   const names = node.getAttribute?.("class");

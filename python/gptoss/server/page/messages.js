@@ -11,7 +11,7 @@ function statsText({ stats, model }) {
   const { tokens, first_ms, last_ms } = stats;
   const parts = [model];
   if (tokens) parts.push(`${tokens} token${tokens === 1 ? "" : "s"}`);
-  if (tokens > 1 && last_ms > first_ms) {
+  if (tokens > 1 && last_ms - first_ms > 20) {
     parts.push(`${((1000 * (tokens - 1)) / (last_ms - first_ms)).toFixed(1)} tokens/s`);
   }
   if (first_ms !== undefined) parts.push(`first after ${seconds(first_ms)}`);
@@ -139,11 +139,12 @@ export class AssistantMessage {
     this.waiting = element("p", { class: "waiting" }, element("span", { class: "dots" }), "Reading");
     this.notice = element("p", { class: "notice", role: "alert", hidden: true });
     this.stats = element("span", { class: "stats" });
+    this.copy = copyButton(() => node.content);
     this.tools = element(
       "div",
       { class: "tools", hidden: true },
       branches(versions),
-      copyButton(() => node.content),
+      this.copy,
       iconButton("again", "Another answer", onregenerate),
       this.stats,
     );
@@ -186,6 +187,7 @@ export class AssistantMessage {
     if (node.finish === "tool_calls" && !hasResults) this.#askForResults();
     this.stats.textContent = statsText(node);
     this.stats.title = statsTitle(node);
+    this.copy.hidden = !node.content;
     this.tools.hidden = false;
     this.#note();
   }
