@@ -35,6 +35,10 @@ class Page:
         self.driver.get(url)
         self.until("document.body.classList.contains('ready')")
 
+    def reload(self) -> None:
+        self.driver.refresh()
+        self.until("document.body.classList.contains('ready')")
+
     def run(self, script: str, *arguments: object) -> Any:
         """What a function body returns, a promise awaited."""
         code = (
@@ -56,7 +60,8 @@ class Page:
 
     def texts(self, selector: str) -> list[str]:
         found: list[str] = self.driver.execute_script(
-            "return [...document.querySelectorAll(arguments[0])].map(node => node.innerText.trim())",
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".map(node => (node.innerText ?? node.textContent).trim())",
             selector,
         )
         return found
@@ -65,9 +70,7 @@ class Page:
         self.find(selector).click()
 
     def fill(self, selector: str, value: str) -> None:
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(value)
+        self.find(selector).send_keys("\ue009a\ue000\ue017" + value)  # Control a, Delete
 
     def keys(self, *keys: str) -> None:
         """Hold all but the last, press the last."""
@@ -142,8 +145,8 @@ class TestConversation:
 
         server.answer = answer
         page.send("Hello")
-        page.until("document.querySelector('.assistant .tail strong')")
-        assert page.texts(".assistant .tail strong") == ["Bold"]
+        page.until("document.querySelector('.assistant > .markdown .tail strong')")
+        assert page.texts(".assistant > .markdown .tail strong") == ["Bold"]
         assert page.find("#stop").is_displayed()
         assert page.texts(".assistant .stats") == [""]
         begun.set()
@@ -161,7 +164,7 @@ class TestConversation:
 
     def test_is_kept_in_the_browser_and_sent_again(self, server: StandIn, page: Page) -> None:
         page.say("First question")
-        page.open(page.driver.current_url)
+        page.reload()
         page.until("document.querySelectorAll('.message').length == 2")
         assert page.texts(".bubble") == ["First question"]
         page.say("Second")
@@ -181,10 +184,12 @@ class TestConversation:
 
         server.answer = answer
         page.send("Tell me")
-        page.until("document.querySelector('.assistant .tail')?.innerText.includes('on on')")
+        page.until(
+            "document.querySelector('.assistant > .markdown .tail')?.innerText.includes('on on')"
+        )
         page.keys("\ue00c")  # Escape
         page.until_done()
-        assert page.texts(".notice") == ["Stopped."]
+        assert page.texts(".assistant .notice") == ["Stopped."]
         assert page.texts(".assistant > .markdown")[0].startswith("So far on on")
         end = time.monotonic() + WAIT_S
         while not server.left and time.monotonic() < end:
@@ -202,7 +207,7 @@ class TestConversation:
 
         server.answer = answer
         page.send("slow")
-        page.until("document.querySelector('.assistant .tail p')")
+        page.until("document.querySelector('.assistant > .markdown .tail p')")
         page.click("#new-chat")
         page.say("quick")
         assert page.texts(".assistant > .markdown") == ["One two"]
@@ -235,8 +240,12 @@ class TestConversation:
         page.until_done()
         assert page.texts(".bubble") == ["one", "two, but better"]
         assert page.texts(".assistant > .markdown") == ["A", "D"]
-        assert [m["content"] for m in server.bodies[-1]["messages"]] == ["one", "A", "two, but better"]
-        page.open(page.driver.current_url)
+        assert [m["content"] for m in server.bodies[-1]["messages"]] == [
+            "one",
+            "A",
+            "two, but better",
+        ]
+        page.reload()
         page.until("document.querySelectorAll('.message').length == 4")
         assert page.texts(".branches span") == ["1/2", "2/2"]
         page.run("document.activeElement.blur()")
@@ -257,7 +266,7 @@ class TestConversation:
         page.click("#settings-dialog .primary")
         page.say("Weather?")
         assert server.bodies[0]["tools"] == [{"type": "function", "function": tool}]
-        assert page.texts(".call summary") == ["Calls get_weather"]
+        assert page.texts(".call summary") == ["Calls\nget_weather"]
         assert page.texts(".call pre") == ['{\n  "city": "Oslo"\n}']
         page.fill(".results textarea", '{"sky": "blue"}')
         page.click(".results button")
@@ -275,7 +284,7 @@ class TestConversation:
             {"role": "tool", "tool_call_id": "call_1", "content": '{"sky": "blue"}'},
         ]
         assert not page.find(".call pre").is_displayed()
-        assert page.texts(".tool summary") == ["Result of get_weather"]
+        assert page.texts(".tool summary") == ["Result of\nget_weather"]
 
     def test_settings_go_with_the_request(self, server: StandIn, page: Page) -> None:
         from selenium.webdriver.support.ui import Select
@@ -295,7 +304,11 @@ class TestConversation:
         ]
         assert body == {
             **{"model": "stand-in", "temperature": 0.5, "top_k": 40, "seed": 7},
-            **{"reasoning_effort": "high", "stream": True, "stream_options": {"include_usage": True}},
+            **{
+                "reasoning_effort": "high",
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            },
         }
         page.open(server.url)
         page.click("#open-settings")
@@ -381,7 +394,7 @@ class TestKey:
         page.until("document.getElementById('key-dialog').open")
         page.click("#key-dialog [data-close]")
         page.until_done()
-        assert page.texts(".notice:not([hidden])") == ["The server asks for a key."]
+        assert page.texts(".assistant .notice:not([hidden])") == ["The server asks for a key."]
 
 
 class TestBrokenConnection:
@@ -390,21 +403,21 @@ class TestBrokenConnection:
         page.say("Hello")
         assert page.texts(".assistant > .markdown") == ["Half an"]
         notice = "The connection broke before the answer was complete."
-        assert page.texts(".notice.error") == [notice]
+        assert page.texts(".assistant .notice.error") == [notice]
         server.answer = lambda _: text("Whole")
         page.click("[aria-label='Another answer']")
         page.until_done()
         assert page.texts(".assistant > .markdown") == ["Whole"]
-        page.open(page.driver.current_url)
+        page.reload()
         page.until("document.querySelectorAll('.message').length == 2")
         page.click("[aria-label='Previous version']")
-        page.until("document.querySelector('.notice.error')")
+        page.until("document.querySelector('.assistant .notice.error:not([hidden])')")
         assert page.texts(".assistant > .markdown") == ["Half an"]
 
     def test_before_the_first_word(self, server: StandIn, page: Page) -> None:
         server.answer = lambda _: [BREAK]
         page.say("Hello")
-        assert page.find(".notice.error").is_displayed()
+        assert page.find(".assistant .notice.error").is_displayed()
         server.answer = lambda _: text("Yes?")
         page.say("Are you there?")
         # An answer without a word is nothing to send.
@@ -414,19 +427,24 @@ class TestBrokenConnection:
         server.answer = lambda _: [{"content": "a"}, 0.01, {"error": "never parsed"}]
         page.run(
             "const old = window.fetch; window.fetch = async (...all) => all[1]?.method !== 'POST'"
-            " ? old(...all) : new Response('data: {\"error\": {\"message\": \"Out of <b>memory</b>\"}}\\n\\n')"
+            ' ? old(...all) : new Response(\'data: {"error": {"message": "Out of <b>memory</b>"}}\\n\\n\')'
         )
         page.say("Hello")
-        assert page.texts(".notice.error") == ["Out of <b>memory</b>"]
+        assert page.texts(".assistant .notice.error") == ["Out of <b>memory</b>"]
 
     def test_a_page_closed_in_the_middle(self, server: StandIn, page: Page) -> None:
-        server.answer = lambda _: [*text("Begun"), 60.0]
+        def answer(_: dict[str, Any]) -> Iterator[Step]:
+            yield from text("Begun")
+            for _ in range(500):
+                yield 0.02
+
+        server.answer = answer
         page.send("Hello")
-        page.until("document.querySelector('.assistant .tail p')")
+        page.until("document.querySelector('.assistant > .markdown .tail p')")
         page.run("document.dispatchEvent(new Event('visibilitychange'))")
-        page.open(page.driver.current_url)
+        page.reload()
         page.until("document.querySelectorAll('.message').length == 2")
-        assert "page was closed" in page.texts(".notice")[0]
+        assert "page was closed" in page.texts(".assistant .notice")[0]
 
 
 HOSTILE = """
@@ -456,6 +474,7 @@ REMOTE = """
 <object data="https://evil.example/j"></object><embed src="https://evil.example/k">
 <svg><image href="https://evil.example/l.png"/><use href="https://evil.example/m.svg#x"/></svg>
 <table background="https://evil.example/n.png"><tr><td>cell</td></tr></table>
+
 [a link](https://evil.example/click) <https://evil.example/auto> https://evil.example/bare
 
 [ref]: https://evil.example/ref.png
@@ -472,15 +491,20 @@ class TestStrangersText:
         time.sleep(0.3)
         allowed = page.run("return document.querySelectorAll('.assistant a[href]').length")
         for at in range(len(page.driver.find_elements("css selector", ".assistant .markdown a"))):
-            page.run("document.querySelectorAll('.assistant .markdown a')[arguments[0]].click()", at)
+            page.run(
+                "document.querySelectorAll('.assistant .markdown a')[arguments[0]].click()", at
+            )
         assert page.run("return window.hacked ?? null") is None
         assert allowed == 0
-        assert page.run(
-            "return document.querySelectorAll(arguments[0]).length",
-            ".assistant .markdown :is(script, style, iframe, form, input, img, svg:not(.icon), [onerror],"
-            " [onload], [ontoggle], [id], [name], .message, .user, [style*=position])"
-            ":not(.katex *)",
-        ) == 0
+        assert (
+            page.run(
+                "return document.querySelectorAll(arguments[0]).length",
+                ".assistant .markdown :is(script, style, iframe, form, input, img, svg:not(.icon), [onerror],"
+                " [onload], [ontoggle], [id], [name], .message, .user, [style*=position])"
+                ":not(.katex *)",
+            )
+            == 0
+        )
         assert len(page.texts(".message")) == 2
         assert page.driver.current_url.startswith(server.url)
 
@@ -489,7 +513,7 @@ class TestStrangersText:
         page.say("Hello")
         time.sleep(0.5)
         # Conversations that are opened again are rendered at once, not by and by.
-        page.open(page.driver.current_url)
+        page.reload()
         page.until("document.querySelectorAll('.message').length == 2")
         time.sleep(0.5)
         addresses = browser.requested(page.driver)
@@ -500,7 +524,12 @@ class TestStrangersText:
             "return [...document.querySelectorAll('.assistant .markdown a')].map(a =>"
             " [a.getAttribute('href'), a.rel, a.target, a.className])"
         )
-        assert ["https://evil.example/a.png", "noopener noreferrer nofollow", "_blank", "image"] in links
+        assert [
+            "https://evil.example/a.png",
+            "noopener noreferrer nofollow",
+            "_blank",
+            "image",
+        ] in links
         assert {tuple(link[1:3]) for link in links} == {("noopener noreferrer nofollow", "_blank")}
         assert len(links) >= 5
 
@@ -513,14 +542,18 @@ class TestMarkdown:
         page.until("document.querySelector('.code .hljs-keyword')")
         assert page.texts(".code .hljs-keyword") == ["def", "return"]
         assert page.texts(".code-bar span:first-child") == ["python"]
-        page.run("window.copied = null; document.execCommand = () =>"
-                 " { window.copied = document.activeElement.value; return true };"
-                 " navigator.clipboard.writeText = () => Promise.reject()")
+        page.run(
+            "window.copied = null; document.execCommand = () =>"
+            " { window.copied = document.activeElement.value; return true };"
+            " navigator.clipboard.writeText = () => Promise.reject()"
+        )
         page.click(".code .copy")
         page.until("window.copied !== null")
         assert page.run("return window.copied") == code.rstrip("\n")
 
-    def test_math_is_typeset_and_loaded_when_there_is_some(self, server: StandIn, page: Page) -> None:
+    def test_math_is_typeset_and_loaded_when_there_is_some(
+        self, server: StandIn, page: Page
+    ) -> None:
         server.answer = lambda _: text("It costs $5 or $10, `$x$` and 3$.")
         page.say("Price?")
         assert not any("katex" in address for address in browser.requested(page.driver))
@@ -534,7 +567,10 @@ class TestMarkdown:
 
     def test_grows_to_what_it_is_at_once(self, page: Page) -> None:
         texts = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))]
-        texts += ["- a\n- b\n\n- c\n\n1. x\n2. y\n   - z\n\n10. w\n", "a\n---\n\nb\n- c\n\n```\nopen\n\n- code"]
+        texts += [
+            "- a\n- b\n\n- c\n\n1. x\n2. y\n   - z\n\n10. w\n",
+            "a\n---\n\nb\n- c\n\n```\nopen\n\n- code",
+        ]
         differences = page.run(
             """
             const base = document.querySelector("script[type=module]").src;
@@ -566,7 +602,11 @@ class TestMarkdown:
             [text.replace("\r", "") for text in texts],
         )
         assert [
-            next(pair for pair in zip(*(side.split("\n") for side in both), strict=False) if pair[0] != pair[1])
+            next(
+                pair
+                for pair in zip(*(side.split("\n") for side in both), strict=False)
+                if pair[0] != pair[1]
+            )
             for both in differences
         ] == []
 
@@ -643,12 +683,15 @@ def _with_node(file: dict[str, Any], **fields: Any) -> dict[str, Any]:
 class TestAccess:
     def test_every_control_has_a_name(self, page: Page) -> None:
         page.say("Hello")
+        page.click("#delete")  # so that the question's button has its name
+        page.click("#confirm-dialog [value=no]")
         page.run("for (const dialog of document.querySelectorAll('dialog')) dialog.show()")
         controls = page.driver.find_elements(
             "css selector", "button, input:not([type=file]), textarea, select, nav, [role=region]"
         )
-        assert len(controls) > 30
-        nameless = [c.get_attribute("outerHTML") for c in controls if not c.accessible_name.strip()]
+        seen = [control for control in controls if control.is_displayed()]
+        assert len(seen) > 30
+        nameless = [c.get_attribute("outerHTML") for c in seen if not c.accessible_name.strip()]
         assert nameless == []
 
     @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -763,12 +806,17 @@ class TestLongAnswer:
             metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
             costs.append(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
         page.until_done()
-        assert page.run("return document.querySelector('.assistant .markdown').innerText.length") > 30_000
+        assert (
+            page.run("return document.querySelector('.assistant > .markdown').innerText.length")
+            > 30_000
+        )
         spent = [after - before for before, after in pairwise(costs)]
         print("CPU ms per 1,000 tokens:", [round(1000 * cost) for cost in spent])
         return spent[0], spent[-1], page.run("return window.longest")
 
-    @pytest.mark.parametrize("kind", ["one paragraph", "one list", "one block of code", "one table"])
+    @pytest.mark.parametrize(
+        "kind", ["one paragraph", "one list", "one block of code", "one table"]
+    )
     def test_one_block_that_does_not_end(self, server: StandIn, page: Page, kind: str) -> None:
         begin, piece = {
             "one paragraph": ("", "word and *more* "),

@@ -69,7 +69,12 @@ class StandIn:
 
 
 def _chunk(**fields: Any) -> bytes:
-    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 0, "model": "stand-in"}
+    head = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": "stand-in",
+    }
     return f"data: {json.dumps({**head, **fields})}\n\n".encode()
 
 
@@ -136,15 +141,13 @@ def running() -> Iterator[StandIn]:
     """Run a stand-in on a free port of this machine."""
     listener = socket.create_server(("127.0.0.1", 0))
     stand_in = StandIn(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-    config = uvicorn.Config(
-        _app(stand_in), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(_app(stand_in), log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         yield stand_in
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True
         thread.join(10)
         listener.close()

@@ -12,6 +12,12 @@ const HIGHLIGHTED_CHARACTERS = 30_000;
 // whole of the element that changes.
 const GROUP_LINES = 40;
 
+// Of a block that is still growing the beginning is settled at these sizes: a paragraph without an end
+// is a model that repeats itself, and a table of so many rows gets its head again.
+const LONG_PARAGRAPH_CHARACTERS = 4000;
+const LONG_TABLE_ROWS = 60;
+const NEAR_CHARACTERS = 500;
+
 const escaped = (text) =>
   text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 
@@ -53,7 +59,15 @@ const mathBlock = {
 const mathInline = {
   name: "mathInline",
   level: "inline",
-  start: (source) => source.match(/\$|\\[([]/)?.index,
+  // Where the next one may be. Not far ahead, as marked asks again after every piece of text; a blank
+  // is as good a place to stop at as any.
+  start(source) {
+    const near = source.slice(0, NEAR_CHARACTERS);
+    const at = near.search(/\$|\\[([]/);
+    if (at >= 0) return at;
+    const blank = near.lastIndexOf(" ");
+    return near.length < source.length && blank > 0 ? blank : undefined;
+  },
   tokenizer(source) {
     for (const { pattern, display } of INLINE_MATH) {
       const match = pattern.exec(source);
@@ -215,7 +229,8 @@ function rendered(tokens) {
 /**
  * Markdown that grows. Blocks that are whole are rendered once and stay; only the last one, which the
  * next token may change, is rendered again: so a token costs the same however long the text is. Of a
- * list all but the last item are whole, and of open code all but what is new.
+ * list all but the last item are whole, of open code all but what is new, and what else grows long is
+ * settled in parts.
  */
 export class StreamedMarkdown {
   #rest = ""; // the text that is not settled
@@ -257,23 +272,32 @@ export class StreamedMarkdown {
   }
 
   #advance(isFinished) {
-    const lexer = new Lexer(marked.defaults);
-    Object.assign(lexer.tokens.links, this.#links);
-    const tokens = lexer.lex(this.#rest);
-    this.#links = lexer.tokens.links;
-    const last = isFinished ? tokens.length : firstOpen(tokens);
-    for (const token of tokens.slice(0, last)) this.#settle(token);
-    const open = tokens.slice(last);
-    if (open[0]?.type === "list" && open[0].items.length > 1) {
-      this.#settle({ ...open[0], ...withoutLastItem(open[0]) });
+    const tokens = this.#lexed(this.#rest);
+    const whole = isFinished ? tokens.length : firstOpen(tokens);
+    for (const token of tokens.slice(0, whole)) {
+      this.#rest = this.#rest.slice(token.raw.length);
+      this.#settle(token);
+    }
+    const open = tokens.slice(whole);
+    const parts = open.length === 1 ? splitLong(open[0], this.#rest) : null;
+    if (parts) {
+      for (const token of this.#lexed(parts[0])) this.#settle(token);
+      this.#rest = parts[1];
       this.#advance(false);
     } else {
       this.#showTail(open);
     }
   }
 
+  #lexed(text) {
+    const lexer = new Lexer(marked.defaults);
+    Object.assign(lexer.tokens.links, this.#links);
+    const tokens = lexer.lex(text);
+    this.#links = lexer.tokens.links;
+    return tokens;
+  }
+
   #settle(token) {
-    this.#rest = this.#rest.slice(token.raw.length);
     if (token.type === "space") return;
     this.#code = null;
     const fragment = rendered([token]);
@@ -310,7 +334,25 @@ function firstOpen(tokens) {
   return blocks.at(isStub ? -2 : -1) ?? blocks[0] ?? 0;
 }
 
-function withoutLastItem(list) {
-  const items = list.items.slice(0, -1);
-  return { items, raw: items.map((item) => item.raw).join("") };
+/**
+ * The text of an open block in two: what may be settled, and what may still change; null if it is short.
+ * The text is not the token's: that lacks blanks at the end, which stand before the next token.
+ */
+function splitLong({ type, items }, text) {
+  if (type === "list" && items.length > 1) {
+    const whole = items.slice(0, -1).reduce((sum, item) => sum + item.raw.length, 0);
+    return [text.slice(0, whole), text.slice(whole)];
+  }
+  if (type === "paragraph" && text.length > 1.5 * LONG_PARAGRAPH_CHARACTERS) {
+    const blank = text.lastIndexOf(" ", LONG_PARAGRAPH_CHARACTERS);
+    const cut = blank > 0 ? blank : LONG_PARAGRAPH_CHARACTERS;
+    return [text.slice(0, cut), text.slice(cut).trimStart()];
+  }
+  const lines = type === "table" ? text.split("\n") : [];
+  if (lines.length > LONG_TABLE_ROWS + 4) {
+    const [head, rows] = [lines.slice(0, 2), lines.slice(2)];
+    const [whole, rest] = [rows.slice(0, LONG_TABLE_ROWS), rows.slice(LONG_TABLE_ROWS)];
+    return [[...head, ...whole, ""].join("\n"), [...head, ...rest].join("\n")];
+  }
+  return null;
 }
