@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -87,10 +90,11 @@ class Page:
     def send(self, message: str) -> None:
         self.find("#message").send_keys(message + "\n")
 
-    def until_done(self) -> None:
+    def until_done(self, timeout_s: float = WAIT_S) -> None:
         self.until(
             "document.getElementById('stop').hidden && !document.querySelector('.running')"
-            " && document.querySelector('.message:last-child:not(.user)')"
+            " && document.querySelector('.message:last-child:not(.user)')",
+            timeout_s,
         )
 
     def say(self, message: str) -> None:
@@ -360,6 +364,59 @@ class TestConversation:
         page.keys("/")
         page.keys("\ue009", "\ue008", "o")  # Control, Shift
         assert page.find("#greeting").is_displayed()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    """Address of `gptoss serve demo`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    listener.close()
+    command = [sys.executable, "-m", "gptoss", "serve", "demo", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "ready" in line:
+                    break
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+
+
+class TestDemo:
+    def test_a_conversation(self, driver: Chrome, demo: str) -> None:
+        page = Page(driver)
+        page.open(demo)
+        page.until("document.getElementById('model').value === 'demo'")
+        page.say("What is 1234 + 4321?")
+        assert "5555" in page.texts(".assistant > .markdown")[0]
+        assert page.texts(".reasoning summary")[0].startswith("Thought for ")
+        assert " tokens/s · first after " in page.texts(".assistant .stats")[0]
+        page.say("What is 20 + 22?")
+        assert "42" in page.texts(".assistant > .markdown")[1]
+        page.click(".message:nth-child(3) [aria-label='Edit']")
+        page.fill(".edit", "What is 50 + 27?\n")
+        page.until("document.querySelector('.message:nth-child(3) .branches')")
+        page.until_done()
+        assert "77" in page.texts(".assistant > .markdown")[1]
+        page.reload()
+        page.until("document.querySelectorAll('.message').length == 4")
+        assert "5555" in page.texts(".assistant > .markdown")[0]
+        problems = [problem for problem in page.problems() if "favicon" not in problem]
+        assert problems == []
+
+    def test_stop_and_go_on(self, driver: Chrome, demo: str) -> None:
+        page = Page(driver)
+        page.open(demo)
+        page.until("document.getElementById('model').value === 'demo'")
+        page.click("#new-chat")
+        page.send("What is 1111 + 2222?")
+        page.until("document.querySelector('.reasoning:not([hidden]), .notice:not([hidden])')")
+        page.keys("\ue00c")
+        page.until_done()
+        page.say("What is 20 + 22?")
+        assert "42" in page.texts(".message:last-child > .markdown")[0]
 
 
 class TestKey:
@@ -758,86 +815,94 @@ class TestAccess:
         assert page.run("return getComputedStyle(document.body).colorScheme") == "dark"
 
 
+class LongTasks:
+    """The longest task of the page's thread, in CPU time.
+
+    The browser tells durations by the clock. On a machine with other work to do most of that is
+    waiting, so they are multiplied by the share of the CPU that the thread got while it had work.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.begin = browser.thread_times(page.driver)
+        page.run(
+            "window.longest = 0; new PerformanceObserver(list => { for (const { duration } of"
+            " list.getEntries()) window.longest = Math.max(window.longest, duration) })"
+            ".observe({ type: 'longtask', buffered: true })"
+        )
+
+    def longest_ms(self) -> float:
+        cpu, clock = (
+            now - then
+            for now, then in zip(browser.thread_times(self.page.driver), self.begin, strict=True)
+        )
+        longest_ms = self.page.run("return window.longest")
+        share = min(1.0, cpu / clock)
+        print(f"longest task: {longest_ms:.0f} ms by the clock, {share:.2f} of that on the CPU")
+        return float(longest_ms * share)
+
+
 class TestLongAnswer:
     TOKENS = 10_000
+    LONGEST_MS = 200
 
     def test_a_token_costs_the_same_at_the_end(self, server: StandIn, page: Page) -> None:
-        """CPU time of the page's thread; a machine with other work gets another try."""
-        page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-        try:
-            tries = [self._replay(server, page) for _ in range(1)]
-            while len(tries) < 3 and not self._is_flat(*tries[-1]):
-                tries.append(self._replay(server, page))
-        finally:
-            page.driver.execute_cdp_cmd("Performance.disable", {})
-        print([(f"{1000 * a:.0f} → {1000 * b:.0f} ms", longest) for a, b, longest in tries])
-        assert self._is_flat(*tries[-1]), tries
-
-    @staticmethod
-    def _is_flat(first: float, last: float, longest_ms: float) -> bool:
-        return last <= 2 * first and longest_ms <= 200
-
-    def _replay(self, server: StandIn, page: Page) -> tuple[float, float, float]:
-        """CPU seconds of the first and the last 1,000 tokens, and the longest task in ms."""
-        source = "\n\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
-        pieces = [source[at : at + 4] for at in range(0, 4 * self.TOKENS, 4)]
-        assert len(pieces[-1]) == 4
+        """Every thousand has the same text; a machine with other work gets two more tries."""
+        source = (ROOT / "docs" / "chat.md").read_text()
+        thousand = source[: source.rindex("\n\n", 0, 4000)].ljust(4000, "\n")
+        assert thousand.count("```") == 2
+        pieces = [thousand[at : at + 4] for at in range(0, 4000, 4)] * (self.TOKENS // 1000)
         sent = 0
 
         def answer(_: dict[str, Any]) -> Iterator[Step]:
             nonlocal sent
+            sent = 0
             for piece in pieces:
                 yield {"content": piece}
                 yield 0.001
                 sent += 1
 
         server.answer = answer
-        page.click("#new-chat")
-        page.run(
-            "window.longest = 0; new PerformanceObserver(list => { for (const { duration } of"
-            " list.getEntries()) window.longest = Math.max(window.longest, duration) })"
-            ".observe({ type: 'longtask' })"
-        )
-        page.send("Tell me everything")
-        costs = []
-        for mark in range(0, self.TOKENS + 1, 1000):
-            while sent < mark:
-                time.sleep(0.002)
-            metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-            costs.append(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
-        page.until_done()
-        assert (
-            page.run("return document.querySelector('.assistant > .markdown').innerText.length")
-            > 30_000
-        )
-        spent = [after - before for before, after in pairwise(costs)]
-        print("CPU ms per 1,000 tokens:", [round(1000 * cost) for cost in spent])
-        return spent[0], spent[-1], page.run("return window.longest")
+        for left in (2, 1, 0):
+            page.click("#new-chat")
+            tasks = LongTasks(page)
+            page.send("Tell me everything")
+            costs = []
+            for mark in range(0, self.TOKENS + 1, 1000):
+                while sent < mark:
+                    time.sleep(0.002)
+                costs.append(browser.thread_times(page.driver)[0])
+            page.until_done(60)
+            longest_ms = tasks.longest_ms()
+            shown = len(page.texts(".assistant > .markdown")[0])
+            assert shown > 0.8 * 4 * self.TOKENS
+            spent = [round(1000 * (after - before)) for before, after in pairwise(costs)]
+            print("CPU ms per 1,000 tokens:", spent)
+            if left == 0 or (spent[-1] <= 2 * spent[0] and longest_ms <= self.LONGEST_MS):
+                break
+        assert spent[-1] <= 2 * spent[0]
+        assert longest_ms <= self.LONGEST_MS
+
+        page.reload()  # all of it at once
+        tasks = LongTasks(page)
+        page.until("document.querySelector('.assistant .stats')?.textContent", 60)
+        assert tasks.longest_ms() <= self.LONGEST_MS
 
     @pytest.mark.parametrize(
-        "kind", ["one paragraph", "one list", "one block of code", "one table"]
+        ("begin", "piece"),
+        [
+            pytest.param("", "word and *more* ", id="one paragraph"),
+            pytest.param("", "- an item with `code`\n", id="one list"),
+            pytest.param("```python\n", "x = f(1)  # why\n", id="one block of code"),
+            pytest.param("| a | b |\n|---|---|\n", "| one | two |\n", id="one table"),
+        ],
     )
-    def test_one_block_that_does_not_end(self, server: StandIn, page: Page, kind: str) -> None:
-        begin, piece = {
-            "one paragraph": ("", "word and *more* "),
-            "one list": ("", "- an item with `code`\n"),
-            "one block of code": ("```python\n", "x = f(1)  # why\n"),
-            "one table": ("| a | b |\n|---|---|\n", "| one | two |\n"),
-        }[kind]
-        server.answer = lambda _: [
-            *text(begin),
-            *(step for _ in range(2500) for step in (*text(piece), 0.0005)),
-        ]
-        for _ in range(3):
-            page.click("#new-chat")
-            page.run(
-                "window.longest = 0; new PerformanceObserver(list => { for (const { duration } of"
-                " list.getEntries()) window.longest = Math.max(window.longest, duration) })"
-                ".observe({ type: 'longtask' })"
-            )
-            page.say("Go on")
-            longest = page.run("return window.longest")
-            print(kind, longest)
-            if longest <= 200:
-                break
-        assert longest <= 200
+    def test_one_block_that_does_not_end(
+        self, server: StandIn, page: Page, begin: str, piece: str
+    ) -> None:
+        steps = [*text(begin), *(step for _ in range(2500) for step in (*text(piece), 0.0005))]
+        server.answer = lambda _: steps
+        tasks = LongTasks(page)
+        page.send("Go on")
+        page.until_done(60)
+        assert tasks.longest_ms() <= self.LONGEST_MS

@@ -59,12 +59,20 @@ def requested(driver: Chrome) -> list[str]:
     """Addresses of all requests since this was last asked."""
     return [
         params["request"]["url"]
-        for method, params in _network(driver)
+        for method, params in _events(driver)
         if method == "Network.requestWillBeSent"
     ]
 
 
-def _network(driver: Chrome) -> Iterator[tuple[str, dict[str, Any]]]:
+def thread_times(driver: Chrome) -> tuple[float, float]:
+    """Seconds so far in tasks of the page's main thread: of its CPU time, and by the clock."""
+    driver.execute_cdp_cmd("Performance.enable", {})
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    values = {metric["name"]: metric["value"] for metric in metrics}
+    return values["ThreadTime"], values["TaskDuration"]
+
+
+def _events(driver: Chrome) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         yield message["method"], message["params"]

@@ -41,9 +41,12 @@ async function show() {
       if (turn !== showing) return;
       begin = performance.now();
     }
-    const view = viewOf(node, next);
+    const view = viewOf(node);
     shown.push({ key, node, view });
     byId("messages").append(view.root);
+    if (runs.get(conversation.id)?.node === node) view.update();
+    else await view.finish?.(next?.role === "tool");
+    if (turn !== showing) return;
     followEnd();
   }
 }
@@ -54,8 +57,7 @@ function keyOf(node, next) {
   return `${conversation.id} ${node.id} ${versions.indexOf(node)}/${versions.length} ${next?.role === "tool"}`;
 }
 
-function viewOf(node, next) {
-  const shownIn = conversation;
+function viewOf(node) {
   if (node.role === "tool") return new ToolMessage(node);
   const versions = tree.siblings(conversation, node);
   const shared = {
@@ -70,10 +72,7 @@ function viewOf(node, next) {
   }
   const onregenerate = () => answer(parent);
   const onresults = (texts) => sendResults(node, texts);
-  const view = new AssistantMessage(node, { ...shared, onregenerate, onresults });
-  if (runs.get(shownIn.id)?.node === node) view.update();
-  else view.finish(next?.role === "tool");
-  return view;
+  return new AssistantMessage(node, { ...shared, onregenerate, onresults });
 }
 
 /** All around the messages: title, buttons, the greeting. */
@@ -156,8 +155,8 @@ async function answer(parent) {
   runs.delete(run.conversation.id);
   const calls = node.finish === "tool_calls";
   announce(node.error ?? (calls ? "The model calls a tool" : "The answer is complete"));
-  viewOfRun(run)?.finish(false);
   if (run.conversation === conversation) showFrame();
+  await viewOfRun(run)?.finish(false);
   followEnd();
   return save(run.conversation);
 }

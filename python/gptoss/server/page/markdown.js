@@ -6,8 +6,10 @@ import { copy, element, icon } from "./dom.js";
 import { Lexer, Marked } from "./vendor/marked.esm.js";
 import "./vendor/purify.min.js"; // sets globalThis.DOMPurify
 
-// Longer code stays plain: highlighting 30,000 characters takes about 50 ms.
-const HIGHLIGHTED_CHARACTERS = 30_000;
+// Longer code stays plain, as highlighting it would hold up the page.
+const HIGHLIGHTED_CHARACTERS = 20_000;
+// So much text is rendered before the browser gets its turn, however much has come at once.
+const SLICE_CHARACTERS = 4000;
 // Code that is still growing is put into elements of so many lines, as the browser lays out anew the
 // whole of the element that changes.
 const GROUP_LINES = 40;
@@ -233,11 +235,11 @@ function rendered(tokens) {
  * settled in parts.
  */
 export class StreamedMarkdown {
+  #coming = ""; // the text that is not rendered
   #rest = ""; // the text that is not settled
   #links = Object.create(null); // [name]: address definitions met so far
   #list = null; // the list at the end of what is settled, if one is still open there
   #code = null; // the code block that grows
-  #isShown = true;
   #nextRender = 0;
 
   constructor(root) {
@@ -248,27 +250,42 @@ export class StreamedMarkdown {
   }
 
   add(text) {
-    this.#rest += text.replaceAll("\r", "");
-    this.#isShown = false;
+    this.#coming += text.replaceAll("\r", "");
   }
 
-  /** Show what was added; false if that must wait, as the last block is so long that it costs much. */
+  /** Show what was added; false if some of it must wait: there is much, or the last block costs much. */
   render() {
-    if (this.#isShown) return true;
+    if (!this.#coming) return true;
     const begin = performance.now();
     if (begin < this.#nextRender) return false;
+    this.#takeSlice();
     this.#advance(false);
-    this.#isShown = true;
     const cost = performance.now() - begin;
     this.#nextRender = cost > 4 ? begin + 6 * cost : 0;
-    return true;
+    return !this.#coming;
   }
 
-  /** Show all of it: no more will come. */
-  finish() {
+  /** Show all of it: no more will come. A long text takes several turns of the browser. */
+  async finish() {
+    this.#learnLinks();
+    while (this.#coming.length > SLICE_CHARACTERS) {
+      this.#takeSlice();
+      this.#advance(false);
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+    this.#takeSlice();
     this.#advance(true);
-    this.#isShown = true;
-    this.tail.replaceChildren();
+  }
+
+  #takeSlice() {
+    this.#rest += this.#coming.slice(0, SLICE_CHARACTERS);
+    this.#coming = this.#coming.slice(SLICE_CHARACTERS);
+  }
+
+  /** Definitions of links mostly stand at the end, behind what refers to them. */
+  #learnLinks() {
+    const lines = this.#coming.match(/^ {0,3}\[[^\]\n]+\]:[^\n]+$/gm);
+    if (lines) this.#lexed(lines.join("\n\n"));
   }
 
   #advance(isFinished) {

@@ -172,11 +172,11 @@ export class AssistantMessage {
   }
 
   /** Show all of a message that is whole, or broken. `hasResults` if its calls are answered. */
-  finish(hasResults) {
+  async finish(hasResults) {
     const { node } = this;
     this.#take();
-    this.markdown.reasoning.finish();
-    this.markdown.content.finish();
+    await this.markdown.reasoning.finish();
+    await this.markdown.content.finish();
     this.root.classList.remove("running");
     this.root.removeAttribute("aria-busy");
     this.waiting.hidden = true;
