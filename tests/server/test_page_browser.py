@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support import browser, stand_in
-from support.stand_in import BREAK, Step, StandIn, call, reasoning, text
+from support.stand_in import BREAK, StandIn, Step, call, reasoning, text
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -481,11 +481,8 @@ class TestBrokenConnection:
         assert [m["role"] for m in server.bodies[-1]["messages"]] == ["user", "user"]
 
     def test_an_error_in_the_stream_is_shown(self, server: StandIn, page: Page) -> None:
-        server.answer = lambda _: [{"content": "a"}, 0.01, {"error": "never parsed"}]
-        page.run(
-            "const old = window.fetch; window.fetch = async (...all) => all[1]?.method !== 'POST'"
-            ' ? old(...all) : new Response(\'data: {"error": {"message": "Out of <b>memory</b>"}}\\n\\n\')'
-        )
+        error = {"message": "Out of <b>memory</b>", "type": "server_error", "code": None}
+        server.answer = lambda _: [*text("So"), {"error": error}]
         page.say("Hello")
         assert page.texts(".assistant .notice.error") == ["Out of <b>memory</b>"]
 
@@ -523,9 +520,11 @@ $\\href{javascript:window.hacked=11}{x}$ \\(\\htmlData{a=b}{x}\\) \\[\\includegr
 """
 
 REMOTE = """
-![a picture](https://evil.example/a.png "t") ![][ref] <img src="https://evil.example/b.png" srcset="//evil.example/c">
+![a picture](https://evil.example/a.png "t") ![][ref]
+<img src="https://evil.example/b.png" srcset="//evil.example/c">
 <video src="https://evil.example/d.mp4" poster="https://evil.example/e.png"></video>
-<link rel="stylesheet" href="https://evil.example/f.css"><style>@import "https://evil.example/g.css"</style>
+<link rel="stylesheet" href="https://evil.example/f.css">
+<style>@import "https://evil.example/g.css"</style>
 <p style="background: url(https://evil.example/h.png)">styled</p>
 <meta http-equiv="refresh" content="0;url=https://evil.example/i"><base href="https://evil.example/">
 <object data="https://evil.example/j"></object><embed src="https://evil.example/k">
@@ -556,9 +555,9 @@ class TestStrangersText:
         assert (
             page.run(
                 "return document.querySelectorAll(arguments[0]).length",
-                ".assistant .markdown :is(script, style, iframe, form, input, img, svg:not(.icon), [onerror],"
-                " [onload], [ontoggle], [id], [name], .message, .user, [style*=position])"
-                ":not(.katex *)",
+                ".assistant .markdown :is(script, style, iframe, form, input, img, svg:not(.icon),"
+                " [onerror], [onload], [ontoggle], [id], [name], .message, .user,"
+                " [style*=position]):not(.katex *)",
             )
             == 0
         )
@@ -614,7 +613,8 @@ class TestMarkdown:
         server.answer = lambda _: text("It costs $5 or $10, `$x$` and 3$.")
         page.say("Price?")
         assert not any("katex" in address for address in browser.requested(page.driver))
-        tex = "Inline \\(a_1\\), $b^2$:\n\n\\[\n\\frac{1}{2}\n+ c\n\\]\n\n$$\nd\n$$\n\nBad: \\(\\frac{1\\)"
+        tex = "Inline \\(a_1\\), $b^2$:\n\n\\[\n\\frac{1}{2}\n+ c\n\\]\n\n$$\nd\n$$\n\n"
+        tex += "Bad: \\(\\frac{1\\)"
         server.answer = lambda _: text(*tex)
         page.say("Math?")
         page.until("document.querySelectorAll('.katex').length == 4")
@@ -634,7 +634,7 @@ class TestMarkdown:
             const { StreamedMarkdown } = await import(new URL("markdown.js", base));
             let seed = 1;
             const random = (n) => (seed = (seed * 48271) % 2147483647) % n;
-            const seen = (root) => [...root.querySelectorAll("p, li, pre, tr, h1, h2, h3, blockquote")]
+            const seen = (root) => [...root.querySelectorAll("p, li, pre, tr, h1, h2, h3")]
               .map((node) => node.nodeName === "P" && node.closest("li") ? "" : node.nodeName
                 + node.textContent.replace(/\\s+/g, " ").trim()).filter(Boolean).join("\\n");
             const differences = [];

@@ -20,7 +20,8 @@ from starlette.routing import Route
 
 from gptoss.server import page
 
-# What an answer is made of: deltas, seconds to wait, and BREAK, where the connection ends.
+# What an answer is made of: deltas, seconds to wait, an error ({"error": …}), which is the last
+# thing that is sent, and BREAK, where the connection ends.
 BREAK = "break"
 Step = dict[str, Any] | float | str
 
@@ -93,6 +94,9 @@ async def _events(stand_in: StandIn, body: dict[str, Any]) -> AsyncIterator[byte
                     behind -= time.perf_counter() - begin
                 continue
             delta = cast("dict[str, Any]", step)
+            if "error" in delta:
+                yield f"data: {json.dumps(delta)}\n\n".encode()
+                return
             tokens += 1
             if "tool_calls" in delta:
                 finish = "tool_calls"

@@ -47,8 +47,8 @@ _HEADERS = {
 def routes(service: Service) -> list[Route]:
     """Make the routes of the page.
 
-    The files are read once, here, and nothing but them is served. Their addresses hold a hash of all
-    of them, so that a browser may keep them for good and still gets every change.
+    The files are read once, here, and nothing but them is served. Their addresses hold a hash of
+    all of them, so that a browser may keep them for good and still gets every change.
 
     Parameters
     ----------
