@@ -328,6 +328,7 @@ export class StreamedMarkdown {
 
   #showTail(tokens) {
     const [token] = tokens;
+    this.tail.classList.toggle("continues", this.#list !== null && token?.type === "list");
     if (token?.type === "code") {
       const language = languageOf(token.lang);
       if (this.#code?.language !== language) {

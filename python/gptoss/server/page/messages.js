@@ -136,7 +136,7 @@ export class AssistantMessage {
       content: new StreamedMarkdown(content),
     };
     this.calls = element("div", { class: "calls" });
-    this.waiting = element("p", { class: "waiting" }, element("span", { class: "dots" }), "Reading");
+    this.waiting = element("p", { class: "waiting" }, element("span", { class: "dots" }), "Reading…");
     this.notice = element("p", { class: "notice", role: "alert", hidden: true });
     this.stats = element("span", { class: "stats" });
     this.copy = copyButton(() => node.content);
