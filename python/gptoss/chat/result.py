@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -118,6 +119,28 @@ class ChatDelta:
         """
         return openai.chunk_dict(
             self._head, self._openai, self.finish_reason, self._logprobs, self.usage
+        )
+
+    def joined(self, more: ChatDelta) -> ChatDelta | None:
+        """This delta and the next one as one; None unless they are pieces of the same text."""
+        call, rest = self.tool_call, more.tool_call
+        if self.kind != more.kind or self.kind == "end":
+            return None
+        if call is not None and rest is not None:
+            if rest.id is not None or rest.index != call.index:
+                return None
+            call = dataclasses.replace(call, arguments=call.arguments + rest.arguments)
+        logprobs = self._logprobs
+        if logprobs is not None and more._logprobs is not None:
+            logprobs = logprobs + more._logprobs
+        return dataclasses.replace(
+            self,
+            text=self.text + more.text,
+            reasoning=self.reasoning + more.reasoning,
+            preamble=self.preamble + more.preamble,
+            tool_call=call,
+            _openai=openai.joined_delta(self._openai, more._openai),
+            _logprobs=logprobs,
         )
 
 
