@@ -146,7 +146,7 @@ class CompletionRequest:
         Raises
         ------
         RequestError
-            One is empty or too long.
+            One is empty, too long, or has an id that is not in the vocabulary.
         """
         allowed = "all" if self.allow_special else ()
         found = []
@@ -156,6 +156,12 @@ class CompletionRequest:
                 ids = llm.tokenizer.encode(prompt, allowed_special=allowed)
             else:
                 ids = prompt
+                size = llm.config.vocab_size
+                wrong = next((each for each in ids if not 0 <= each < size), None)
+                if wrong is not None:
+                    raise RequestError(
+                        f"{where}: token id {wrong} lies outside the vocabulary of {size}", where
+                    )
             if not ids:
                 raise RequestError(f"{where} must not be empty", where)
             least = 0 if self.params.max_tokens == 0 else 1

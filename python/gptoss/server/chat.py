@@ -67,6 +67,8 @@ async def drained(call: Call, stream: ChatStream) -> ChatResult:
 def _note_end(call: Call, stream: ChatStream) -> ChatResult:
     result = stream.result
     assert result is not None
+    if call.log.first_token_s is None:  # nothing was to be seen of it
+        call.saw_first(result.timings.time_to_first_token_s)
     call.finish(total_usage(result), result.finish_reason)
     return result
 
