@@ -121,7 +121,7 @@ def test_hidden_reasoning(make: Callable[..., Any], settings: Any, body: Any) ->
     app = make(**settings)
     whole, streamed = chat(app, **body), chat(app, stream=True, **body)
     for reply in (whole, streamed):
-        assert b"reasoning\"" not in reply.body
+        assert b'reasoning"' not in reply.body
         assert b"reasoning_content" not in reply.body
     found = completion(whole)
     assert found.usage is not None

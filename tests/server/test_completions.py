@@ -28,7 +28,10 @@ def chunks(reply: Reply) -> list[dict[str, Any]]:
     *events, last = reply.events
     assert last == "[DONE]"
     for event in events:
-        choices = [{**choice, "finish_reason": choice["finish_reason"] or "stop"} for choice in event["choices"]]
+        choices = [
+            {**choice, "finish_reason": choice["finish_reason"] or "stop"}
+            for choice in event["choices"]
+        ]
         Completion.model_validate({**event, "choices": choices}, strict=True)
     return events  # fmt: skip
 

@@ -176,9 +176,7 @@ class TestOpenApi:
 
 
 class TestAccessLine:
-    def test_one_line_for_each_request(
-        self, demo: Any, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_one_line_for_each_request(self, demo: Any, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "gptoss.server.access"):
             reply = post(
                 demo,

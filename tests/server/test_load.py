@@ -410,9 +410,7 @@ class TestTheEventLoop:
                 return {"messages": [message], "seed": i, "max_tokens": 40}
 
             alone = [(await fetch(app, "POST", CHAT, body(i))).json["choices"] for i in range(8)]
-            together = await asyncio.gather(
-                *(fetch(app, "POST", CHAT, body(i)) for i in range(8))
-            )
+            together = await asyncio.gather(*(fetch(app, "POST", CHAT, body(i)) for i in range(8)))
             assert [reply.json["choices"] for reply in together] == alone
 
         asyncio.run(script())
