@@ -103,9 +103,9 @@ class TestOpenAi:
         with pytest.raises(openai.NotFoundError) as missing:
             client.chat.completions.create(model="gpt-4o", messages=QUESTION)
         assert missing.value.code == "model_not_found"
+        url = {"url": "data:image/png;base64,AAAA"}
+        image: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]
         with pytest.raises(openai.BadRequestError, match="text only"):
-            url = {"url": "data:image/png;base64,AAAA"}
-            image: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]
             client.chat.completions.create(model="demo", messages=image)
 
     def test_many_at_a_time(self, client: openai.OpenAI) -> None:
@@ -254,7 +254,7 @@ class TestBeginAndEnd:
         assert not any("Traceback" in line for line in server.lines)
 
     def test_a_port_that_is_taken(self, server: Process) -> None:
-        with pytest.raises(AssertionError, match="cannot listen at 127.0.0.1 port"):
+        with pytest.raises(AssertionError, match=r"cannot listen at 127\.0\.0\.1 port"):
             Process("--port", str(server.port))
 
     def test_ipv6(self) -> None:

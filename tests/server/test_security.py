@@ -245,7 +245,7 @@ class TestOptions:
             (["--timeout", "nan"], "timeout_s must be a positive number"),
             (["--stream-interval", "0"], "stream_interval must be at least 1"),
             (["--root-path", "llm"], "root_path must begin with a slash"),
-            (["--port", "70000"], "cannot listen at 127.0.0.1 port 70000"),
+            (["--port", "70000"], "the port must be from 0 to 65535, got 70000"),
             (["--host", "999.1.1.1", "--no-auth"], "cannot listen at 999.1.1.1"),
         ],
     )

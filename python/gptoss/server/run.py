@@ -56,13 +56,16 @@ def listen(host: str, port: int) -> socket.socket:
     ------
     OSError
         It is in use, or not allowed.
+    ValueError
+        There is no such port.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"the port must be from 0 to 65535, got {port}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot listen at {host} port {port}: {reason}") from error
+    except OSError as error:
+        raise OSError(f"cannot listen at {host} port {port}: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener
 
