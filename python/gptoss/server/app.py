@@ -12,7 +12,16 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gptoss.llm import LLM
 from gptoss.openai_requests import RequestError
-from gptoss.server import chat, completions, health, metrics, models, openapi, tokenize
+from gptoss.server import (
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    openapi,
+    responses,
+    tokenize,
+)
 from gptoss.server.errors import ApiError
 from gptoss.server.middleware import Errors, Front, HostCheck, KeyCheck, OriginCheck
 from gptoss.server.responding import on_exception
@@ -51,7 +60,7 @@ def make_app(service: Service) -> Starlette:
     public = health.routes(service)
     private = [
         route
-        for module in (chat, completions, models, tokenize, metrics, openapi)
+        for module in (chat, responses, completions, models, tokenize, metrics, openapi)
         for route in module.routes(service)
     ]
 
@@ -60,7 +69,7 @@ def make_app(service: Service) -> Starlette:
         try:
             yield
         finally:
-            service.close()
+            await service.end()
 
     middleware = [Middleware(Front, service=service), Middleware(Errors)]
     if settings.allowed_hosts is not None:

@@ -49,7 +49,7 @@ async def deltas(call: Call, stream: ChatStream) -> AsyncGenerator[ChatDelta, No
     with stream:
         async for delta in stream:
             if delta.kind != "end":
-                call.saw_token(getattr(delta, "index", 0))
+                call.saw_token(delta.index)
             for ready in joiner.take(delta):
                 yield ready
     _note_end(call, stream)
@@ -60,7 +60,7 @@ async def drained(call: Call, stream: ChatStream) -> ChatResult:
     with stream:
         async for delta in stream:
             if delta.kind != "end":
-                call.saw_token(getattr(delta, "index", 0))
+                call.saw_token(delta.index)
     return _note_end(call, stream)
 
 
@@ -85,7 +85,7 @@ class Joiner:
         """Take the next delta; return what is to be sent now."""
         if self._interval == 1:
             return [delta]
-        sample = getattr(delta, "index", 0)
+        sample = delta.index
         ready = []
         count = 1
         if sample in self._held:
@@ -105,7 +105,7 @@ class Joiner:
 
 def total_usage(result: ChatResult) -> Usage:
     """What all samples took; their prompt counts once."""
-    samples = [result.usage, *(other.usage for other in getattr(result, "other_samples", ()))]
+    samples = [result.usage, *(other.usage for other in result.other_samples)]
     return Usage(
         result.usage.prompt_tokens,
         sum(usage.completion_tokens for usage in samples),

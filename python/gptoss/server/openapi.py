@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.routing import Route
 
 from gptoss.openai_requests import CHAT, COMPLETION, Table
 from gptoss.server.responding import JsonResponse
+from gptoss.server.responses.fields import RESPONSES
 from gptoss.server.service import Service
 from gptoss.server.tokenize import DETOKENIZE, TOKENIZE
 
@@ -17,15 +19,21 @@ from gptoss.server.tokenize import DETOKENIZE, TOKENIZE
 POSTS: dict[str, tuple[Table, str]] = {
     "/v1/chat/completions": (CHAT, "Answer a conversation."),
     "/v1/completions": (COMPLETION, "Continue prompts."),
+    "/v1/responses": (RESPONSES, "Answer, and keep the answer if it is wanted."),
     "/tokenize": (TOKENIZE, "Text or a conversation to token ids."),
     "/detokenize": (DETOKENIZE, "Token ids to text."),
 }
-_GETS = {
-    "/v1/models": "The names of the model.",
-    "/v1/models/{name}": "One of them.",
-    "/health": "200 when requests are answered, 503 before that and once the server ends.",
-    "/health/live": "200 while the process lives.",
-    "/metrics": "Counters for Prometheus.",
+# The other operations, and what each is for; `{...}` is a parameter.
+_OTHERS = {
+    ("get", "/v1/responses/{id}"): "A response that was kept; `stream=true` follows one.",
+    ("delete", "/v1/responses/{id}"): "Forget it.",
+    ("post", "/v1/responses/{id}/cancel"): "End one that is written in the background.",
+    ("get", "/v1/responses/{id}/input_items"): "What it answers.",
+    ("get", "/v1/models"): "The names of the model.",
+    ("get", "/v1/models/{name}"): "One of them.",
+    ("get", "/health"): "200 when requests are answered, 503 before, and once the server ends.",
+    ("get", "/health/live"): "200 while the process lives.",
+    ("get", "/metrics"): "Counters for Prometheus.",
 }
 _ERROR = {
     "type": "object",
@@ -64,16 +72,18 @@ def document(service: Service) -> dict[str, Any]:
                 "responses": responses,
             }
         }
-    for path, about in _GETS.items():
+    for (method, path), about in _OTHERS.items():
         operation: dict[str, Any] = {
             "summary": about,
             "responses": {"200": {"description": about}, "default": errors},
         }
-        if "{" in path:
+        names = re.findall(r"{(\w+)}", path)
+        if names:
             operation["parameters"] = [
-                {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in names
             ]
-        paths[path] = {"get": operation}
+        paths.setdefault(path, {})[method] = operation
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "gptoss", "version": "1"},

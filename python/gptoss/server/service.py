@@ -118,6 +118,7 @@ class Service:
         self.measures = Measures()
         self._places = 0  # of the queue, that are taken
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_close: list[Callable[[], None]] = []
 
     # -- the model -----------------------------------------------------------------------
 
@@ -210,11 +211,24 @@ class Service:
         for task in list(self._tasks):
             task.cancel()
 
+    def on_close(self, function: Callable[[], None]) -> None:
+        """Have a function called at the end, after the workers."""
+        self._on_close.append(function)
+
+    async def end(self) -> None:
+        """Wait for what runs, for at most `drain_s` since `drain`, and close."""
+        self.drain()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+        self.close()
+
     def close(self) -> None:
-        """End the workers; the model is the caller's."""
+        """End the workers, and what was opened; the model is the caller's."""
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
             self._workers = None
+        for function in self._on_close:
+            function()
 
 
 class Call:
