@@ -5,8 +5,8 @@
     python bench/bench_server.py MODEL --llama model.gguf [--llama-python PYTHON]
 
 clients: 1, 8 and 32 of them ask for streams of chat completions, each as soon as its last one has
-ended. Requests per second, time to the first token and between tokens (medians, and the 95th hundredth),
-as the clients see them.
+ended. Requests per second, time to the first token and between tokens, as the clients see them:
+medians, and the 95th of a hundred.
 cpu: CPU seconds of the server's process for each token, less those of a process that has the same
 requests answered by `LLM.achat` alone, in the same run. The mark is 0.2 ms.
 start: from the command to the first response of the port, and to the model's first readiness;
