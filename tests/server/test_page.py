@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from gptoss.server import page
+from gptoss.server import ServerSettings, page
+from gptoss.server.app import make_app, make_service
 
 FOLDER = Path(page.__file__).with_name("page")
 VENDOR = FOLDER / "vendor"
@@ -145,3 +147,24 @@ class TestVendored:
         assert sum(sizes[VENDOR / name] for name in at_start) < 100_000
         fonts = {path.suffix for path in (VENDOR / "katex" / "fonts").iterdir()}
         assert fonts == {".woff2"}
+
+
+class TestInTheServer:
+    def test_the_files_need_no_key(self) -> None:
+        service = make_service(ServerSettings(api_keys=("secret",)))
+        client = TestClient(make_app(service))
+        assert client.get("/").status_code == 200
+        assert client.get(assets(client) + "app.js").status_code == 200
+        assert client.get("/v1/models").status_code == 401
+
+    def test_it_can_be_left_out(self) -> None:
+        client = TestClient(make_app(make_service(ServerSettings(page=False))))
+        assert client.get("/").status_code == 404
+
+    def test_it_is_below_the_path_of_a_mount(self) -> None:
+        client = TestClient(
+            Starlette(routes=[Mount("/llm", make_app(make_service(ServerSettings())))])
+        )
+        found = re.search(r'"(page/[0-9a-f]{16}/app\.js)"', client.get("/llm/").text)
+        assert found is not None
+        assert client.get(f"/llm/{found[1]}").status_code == 200
