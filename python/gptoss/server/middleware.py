@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -92,7 +91,7 @@ class HostCheck:
         self._allowed = {name.lower() for name in allowed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not get_route_path(scope).startswith("/health"):
+        if scope["type"] == "http" and not _is_health(scope):
             host = host_name(Headers(scope=scope).get("host", ""))
             if host not in self._allowed and "*" not in self._allowed:
                 raise ApiError(
@@ -164,6 +163,12 @@ class Errors:
             await self._app(scope, receive, send)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
+
+
+def _is_health(scope: Scope) -> bool:
+    """Whether this is asked by what looks after the process, which may call it anything."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")).split("/")[1:2] == ["health"]
 
 
 def host_name(header: str) -> str:
