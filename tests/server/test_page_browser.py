@@ -70,7 +70,14 @@ class Page:
         return found
 
     def click(self, selector: str) -> None:
-        self.find(selector).click()
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        for is_last in (False, False, True):
+            try:
+                return self.find(selector).click()
+            except StaleElementReferenceException:  # the list has changed between the two
+                if is_last:
+                    raise
 
     def fill(self, selector: str, value: str) -> None:
         self.find(selector).send_keys("\ue009a\ue000\ue017" + value)  # Control a, Delete

@@ -13,6 +13,7 @@ function groupOf(updated) {
 
 export class Sidebar {
   #found = null; // what a search found, or null if there is none
+  #shown = ""; // what the list shows: it is left alone unless that changes
 
   constructor(store, { onopen, onremove }) {
     Object.assign(this, { store, onopen, onremove, current: null });
@@ -37,6 +38,10 @@ export class Sidebar {
   async show() {
     const heads = await this.store.list();
     const list = byId("conversations");
+    const wanted = JSON.stringify([heads, this.#found && [...this.#found], this.current]);
+    if (wanted === this.#shown) return;
+    this.#shown = wanted;
+    const focused = list.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     const nodes = [];
     let group = null;
     for (const head of heads) {
@@ -52,6 +57,7 @@ export class Sidebar {
       nodes.push(element("li", { class: "group" }, text));
     }
     list.replaceChildren(...nodes);
+    if (focused) list.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
   }
 
   #item({ id, title }) {
@@ -59,7 +65,7 @@ export class Sidebar {
     const open = element(
       "button",
       {
-        ...{ type: "button", class: "open", onclick: () => this.onopen(id) },
+        ...{ type: "button", class: "open", "data-id": id, onclick: () => this.onopen(id) },
         "aria-current": isCurrent ? "page" : null,
       },
       element("span", { class: "name" }, title || "New conversation"),
