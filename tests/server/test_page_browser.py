@@ -72,12 +72,10 @@ class Page:
     def click(self, selector: str) -> None:
         from selenium.common.exceptions import StaleElementReferenceException
 
-        for is_last in (False, False, True):
-            try:
-                return self.find(selector).click()
-            except StaleElementReferenceException:  # the list has changed between the two
-                if is_last:
-                    raise
+        try:
+            self.find(selector).click()
+        except StaleElementReferenceException:  # a list has changed between the two
+            self.find(selector).click()
 
     def fill(self, selector: str, value: str) -> None:
         self.find(selector).send_keys("\ue009a\ue000\ue017" + value)  # Control a, Delete
