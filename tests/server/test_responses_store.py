@@ -42,7 +42,10 @@ class TestKeeping:
         with ResponseStore(path) as store:
             assert store.put(record("a", "é\ud800"))
             assert store.get("a") == record("a", "é\ud800")
-            assert store.get("b") is None
+            for missing in ("b", "", "\ud800", "é"):
+                assert store.get(missing) is None
+                assert store.item(missing) is None
+                assert not store.delete(missing)
             assert [item["id"] for item in record("a").conversation] == [
                 *("msg_earlier", "in_a", "msg_a"),
             ]
