@@ -378,7 +378,8 @@ class LLM:
             Return a `ChatStream`, an iterator of `ChatDelta`.
         **sampling
             Fields of `SamplingParams`, which replace those of `params`. `stop` applies to the
-            answer's text.
+            answer's text. With `n` there are several answers: deltas have their `index`, and the
+            result is the first of its `samples`.
 
         Returns
         -------

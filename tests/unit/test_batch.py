@@ -170,7 +170,7 @@ class TestErrors:
             ({"messages": "Hi"}, "messages", "messages must be a list, got 'Hi'"),
             ({"messages": []}, "messages", "messages must not be empty"),
             ({"messages": None}, "messages", "you must provide a messages parameter"),
-            ({"n": 2}, None, "n must be 1 in a chat"),
+            ({"n": 200}, "n", "n must be at most 128"),
             ({"logit_bias": {"x": 1}}, "logit_bias", "logit_bias must have token ids as keys"),
             ({"max_tokens": "many"}, "max_tokens", "max_tokens must be an integer"),
             ({"messages": [{"role": "user", "content": "x " * 3000}]}, None, "context of 2048"),
@@ -385,7 +385,7 @@ class TestCommand:
     def test_errors_in_lines_show_in_the_exit_code(
         self, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        source = write(tmp_path / "in.jsonl", [chat("a", "Hi"), "{", chat("b", "Hi", n=2)])
+        source = write(tmp_path / "in.jsonl", [chat("a", "Hi"), "{", chat("b", "Hi", n=200)])
         for _ in range(2):
             assert main(["batch", str(source), str(out), "--model", "demo"]) == 1
             assert "3 requests answered, 2 of them with an error; " in capsys.readouterr().err

@@ -47,8 +47,6 @@ def begin(
     wanted = read_response_format(response_format)
     if params.ignore_eos:
         raise ValueError("ignore_eos: a chat ends where the model ends it; use generate to go on")
-    if params.n != 1:
-        raise ValueError(f"n must be 1 in a chat, got {params.n}: ask several times instead")
     if max_reasoning_tokens is not None:
         if isinstance(max_reasoning_tokens, bool) or not isinstance(max_reasoning_tokens, int):
             raise TypeError(

@@ -133,6 +133,13 @@ class Completion:
         if sequences:
             self._loop.cancel(*sequences)
 
+    def cancel_sample(self, index: int) -> None:
+        """End one of the samples, if it is not finished."""
+        for sequence, sample in list(self.unfinished.items()):
+            if sample.index == index:
+                self.unfinished.pop(sequence, None)
+                self._loop.cancel(sequence)
+
     def result(self) -> GenerationResult:
         """Return the result once nothing is unfinished; raise if it was ended before."""
         if self.error is not None:
@@ -187,6 +194,14 @@ class Request(Iterator[GenerationChunk]):
     def close(self) -> None:
         """Cancel it, as closing a generator would."""
         self.cancel()
+
+    def close_sample(self, index: int) -> None:
+        """Cancel one of its `n` samples; no more chunks of it will come, and it has no result.
+
+        By whoever iterates over it, and not while another thread waits for it.
+        """
+        self._completion.cancel_sample(index)
+        self._ready = deque(chunk for chunk in self._ready if chunk.index != index)
 
     @property
     def finished(self) -> bool:
