@@ -113,7 +113,7 @@ def test_the_body_itself_is_answered(client: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_rubbish_is_answered_or_refused(client: httpx.Client, seed: int) -> None:
     chance = random.Random(seed)
     paths = list(places(BODY))

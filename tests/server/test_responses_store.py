@@ -231,7 +231,7 @@ while True:
 def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: Path) -> None:
     path = tmp_path / "store"
     number = 0
-    for wanted in (1, 3, 5, 9):
+    for wanted in (1, 4, 9):
         writer = subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(path), str(number)],
             stdout=subprocess.PIPE,
@@ -256,4 +256,4 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: P
             assert len(json.dumps(json.loads(body))) == length
         database.close()
         number = kept + 1
-    assert number >= 18
+    assert number >= 14
