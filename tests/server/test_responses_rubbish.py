@@ -1,4 +1,7 @@
-"""Bodies that are wrong in some place: each is answered, or refused for what is wrong."""
+"""Bodies that are wrong in some place: each is answered, or refused for what is wrong.
+
+Of /v1/responses and of /v1/messages.
+"""
 
 from __future__ import annotations
 
@@ -88,9 +91,9 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(inner, (*path, index))
 
 
-def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    """The body with something else there."""
-    body = copy.deepcopy(BODY)
+def changed(given: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    """A body with something else there."""
+    body = copy.deepcopy(given)
     inner: Any = body
     for key in path[:-1]:
         inner = inner[key]
@@ -119,7 +122,7 @@ def test_rubbish_is_answered_or_refused(client: httpx.Client, seed: int) -> None
     paths = list(places(BODY))
     statuses = set()
     for path in chance.sample(paths, len(paths)):
-        body = changed(path, chance.choice(RUBBISH))
+        body = changed(BODY, path, chance.choice(RUBBISH))
         answer = client.post("/responses", content=json.dumps(body))
         said = (path, answer.status_code, answer.text)
         statuses.add(answer.status_code)
@@ -134,4 +137,52 @@ def test_rubbish_is_answered_or_refused(client: httpx.Client, seed: int) -> None
                 # A tool that is not there any more cannot be chosen.
                 named = re.split(r"\W", str(error["param"]))[0]
                 assert (path[0], named) == ("tools", "tool_choice") or named == path[0], said
+    assert {200, 400} <= statuses
+
+
+MESSAGES_BODY: dict[str, Any] = {
+    "system": [{"type": "text", "text": "Be brief."}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "weather?"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Look.", "signature": ""},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "c", "name": "f", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "c", "content": "rain"},
+                {"type": "text", "text": "And?"},
+            ],
+        },
+    ],
+    "max_tokens": 50,
+    "temperature": 0.5,
+    "top_k": 5,
+    "stop_sequences": ["x"],
+    "thinking": {"type": "enabled", "budget_tokens": 100},
+    "output_config": {"effort": "low"},
+    "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "auto"},
+}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rubbish_in_anthropics_form(client: httpx.Client, seed: int) -> None:
+    assert client.post("/messages", json=MESSAGES_BODY).status_code == 200
+    chance = random.Random(seed)
+    statuses = set()
+    for path in places(MESSAGES_BODY):
+        body = changed(MESSAGES_BODY, path, chance.choice(RUBBISH))
+        answer = client.post("/messages", content=json.dumps(body))
+        said = (path, answer.status_code, answer.text)
+        statuses.add(answer.status_code)
+        assert answer.status_code in (200, 400, 404), said
+        if answer.status_code != 200:
+            assert answer.json()["error"]["type"] in ("invalid_request_error", "not_found_error")
+            assert "unhashable" not in answer.text, said
     assert {200, 400} <= statuses

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from gptoss.llm import LLM
-from gptoss.server import chat, health, responses
+from gptoss.server import chat, health, messages, responses
 from gptoss.server.errors import ApiError, ClientLeftError
 from gptoss.server.responding import on_exception
 from gptoss.server.service import Service
@@ -36,7 +36,12 @@ def app(llm: LLM, settings: ServerSettings | None = None) -> Starlette:
 
 def make_app(service: Service) -> Starlette:
     """Make the application of a service, whose model may be loaded later."""
-    routes = [*chat.routes(service), *responses.routes(service), *health.routes(service)]
+    routes = [
+        *chat.routes(service),
+        *responses.routes(service),
+        *messages.routes(service),
+        *health.routes(service),
+    ]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
