@@ -61,8 +61,8 @@ MESSAGES = Table(
         Field(
             "thinking",
             "done",
-            "enabled: `budget_tokens` bounds it; disabled: little, and not sent; without it gpt-oss "
-            "thinks, and its thinking is sent. Signatures are empty",
+            "enabled: `budget_tokens` bounds it; disabled: little, and not sent. gpt-oss "
+            "thinks by default. Signatures are empty",
             {
                 "type": "object",
                 "properties": {
