@@ -178,6 +178,9 @@ class TestRefusals:
                 {"type": "tool_result", "tool_use_id": "x", "content": 7}]}]}, 400,
              "invalid_request_error"),
             ({"messages": [{"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "x", "content": [None]}]}]}, 400,
+             "invalid_request_error"),
+            ({"messages": [{"role": "user", "content": [
                 {"type": "tool_result", "tool_use_id": None}]}]}, 400, "invalid_request_error"),
             ({"messages": [{"role": "assistant", "content": [
                 {"type": "tool_use", "id": "x", "name": "a b"}]}]}, 400, "invalid_request_error"),

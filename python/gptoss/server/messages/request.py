@@ -230,7 +230,10 @@ def _blocks(content: Any, where: str) -> Iterator[tuple[Mapping[str, Any], str]]
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     for index, block in enumerate(content):
-        yield block, f"{where}[{index}]"
+        at = f"{where}[{index}]"
+        if not isinstance(block, Mapping) or not isinstance(block.get("type"), str):
+            raise RequestError(f"{at} must be a block with a type, got {block!r:.100}", at)
+        yield block, at
 
 
 def _text(content: Any, where: str) -> str:
