@@ -111,7 +111,7 @@ def _error_body(error: ApiError) -> dict[str, Any]:
     kind = _ERROR_TYPES.get(
         error.status, "invalid_request_error" if error.status < 500 else "api_error"
     )
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    return {"type": "error", "error": {**error.body()["error"], "type": kind}}
 
 
 def _error_response(error: ApiError) -> Response:
