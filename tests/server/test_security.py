@@ -197,6 +197,8 @@ class TestOptions:
         assert set(found.allowed_hosts) == {"localhost", "127.0.0.1", "::1"}
         assert found.cors_origins == ()
         assert (found.max_waiting, found.timeout_s, found.reasoning) == (256, None, "show")
+        assert found.store_path is None
+        assert settings("--store", "kept").store_path == Path("kept")
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "server.example"])
     def test_elsewhere_a_key_is_needed(
