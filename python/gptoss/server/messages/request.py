@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gptoss.openai_requests.chat import EFFORTS
@@ -51,7 +51,11 @@ MESSAGES = Table(
         ),
         Field("system", "done", "instructions", _BLOCKS),
         Field("stream", "done", "typed server-sent events", _BOOLEAN),
-        *(each for each in SAMPLING if each.name in ("temperature", "top_p", "top_k")),
+        *(
+            dataclasses.replace(each, own=False)
+            for each in SAMPLING
+            if each.name in ("temperature", "top_p", "top_k")
+        ),
         Field(
             "stop_sequences",
             "done",
@@ -141,7 +145,7 @@ MESSAGES = Table(
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MessagesRequest:
     """What is asked.
 
