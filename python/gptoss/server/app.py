@@ -16,6 +16,7 @@ from gptoss.server import (
     chat,
     completions,
     health,
+    messages,
     metrics,
     models,
     openapi,
@@ -61,7 +62,7 @@ def make_app(service: Service) -> Starlette:
     public = [*health.routes(service), *(page.routes(service) if settings.page else [])]
     private = [
         route
-        for module in (chat, responses, completions, models, tokenize, metrics, openapi)
+        for module in (chat, responses, messages, completions, models, tokenize, metrics, openapi)
         for route in module.routes(service)
     ]
 
