@@ -13,6 +13,19 @@ from .keywords import FORMATS, KEYWORDS
 MAX_BYTES = 64 * 1024  # compiling takes up to half a second
 MAX_DEPTH = 64  # the compiler recurses
 
+# Formats that are held more exactly than llguidance does: no 29th of February in a common year, no
+# leap second, which no library reads, no year 0; and fractions of a second of 6 digits at most.
+_LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
+_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"
+_DAYS = (
+    "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8])"
+)
+_DATE = f"(?:{_YEAR}-(?:{_DAYS})|{_LEAP}-02-29)"
+_HOUR_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_HOUR_MINUTE}:[0-5][0-9](?:\.[0-9]{{1,6}})?(?:Z|[+-]{_HOUR_MINUTE})"
+_EXACT = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+
 # With these beside it, or as a part of them, an object may have properties that it does not list.
 _IN_PLACE = ("$ref", "allOf", "anyOf", "oneOf")
 
@@ -120,12 +133,16 @@ def _check(schema: Any, root: dict[str, Any], where: str) -> None:
             continue
         if name == "$ref":
             _target(root, value, where)
-        elif name == "format" and value not in FORMATS:
+        elif name == "format" and (not isinstance(value, str) or value not in FORMATS):
             raise ValueError(
                 f"{where}: the format {value!r:.50} is not supported, only {', '.join(FORMATS)}"
             )
         for path, inner in _inner(schema, name, where):
             _check(inner, root, f"{where}{path}")
+    exact = _EXACT.get(schema.get("format", ""))
+    if exact is not None:
+        del schema["format"]
+        schema.setdefault("allOf", []).append({"pattern": exact})
 
 
 def _inner(schema: dict[str, Any], name: str, where: str) -> Iterator[tuple[str, Any]]:
@@ -199,7 +216,7 @@ def _lists_its_properties(schema: dict[str, Any]) -> bool:
     listed = schema.get("properties")
     if listed is None or any(name in schema for name in (*_IN_PLACE, "patternProperties")):
         return False
-    names = schema.get("required", ())
+    names = schema.get("required", [])
     is_open = not isinstance(names, list) or any(name not in listed for name in names)
     least = schema.get("minProperties", 0)
     return (
