@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -37,6 +38,14 @@ _LIMITS = {
     "max_lexer_states": 50_000,
     "max_grammar_size": 500_000,
     "verbose_errors": False,
+}
+
+
+_STATE = re.compile("<(?:state|grammar|non-verbose/)>")
+# Which keywords its errors are about, where they do not say so.
+_UNNAMED = {
+    " range: ": "a minimum, exclusiveMinimum, maximum or exclusiveMaximum: ",
+    "regex parse error": "a pattern: ",
 }
 
 
@@ -217,9 +226,9 @@ def _reason(error: str) -> str:
         )
     if error.startswith("NoExtension"):
         return "no text is valid"
-    text = " ".join(error.partition("<")[0].split())[:300]
-    limits = "minimum, exclusiveMinimum, maximum, exclusiveMaximum"
-    return f"the keywords {limits}: {text}" if " range: " in text else text
+    text = " ".join(_STATE.split(error)[0].split())[:300]
+    keyword = next((name for sign, name in _UNNAMED.items() if sign in text), "")
+    return keyword + text
 
 
 def schema_grammar(encoding: HarmonyEncoding, schema: Any, where: str) -> Grammar:
