@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +131,18 @@ def test_no_keyword_is_missing() -> None:
     )
 
 
+def test_the_docs_have_the_table() -> None:
+    rows = ["| keyword | is | |", "|---|---|---|"]
+    for treatment in ("enforced", "refused", "annotation"):
+        hints = {name: KEYWORDS[name].hint for name in names(treatment)}
+        plain = ", ".join(f"`{name}`" for name, hint in hints.items() if not hint)
+        rows.append(f"| {plain} | {treatment} | |")
+        rows += [f"| `{name}` | {treatment} | {hint} |" for name, hint in hints.items() if hint]
+    text = (Path(__file__).parents[2] / "docs" / "chat.md").read_text()
+    assert "\n".join(rows) in text
+    assert f"Formats: {', '.join(f'`{name}`' for name in FORMATS)}." in text.replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", names("enforced"))
 def test_enforced(name: str) -> None:
     schema, valid, wrong = ENFORCED[name]
@@ -185,6 +199,16 @@ def test_formats(name: str) -> None:
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "no text is valid"),
         ({"properties": {"a": {"$id": "https://a.org"}}}, "the keyword '\\$id' is not supported"),
         ({"oneOf": [{"minimum": 3}, {"maximum": 5}]}, "the keyword 'oneOf' is supported only"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "the keyword 'oneOf' is supported"),
+        ({"minProperties": 2}, "the keyword 'minProperties' is supported up to 1, or as many as"),
+        ({"enum": [1, {"a": [2**53 + 1]}]}, "the keyword 'enum' has a number beyond"),
+        ({"maximum": 2**70}, "the keyword 'maximum' has a number beyond"),
+        ({"exclusiveMinimum": 0, "maximum": 0.5}, "'exclusiveMinimum' of 0 is not supported with"),
+        ({"minimum": -0.5, "exclusiveMaximum": 0}, "'exclusiveMaximum' of 0 is not supported with"),
+        (
+            {"allOf": [{"exclusiveMinimum": 1}, {"properties": {"a": {"maximum": 1.5}}}]},
+            "'exclusiveMinimum' of 1 is not supported with",
+        ),
         (False, "false allows no answer"),
         ({"type": "array", "minItems": 1, "items": False}, "nsatisfiable"),
         ({"enum": []}, "nsatisfiable"),
@@ -278,7 +302,6 @@ OTHER_TEXTS = ['{"a":1,"b":2}']
         ({"allOf": [OPEN, {"properties": {"b": {"const": 2}}, "required": ["b"]}]}, None),
         ({"$ref": "#/$defs/a", "$defs": {"a": OPEN}, "required": ["b"]}, None),
         ({**OPEN, "required": ["a", "b"]}, None),
-        ({**OPEN, "minProperties": 2}, None),
         ({**OPEN, "patternProperties": {"^b": {"const": 2}}}, False),
         ({"anyOf": [OPEN, {"type": "null"}], "properties": {"b": {"const": 2}}}, False),
         ({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"anyOf": [OPEN]}}}, False),
@@ -306,6 +329,53 @@ def test_no_blanks() -> None:
         assert accepts(ENCODING, grammar, text)
     for text in ('{"a": 1}', "[1, 2]", " 1", "1 ", "{}\n"):
         assert not accepts(ENCODING, grammar, text)
+
+
+A = {"type": "object", "properties": {"kind": {"const": "a"}}, "required": ["kind"]}
+B = {"type": "object", "properties": {"kind": {"enum": ["b", "c"]}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": A, "b": B}},
+        {"oneOf": [A, B], "discriminator": {"propertyName": "kind"}},
+        {"oneOf": [{"const": 1}, {"const": 2}, {"enum": ["a", None]}]},
+        {"oneOf": [{"type": "array"}, {"type": ["number", "null"]}, {"type": "string"}]},
+    ],
+)
+def test_one_of_that_cannot_be_two(schema: Any) -> None:
+    grammar = schema_grammar(ENCODING, schema, "schema")
+    rng = random.Random(0)
+    texts = {drawn(ENCODING, grammar, rng) for _ in range(20)} - {None}
+    assert len(texts) > 2
+    assert all(invalid(schema, str(text)) is None for text in texts)
+
+
+LIMITS = (-0.5, 0, 0.01, 1, 1.5)
+MORE_LIMITS = (-10, -1, -0.5, -0.001, 0, 0.01, 0.5, 1, 1.5, 2, 10)
+NUMBERS = (
+    *("0", "-0", "0.0", "-0.0", "0.00", "1", "1.0", "-1", "-1.0", "0.5", "-0.5", "0.50", "0.01"),
+    *("0.010", "-0.001", "-0.0010", "0.0005", "2", "2.0", "1.5", "1.50", "10", "10.0", "1e0"),
+)
+
+
+@pytest.mark.parametrize("kind", ["number", "integer"])
+@pytest.mark.parametrize("limits", [LIMITS, pytest.param(MORE_LIMITS, marks=pytest.mark.slow)])
+def test_all_limits(kind: str, limits: tuple[float, ...]) -> None:
+    refused = 0
+    for low, high in itertools.combinations(limits, 2):
+        for lower in ("minimum", "exclusiveMinimum"):
+            for upper in ("maximum", "exclusiveMaximum"):
+                schema = {"type": kind, lower: low, upper: high}
+                grammar, error = compiled_or_error(schema)
+                if grammar is None:
+                    refused += "not supported" in error
+                    continue
+                for text in NUMBERS:
+                    if accepts(ENCODING, grammar, text):
+                        assert invalid(schema, text) is None, (schema, text)
+    assert 0 < refused < 40
 
 
 # -- the test suite --------------------------------------------------------------------------
