@@ -77,8 +77,8 @@ def test_the_demo(llm: gptoss.LLM, every: int) -> None:
     def answer(numbered: tuple[int, tuple[str, Any]]) -> str:
         seed, (name, schema) = numbered
         result = llm.chat(USER, response_format=form(schema), seed=seed, max_tokens=MOST_TOKENS)
-        assert result.repairs == []
         if result.finish_reason == "stop":
+            assert result.repairs == []  # a cut may fall within a header
             assert invalid(schema, result.text) is None, (name, result.text)
         return result.finish_reason
 
