@@ -16,6 +16,7 @@ from gptoss.server import (
     chat,
     completions,
     health,
+    messages,
     metrics,
     models,
     openapi,
@@ -60,7 +61,7 @@ def make_app(service: Service) -> Starlette:
     public = health.routes(service)
     private = [
         route
-        for module in (chat, responses, completions, models, tokenize, metrics, openapi)
+        for module in (chat, responses, messages, completions, models, tokenize, metrics, openapi)
         for route in module.routes(service)
     ]
 

@@ -136,7 +136,10 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_public(scope):
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            headers = Headers(scope=scope)
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            if not key and "x-api-key" in headers:  # where Anthropic's clients have it
+                scheme, key = "bearer", headers["x-api-key"]
             # All are compared, each in constant time.
             given = _digest(key.strip())
             found = [hmac.compare_digest(given, digest) for digest in self._digests]

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gptoss.openai_requests import CHAT, COMPLETION, Table
+from gptoss.server.messages.request import MESSAGES
 from gptoss.server.responding import JsonResponse
 from gptoss.server.responses.fields import RESPONSES
 from gptoss.server.service import Service
@@ -20,6 +21,8 @@ POSTS: dict[str, tuple[Table, str]] = {
     "/v1/chat/completions": (CHAT, "Answer a conversation."),
     "/v1/completions": (COMPLETION, "Continue prompts."),
     "/v1/responses": (RESPONSES, "Answer, and keep the answer if it is wanted."),
+    "/v1/messages": (MESSAGES, "Answer, as Anthropic's API does."),
+    "/v1/messages/count_tokens": (MESSAGES, "Count what the model would be given."),
     "/tokenize": (TOKENIZE, "Text or a conversation to token ids."),
     "/detokenize": (DETOKENIZE, "Token ids to text."),
 }
