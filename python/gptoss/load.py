@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -208,12 +209,17 @@ def _page_store(files: PageFiles, engine: _core.Engine, checkpoint: Checkpoint) 
         engine.kv_layout.encode(),
         repr(engine.page_bytes).encode(),
         # The kernels as they were compiled, and the functions that they take from the system.
-        hashlib.sha256(Path(_core.__file__).read_bytes()).digest(),
+        _core_digest(),
         " ".join(platform.libc_ver()).encode(),
     ]
     identity = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
     windows = [0, checkpoint.config.sliding_window]
     return PageStore(files, identity.digest(), engine.page_bytes, windows[: len(engine.page_bytes)])
+
+
+@functools.cache  # of the file that was imported, also if another one comes in its place
+def _core_digest() -> bytes:
+    return hashlib.sha256(Path(_core.__file__).read_bytes()).digest()
 
 
 @contextmanager
