@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-CHECKED = ("coming-from.md", "model.md", "offline.md", "troubleshooting.md")
+CHECKED = ("coming-from.md", "model.md", "offline.md", "server.md", "troubleshooting.md")
 
 _FENCE = re.compile(r"^```(python(?: theirs)?)\n(.*?)^```$", re.M | re.S)
 

@@ -384,7 +384,7 @@ class TestFields:
              "text.format.schema"),
             ({"input": "hi", "tools": ["f"]}, "tools[0]"),
             ({"input": "hi", "tools": [{}]}, "tools[0].type"),
-            ({"input": "hi", "metadata": {"a": 1}}, "metadata"),
+            ({"input": "hi", "metadata": {"a": 1}}, "metadata.a"),
             ({"input": "hi", "metadata": {"a" * 65: "b"}}, "metadata"),
             ({"input": "hi", "metadata": {str(i): "" for i in range(17)}}, "metadata"),
             ({"input": "hi", "stream": 1}, "stream"),
