@@ -9,8 +9,6 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-QUESTION: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
-
 
 class Verdict(BaseModel):
     """A verdict."""
@@ -25,39 +23,38 @@ class Place(BaseModel):
     city: str
 
 
-def client(mode: instructor.Mode) -> Any:
-    return instructor.from_openai(openai.OpenAI(max_retries=0, timeout=60), mode=mode)
-
-
-@pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA", "RESPONSES_TOOLS"])
-def test_an_object(mode: str) -> None:
-    found = client(instructor.Mode[mode]).create(
-        model="demo", messages=QUESTION, response_model=Verdict, max_retries=0, temperature=0
+def ask(mode: str, question: str, kind: type[BaseModel] | None, method: str = "create") -> Any:
+    client = instructor.from_openai(
+        openai.OpenAI(max_retries=0, timeout=60), mode=instructor.Mode[mode]
     )
-    assert isinstance(found, Verdict)
-
-
-@pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])
-def test_an_object_in_a_stream(mode: str) -> None:
-    pieces = list(
-        client(instructor.Mode[mode]).create_partial(
-            model="demo", messages=QUESTION, response_model=Verdict, max_retries=0, temperature=0
-        )
+    return getattr(client, method)(
+        model="demo",
+        messages=[{"role": "user", "content": question}],
+        response_model=kind,
+        max_retries=0,
+        temperature=0,
     )
+
+
+@pytest.mark.parametrize("mode", ["TOOLS", "RESPONSES_TOOLS"])
+def test_what_the_model_calls(mode: str) -> None:
+    assert ask(mode, "What is the weather in Oslo?", Place).city == "Oslo"
+
+
+def test_a_schema() -> None:
+    assert isinstance(ask("JSON_SCHEMA", "What is 17 + 25?", Verdict), Verdict)
+
+
+@pytest.mark.parametrize(
+    ("mode", "question", "kind"),
+    [("TOOLS", "What is the weather in Oslo?", Place), ("JSON_SCHEMA", "What is 2 + 3?", Verdict)],
+)
+def test_a_stream(mode: str, question: str, kind: type[BaseModel]) -> None:
+    pieces = list(ask(mode, question, kind, "create_partial"))
     assert len(pieces) > 1
-    Verdict.model_validate(pieces[-1].model_dump())
-
-
-def test_what_the_model_says_is_in_it() -> None:
-    messages = [{"role": "user", "content": "What is the weather in Oslo?"}]
-    found = client(instructor.Mode.TOOLS).create(
-        model="demo", messages=messages, response_model=Place, max_retries=0, temperature=0
-    )
-    assert found.city == "Oslo"
+    kind.model_validate(pieces[-1].model_dump())
 
 
 def test_plain_text() -> None:
-    answer = client(instructor.Mode.TOOLS).create(
-        model="demo", messages=QUESTION, response_model=None, temperature=0
-    )
+    answer = ask("TOOLS", "What is 17 + 25?", None)
     assert "42" in answer.choices[0].message.content

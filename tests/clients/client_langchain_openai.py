@@ -75,5 +75,5 @@ def test_a_tool_in_a_stream(model: ChatOpenAI) -> None:
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_a_schema(model: ChatOpenAI, method: Any) -> None:
-    found = model.with_structured_output(Verdict, method=method).invoke("What is 17 + 25?")
-    assert isinstance(found, Verdict)
+    bound = model.with_structured_output(Verdict, method=method, strict=True)
+    assert isinstance(bound.invoke("What is 17 + 25?"), Verdict)

@@ -100,9 +100,7 @@ class TestResponses:
         assert "42" in response.output_text
         assert [item.type for item in response.output] == ["reasoning", "message"]
         assert response.output[0].content[0].text
-        again = client.responses.create(
-            input="Add 5.", previous_response_id=response.id, **GREEDY
-        )
+        again = client.responses.create(input="Add 5.", previous_response_id=response.id, **GREEDY)
         assert "47" in again.output_text
 
     def test_a_stream(self, client: openai.OpenAI) -> None:

@@ -71,7 +71,9 @@ def test_a_stream(model: agents.Model) -> None:
 
 def test_a_tool(model: agents.Model) -> None:
     called.clear()
-    found = agents.Runner.run_sync(agent(model, tools=[get_weather]), "What is the weather in Oslo?")
+    found = agents.Runner.run_sync(
+        agent(model, tools=[get_weather]), "What is the weather in Oslo?"
+    )
     assert called == ["Oslo"]
     assert "17" in found.final_output
     kinds = [item.type for item in found.new_items]

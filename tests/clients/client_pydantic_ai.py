@@ -80,5 +80,6 @@ def test_a_tool(model: Any, is_streamed: bool) -> None:
 
 @pytest.mark.parametrize("wrap", [NativeOutput, ToolOutput])
 def test_a_schema(model: Any, wrap: Any) -> None:
-    output = Agent(model, output_type=wrap(Verdict)).run_sync("What is 17 + 25?").output
+    agent = Agent(model, output_type=wrap(Verdict, strict=True))
+    output = agent.run_sync("What is 17 + 25?").output
     assert isinstance(output, Verdict)

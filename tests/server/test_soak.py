@@ -299,9 +299,7 @@ class Crowd:
             assert status == 0 or 400 <= status < 500, (data[:300], status, body)
             assert status != 429, body
 
-    def begun(
-        self, rng: random.Random, *, is_streamed: bool, number: int | None = None
-    ) -> _Begun:
+    def begun(self, rng: random.Random, *, is_streamed: bool, number: int | None = None) -> _Begun:
         number = rng.randrange(len(REQUESTS)) if number is None else number
         path, body = REQUESTS[number]
         return _Begun(self.port, post(path, json.dumps({**body, "stream": is_streamed}).encode()))

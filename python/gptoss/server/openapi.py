@@ -15,13 +15,18 @@ from gptoss.server.responses.fields import RESPONSES
 from gptoss.server.service import Service
 from gptoss.server.tokenize import DETOKENIZE, TOKENIZE
 
-# What each path takes, and what it is for. Modules with tables of their own add to it.
-POSTS: dict[str, tuple[Table, str]] = {
-    "/v1/chat/completions": (CHAT, "Answer a conversation."),
-    "/v1/completions": (COMPLETION, "Continue prompts."),
-    "/v1/responses": (RESPONSES, "Answer, and keep the answer if it is wanted."),
-    "/tokenize": (TOKENIZE, "Text or a conversation to token ids."),
-    "/detokenize": (DETOKENIZE, "Token ids to text."),
+_MESSAGES = {"messages": [{"role": "user", "content": "What is 17 + 25?"}]}
+# What each path takes, what it is for, and an example. Modules with tables of their own add to it.
+POSTS: dict[str, tuple[Table, str, dict[str, Any]]] = {
+    "/v1/chat/completions": (CHAT, "Answer a conversation.", _MESSAGES),
+    "/v1/completions": (COMPLETION, "Continue prompts.", {"prompt": "What is", "max_tokens": 20}),
+    "/v1/responses": (
+        RESPONSES,
+        "Answer, and keep the answer if it is wanted.",
+        {"input": "What is 17 + 25?"},
+    ),
+    "/tokenize": (TOKENIZE, "Text or a conversation to token ids.", _MESSAGES),
+    "/detokenize": (DETOKENIZE, "Token ids to text.", {"tokens": [40, 41]}),
 }
 # The other operations, and what each is for; `{...}` is a parameter.
 _OTHERS = {
@@ -60,14 +65,16 @@ def document(service: Service) -> dict[str, Any]:
         "description": "An error.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
-    for path, (table, about) in POSTS.items():
+    for path, (table, about, example) in POSTS.items():
         responses = {"200": {"description": "The answer."}, "default": errors}
         paths[path] = {
             "post": {
                 "summary": about,
                 "requestBody": {
                     "required": True,
-                    "content": {"application/json": {"schema": table.json_schema()}},
+                    "content": {
+                        "application/json": {"schema": table.json_schema(), "example": example}
+                    },
                 },
                 "responses": responses,
             }
