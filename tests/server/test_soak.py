@@ -318,12 +318,15 @@ class _Begun(Connection):
         return self
 
 
-async def gauges(port: int) -> dict[str, float]:
+async def get(port: int, path: str) -> tuple[int, bytes]:
     async with Connection(port) as connection:
-        await connection.send(
-            b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
-        )
-        status, body = await connection.reply()
+        head = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+        await connection.send(head.encode())
+        return await connection.reply()
+
+
+async def gauges(port: int) -> dict[str, float]:
+    status, body = await get(port, "/metrics")
     assert status == 200
     rows = re.findall(r"^gptoss:(num_requests_\w+)\{.*\} (\S+)$", body.decode(), re.MULTILINE)
     return {name: float(value) for name, value in rows}
@@ -336,6 +339,8 @@ def resident_bytes(pid: int) -> int:
 async def soak(process: Process, seconds: float) -> list[int]:
     """Run the crowd; return the server's memory, every quarter of a second."""
     crowd = Crowd(process.port)
+    while (await get(process.port, "/health"))[0] != 200:
+        await asyncio.sleep(0.05)
     crowd.alone = [await crowd.ask(number) for number in range(len(REQUESTS))]
     assert "42" in crowd.alone[0][0][0]
     assert json.loads(crowd.alone[2][0][2]) == {"city": "Oslo"}
@@ -379,7 +384,6 @@ def test_a_crowd(seconds: float) -> None:
         "--context-length": 2048,
         "--max-sequences": SEQUENCES,
         "--max-waiting": WAITING,
-        "--kv-cache-memory": "8MiB",
     }
     arguments = [str(word) for pair in options.items() for word in pair]
     with Process(*arguments) as process:
