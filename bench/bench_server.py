@@ -35,7 +35,6 @@ from typing import Any
 
 from timing import print_results
 
-CLIENTS = (1, 8, 32)
 _START_S = 120.0
 _POLL_S = 0.002
 
@@ -86,12 +85,14 @@ class Server:
         self.process.wait(60)
 
 
-def gptoss_server(model: str, threads: int) -> Server:
+def gptoss_server(model: str, options: Any) -> Server:
     """Begin `gptoss serve`."""
     port = free_port()
+    sequences = max(32, *options.clients)
     command = [
         *(sys.executable, "-m", "gptoss", "serve", model, "--port", str(port)),
-        *("--threads", str(threads), "--context-length", "2048", "--max-sequences", "32"),
+        *("--threads", str(options.threads), "--context-length", "2048"),
+        *("--max-sequences", str(sequences), "--stream-interval", str(options.stream_interval)),
     ]
     return Server(command, port, "/health")
 
@@ -216,7 +217,9 @@ def library(model: str, threads: int, clients: int, requests: int, tokens: int) 
     """Have the same requests answered without a server; print the CPU seconds for each token."""
     import gptoss
 
-    with gptoss.load(model, threads=threads, context_length=2048, max_sequences=32) as llm:
+    with gptoss.load(
+        model, threads=threads, context_length=2048, max_sequences=max(32, clients)
+    ) as llm:
 
         async def one(index: int, times: Times) -> None:
             request = body(index, tokens)
@@ -247,6 +250,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--tokens", type=int, default=48, help="most of each answer")
     parser.add_argument("--requests", type=int, default=8, help="of each client")
+    parser.add_argument(
+        "--clients",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[1, 8, 32],
+        metavar="N,...",
+    )
+    parser.add_argument("--stream-interval", type=int, default=1, metavar="N")
     parser.add_argument("--llama", metavar="GGUF", help="the same weights for llama.cpp")
     parser.add_argument("--llama-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--library", type=int, metavar="CLIENTS", help=argparse.SUPPRESS)
@@ -257,8 +267,8 @@ def main() -> None:
         return
 
     rows, added_ms = [], {}
-    with gptoss_server(options.model, options.threads) as server:
-        for clients in CLIENTS:
+    with gptoss_server(options.model, options) as server:
+        for clients in options.clients:
             served = measure(server, "gptoss", clients, options)
             command = [
                 *(sys.executable, __file__, options.model, "--threads", str(options.threads)),
@@ -271,10 +281,10 @@ def main() -> None:
             added_ms[clients] = served["CPU ms/token"] - alone["CPU ms/token"]
     if options.llama:
         with llama_server(options.llama_python, options.llama, options.threads) as server:
-            rows += [measure(server, "llama.cpp", clients, options) for clients in CLIENTS]
+            rows += [measure(server, "llama.cpp", clients, options) for clients in options.clients]
     starts = []
     for _ in range(5):
-        with gptoss_server(options.model, options.threads) as server:
+        with gptoss_server(options.model, options) as server:
             starts.append((server.first_s, server.ready_s))
     port_s, ready_s = (statistics.median(values) for values in zip(*starts, strict=True))
     for clients, value in added_ms.items():

@@ -15,7 +15,7 @@ from gptoss.server.openapi import POSTS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "server.md"
 
-_ELSEWHERE = ("/v1/responses",)  # docs/responses.md
+_ELSEWHERE = ("/v1/responses", "/v1/messages", "/v1/messages/count_tokens")  # pages of their own
 _SECTION = re.compile(r"(<!-- fields of (\S+) -->\n).*?(<!-- end of fields -->\n)", re.DOTALL)
 
 

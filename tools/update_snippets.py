@@ -159,7 +159,7 @@ def refreshed(page: Path) -> str:
             env={**environment(home), "NO_COLOR": "1"},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         if done.returncode:
             name = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
@@ -304,7 +304,7 @@ class _Reader:
             stderr=subprocess.DEVNULL,
         )
         self._servers.append(server)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
@@ -324,7 +324,7 @@ class _Reader:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=120,
+                timeout=300,
             )
             if done.returncode:
                 raise SnippetError(f"{command!r} ends with {done.returncode}:\n{done.stdout}")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from openai.types import Model
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import gptoss
 from gptoss.server import ServerSettings
@@ -202,3 +204,27 @@ class TestAccessLine:
         for given in ("a b", "x" * 200, "<script>", ""):
             reply = ask(demo, "GET", "/health", headers={"x-request-id": given})
             assert re.fullmatch(r"req_[0-9a-f]{24}", reply.headers["x-request-id"])
+
+
+class TestEmbedded:
+    """The application as a part of another, which tells it neither beginning nor end."""
+
+    def test_mounted(self, make: Callable[..., Any], llm: gptoss.LLM) -> None:
+        outer = Starlette(routes=[Mount("/llm", app=make(api_keys=("k",), allowed_hosts=("a",)))])
+        assert ask(outer, "GET", "/llm/health").status == 200
+        assert ask(outer, "GET", "/llm/v1/models").status == 403
+        headers = {"host": "a"}
+        assert ask(outer, "GET", "/llm/v1/models", headers=headers).status == 401
+        headers["authorization"] = "Bearer k"
+        assert ask(outer, "GET", "/llm/v1/models", headers=headers).status == 200
+        body = {"messages": USER, "max_tokens": 3, "stream": True}
+        reply = post(outer, "/llm/v1/chat/completions", body, headers=headers)
+        assert reply.events[-1] == "[DONE]"
+
+    def test_two_on_one_model(self, make: Callable[..., Any]) -> None:
+        """Counters and queues are each one's own."""
+        first, second = make(), make()
+        post(first, "/v1/completions", {"prompt": "a", "max_tokens": 1})
+        counted = "gptoss:request_success_total"
+        assert any(name == counted for name, _ in TestMetrics.read(first))
+        assert not any(name == counted for name, _ in TestMetrics.read(second))

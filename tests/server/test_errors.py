@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import gptoss
 from gptoss.server import ServerSettings, app
 from gptoss.server.service import parse_json
 from support.asgi import ask, post
+from support.scripted_model import ScriptedModel
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "Hi"}]
@@ -163,6 +165,15 @@ class Broken:
 
     def chat(self, *_: Any, **__: Any) -> Any:
         raise KeyError("secret prompt")
+
+
+def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "null"}}}
+    model: Any = ScriptedModel("<|channel|>final<|message|>null<|return|>")
+    reply = post(app(model), CHAT, {"messages": USER, "response_format": wanted})
+    assert (reply.status, reply.error["code"]) == (501, "not_installed")
+    assert "pip install" in reply.error["message"]
 
 
 def test_a_mistake_of_the_server(caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,12 @@ class TestKeys:
     def test_a_known_one(self, locked: Any, header: str) -> None:
         assert ask(locked, "GET", MODELS, headers={"authorization": header}).status == 200
 
+    def test_where_anthropics_clients_have_it(self, locked: Any) -> None:
+        assert ask(locked, "GET", MODELS, headers={"x-api-key": "first-key"}).status == 200
+        assert ask(locked, "GET", MODELS, headers={"x-api-key": "first"}).status == 401
+        both = {"x-api-key": "first-key", "authorization": "Bearer first"}
+        assert ask(locked, "GET", MODELS, headers=both).status == 401
+
     @pytest.mark.parametrize(
         "header",
         [
@@ -191,6 +197,8 @@ class TestOptions:
         assert set(found.allowed_hosts) == {"localhost", "127.0.0.1", "::1"}
         assert found.cors_origins == ()
         assert (found.max_waiting, found.timeout_s, found.reasoning) == (256, None, "show")
+        assert found.store_path is None
+        assert settings("--store", "kept").store_path == Path("kept")
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "server.example"])
     def test_elsewhere_a_key_is_needed(

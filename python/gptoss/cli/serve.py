@@ -107,6 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="send N tokens of a stream at a time, for many clients (default 1)",
     )
     parser.add_argument(
+        "--store",
+        metavar="FILE",
+        help="keep responses in this SQLite file, and not only in memory; made if it is not there",
+    )
+    parser.add_argument(
         "--max-sequences",
         type=int,
         metavar="N",
@@ -185,6 +190,8 @@ def settings_of(options: argparse.Namespace) -> ServerSettings:
         value = getattr(options, option)
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value
+    if options.store is not None:
+        values["store_path"] = Path(options.store)
     hosts = tuple(options.allowed_host or ())
     if is_local:
         hosts = (*_LOOPBACK, options.host, *hosts)

@@ -16,6 +16,7 @@ from gptoss.server import (
     chat,
     completions,
     health,
+    messages,
     metrics,
     models,
     openapi,
@@ -60,7 +61,7 @@ def make_app(service: Service) -> Starlette:
     public = health.routes(service)
     private = [
         route
-        for module in (chat, responses, completions, models, tokenize, metrics, openapi)
+        for module in (chat, responses, messages, completions, models, tokenize, metrics, openapi)
         for route in module.routes(service)
     ]
 
@@ -71,7 +72,8 @@ def make_app(service: Service) -> Starlette:
         finally:
             await service.end()
 
-    middleware = [Middleware(Front, service=service), Middleware(Errors)]
+    routes = [*public, *private]
+    middleware = [Middleware(Front, service=service, routes=routes), Middleware(Errors)]
     if settings.allowed_hosts is not None:
         middleware.append(Middleware(HostCheck, allowed=settings.allowed_hosts))
     if settings.cors_origins:
@@ -90,7 +92,7 @@ def make_app(service: Service) -> Starlette:
     else:
         middleware.append(Middleware(OriginCheck, allowed=settings.cors_origins))
     starlette = Starlette(
-        routes=[*public, *private],
+        routes=routes,
         middleware=middleware,
         lifespan=lifespan,
         exception_handlers={

@@ -113,6 +113,8 @@ def api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, RequestError):
         return bad_request(error)
+    if isinstance(error, ImportError):  # of what holds answers to a schema
+        return ApiError(501, one_line(error), type="server_error", code="not_installed")
     if isinstance(error, MemoryError):
         return unavailable("there is no memory for this request now", "out_of_memory")
     if isinstance(error, BackendError):

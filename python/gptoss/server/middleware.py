@@ -9,11 +9,11 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.routing import BaseRoute, Match
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss.server.errors import ApiError, ClientLeftError, api_error
@@ -28,9 +28,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Front:
     """The outermost: gives each request its id, writes its line, and answers what nobody caught."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, routes: Sequence[Route]) -> None:
         self._app = app
         self._service = service
+        self._paths: dict[Any, str] = {route.endpoint: route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +63,7 @@ class Front:
 
     def _write(self, scope: Scope, log: RequestLog, status: int) -> None:
         now_s = time.perf_counter()
-        handler = getattr(scope.get("route"), "path", "other")
+        handler = self._paths.get(scope.get("endpoint"), "other")
         measures = self._service.measures
         if measures is not None:
             measures.responded(handler, scope["method"], status)
@@ -92,7 +93,7 @@ class HostCheck:
         self._allowed = {name.lower() for name in allowed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not get_route_path(scope).startswith("/health"):
+        if scope["type"] == "http" and not _is_health(scope):
             host = host_name(Headers(scope=scope).get("host", ""))
             if host not in self._allowed and "*" not in self._allowed:
                 raise ApiError(
@@ -128,14 +129,17 @@ class OriginCheck:
 class KeyCheck:
     """Asks for a key, but for the public routes."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], public: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], public: Sequence[Route]) -> None:
         self._app = app
         self._digests = [_digest(key) for key in keys]
         self._public = list(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_public(scope):
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            headers = Headers(scope=scope)
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            if not key and "x-api-key" in headers:  # where Anthropic's clients have it
+                scheme, key = "bearer", headers["x-api-key"]
             # All are compared, each in constant time.
             given = _digest(key.strip())
             found = [hmac.compare_digest(given, digest) for digest in self._digests]
@@ -164,6 +168,12 @@ class Errors:
             await self._app(scope, receive, send)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
+
+
+def _is_health(scope: Scope) -> bool:
+    """Whether this is asked by what looks after the process, which may call it anything."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")).split("/")[1:2] == ["health"]
 
 
 def host_name(header: str) -> str:

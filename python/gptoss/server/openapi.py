@@ -10,23 +10,31 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gptoss.openai_requests import CHAT, COMPLETION, Table
+from gptoss.server.messages.request import MESSAGES
 from gptoss.server.responding import JsonResponse
 from gptoss.server.responses.fields import RESPONSES
 from gptoss.server.service import Service
 from gptoss.server.tokenize import DETOKENIZE, TOKENIZE
 
+# What each path takes, and what it is for. Modules with tables of their own add to it.
+POSTS: dict[str, tuple[Table, str]] = {
+    "/v1/chat/completions": (CHAT, "Answer a conversation."),
+    "/v1/completions": (COMPLETION, "Continue prompts."),
+    "/v1/responses": (RESPONSES, "Answer, and keep the answer if it is wanted."),
+    "/v1/messages": (MESSAGES, "Answer, as Anthropic's API does."),
+    "/v1/messages/count_tokens": (MESSAGES, "Count what the model would be given."),
+    "/tokenize": (TOKENIZE, "Text or a conversation to token ids."),
+    "/detokenize": (DETOKENIZE, "Token ids to text."),
+}
 _MESSAGES = {"messages": [{"role": "user", "content": "What is 17 + 25?"}]}
-# What each path takes, what it is for, and an example. Modules with tables of their own add to it.
-POSTS: dict[str, tuple[Table, str, dict[str, Any]]] = {
-    "/v1/chat/completions": (CHAT, "Answer a conversation.", _MESSAGES),
-    "/v1/completions": (COMPLETION, "Continue prompts.", {"prompt": "What is", "max_tokens": 20}),
-    "/v1/responses": (
-        RESPONSES,
-        "Answer, and keep the answer if it is wanted.",
-        {"input": "What is 17 + 25?"},
-    ),
-    "/tokenize": (TOKENIZE, "Text or a conversation to token ids.", _MESSAGES),
-    "/detokenize": (DETOKENIZE, "Token ids to text.", {"tokens": [40, 41]}),
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": _MESSAGES,
+    "/v1/completions": {"prompt": "What is", "max_tokens": 20},
+    "/v1/responses": {"input": "What is 17 + 25?"},
+    "/v1/messages": {**_MESSAGES, "max_tokens": 200},
+    "/v1/messages/count_tokens": _MESSAGES,
+    "/tokenize": _MESSAGES,
+    "/detokenize": {"tokens": [40, 41]},
 }
 # The other operations, and what each is for; `{...}` is a parameter.
 _OTHERS = {
@@ -65,7 +73,7 @@ def document(service: Service) -> dict[str, Any]:
         "description": "An error.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
-    for path, (table, about, example) in POSTS.items():
+    for path, (table, about) in POSTS.items():
         responses = {"200": {"description": "The answer."}, "default": errors}
         paths[path] = {
             "post": {
@@ -73,7 +81,10 @@ def document(service: Service) -> dict[str, Any]:
                 "requestBody": {
                     "required": True,
                     "content": {
-                        "application/json": {"schema": table.json_schema(), "example": example}
+                        "application/json": {
+                            "schema": table.json_schema(),
+                            "example": _EXAMPLES[path],
+                        }
                     },
                 },
                 "responses": responses,

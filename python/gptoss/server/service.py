@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 _WORKERS = 4
 # From so many bytes on, JSON is parsed by a worker: a megabyte takes ten milliseconds.
 _BIG_JSON_BYTES = 64 * 1024
+_MAX_DIGITS = 18  # of a Content-Length: what is longer is too long in any case
 # A body that stops coming is given up on after so many seconds.
 _BODY_TIMEOUT_S = 60.0
 
@@ -369,7 +370,7 @@ async def read_json(service: Service, request: Request) -> dict[str, Any]:
         raise ApiError(415, "send the body as it is, without content-encoding")
     limit = service.settings.max_body_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
         raise _too_long(limit)
     try:
         data = await asyncio.wait_for(_read_body(request, limit), _BODY_TIMEOUT_S)
