@@ -15,5 +15,5 @@ if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; the
 fi
 "$python" -m pip install -q 'gptoss-native[page-test]'
 # Here the tests must run: a skip would pass for a success.
-PYTHONPATH=tests "$python" -c 'import sys; from support import browser; sys.exit(browser.missing())'
+PYTHONPATH=tests "$python" -c 'import sys; from support import browser; sys.exit(browser.missing() or 0)'
 "$python" -m pytest -q tests/server/test_page.py tests/server/test_page_browser.py

@@ -87,4 +87,7 @@ def routes(service: Service) -> list[Route]:
         headers = {**_HEADERS, "cache-control": "public, max-age=31536000, immutable"}
         return Response(content, media_type=media_type, headers=headers)
 
-    return [Route("/", show_index), Route("/page/{version}/{name:path}", show_file)]
+    return [
+        Route("/", show_index, include_in_schema=False),
+        Route("/page/{version}/{name:path}", show_file, include_in_schema=False),
+    ]
