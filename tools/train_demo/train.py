@@ -30,7 +30,7 @@ from gptoss.tokenizer import Tokenizer
 SEED = 20
 BATCH_TOKENS = 6144
 STEPS = 4450
-QUANTISED_FROM = 1000  # the step from which the forward pass has the experts in MXFP4
+QUANTISED_FROM = 0.25  # the part of the run after which the forward pass has the experts in MXFP4
 DECAY = 0.6  # the part of the run, its end, in which the learning rate goes down
 MUON_RATE, ADAM_RATE = 6e-3, 4e-3
 WARM_UP = 80
@@ -129,9 +129,9 @@ class Optimizer:
                 value.sub_(change, alpha=ADAM_RATE * factor)
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, progress: float) -> float:
     """Part of the peak learning rate: warm-up, constant, then a line down."""
-    left = (steps - step) / (DECAY * steps)
+    left = max(0.0, 1 - progress) / DECAY
     return min((step + 1) / WARM_UP, LAST_RATE + (1 - LAST_RATE) * min(1.0, left))
 
 
@@ -178,9 +178,10 @@ class Trainer:
         torch.save(state, new)
         new.replace(self.file)
 
-    def step(self, step: int, factor: float) -> tuple[float, float]:
-        """One step; returns the loss and the norm of the gradient."""
-        weights = shipped(self.params, step >= QUANTISED_FROM)
+    def step(self, step: int, progress: float) -> tuple[float, float]:
+        """One step, at this part of the run; returns the loss and the norm of the gradient."""
+        weights = shipped(self.params, progress >= QUANTISED_FROM)
+        factor = rate(step, progress)
 
         def gradient(part: int) -> tuple[float, Params, int]:
             seed = SEED * 1_000_003 + step * self.threads + part
@@ -207,8 +208,8 @@ class Trainer:
         return sum(loss for loss, _, _ in results) * share, norm
 
 
-def train(out: Path, steps: int, threads: int) -> None:
-    """Train into OUT/run, and write the checkpoint."""
+def train(out: Path, steps: int, minutes: float | None, threads: int) -> None:
+    """Train into OUT/run for so many steps, or minutes, and write the checkpoint."""
     run = out / "run"
     run.mkdir(parents=True, exist_ok=True)
     tokenizer_file = run / "tokenizer.json"
@@ -218,27 +219,34 @@ def train(out: Path, steps: int, threads: int) -> None:
     trainer = Trainer(run, encoding, threads)
     print(f"{sum(p.numel() for p in trainer.params.values()):,} parameters", flush=True)
     losses: list[float] = []
+    step = trainer.begin
+
+    def progress() -> float:
+        return step / steps if minutes is None else trainer.seconds / (60 * minutes)
+
     with (run / "log.jsonl").open("a", encoding="utf-8") as log:
-        for step in range(trainer.begin, steps):
+        while progress() < 1:
             start = time.perf_counter()
-            loss, norm = trainer.step(step, rate(step, steps))
+            loss, norm = trainer.step(step, progress())
+            step += 1
             losses.append(loss)
             trainer.seconds += time.perf_counter() - start
-            if (step + 1) % 50 == 0:
+            if step % 50 == 0:
                 line = {
-                    "step": step + 1,
+                    "step": step,
                     "tokens": trainer.tokens,
                     "loss": round(sum(losses) / len(losses), 4),
                     "gradient": round(norm, 3),
-                    "rate": round(rate(step, steps), 4),
+                    "rate": round(rate(step, progress()), 4),
                     "seconds": round(trainer.seconds),
                 }
                 print(json.dumps(line), flush=True)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 losses.clear()
-            if (step + 1) % 100 == 0 or step + 1 == steps:
-                trainer.save(step + 1)
+            if step % 100 == 0:
+                trainer.save(step)
+        trainer.save(step)
     export(out, trainer.shape, trainer.params, tokenizer_file)
 
 
@@ -248,9 +256,10 @@ def main() -> None:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--minutes", type=float, help="instead of steps: how long it may train")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    train(options.out, options.steps, options.threads)
+    train(options.out, options.steps, options.minutes, options.threads)
     with gptoss.load(options.out, context_length=2048) as llm:
         print(json.dumps(evaluate(llm, count=200)))
 
