@@ -551,8 +551,8 @@ _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
     (question, 34),
     (other, 8),
     (word_task, 5),
-    (tool_call, 46),
-    (tool_result, 50),
+    (tool_call, 16),
+    (tool_result, 62),
     (calculator, 6),
     (python_call, 4),
     (python_result, 4),
@@ -631,3 +631,20 @@ def render(example: Example, encoding: HarmonyEncoding) -> tuple[list[int], list
         answer += [*header(encoding, "final"), *encode(example.text)]
         answer.append(encoding.special_id("<|return|>"))
     return prompt, answer
+
+
+def earlier_call(prompt: list[int], encoding: HarmonyEncoding) -> range:
+    """Where in a prompt the model's own reasoning and call stand, whose result comes last.
+
+    Empty unless the last turn has both: then they are what the model should have said there.
+    """
+    start, call = encoding.special_id("<|start|>"), encoding.special_id("<|call|>")
+    own = assistant_start(encoding)
+    ends = [i for i, token in enumerate(prompt) if token == call]
+    if not ends:
+        return range(0)
+    starts = [i for i in range(ends[-1]) if prompt[i] == start][-2:]
+    analysis = [*own, *header(encoding, "analysis")]
+    if len(starts) < 2 or prompt[starts[0] : starts[0] + len(analysis)] != analysis:
+        return range(0)
+    return range(starts[0] + len(own), ends[-1] + 1)

@@ -19,8 +19,14 @@ constexpr float kAlpha = 1.702f;
 constexpr float kMasked = -1e30f;
 
 using bf16 = std::uint16_t;
-typedef float Vec __attribute__((vector_size(64), aligned(4)));
-constexpr int kLanes = 16;
+// A tile of 4 rows and kWide vectors of sums stays in the registers: 32 of 16 floats, or 16 of 8.
+#ifdef __AVX512F__
+constexpr int kVec = 16, kWide = 4;
+#else
+constexpr int kVec = 8, kWide = 2;
+#endif
+typedef float Vec __attribute__((vector_size(kVec * 4), aligned(4)));
+constexpr int kLanes = 16;  // what rows are padded to
 
 inline float load(bf16 x) {
   std::uint32_t bits = std::uint32_t(x) << 16;
@@ -35,24 +41,24 @@ inline bf16 store(float x) {  // to nearest, ties to even; finite x
   return bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// c[m][n] (+)= sum_k a(m, k) * b[k][n] for a tile of M rows and 16 * V columns.
+// c[m][n] (+)= sum_k a(m, k) * b[k][n] for a tile of M rows and kVec * V columns.
 template <int M, int V, bool kAdd>
 inline void tile(int depth, const float* a, int a_row, int a_col, const float* b, int b_row,
                  float* c, int c_row) {
   Vec sum[M][V];
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v)
-      sum[m][v] = kAdd ? *(const Vec*)(c + m * c_row + v * kLanes) : Vec{};
+      sum[m][v] = kAdd ? *(const Vec*)(c + m * c_row + v * kVec) : Vec{};
   for (int k = 0; k < depth; ++k) {
     Vec row[V];
-    for (int v = 0; v < V; ++v) row[v] = *(const Vec*)(b + k * b_row + v * kLanes);
+    for (int v = 0; v < V; ++v) row[v] = *(const Vec*)(b + k * b_row + v * kVec);
     for (int m = 0; m < M; ++m) {
       const float x = a[m * a_row + k * a_col];
       for (int v = 0; v < V; ++v) sum[m][v] += x * row[v];
     }
   }
   for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) *(Vec*)(c + m * c_row + v * kLanes) = sum[m][v];
+    for (int v = 0; v < V; ++v) *(Vec*)(c + m * c_row + v * kVec) = sum[m][v];
 }
 
 template <int V, bool kAdd>
@@ -70,9 +76,9 @@ template <bool kAdd>
 void product(int m, int n, int depth, const float* a, int a_row, int a_col, const float* b,
              int b_row, float* c, int c_row) {
   int j = 0;
-  for (; j + 64 <= n; j += 64)
-    columns<4, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
-  for (; j < n; j += 16) columns<1, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  for (; j + kVec * kWide <= n; j += kVec * kWide)
+    columns<kWide, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  for (; j < n; j += kVec) columns<1, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
 }
 
 // One conversation's head: rows of bf16 to f32, rotated by position if cos is given.

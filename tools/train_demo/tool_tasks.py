@@ -211,7 +211,7 @@ def _tool(draw: Draw) -> _Tool:
 def toolbox(draw: Draw, *tools: _Tool) -> list[dict[str, Any]]:
     """Schemas of these tools, perhaps among others."""
     listed = list(tools)
-    count = draw.random.choices((1, 2, 3), (4.5, 4, 1.5))[0]
+    count = draw.random.choices((1, 2, 3), (5.5, 3.5, 1))[0]
     while len(listed) < count:
         another = _tool(draw)
         if all(another.name != t.name and another.noun != t.noun for t in listed):
@@ -475,7 +475,7 @@ def answered(
 ) -> tuple[list[dict[str, Any]], Result]:
     """The messages of a call and its result, and how that is told."""
     arguments = json.dumps(request.arguments, separators=(",", ":"), ensure_ascii=False)
-    reasoning = request.reasoning(effort) if draw.chance(0.75) else None
+    reasoning = request.reasoning(effort) if draw.chance(0.9) else None
     call = _called(request.tool.name, arguments, reasoning)
     found = result(draw, shape, request.subject, request.tool.noun, request.arguments)
     return [user(request.text), call, _returned(found.content)], found
@@ -606,7 +606,7 @@ def calculator(draw: Draw, effort: str) -> Example:
     call = _called(
         name,
         json.dumps(arguments, separators=(",", ":")),
-        request.reasoning(effort) if draw.chance(0.75) else None,
+        request.reasoning(effort) if draw.chance(0.9) else None,
     )
     content = value if draw.chance(0.75) else json.dumps({draw.one(("result", "value")): value})
     if not content.startswith("{") or draw.chance(0.5):
@@ -648,7 +648,7 @@ def python_call(draw: Draw, effort: str) -> Example:
 def python_result(draw: Draw, effort: str) -> Example:
     """What python printed, told."""
     text, expression, value, thought = _python_request(draw, effort)
-    call = _called("python", f"print({expression})", thought if draw.chance(0.75) else None)
+    call = _called("python", f"print({expression})", thought if draw.chance(0.9) else None)
     messages = [user(text), call, _returned(value + draw.one(("\n", "")))]
     reasoning, answer = _computed_told(expression, value, effort, "Python")
     if draw.chance(0.08):

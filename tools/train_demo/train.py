@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from conversations import Draw, example, render
+from conversations import earlier_call, example, render
+from draws import Draw
 from evaluate import evaluate
 from export import export
-from model import ROUND, Batch, FastModel, Params, Shape, init, shipped
+from model import PRODUCTS, ROUND, Batch, FastModel, Params, Shape, init, shipped
 from torch import Tensor
 from vocabulary import VOCABULARY, train_tokenizer
 
@@ -51,6 +52,9 @@ def make_batch(encoding: HarmonyEncoding, seed: int, tokens: int) -> Batch:
     while len(ids) < tokens:
         prompt, answer = render(example(draw), encoding)
         begin = len(ids) + len(prompt) - 1
+        call = earlier_call(prompt, encoding)
+        rows += range(len(ids) + call.start - 1, len(ids) + call.stop - 1)
+        targets += prompt[call.start : call.stop]
         rows += range(begin, begin + len(answer))
         targets += answer
         ids += prompt + answer[:-1]
@@ -73,7 +77,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """The nearest matrix with equal singular values, roughly, by Newton-Schulz; batched."""
     x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     wide = x.shape[-2] <= x.shape[-1]
-    x = (x if wide else x.mT).bfloat16()
+    x = (x if wide else x.mT).to(PRODUCTS)
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.775 * a + 2.0315 * (a @ a)) @ x

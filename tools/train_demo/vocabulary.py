@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import re
 
-from conversations import Draw, example, render
+from conversations import example, render
+from draws import Draw
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Trained
 
