@@ -563,7 +563,7 @@ _PLAIN = (addition, subtraction, comparison, question, other)
 
 def example(draw: Draw) -> Example:
     """One exercise of the training mix."""
-    effort = draw.random.choices(EFFORTS, (3, 4.5, 2.5))[0]
+    effort = draw.random.choices(EFFORTS, (3, 5, 2))[0]
     make = draw.random.choices([m for m, _ in _MIX], [w for _, w in _MIX])[0]
     made = make(draw, effort)
     if draw.chance(0.1) and make is not follow_up:  # after a turn about something else

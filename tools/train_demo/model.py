@@ -23,8 +23,8 @@ BLOCK = 32
 # Rows of a matrix product come in multiples of this: the library under PyTorch compiles a kernel
 # for each new size, which takes longer than the product.
 ROUND = 64
-# What matrices are multiplied in; without products of bf16 in the processor they take ten times as
-# long as float32's.
+# What activations are held in and matrices multiplied in. Where the processor has no products of
+# bf16 these take ten times as long as float32's.
 PRODUCTS = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 EPS = 1e-5
 LIMIT = 7.0
@@ -179,7 +179,17 @@ LAYER_NAMES = (
 def compile_kernels() -> ctypes.CDLL:
     """Build kernels.cpp for this machine."""
     library = Path(tempfile.mkdtemp()) / "kernels.so"
-    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-std=c++20", "-shared", "-fPIC"]
+    kind = [] if PRODUCTS is torch.bfloat16 else ["-DFLOAT32"]
+    flags = [
+        "-O3",
+        *kind,
+        "-march=native",
+        "-ffast-math",
+        "-fopenmp",
+        "-std=c++20",
+        "-shared",
+        "-fPIC",
+    ]
     source = Path(__file__).with_name("kernels.cpp")
     subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
     kernels = ctypes.CDLL(str(library))
@@ -246,7 +256,7 @@ class FastModel:
             return (ones[:, : len(x)] @ x)[0]
 
         def norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-            y, scale = torch.empty_like(x, dtype=torch.bfloat16), torch.empty(len(x))
+            y, scale = torch.empty_like(x, dtype=PRODUCTS), torch.empty(len(x))
             kernels.rms_norm_forward(*_arguments(x, weight, len(x), hidden, y, scale))
             return y, scale
 
@@ -259,15 +269,15 @@ class FastModel:
             p = {name: half[f"{layer}.{name}"] for name in LAYER_NAMES}
             sinks = params[f"{layer}.sinks"]
             h1, scale1 = norm(x, params[f"{layer}.norm1"])
-            qkv = torch.addmm(p["qkv_bias"], h1.to(PRODUCTS), p["qkv"].T).bfloat16()
-            out = torch.empty(tokens, shape.heads * HEAD_DIM, dtype=torch.bfloat16)
+            qkv = torch.addmm(p["qkv_bias"], h1, p["qkv"].T)
+            out = torch.empty(tokens, shape.heads * HEAD_DIM, dtype=PRODUCTS)
             lse = torch.empty(tokens, shape.heads)
             attention = (
                 qkv, sinks, self.cos, self.sin, batch.starts, len(batch.starts) - 1,
                 shape.heads, shape.kv_heads, shape.layer_window(layer), out, lse,
             )  # fmt: skip
             kernels.attention_forward(*_arguments(*attention))
-            x1 = x + torch.addmm(p["o_bias"], out.to(PRODUCTS), p["o"].T)
+            x1 = x + torch.addmm(p["o_bias"], out, p["o"].T)
 
             h2, scale2 = norm(x1, params[f"{layer}.norm2"])
             logits = torch.addmm(
@@ -277,20 +287,16 @@ class FastModel:
             weight = top.softmax(-1)
             where, counts, pieces = self._slots(chosen)
             slots = sum(pieces)
-            rows = torch.zeros(slots, hidden, dtype=torch.bfloat16)
+            rows = torch.zeros(slots, hidden, dtype=PRODUCTS)
             kernels.scatter(*_arguments(h2, where, tokens, shape.active, hidden, rows))
-            rows = rows.to(PRODUCTS)
-            wide = torch.empty(slots, 2 * inner, dtype=PRODUCTS)
-            for e, (a, b) in enumerate(zip(rows.split(pieces), wide.split(pieces), strict=True)):
+            gate_up = torch.empty(slots, 2 * inner, dtype=PRODUCTS)
+            for e, (a, b) in enumerate(zip(rows.split(pieces), gate_up.split(pieces), strict=True)):
                 torch.addmm(p["b1"][e], a, p["w1"][e].T, out=b)
-            gate_up = wide.bfloat16()
-            act = torch.empty(slots, inner, dtype=torch.bfloat16)
+            act = torch.empty(slots, inner, dtype=PRODUCTS)
             kernels.swiglu_forward(*_arguments(gate_up, slots, inner, LIMIT, act))
-            act = act.to(PRODUCTS)
-            wide = torch.empty(slots, hidden, dtype=PRODUCTS)
-            for e, (a, b) in enumerate(zip(act.split(pieces), wide.split(pieces), strict=True)):
+            y = torch.empty(slots, hidden, dtype=PRODUCTS)
+            for e, (a, b) in enumerate(zip(act.split(pieces), y.split(pieces), strict=True)):
                 torch.addmm(p["b2"][e], a, p["w2"][e].T, out=b)
-            y = wide.bfloat16()
             x2 = x1.clone()
             kernels.combine(*_arguments(y, weight, where, tokens, shape.active, hidden, x2))
             saved.append(
@@ -301,15 +307,13 @@ class FastModel:
 
         xr = x[batch.rows]
         h, scale = norm(xr, params["norm"])
-        h = h.to(PRODUCTS)
-        logits = (h @ half["lm_head"].T).bfloat16()
+        logits = h @ half["lm_head"].T
         loss = kernels.cross_entropy(
             *_arguments(logits, batch.targets, batch.factor, len(logits), shape.vocab)
         )
-        wide = logits.to(PRODUCTS)
-        grads["lm_head"] = (wide.T @ h).float()
+        grads["lm_head"] = (logits.T @ h).float()
         dxr = torch.zeros_like(xr)
-        norm_backward(xr, "norm", scale, (wide @ half["lm_head"]).float(), dxr)
+        norm_backward(xr, "norm", scale, (logits @ half["lm_head"]).float(), dxr)
         dx = torch.zeros_like(x)
         dx[batch.rows] = dxr
 
@@ -323,7 +327,6 @@ class FastModel:
             kernels.combine_backward(
                 *_arguments(dx, y, weight, where, tokens, shape.active, hidden, dy, d_weight)
             )
-            dy = dy.to(PRODUCTS)
             d_act = torch.empty_like(act)
             for e, (a, b, d) in enumerate(
                 zip(dy.split(pieces), act.split(pieces), d_act.split(pieces), strict=True)
@@ -331,12 +334,10 @@ class FastModel:
                 torch.mm(a, p["w2"][e], out=d)
                 g["w2"][e] = a.T @ b
                 g["b2"][e] = column_sums(a)
-            d_act = d_act.bfloat16()
             d_gate_up = torch.empty_like(gate_up)
             kernels.swiglu_backward(
                 *_arguments(gate_up, d_act, len(gate_up), inner, LIMIT, d_gate_up)
             )
-            d_gate_up = d_gate_up.to(PRODUCTS)
             d_rows = torch.empty_like(rows)
             for e, (a, b, d) in enumerate(
                 zip(d_gate_up.split(pieces), rows.split(pieces), d_rows.split(pieces), strict=True)
@@ -350,19 +351,17 @@ class FastModel:
             g["router"] += d_logits.T @ h2.float()
             g["router_bias"] += d_logits.sum(0)
             dh2 = d_logits @ params[f"{layer}.router"]
-            d_rows = d_rows.bfloat16()
             kernels.combine(*_arguments(d_rows, None, where, tokens, shape.active, hidden, dh2))
             norm_backward(x1, f"{layer}.norm2", scale2, dh2, dx)
 
-            d_o = dx.bfloat16().to(PRODUCTS)
+            d_o = dx.to(PRODUCTS)
             qkv, sinks, *_, out, lse = attention
-            g["o"] += d_o.T @ out.to(PRODUCTS)
+            g["o"] += d_o.T @ out
             g["o_bias"] += dx.sum(0)
-            d_out = (d_o @ p["o"]).bfloat16()
+            d_out = d_o @ p["o"]
             d_qkv = torch.empty_like(qkv)
             kernels.attention_backward(*_arguments(*attention, d_out, d_qkv, g["sinks"]))
-            d_qkv = d_qkv.to(PRODUCTS)
-            g["qkv"] += d_qkv.T @ h1.to(PRODUCTS)
+            g["qkv"] += d_qkv.T @ h1
             g["qkv_bias"] += column_sums(d_qkv)
             norm_backward(x, f"{layer}.norm1", scale1, (d_qkv @ p["qkv"]).float(), dx)
         grads["embed"].index_add_(0, batch.ids, dx)

@@ -29,9 +29,9 @@ from gptoss.harmony import HarmonyEncoding
 from gptoss.tokenizer import Tokenizer
 
 SEED = 20
-BATCH_TOKENS = 6144
+BATCH_TOKENS = 4096
 STEPS = 4450
-QUANTISED_FROM = 0.25  # the part of the run after which the forward pass has the experts in MXFP4
+QUANTISED_FROM = 0.35  # the part of the run after which the forward pass has the experts in MXFP4
 DECAY = 0.6  # the part of the run, its end, in which the learning rate goes down
 MUON_RATE, ADAM_RATE = 6e-3, 4e-3
 WARM_UP = 80
