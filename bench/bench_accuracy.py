@@ -31,13 +31,13 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def compare(
-    mode: str, found: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]
+    mode: str, found: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]
 ) -> dict[str, Any]:
     error = np.linalg.norm(found - truth, axis=-1) / np.linalg.norm(truth, axis=-1)
     log_p, log_q = log_softmax(truth), log_softmax(found)

@@ -96,6 +96,11 @@ class LLM:
         """Most tokens of a request, prompt and output together."""
         return self._context_length
 
+    @property
+    def max_sequences(self) -> int:
+        """Most sequences that are computed at a time; others wait."""
+        return self._loop.max_sequences
+
     def stats(self) -> EngineStats:
         """Return counters: requests, KV cache, tokens and speed."""
         return self._loop.stats()
@@ -354,7 +359,12 @@ class LLM:
         knowledge_cutoff : str or None
             What the model is told about it.
         response_format : dict, optional
-            {"type": "text"}, which is how it answers anyway; anything else is a ValueError.
+            What the answer must be, whatever the model says, unless it is cut: {"type":
+            "json_schema", "json_schema": {"name": ..., "schema": ...}}, {"type": "json_object"},
+            {"type": "regex", "pattern": ...}, {"type": "grammar", "syntax": "lark", "definition":
+            ...}, or {"type": "text"}: anything. Reasoning is free, and so are calls of tools, but
+            for the arguments of those that are "strict". The grammar is compiled here, in
+            milliseconds; the first of a model takes a second.
         max_tokens : int, optional
             Most tokens to generate, reasoning included.
         max_reasoning_tokens : int, optional
@@ -368,7 +378,8 @@ class LLM:
             Return a `ChatStream`, an iterator of `ChatDelta`.
         **sampling
             Fields of `SamplingParams`, which replace those of `params`. `stop` applies to the
-            answer's text.
+            answer's text. With `n` there are several answers: deltas have their `index`, and the
+            result is the first of its `samples`.
 
         Returns
         -------
@@ -378,7 +389,10 @@ class LLM:
         ------
         ValueError, TypeError
             A message, tool or parameter is not as it should be, the conversation does not fit
-            into the context, or the tokenizer lacks the special tokens of Harmony.
+            into the context, or the tokenizer lacks the special tokens of Harmony. A schema has a
+            keyword that cannot be enforced.
+        ImportError
+            There is a `response_format` or a strict tool, and llguidance is not installed.
 
         Notes
         -----
@@ -454,7 +468,14 @@ class LLM:
         >>> async for delta in await llm.achat(messages, stream=True):
         ...     print(delta.text, end="", flush=True)
         """
-        answer = self.chat(messages, params, stream=True, **chat)
+        if chat.get("response_format") is None and chat.get("tools") is None:
+            answer = self.chat(messages, params, stream=True, **chat)
+        else:  # what compiles a grammar holds up no event loop
+            import asyncio  # imported where it is used: most programs do without
+
+            answer = await asyncio.to_thread(
+                lambda: self.chat(messages, params, stream=True, **chat)
+            )
         return answer if stream else await answer.drain_async()
 
     def run(

@@ -83,7 +83,8 @@ class Watched:
     def __init__(self, streamed: ChatStream, limit: int) -> None:
         self.found: list[bool] = []
         self.expected: list[bool] = []
-        self._inner, self._answer, self._limit = streamed._tokens, streamed._answer, limit
+        self._inner, self._limit = streamed._tokens, limit
+        self._answer = streamed._samples[0].answer
 
     def __next__(self) -> GenerationChunk:
         answer = self._answer

@@ -44,6 +44,8 @@ class ScriptedModel:
 
     Parameters
     ----------
+    encoding : HarmonyEncoding, optional
+        None: on a tokenizer of single bytes and a few words.
     heeds_constraints : bool
         False: its tokens are those of the scripts, whatever the constraint says.
 
@@ -56,6 +58,7 @@ class ScriptedModel:
     """
 
     name = "scripted"
+    max_sequences = 16
     chat = LLM.chat
     achat = LLM.achat
     run = LLM.run
@@ -67,8 +70,9 @@ class ScriptedModel:
         context_length: int = 100_000,
         eos: Sequence[str] = ("<|return|>", "<|endoftext|>"),
         heeds_constraints: bool = True,
+        encoding: HarmonyEncoding | None = None,
     ) -> None:
-        self.harmony = HarmonyEncoding(ByteTokenizer(WORDS))
+        self.harmony = encoding or HarmonyEncoding(ByteTokenizer(WORDS))
         self.config = Config(tuple(map(self.harmony.special_id, eos)))
         self.context_length = context_length
         self.cached_tokens = cached_tokens

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 import gptoss
-from gptoss import TokenLogprob, TopLogprob, openai_requests
+from gptoss import TokenLogprob, TopLogprob
 from gptoss.batch import BatchOutput, read_batch, run_batch
 from gptoss.cli import main
+from gptoss.openai_requests.completions import logprobs_dict
 
 
 def line(custom_id: Any, body: Any, **more: Any) -> dict[str, Any]:
@@ -153,11 +153,8 @@ class TestAnswers:
 
 def test_impossible_tokens_are_json(llm: gptoss.LLM) -> None:
     never = float("-inf")
-    sample: Any = types.SimpleNamespace(
-        logprobs=[TokenLogprob(9, never, (TopLogprob(8, never), TopLogprob(7, -1.5)))]
-    )
-    found = openai_requests._logprobs(llm, sample)
-    assert found is not None
+    scores = [TokenLogprob(9, never, (TopLogprob(8, never), TopLogprob(7, -1.5)))]
+    found = logprobs_dict(llm.tokenizer, [9], scores)
     assert found["token_logprobs"] == [-9999.0]
     assert sorted(found["top_logprobs"][0].values()) == [-9999.0, -1.5]
 
@@ -167,15 +164,15 @@ class TestErrors:
         ("body", "param", "message"),
         [
             ({"temprature": 1}, "temprature", "unknown field temprature; did you mean temperature"),
-            ({"temperature": -1}, None, "temperature must be at least 0"),
+            ({"temperature": -1}, "temperature", "temperature must be at least 0"),
             ({"stream": True}, "stream", "stream may only be False here, got True"),
             ({"top_logprobs": 2}, "top_logprobs", "top_logprobs needs logprobs: true"),
             ({"messages": "Hi"}, "messages", "messages must be a list, got 'Hi'"),
-            ({"messages": []}, None, "messages must hold at least one message"),
+            ({"messages": []}, "messages", "messages must not be empty"),
             ({"messages": None}, "messages", "you must provide a messages parameter"),
-            ({"n": 2}, None, "n must be 1 in a chat"),
+            ({"n": 200}, "n", "n must be at most 128"),
             ({"logit_bias": {"x": 1}}, "logit_bias", "logit_bias must have token ids as keys"),
-            ({"max_tokens": "many"}, None, "max_tokens must be an integer"),
+            ({"max_tokens": "many"}, "max_tokens", "max_tokens must be an integer"),
             ({"messages": [{"role": "user", "content": "x " * 3000}]}, None, "context of 2048"),
         ],
     )
@@ -193,8 +190,8 @@ class TestErrors:
     def test_of_a_completion(self, llm: gptoss.LLM, tmp_path: Path) -> None:
         request = line("a", {"model": "demo"})
         assert "you must provide a prompt" in error_of(llm, tmp_path, request)[1]["message"]
-        request["body"] |= {"prompt": "x", "echo": True}
-        assert "echo may only be False" in error_of(llm, tmp_path, request)[1]["message"]
+        request["body"] |= {"prompt": "x", "suffix": "y"}
+        assert "suffix is not supported" in error_of(llm, tmp_path, request)[1]["message"]
 
     def test_no_memory_for_one_is_its_own_error(
         self, llm: gptoss.LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -388,7 +385,7 @@ class TestCommand:
     def test_errors_in_lines_show_in_the_exit_code(
         self, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        source = write(tmp_path / "in.jsonl", [chat("a", "Hi"), "{", chat("b", "Hi", n=2)])
+        source = write(tmp_path / "in.jsonl", [chat("a", "Hi"), "{", chat("b", "Hi", n=200)])
         for _ in range(2):
             assert main(["batch", str(source), str(out), "--model", "demo"]) == 1
             assert "3 requests answered, 2 of them with an error; " in capsys.readouterr().err

@@ -8,46 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptoss import Decision, SamplingParams, _core
+from gptoss import Decision, SamplingParams
 from gptoss.chat import ChatResult, ChatStream, begin
 from gptoss.chat.format import Opening, OpeningChoice, ReasoningBudget
 from gptoss.chat.messages import Prompt, header
 from gptoss.engine.constraints import Constraint
-from gptoss.engine.loop import EngineLoop
-from gptoss.engine.request import Request
-from gptoss.text_engine import TextEngine
-from support.harmony_tokenizer import ByteTokenizer
-from support.scripted_model import WORDS, Config, ScriptedModel
+from support.noise_model import NoiseModel
+from support.scripted_model import ScriptedModel
 
 MODEL = ScriptedModel()
 ENCODING = MODEL.harmony
 USER = [{"role": "user", "content": "Hi"}]
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("ab", "abc", "abd", "abcde")]
-VOCAB = ByteTokenizer(WORDS).vocab_size
-
-
-class NoiseModel:
-    """The engine on the device of csrc/testing, whose tokens depend on all that came before."""
-
-    name = "noise"
-    harmony = ENCODING
-    config = Config(tuple(map(ENCODING.special_id, ("<|return|>", "<|endoftext|>"))))
-    context_length = 2000
-
-    def __init__(self, max_steps_ahead: int) -> None:
-        self.loop = EngineLoop(
-            _core.make_fake_engine(
-                vocab_size=VOCAB,
-                script=[],
-                max_sequences=4,
-                context_length=self.context_length,
-                max_steps_ahead=max_steps_ahead,
-            )
-        )
-        self._text = TextEngine(self.loop, VOCAB, None, "noise")
-
-    def stream(self, prompt: Any, params: SamplingParams | None = None) -> Request:
-        return self._text.submit(prompt, params or SamplingParams(), self)
 
 
 def comparable(result: ChatResult) -> dict[str, Any]:

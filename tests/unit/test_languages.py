@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gptoss.chat import ChatDelta
 from gptoss.cli import main
 from gptoss.cli.view import View
 from gptoss.engine.request import TextOutput
+from gptoss.harmony import HarmonyEncoding, load_harmony_encoding
 from support.paths import real_data
 from support.screen import Terminal
 from support.scripted_model import ScriptedModel
@@ -112,13 +114,22 @@ def answer(sentence: str) -> str:
     return f"<|channel|>final<|message|>{sentence}<|return|>"
 
 
-class TestChat:
-    """The scripted model's tokens are single bytes: every character of these is cut."""
+@pytest.fixture(scope="module", params=["bytes", "demo", "published"])
+def encoding(request: pytest.FixtureRequest) -> HarmonyEncoding | None:
+    """None is the scripted model's own: single bytes, so that every character is cut."""
+    if request.param == "bytes":
+        return None
+    if request.param == "demo":
+        return load_harmony_encoding("demo")
+    return load_harmony_encoding(real_data() / "gpt-oss-20b")
 
+
+class TestChat:
     @each_language
-    def test_streaming(self, sentence: str, word: str) -> None:
+    def test_streaming(self, encoding: HarmonyEncoding | None, sentence: str, word: str) -> None:
         model = ScriptedModel(
-            f"<|channel|>analysis<|message|>{sentence}<|end|><|start|>assistant{answer(sentence)}"
+            f"<|channel|>analysis<|message|>{sentence}<|end|><|start|>assistant{answer(sentence)}",
+            encoding=encoding,
         )
         deltas = list(model.chat(sentence, stream=True))
         assert "".join(delta.text for delta in deltas) == sentence
@@ -127,14 +138,24 @@ class TestChat:
         assert f"{sentence}<|end|>" in model.text(model.requests[0][0])
 
     @each_language
-    def test_stop_strings(self, sentence: str, word: str) -> None:
-        model = ScriptedModel(answer(sentence))
+    def test_stop_strings(self, encoding: HarmonyEncoding | None, sentence: str, word: str) -> None:
+        model = ScriptedModel(answer(sentence), encoding=encoding)
         deltas = list(model.chat("Hi", stream=True, stop=[word]))
         assert "".join(delta.text for delta in deltas) == sentence.partition(word)[0]
         assert deltas[-1].finish_reason == "stop"
 
     @each_language
-    def test_tools(self, sentence: str, word: str) -> None:
+    def test_bytes_of_tokens(
+        self, encoding: HarmonyEncoding | None, sentence: str, word: str
+    ) -> None:
+        """What OpenAI's log-probabilities have for tokens that end within a character."""
+        model = ScriptedModel(answer(sentence), encoding=encoding)
+        choice = model.chat("Hi", logprobs=0).to_openai()["choices"][0]
+        pieces = [bytes(token["bytes"]) for token in choice["logprobs"]["content"]]
+        assert b"".join(pieces).decode() == choice["message"]["content"] == sentence
+
+    @each_language
+    def test_tools(self, encoding: HarmonyEncoding | None, sentence: str, word: str) -> None:
         """In the schema, in the arguments and in the result."""
 
         def look_up(text: str) -> dict[str, str]:
@@ -145,10 +166,20 @@ class TestChat:
             "<|channel|>commentary to=functions.look_up <|constrain|>json<|message|>"
             f'{{"text": "{word}"}}<|call|>'
         )
-        model = ScriptedModel(call, answer(sentence))
+        model = ScriptedModel(call, answer(sentence), encoding=encoding)
         assert model.run("Hi", tools=[look_up]).text == sentence
         assert sentence in model.text(model.requests[0][0])
         assert f'{{"found": "{word}"}}<|end|>' in model.text(model.requests[1][0])
+
+
+def cells(line: str) -> int:
+    """How many columns of a terminal a line takes."""
+    marks = ("Mn", "Me", "Cf")  # drawn over the character before; Mc may or may not be
+    return sum(
+        2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in line
+        if unicodedata.category(character) not in marks
+    )
 
 
 class TestTerminal:
@@ -167,6 +198,28 @@ class TestTerminal:
         with View(console, console, markdown=markdown, quiet=True) as view:
             for character in sentence:
                 view.show(ChatDelta("text", text=character))
+        assert "".join(terminal.screen.text.split()) == "".join(sentence.split())
+
+    @each_language
+    def test_no_line_is_too_wide(
+        self, sentence: str, word: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is drawn again is taken back by its lines: a terminal must not add any."""
+        monkeypatch.setattr("gptoss.cli.view._pause_s", lambda drawing_s: 0.0)  # at every character
+        terminal, width = Terminal(), 20
+        console = Console(
+            file=terminal,
+            force_terminal=True,
+            width=width,
+            color_system=None,
+            _environ={"TERM": "xterm"},
+        )
+        with View(console, console, quiet=True) as view:
+            for character in sentence:
+                view.show(ChatDelta("text", text=character))
+        drawn = re.split(r"\x1b\[[\d;?]*[A-Za-z]|[\r\n]", terminal.getvalue())
+        assert len(drawn) > len(sentence)
+        assert max(map(cells, drawn)) <= width
         assert "".join(terminal.screen.text.split()) == "".join(sentence.split())
 
     @each_language
@@ -195,14 +248,48 @@ class TestTerminal:
         assert Prompt(tmp_path / "history").entries == sentences
 
 
-@each_language
-def test_the_demo_reads_them_all(demo: gptoss.LLM, sentence: str, word: str) -> None:
-    """What it answers is not asked; but it streams what it returns, character by character."""
-    whole = demo.chat(sentence, temperature=0, max_tokens=60)
-    streamed = list(demo.chat(sentence, temperature=0, max_tokens=60, stream=True))
-    assert "".join(delta.text for delta in streamed) == whole.text
-    result = demo.generate(sentence, temperature=0, max_tokens=1)
-    assert demo.tokenizer.decode(result.prompt_token_ids) == sentence
+class Says:
+    """A constraint that makes a model say a text."""
+
+    def __init__(self, token_ids: list[int]) -> None:
+        self._rest = token_ids
+
+    def accept(self, token_ids: list[int]) -> gptoss.Decision:
+        forced, self._rest = self._rest, []
+        return gptoss.Decision(forced=forced)
+
+    def fill(self, mask: Any) -> None:
+        """What it says then is its own affair."""
+
+
+class TestEngine:
+    """The demo, which speaks no language but English, made to say these sentences."""
+
+    @each_language
+    def test_streaming(self, demo: gptoss.LLM, sentence: str, word: str) -> None:
+        ids = demo.tokenizer.encode(sentence)
+        says = Says(ids)
+        chunks = list(demo.stream("Hi", max_tokens=len(ids), constraint=says, ignore_eos=True))
+        assert "".join(chunk.text for chunk in chunks) == sentence
+        assert all("\ufffd" not in chunk.text for chunk in chunks)
+        result = demo.generate("Hi", max_tokens=len(ids), constraint=Says(ids), ignore_eos=True)
+        assert (result.text, result.token_ids) == (sentence, ids)
+
+    @each_language
+    def test_stop_strings(self, demo: gptoss.LLM, sentence: str, word: str) -> None:
+        says = Says(demo.tokenizer.encode(sentence))
+        chunks = list(demo.stream("Hi", max_tokens=500, constraint=says, stop=[word]))
+        assert "".join(chunk.text for chunk in chunks) == sentence.partition(word)[0]
+        assert chunks[-1].finish_reason == "stop"
+
+    @each_language
+    def test_chat(self, demo: gptoss.LLM, sentence: str, word: str) -> None:
+        """What it answers is not asked; but it streams what it returns."""
+        whole = demo.chat(sentence, temperature=0, max_tokens=60)
+        streamed = list(demo.chat(sentence, temperature=0, max_tokens=60, stream=True))
+        assert "".join(delta.text for delta in streamed) == whole.text
+        result = demo.generate(sentence, temperature=0, max_tokens=1)
+        assert demo.tokenizer.decode(result.prompt_token_ids) == sentence
 
 
 @pytest.fixture(scope="module")

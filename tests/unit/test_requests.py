@@ -202,13 +202,6 @@ class TestSamples:
         with pytest.raises(TypeError, match="num_return_sequences: did you mean n"):
             SamplingParams(num_return_sequences=2)  # type: ignore[call-arg]
 
-    def test_a_chat_has_one_answer(self, checkpoint: Path) -> None:
-        with (
-            gptoss.load("demo", context_length=1000) as llm,
-            pytest.raises(ValueError, match="n must be 1 in a chat, got 2"),
-        ):
-            llm.chat([{"role": "user", "content": "a"}], n=2)
-
 
 class TestLongLists:
     def test_some_dozens_are_with_the_engine_at_a_time(self, llm: LLM) -> None:

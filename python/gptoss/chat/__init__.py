@@ -8,10 +8,11 @@ from typing import Any
 from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import ContextLengthError
 
-from .fields import as_mapping
 from .messages import ChatMessage, ChatMessages, build_prompt, list_messages
+from .response_format import read_response_format
 from .result import ChatDelta, ChatFinishReason, ChatResult, ToolCall, ToolCallDelta
 from .stream import ChatStream, Model
+from .structure import compile_grammars
 from .tools import Functions, ToolOutput, run_steps, tool_schema
 
 __all__ = [
@@ -43,15 +44,9 @@ def begin(
     **chat: Any,
 ) -> ChatStream:
     """Begin an answer; the parameters are those of `LLM.chat`, the rest those of `build_prompt`."""
-    wanted = None if response_format is None else as_mapping(response_format)
-    if response_format is not None and wanted != {"type": "text"}:
-        raise ValueError(
-            f"response_format: only {{'type': 'text'}} is supported, got {response_format!r:.100}"
-        )
+    wanted = read_response_format(response_format)
     if params.ignore_eos:
         raise ValueError("ignore_eos: a chat ends where the model ends it; use generate to go on")
-    if params.n != 1:
-        raise ValueError(f"n must be 1 in a chat, got {params.n}: ask several times instead")
     if max_reasoning_tokens is not None:
         if isinstance(max_reasoning_tokens, bool) or not isinstance(max_reasoning_tokens, int):
             raise TypeError(
@@ -62,11 +57,12 @@ def begin(
                 f"max_reasoning_tokens must not be negative, got {max_reasoning_tokens}"
             )
     messages = list_messages(messages)  # once: it may be an iterator
-    prompt = build_prompt(model.harmony, messages, **chat)
+    prompt = build_prompt(model.harmony, messages, response_format=wanted, **chat)
+    grammars = compile_grammars(model.harmony, prompt, wanted)
     length = len(prompt.token_ids) + max(map(len, prompt.openings), default=0)
     if length >= model.context_length:
         raise ContextLengthError(
             f"the prompt has {length} tokens, and the context of {model.context_length} must hold "
             "it and at least one more"
         )
-    return ChatStream(model, messages, prompt, params, max_reasoning_tokens)
+    return ChatStream(model, messages, prompt, params, max_reasoning_tokens, grammars)

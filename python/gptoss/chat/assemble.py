@@ -105,6 +105,8 @@ class Assembler:
         The answer's text ends before the first of these.
     has_logprobs : bool
         Whether they were asked for.
+    index : int
+        Which of the samples of a prompt it is.
 
     Attributes
     ----------
@@ -122,6 +124,7 @@ class Assembler:
         stop: Sequence[str],
         *,
         has_logprobs: bool,
+        index: int = 0,
     ) -> None:
         self.deltas: deque[ChatDelta] = deque()
         self.ended_by: ChatFinishReason | None = None
@@ -140,6 +143,7 @@ class Assembler:
         self._open: _Part | None = None  # the one whose content is read
         self._stop_strings = StopStrings(stop)
         self._head = head
+        self._index = index
         self._writer = openai.DeltaWriter()
         self._loose: list[TokenLogprob] = []  # of tokens in a header, which may turn out content
         self._content_logprobs: list[Any] | None = [] if has_logprobs else None
@@ -370,6 +374,8 @@ class Assembler:
         part.pieces.append(text)
         part.shown += len(text)
         delta: dict[str, Any] = {}
+        has_logprobs = self._content_logprobs is not None
+        entries = self._shown_logprobs(part) if has_logprobs else None
         logprobs: list[Any] | None = None
         if part.call is not None:
             index = sum(other.call is not None for other in self._parts) - 1
@@ -387,18 +393,26 @@ class Assembler:
             # OpenAI's content is preamble and text together.
             field = "reasoning" if kind == "reasoning" else "content"
             shape = self._writer.text(field, text, is_first=is_first)
-            if field == "content" and self._content_logprobs is not None:
-                logprobs = self._shown_logprobs(part)
+            if field == "content" and self._content_logprobs is not None and entries is not None:
+                logprobs = openai.logprob_dicts(self._encoding, entries)
                 self._content_logprobs += logprobs
         self.deltas.append(
-            ChatDelta(kind, **delta, _head=self._head, _openai=shape, _logprobs=logprobs)
+            ChatDelta(
+                kind,
+                **delta,
+                index=self._index,
+                logprobs=entries,
+                _head=self._head,
+                _openai=shape,
+                _logprobs=logprobs,
+            )
         )
 
-    def _shown_logprobs(self, part: _Part) -> list[Any]:
+    def _shown_logprobs(self, part: _Part) -> list[TokenLogprob]:
         """The logprobs of the tokens whose text, or the beginning of it, has now been shown."""
         ready = [logprob for start, logprob in part.logprobs if start < part.shown]
         del part.logprobs[: len(ready)]
-        return openai.logprob_dicts(self._encoding, ready)
+        return ready
 
     # -- the end -------------------------------------------------------------------------
 
@@ -463,16 +477,18 @@ class Assembler:
             _content_logprobs=self._content_logprobs,
         )
 
-    def add_end(self, usage: Usage) -> None:
-        """Add the last delta."""
+    def add_end(self, usage: Usage, total: Usage | None) -> None:
+        """Add the last delta; `total` is the usage of all samples, if this is the last of them."""
         shape = self._writer.end()
         self.deltas.append(
             ChatDelta(
                 "end",
                 finish_reason=self.ended_by,
                 usage=usage,
+                index=self._index,
                 _head=self._head,
                 _openai=shape,
+                _total=total,
             )
         )
 

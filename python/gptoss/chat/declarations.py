@@ -85,23 +85,43 @@ def clean_recipient(recipient: str) -> str:
 # -- functions ---------------------------------------------------------------------------
 
 
-def function_tools(tools: Tools | None) -> list[ToolDescription]:
-    """The descriptions of functions, in any of the forms in which clients have them."""
+@dataclass(frozen=True)
+class Function:
+    """A function of the user's.
+
+    Attributes
+    ----------
+    description : ToolDescription
+        What the model is told.
+    schema : dict or None
+        What the arguments of a strict one must be.
+    """
+
+    description: ToolDescription
+    schema: dict[str, Any] | None = None
+
+
+def function_tools(tools: Tools | None) -> list[Function]:
+    """The functions, in any of the forms in which clients have them."""
     if isinstance(tools, (str, Mapping)) or not isinstance(tools, Iterable | None):
         raise TypeError(f"tools must be a list of tools, got {tools!r:.100}")
-    found: list[ToolDescription] = []
+    found: list[Function] = []
     for index, tool in enumerate(tools or ()):
         where = f"tools[{index}]"
-        if not isinstance(tool, ToolDescription):
-            tool = _function_tool(tool, where)
-        checked_name(tool.name, where, of_tool=True)
-        if any(tool.name == other.name for other in found):
-            raise ValueError(f"{where}: there is another tool named {tool.name!r}")
-        found.append(_in_its_section(tool, where))
+        if isinstance(tool, ToolDescription):
+            function = Function(tool)
+        else:
+            function = _function_tool(tool, where)
+        described = function.description
+        checked_name(described.name, where, of_tool=True)
+        if any(described.name == other.description.name for other in found):
+            raise ValueError(f"{where}: there is another tool named {described.name!r}")
+        described = _in_its_section(described, where)
+        found.append(dataclasses.replace(function, description=described))
     return found
 
 
-def _function_tool(tool: Any, where: str) -> ToolDescription:
+def _function_tool(tool: Any, where: str) -> Function:
     declared = as_mapping(tool)
     if declared is None:
         hint = "; gptoss.tool_schema describes functions, LLM.run calls them"
@@ -133,7 +153,13 @@ def _function_tool(tool: Any, where: str) -> ToolDescription:
     schema = None if parameters is None else as_mapping(parameters)
     if parameters is not None and schema is None:
         raise TypeError(f"{where}: parameters must be a JSON schema, got {parameters!r:.100}")
-    return ToolDescription(function["name"], description, dict(schema) if schema else None)
+    strict = function.get("strict", False)
+    if not isinstance(strict, bool):
+        raise TypeError(f"{where}: strict must be True or False, got {strict!r:.100}")
+    described = ToolDescription(function["name"], description, dict(schema) if schema else None)
+    if not strict:
+        return Function(described)
+    return Function(described, dict(schema or {"type": "object", "additionalProperties": False}))
 
 
 def _in_its_section(tool: ToolDescription, where: str) -> ToolDescription:
@@ -159,10 +185,10 @@ def _one_line_schema(schema: Any, where: str) -> Any:
         if isinstance(found.get(key), str):
             found[key] = _joined_lines(found[key])
     if isinstance(found.get("default"), str):
-        found["default"] = _escaped_lines(found["default"])
+        found["default"] = escaped_lines(found["default"])
     if isinstance(found.get("examples"), list):
         found["examples"] = [
-            _escaped_lines(example) if isinstance(example, str) else example
+            escaped_lines(example) if isinstance(example, str) else example
             for example in found["examples"]
         ]
     for key in ("enum", "type"):
@@ -188,7 +214,7 @@ def _joined_lines(text: str) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _escaped_lines(text: str) -> str:
+def escaped_lines(text: str) -> str:
     """A value on one line: it would be another value with its line breaks joined."""
     return _LINE_BREAK.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 

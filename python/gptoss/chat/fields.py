@@ -27,9 +27,11 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "reasoning detail": ("type", "text", "summary"),
     "tool call": (*CALL_ID, "type", "function", "recipient"),
     "called function": ("name", "arguments"),
-    "tool": ("type", "function", "name", "description", *SCHEMA),
-    "function": ("name", "description", *SCHEMA),
+    "tool": ("type", "function", "name", "description", "strict", *SCHEMA),
+    "function": ("name", "description", "strict", *SCHEMA),
     "tool choice": ("type", "function", "name"),
+    "response format": ("type", "json_schema", "pattern", "syntax", "definition"),
+    "json_schema": ("name", "description", "schema", "strict"),
 }
 
 # What clients put into any of them for themselves: who and when, and how to store or bill it.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gptoss.chat.channels import read_header
 from gptoss.chat.messages import assistant_start, header
-from gptoss.engine.constraints import Constraint, Decision
+from gptoss.engine.constraints import ConstraintFactory, Decision
 from gptoss.engine.sampling import SamplingParams
 from gptoss.harmony import (
     Author,
@@ -67,6 +67,11 @@ class Opening:
             )
         self._left = left
         self._place += 1
+
+    @property
+    def chosen(self) -> list[int]:
+        """The one that is left; the first of those that are."""
+        return self._left[0]
 
     def take_common(self) -> list[int]:
         """Take what comes before the next choice, or the end, and return it."""
@@ -204,26 +209,11 @@ def end_of_reasoning(encoding: HarmonyEncoding) -> list[int]:
     return [end, *assistant_start(encoding), *header(encoding, "final")]
 
 
-def constraint_of(
-    encoding: HarmonyEncoding,
-    openings: Sequence[Sequence[int]],
-    recipients: Sequence[str],
-    max_reasoning_tokens: int | None,
-) -> Constraint | None:
-    """What decides on an answer with these openings, one at least; None if nothing has to."""
-    if len(openings) > 1:
-        return OpeningChoice(openings)  # of calls, which no reasoning follows
-    if max_reasoning_tokens is None:
-        return None
-    budget = ReasoningBudget(encoding, openings[0], recipients, max_reasoning_tokens)
-    return None if budget.is_over else budget
-
-
 def request_params(
     params: SamplingParams,
     stop_token_ids: Sequence[int],
     openings: Sequence[Sequence[int]],
-    constraint: Constraint | None,
+    constraint: ConstraintFactory | None,
 ) -> SamplingParams:
     """The parameters of an answer's request.
 
@@ -243,8 +233,8 @@ def request_params(
     """
     if constraint is not None and params.constraint is not None:
         raise ValueError(
-            "constraint: max_reasoning_tokens, and a tool_choice between several functions, are "
-            "constraints themselves, and an answer has one"
+            "constraint: max_reasoning_tokens, a tool_choice between several functions, a "
+            "response_format and strict tools are constraints themselves, and an answer has one"
         )
     changed: dict[str, object] = {}
     if len(openings) > 1:

@@ -21,8 +21,10 @@ from gptoss.chat.declarations import (
 )
 from gptoss.chat.fields import ANSWERED_ID, CALL_ID, as_mapping, one_of, read_fields
 from gptoss.chat.openai import SEPARATOR
+from gptoss.chat.response_format import ResponseFormat
 from gptoss.harmony import (
     Author,
+    Content,
     Conversation,
     DeveloperContent,
     HarmonyEncoding,
@@ -73,12 +75,18 @@ class Prompt:
     continued : list of Message
         What the last message of the conversation says, if it is to be continued: the last of
         these.
+    callable : tuple of str
+        Whom the model may call: of those declared, all but what `tool_choice="none"` keeps from it.
+    strict : dict of str to dict
+        Of those that it may call, the schemas of those whose arguments must follow one.
     """
 
     token_ids: list[int]
     openings: list[list[int]] = field(default_factory=list)
     declared: Declared = field(default_factory=Declared)
     continued: list[Message] = field(default_factory=list)
+    callable: tuple[str, ...] = ()
+    strict: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def build_prompt(
@@ -93,13 +101,13 @@ def build_prompt(
     current_date: str | datetime.date | None = None,
     knowledge_cutoff: str | None = KNOWLEDGE_CUTOFF,
     continue_final_message: bool = False,
+    response_format: ResponseFormat | None = None,
 ) -> Prompt:
     """Render a chat; the parameters are those of `LLM.chat`, and so are the errors."""
-    functions = function_tools(tools)
-    names = [tool.name for tool in functions]
-    callable_names = forced_functions(tool_choice, names)
-    if tool_choice == "none":
-        functions = []
+    given = function_tools(tools)
+    names = [function.description.name for function in given]
+    forced_names = forced_functions(tool_choice, names)
+    functions = [] if tool_choice == "none" else given
     system = system_content(reasoning_effort, builtin_tools, current_date, knowledge_cutoff)
     listed = _listed(messages)
     declared = _declared(names, system, listed)
@@ -120,23 +128,37 @@ def build_prompt(
             head.append(rest.pop(0))
     else:
         head.append(Message.from_role_and_content(Role.SYSTEM, system))
+    told: list[Content] = []
     if instructions or functions:
         content = DeveloperContent("\n\n".join(instructions) if instructions else None)
         if functions:
-            content = content.with_function_tools(functions)
-        head.append(Message.from_role_and_content(Role.DEVELOPER, content))
-    openings = [call_header(encoding, *call_fields(FUNCTIONS + name)) for name in callable_names]
+            content = content.with_function_tools([each.description for each in functions])
+        told.append(content)
+    if response_format is not None:
+        told.append(TextContent(("\n\n" if told else "") + response_format.section))
+    if told:
+        head.append(Message.from_role_and_contents(Role.DEVELOPER, told))
+    openings = [call_header(encoding, *call_fields(FUNCTIONS + name)) for name in forced_names]
+    kept_from_it = {FUNCTIONS + name for name in names if tool_choice == "none"}
+    tools_of: dict[str, Any] = {
+        "declared": declared,
+        "callable": tuple(each for each in declared.recipients if each not in kept_from_it),
+        "strict": {
+            FUNCTIONS + each.description.name: each.schema
+            for each in functions
+            if each.schema is not None
+        },
+    }
     if not continue_final_message:
         kept = without_completed_analysis([*head, *rest])
-        return Prompt(_render(encoding, kept), openings, declared)
+        return Prompt(_render(encoding, kept), openings, **tools_of)
     if openings:
         raise ValueError("continue_final_message: a tool_choice that forces a call opens another")
     _check_continued(reader.last)
     # The turn that it belongs to goes on, and so does what was thought in it.
     kept = without_completed_analysis([*head, *rest[:-1]])
-    return Prompt(
-        _render(encoding, kept), [_opened(encoding, rest[-1])], declared, continued=reader.last
-    )
+    opened = [_opened(encoding, rest[-1])]
+    return Prompt(_render(encoding, kept), opened, continued=reader.last, **tools_of)
 
 
 def _listed(messages: Any) -> list[Message | Mapping[str, Any]]:

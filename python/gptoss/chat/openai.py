@@ -110,43 +110,51 @@ class DeltaWriter:
         return delta
 
 
-def chunk_dict(
-    head: Mapping[str, Any],
-    delta: Mapping[str, Any],
-    finish_reason: str | None,
-    logprobs: list[Any] | None,
-    usage: Usage | None,
+def chunk_choice(
+    index: int, delta: Mapping[str, Any], finish_reason: str | None, logprobs: list[Any] | None
 ) -> dict[str, Any]:
-    """What the openai package's ChatCompletionChunk parses."""
-    choice = {
-        "index": 0,
+    """More of one of the answers."""
+    return {
+        "index": index,
         "delta": dict(delta),
         "finish_reason": finish_reason,
-        "logprobs": None if logprobs is None else {"content": logprobs, "refusal": None},
+        "logprobs": _content_logprobs(logprobs),
     }
-    chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def chunk_dict(
+    head: Mapping[str, Any], choice: Mapping[str, Any], usage: Usage | None
+) -> dict[str, Any]:
+    """What the openai package's ChatCompletionChunk parses."""
+    chunk = {**head, "object": "chat.completion.chunk", "choices": [dict(choice)]}
     if usage is not None:
         chunk["usage"] = usage_dict(usage)
     return chunk
 
 
-def completion_dict(
-    head: Mapping[str, Any],
-    message: Mapping[str, Any],
-    finish_reason: str,
-    logprobs: list[Any] | None,
-    usage: Usage,
+def choice_dict(
+    index: int, message: Mapping[str, Any], finish_reason: str, logprobs: list[Any] | None
 ) -> dict[str, Any]:
-    """What the openai package's ChatCompletion parses."""
-    choice = {
-        "index": 0,
+    """One of the answers."""
+    return {
+        "index": index,
         "message": dict(message),
         "finish_reason": finish_reason,
-        "logprobs": None if logprobs is None else {"content": logprobs, "refusal": None},
+        "logprobs": _content_logprobs(logprobs),
     }
+
+
+def completion_dict(
+    head: Mapping[str, Any], choices: Sequence[Mapping[str, Any]], usage: Usage
+) -> dict[str, Any]:
+    """What the openai package's ChatCompletion parses."""
     return {
         **head,
         "object": "chat.completion",
-        "choices": [choice],
+        "choices": list(choices),
         "usage": usage_dict(usage),
     }
+
+
+def _content_logprobs(logprobs: list[Any] | None) -> dict[str, Any] | None:
+    return None if logprobs is None else {"content": logprobs, "refusal": None}

@@ -97,6 +97,10 @@ class ChatDelta:
         The beginning of a call, or more of its arguments.
     finish_reason, usage
         Set on the last one, of kind "end", as in `ChatResult`.
+    index : int
+        Which of the `n` answers it belongs to, counted from 0; each has its own end.
+    logprobs : list of TokenLogprob or None
+        Those of the tokens whose text begins in it, if they were asked for.
     """
 
     kind: DeltaKind
@@ -106,19 +110,22 @@ class ChatDelta:
     tool_call: ToolCallDelta | None = None
     finish_reason: ChatFinishReason | None = None
     usage: Usage | None = None
+    index: int = 0
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
     _head: dict[str, Any] = field(default_factory=dict, repr=False)
     _openai: dict[str, Any] = field(default_factory=dict, repr=False)
     _logprobs: list[Any] | None = field(default=None, repr=False)
+    _total: Usage | None = field(default=None, repr=False)
 
     def to_openai(self) -> dict[str, Any]:
         """The dict that the openai package's ChatCompletionChunk parses.
 
         Preamble and text are both its content, and reasoning has a field of its own. With
-        `logprobs` a piece of content has those of its tokens.
+        `logprobs` a piece of content has those of its tokens. The very last one has the usage, of
+        all `n` answers together.
         """
-        return openai.chunk_dict(
-            self._head, self._openai, self.finish_reason, self._logprobs, self.usage
-        )
+        choice = openai.chunk_choice(self.index, self._openai, self.finish_reason, self._logprobs)
+        return openai.chunk_dict(self._head, choice, self._total)
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,8 @@ class ChatResult:
         it takes the place of the one that was continued.
     messages : list
         The conversation with the answer: what to append the next turn to.
+    other_samples : tuple of ChatResult
+        With `SamplingParams.n` above 1 this is the first answer, and these are the others.
     """
 
     text: str
@@ -176,18 +185,37 @@ class ChatResult:
     _head: dict[str, Any] = field(repr=False)
     _content: str = field(repr=False)
     _content_logprobs: list[Any] | None = field(repr=False)
+    other_samples: tuple[ChatResult, ...] = ()
+
+    @property
+    def samples(self) -> list[ChatResult]:
+        """All `n` answers, each with its own usage and timings; this one comes first."""
+        return [self, *self.other_samples]
+
+    @property
+    def total_usage(self) -> Usage:
+        """The usage of all `n` answers, whose prompt is counted once, as OpenAI's API does."""
+        return Usage(
+            self.usage.prompt_tokens,
+            sum(sample.usage.completion_tokens for sample in self.samples),
+            sum(sample.usage.reasoning_tokens for sample in self.samples),
+            self.usage.cached_tokens,
+        )
 
     def to_openai(self) -> dict[str, Any]:
         """The dict that the openai package's ChatCompletion parses.
 
         Preamble and text are both its content, and reasoning has a field of its own. Its
-        log-probabilities, if they were asked for, are those of the content's tokens.
+        log-probabilities, if they were asked for, are those of the content's tokens. Each of the
+        `n` answers is a choice.
         """
+        choices = [sample._choice(index) for index, sample in enumerate(self.samples)]
+        return openai.completion_dict(self._head, choices, self.total_usage)
+
+    def _choice(self, index: int) -> dict[str, Any]:
         calls = [call.to_openai() for call in self.tool_calls]
         message = openai.message_dict(self._content, self.reasoning, "", calls)
-        return openai.completion_dict(
-            self._head, message, self.finish_reason, self._content_logprobs, self.usage
-        )
+        return openai.choice_dict(index, message, self.finish_reason, self._content_logprobs)
 
 
 def _refuse(constant: str) -> Any:

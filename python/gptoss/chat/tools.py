@@ -281,6 +281,10 @@ def run_steps(
     schemas = [tool_schema(function, name) for name, function in functions.items()]
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"[run] max_steps must be a positive integer, got {max_steps!r}")
+    params = chat_args.get("params")
+    n = chat_args.get("n") or (1 if params is None else params.n)
+    if n != 1:
+        raise ValueError(f"[run] n must be 1, got {n}: calls go on from one answer")
     conversation = list_messages(messages)
     result: ChatResult | None = None
     while True:

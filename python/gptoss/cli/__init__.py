@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gptoss.cli import batch, bench, chat, doctor, generate, info, verify
+from gptoss.cli import batch, bench, chat, doctor, generate, info, serve, verify
 from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
@@ -17,6 +17,7 @@ from gptoss.errors import BackendError
 _COMMANDS: dict[str, Any] = {
     "chat": chat,
     "generate": generate,
+    "serve": serve,
     "batch": batch,
     "bench": bench,
     "info": info,

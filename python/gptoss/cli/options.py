@@ -171,9 +171,9 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
     return SamplingParams(**values, logit_bias=dict(options.logit_bias or ()))
 
 
-def load(options: argparse.Namespace) -> gptoss.LLM:
-    """Load the model that is named, or the default, which one line on stderr then says."""
-    name = options.model or os.environ.get("GPTOSS_MODEL")
+def model_name(options: argparse.Namespace) -> str:
+    """The model that is named, or the default, which one line on stderr then says."""
+    name: str | None = options.model or os.environ.get("GPTOSS_MODEL")
     if not name:
         name = "demo"
         if not options.quiet:
@@ -182,7 +182,18 @@ def load(options: argparse.Namespace) -> gptoss.LLM:
                 "For a real one, name openai/gpt-oss-20b (a download of 14 GB) or a folder.",
                 file=sys.stderr,
             )
+    return name
+
+
+def load(options: argparse.Namespace) -> gptoss.LLM:
+    """Load the model of `model_name`, after the question whether to download it."""
+    name = model_name(options)
     confirm_download(name, options)
+    return load_named(name, options)
+
+
+def load_named(name: str, options: argparse.Namespace) -> gptoss.LLM:
+    """Load a model as the options say."""
     return gptoss.load(name, **{option: getattr(options, option) for option in _LOADING})
 
 

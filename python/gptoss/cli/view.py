@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from typing import TYPE_CHECKING
 
 from gptoss.chat import ChatDelta, ToolOutput
@@ -172,7 +173,7 @@ class _Rendered:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.segment import Segment
 
-        lines = console.render_lines(_markdown(self._text), options, pad=False)
+        lines = _lines(console, options, self._text)
         while lines and _is_blank(lines[0]):
             del lines[0]
         while lines and _is_blank(lines[-1]):
@@ -184,6 +185,36 @@ class _Rendered:
         for line in lines or [[]]:
             yield from _without_padding(line)
             yield Segment.line()
+
+
+def _lines(console: Console, options: ConsoleOptions, text: str) -> list[list[Segment]]:
+    """The lines of a text in Markdown, none of which a terminal breaks once more.
+
+    A line that it broke would be one more than is taken back when the text is drawn again.
+    """
+    lines = console.render_lines(_markdown(text), options, pad=False)
+    width = options.max_width
+    while width > 1 and (excess := max(map(_columns, lines), default=0) - options.max_width) > 0:
+        width = max(1, width - excess)
+        lines = console.render_lines(_markdown(text), options.update_width(width), pad=False)
+    return lines
+
+
+def _columns(line: list[Segment]) -> int:
+    """How wide a terminal draws a line at most.
+
+    They differ in whether the spacing marks of Hindi, Bengali and others take a column; rich says
+    that they do not.
+    """
+    from rich.segment import Segment
+
+    columns = Segment.get_line_length(line)
+    return columns + sum(
+        unicodedata.category(character) == "Mc"
+        for segment in line
+        if not segment.text.isascii()
+        for character in segment.text
+    )
 
 
 def _without_padding(line: list[Segment]) -> list[Segment]:

@@ -76,27 +76,21 @@ class Mailbox:
         return self._letters.get(timeout=timeout)
 
     async def get_async(self) -> Letter:
-        """Wait in a task; raises AlreadyWaitedFor if another one does."""
+        """Wait in a task; the caller sees to it that it is the only one."""
         import asyncio
 
         if not self._letters.empty():
             await asyncio.sleep(0)  # other tasks have their turn even if there is always a letter
         loop = asyncio.get_running_loop()
         while self._letters.empty():
-            if self._waiter is not None and not self._waiter[0].is_closed():
-                raise AlreadyWaitedFor("another task is waiting for this request already")
-            future = loop.create_future()
-            self._waiter = loop, future
+            waiter = self._waiter = loop, loop.create_future()
             try:
                 if self._letters.empty():
-                    await future
+                    await waiter[1]
             finally:
-                self._waiter = None
+                if self._waiter is waiter:  # not that of a task after this one
+                    self._waiter = None
         return self._letters.get_nowait()
-
-
-class AlreadyWaitedFor(RuntimeError):
-    """Only one task at a time may wait for a mailbox."""
 
 
 def _wake(loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[None]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import threading
@@ -18,14 +19,7 @@ import numpy.typing as npt
 
 from gptoss import _core
 from gptoss.engine.constraints import constraint_for_sequence
-from gptoss.engine.loop import (
-    AlreadyWaitedFor,
-    Delivery,
-    EngineLoop,
-    Letter,
-    Mailbox,
-    new_sequence,
-)
+from gptoss.engine.loop import Delivery, EngineLoop, Letter, Mailbox, new_sequence
 from gptoss.engine.outputs import (
     FinishReason,
     GenerationChunk,
@@ -39,6 +33,8 @@ from gptoss.engine.sampling import SamplingParams, sample_seed
 from gptoss.engine.stop_strings import StopStrings
 
 if TYPE_CHECKING:
+    import asyncio  # imported where it is used: most programs do without
+
     from gptoss.tokenizer import Tokenizer
 
 
@@ -137,6 +133,13 @@ class Completion:
         if sequences:
             self._loop.cancel(*sequences)
 
+    def cancel_sample(self, index: int) -> None:
+        """End one of the samples, if it is not finished."""
+        for sequence, sample in list(self.unfinished.items()):
+            if sample.index == index:
+                self.unfinished.pop(sequence, None)
+                self._loop.cancel(sequence)
+
     def result(self) -> GenerationResult:
         """Return the result once nothing is unfinished; raise if it was ended before."""
         if self.error is not None:
@@ -173,6 +176,7 @@ class Request(Iterator[GenerationChunk]):
         self._mailbox = Mailbox()
         self._ready: deque[GenerationChunk] = deque()  # taken from the mailbox, not by the caller
         self._has_raised = False
+        self._awaited_in: asyncio.AbstractEventLoop | None = None  # the loop of a task that waits
         try:
             completion.submit(self._mailbox)
         except BaseException:
@@ -190,6 +194,14 @@ class Request(Iterator[GenerationChunk]):
     def close(self) -> None:
         """Cancel it, as closing a generator would."""
         self.cancel()
+
+    def close_sample(self, index: int) -> None:
+        """Cancel one of its `n` samples; no more chunks of it will come, and it has no result.
+
+        By whoever iterates over it, and not while another thread waits for it.
+        """
+        self._completion.cancel_sample(index)
+        self._ready = deque(chunk for chunk in self._ready if chunk.index != index)
 
     @property
     def finished(self) -> bool:
@@ -260,17 +272,16 @@ class Request(Iterator[GenerationChunk]):
 
     async def __anext__(self) -> GenerationChunk:
         self._check_process()
-        try:
-            ready = self._ready
-            while not ready and self._completion.unfinished:
-                self._take(await self._mailbox.get_async(), ready)
-            if ready:
-                return ready.popleft()
-        except AlreadyWaitedFor:
-            raise  # that task's request goes on
-        except BaseException:
-            self.cancel()
-            raise
+        with self._only_task():
+            try:
+                ready = self._ready
+                while not ready and self._completion.unfinished:
+                    self._take(await self._mailbox.get_async(), ready)
+                if ready:
+                    return ready.popleft()
+            except BaseException:
+                self.cancel()
+                raise
         self._raise_once()
         raise StopAsyncIteration
 
@@ -279,16 +290,29 @@ class Request(Iterator[GenerationChunk]):
 
     async def _result_async(self) -> GenerationResult:
         self._check_process()
-        try:
-            self._ready.clear()
-            while not self.finished:
-                self._take(await self._mailbox.get_async(), None)
-        except AlreadyWaitedFor:
-            raise
-        except BaseException:
-            self.cancel()
-            raise
+        with self._only_task():
+            try:
+                self._ready.clear()
+                while not self.finished:
+                    self._take(await self._mailbox.get_async(), None)
+            except BaseException:
+                self.cancel()
+                raise
         return self._completion.result()
+
+    @contextlib.contextmanager
+    def _only_task(self) -> Iterator[None]:
+        """Keep other tasks from waiting, from its first letter to its last; its request goes on."""
+        import asyncio
+
+        if self._awaited_in is not None and not self._awaited_in.is_closed():
+            raise RuntimeError("another task is waiting for this request already")
+        mine = self._awaited_in = asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            if self._awaited_in is mine:  # a task of a closed loop ends when it is collected
+                self._awaited_in = None
 
     def _take(self, letter: Letter, chunks: deque[GenerationChunk] | None) -> None:
         self._completion.take(letter, chunks)

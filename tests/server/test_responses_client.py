@@ -1,0 +1,151 @@
+"""The openai package's own client, unchanged, on a server with the demo model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai.types.responses import FunctionToolParam
+
+import gptoss
+from support.response_types import check_events, check_response
+from support.serving import serving
+
+GREEDY = {"temperature": 0, "model": "demo"}
+WEATHER: FunctionToolParam = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Get the current weather in a city.",
+    "strict": False,
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with gptoss.load("demo", context_length=2048) as llm, serving(llm) as address:
+        yield f"{address}/v1"
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"\d+", text.replace(",", ""))
+
+
+def test_create(client: openai.OpenAI) -> None:
+    response = client.responses.create(input="What is 17 + 25?", **GREEDY)
+    check_response(response.to_dict())
+    assert response.status == "completed"
+    assert "42" in numbers(response.output_text)
+    assert response.usage is not None
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+
+
+def test_stream(client: openai.OpenAI) -> None:
+    whole = client.responses.create(input="What is 17 + 25?", **GREEDY)
+    with client.responses.create(input="What is 17 + 25?", stream=True, **GREEDY) as stream:
+        events = list(stream)
+    check_events(event.to_dict() for event in events)
+    texts = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(texts) == whole.output_text
+
+
+def test_the_helper_that_puts_a_stream_together(client: openai.OpenAI) -> None:
+    with client.responses.stream(input="What is 17 + 25?", **GREEDY) as stream:
+        events = [event.type for event in stream]
+        response = stream.get_final_response()
+    assert events[-1] == "response.completed"
+    assert "42" in numbers(response.output_text)
+
+
+def test_turns(client: openai.OpenAI) -> None:
+    first = client.responses.create(input="What is 17 + 25?", **GREEDY)
+    second = client.responses.create(
+        input="What is 2 + 3?", previous_response_id=first.id, **GREEDY
+    )
+    assert second.previous_response_id == first.id
+    assert second.usage is not None
+    assert first.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens
+    # Page by page: the client asks for the next one as it iterates.
+    listed = list(client.responses.input_items.list(second.id, order="asc", limit=1))
+    assert [item.type for item in listed] == [
+        *("message", *(item.type for item in first.output), "message"),
+    ]
+    assert client.responses.retrieve(second.id) == second
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+
+
+def test_a_tool(client: openai.OpenAI) -> None:
+    given: list[Any] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    chosen = {"type": "function", "name": "get_weather"}
+    first = client.responses.create(
+        input=given, tools=[WEATHER], tool_choice=chosen, max_output_tokens=200, **GREEDY
+    )
+    check_response(first.to_dict())
+    (call,) = (item for item in first.output if item.type == "function_call")
+    assert call.name == "get_weather"
+    json.loads(call.arguments)
+    given += first.output
+    given.append({"type": "function_call_output", "call_id": call.call_id, "output": "rain"})
+    second = client.responses.create(input=given, tools=[WEATHER], max_output_tokens=200, **GREEDY)
+    assert second.output
+    check_response(second.to_dict())
+
+
+def test_in_the_background(client: openai.OpenAI) -> None:
+    response = client.responses.create(input="What is 17 + 25?", background=True, **GREEDY)
+    assert response.status == "queued"
+    with client.responses.retrieve(response.id, stream=True, starting_after=1) as stream:
+        events = list(stream)
+    check_events((event.to_dict() for event in events), first=2)
+    done = client.responses.retrieve(response.id)
+    assert done.status == "completed"
+    assert client.responses.cancel(response.id).status == "completed"
+
+
+def test_structured_output_that_is_text(client: openai.OpenAI) -> None:
+    response = client.responses.create(
+        input="What is 17 + 25?", text={"format": {"type": "text"}}, **GREEDY
+    )
+    assert "42" in numbers(response.output_text)
+
+
+def test_errors(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.responses.create(input="x " * 10_000, **GREEDY)
+    assert error.value.code == "context_length_exceeded"
+    assert error.value.param == "input"
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(input="hi", model="gpt-6")
+
+
+def test_asyncio(url: str) -> None:
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", timeout=60) as made:
+            answers = await asyncio.gather(
+                *(
+                    made.responses.create(input=f"What is {n} + {n}?", store=False, **GREEDY)
+                    for n in (2, 30, 400)
+                )
+            )
+        return [answer.output_text for answer in answers]
+
+    for text, wanted in zip(asyncio.run(ask()), ("4", "60", "800"), strict=True):
+        assert wanted in numbers(text)
