@@ -69,7 +69,7 @@ def document() -> str:
 
 def _section(name: str, parser: CommandParser) -> str:
     parts = [f"\n## gptoss {name}\n{inspect.cleandoc(parser.description or '')}\n"]
-    parts.append(f"\n```\n{_usage(parser)} [OPTIONS]\n```\n")
+    parts.append(f"\n```text\n{_usage(parser)} [OPTIONS]\n```\n")
     rows = [
         (f"`{action.metavar or action.dest}`", _help(action)) for action in parser.positionals()
     ]
