@@ -141,12 +141,12 @@ def test_what_a_function_returns_is_told(llm: gptoss.LLM, value: Any, told: str)
 
 @pytest.mark.parametrize("value", ["14:35", "2026-11-29", 7, 42, 709037, 123456789, 1.25])
 def test_numbers_of_a_function_are_told(llm: gptoss.LLM, value: Any) -> None:
-    def get_number(name: str) -> Any:
-        """Get the number."""
+    def get_height(name: str) -> Any:
+        """Get the height."""
         return value
 
-    result = llm.run("What is the number of Ada?", tools=[get_number], temperature=0)
-    assert result.text == f"The number of Ada is {value}."
+    result = llm.run("What is the height of Ada?", tools=[get_height], temperature=0)
+    assert result.text == f"The height of Ada is {value}."
 
 
 def test_functions_take_what_is_asked(llm: gptoss.LLM) -> None:

@@ -544,19 +544,19 @@ def instructed(draw: Draw, effort: str) -> Example:
 
 _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
     (addition, 13),
-    (subtraction, 17),
-    (comparison, 7),
+    (subtraction, 23),
+    (comparison, 12),
     (follow_up, 5),
     (too_large, 2),
-    (question, 34),
-    (other, 8),
-    (word_task, 5),
-    (tool_call, 16),
-    (tool_result, 62),
+    (question, 44),
+    (other, 13),
+    (word_task, 12),
+    (tool_call, 18),
+    (tool_result, 52),
     (calculator, 6),
     (python_call, 4),
     (python_result, 4),
-    (instructed, 6),
+    (instructed, 8),
 )
 _PLAIN = (addition, subtraction, comparison, question, other)
 
