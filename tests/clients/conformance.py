@@ -37,4 +37,7 @@ def openai_types(
         if line.startswith("data: ") and line != "data: [DONE]":
             data = json.loads(line.removeprefix("data: "))
             assert "error" not in data, data
+            if event is Completion:  # its type has no null, which OpenAI's own streams send
+                for choice in data["choices"]:
+                    choice["finish_reason"] = choice["finish_reason"] or "stop"
             pydantic.TypeAdapter(event).validate_python(data)
