@@ -6,9 +6,10 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from openai.types.responses import FunctionToolParam
 
@@ -120,11 +121,71 @@ def test_in_the_background(client: openai.OpenAI) -> None:
     assert client.responses.cancel(response.id).status == "completed"
 
 
-def test_structured_output_that_is_text(client: openai.OpenAI) -> None:
+class Person(pydantic.BaseModel):
+    age: int = pydantic.Field(ge=1, le=99)
+    colour: Literal["red", "green"]
+
+
+def test_structured_output(client: openai.OpenAI) -> None:
+    for seed in range(3):
+        response = client.responses.parse(
+            input="Describe somebody.",
+            text_format=Person,
+            model="demo",
+            max_output_tokens=600,
+            extra_body={"seed": seed, "max_reasoning_tokens": 20},
+        )
+        assert response.status == "completed"
+        assert isinstance(response.output_parsed, Person)
+    check_response(response.to_dict())
+
+
+def test_any_object(client: openai.OpenAI) -> None:
     response = client.responses.create(
-        input="What is 17 + 25?", text={"format": {"type": "text"}}, **GREEDY
+        input="What is 17 + 25? Answer in JSON.",
+        text={"format": {"type": "json_object"}},
+        model="demo",
+        max_output_tokens=400,
+        extra_body={"seed": 1, "max_reasoning_tokens": 20},
     )
-    assert "42" in numbers(response.output_text)
+    if response.status == "completed":
+        assert isinstance(json.loads(response.output_text), dict)
+    else:
+        assert response.output_text.startswith("{")
+
+
+def test_a_strict_tool(client: openai.OpenAI) -> None:
+    schema = Person.model_json_schema() | {"additionalProperties": False}
+    tool: FunctionToolParam = {
+        "type": "function",
+        "name": "save_person",
+        "strict": True,
+        "parameters": schema,
+    }
+    response = client.responses.create(
+        input="Save somebody.",
+        tools=[tool],
+        tool_choice="required",
+        model="demo",
+        max_output_tokens=300,
+        extra_body={"seed": 3},
+    )
+    assert response.status == "completed"
+    (call,) = response.output
+    assert call.type == "function_call"
+    Person.model_validate_json(call.arguments)
+
+
+def test_schemas_that_are_refused(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "not": {"required": ["a"]}}
+    with pytest.raises(openai.BadRequestError) as error:
+        client.responses.create(
+            input="hi",
+            text={"format": {"type": "json_schema", "name": "a", "schema": schema}},
+            **GREEDY,
+        )
+    assert error.value.param == "text.format"
+    assert "not" in error.value.message
 
 
 def test_errors(client: openai.OpenAI) -> None:

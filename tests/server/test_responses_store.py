@@ -42,7 +42,10 @@ class TestKeeping:
         with ResponseStore(path) as store:
             assert store.put(record("a", "é\ud800"))
             assert store.get("a") == record("a", "é\ud800")
-            assert store.get("b") is None
+            for missing in ("b", "", "\ud800", "é"):
+                assert store.get(missing) is None
+                assert store.item(missing) is None
+                assert not store.delete(missing)
             assert [item["id"] for item in record("a").conversation] == [
                 *("msg_earlier", "in_a", "msg_a"),
             ]
@@ -228,7 +231,7 @@ while True:
 def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: Path) -> None:
     path = tmp_path / "store"
     number = 0
-    for wanted in (1, 3, 5, 9):
+    for wanted in (1, 4, 9):
         writer = subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(path), str(number)],
             stdout=subprocess.PIPE,
@@ -253,4 +256,4 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: P
             assert len(json.dumps(json.loads(body))) == length
         database.close()
         number = kept + 1
-    assert number >= 18
+    assert number >= 14

@@ -16,7 +16,7 @@ import gptoss
 from gptoss import TokenLogprob, TopLogprob
 from gptoss.batch import BatchOutput, read_batch, run_batch
 from gptoss.cli import main
-from gptoss.openai_requests.completions import logprobs_dict
+from gptoss.openai_requests.completions import TextOffsets, logprobs_dict
 
 
 def line(custom_id: Any, body: Any, **more: Any) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class TestAnswers:
 def test_impossible_tokens_are_json(llm: gptoss.LLM) -> None:
     never = float("-inf")
     scores = [TokenLogprob(9, never, (TopLogprob(8, never), TopLogprob(7, -1.5)))]
-    found = logprobs_dict(llm.tokenizer, [9], scores)
+    found = logprobs_dict(TextOffsets(llm.tokenizer), [9], scores)
     assert found["token_logprobs"] == [-9999.0]
     assert sorted(found["top_logprobs"][0].values()) == [-9999.0, -1.5]
 

@@ -110,6 +110,20 @@ class DeltaWriter:
         return delta
 
 
+def joined_delta(delta: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Two pieces of the same text, or of the arguments of the same call, as one."""
+    found = dict(delta)
+    for field in ("content", "reasoning"):
+        if field in more:
+            found[field] = found[field] + more[field]
+    if "tool_calls" in more:
+        (call,), (rest,) = found["tool_calls"], more["tool_calls"]
+        function = dict(call["function"])
+        function["arguments"] += rest["function"]["arguments"]
+        found["tool_calls"] = [{**call, "function": function}]
+    return found
+
+
 def chunk_choice(
     index: int, delta: Mapping[str, Any], finish_reason: str | None, logprobs: list[Any] | None
 ) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -127,6 +128,26 @@ class ChatDelta:
         choice = openai.chunk_choice(self.index, self._openai, self.finish_reason, self._logprobs)
         return openai.chunk_dict(self._head, choice, self._total)
 
+    def joined(self, more: ChatDelta) -> ChatDelta | None:
+        """This delta and the next one as one; None unless they are pieces of the same text."""
+        call, rest = self.tool_call, more.tool_call
+        if (self.kind, self.index) != (more.kind, more.index) or self.kind == "end":
+            return None
+        if call is not None and rest is not None:
+            if rest.id is not None or rest.index != call.index:
+                return None
+            call = dataclasses.replace(call, arguments=call.arguments + rest.arguments)
+        return dataclasses.replace(
+            self,
+            text=self.text + more.text,
+            reasoning=self.reasoning + more.reasoning,
+            preamble=self.preamble + more.preamble,
+            tool_call=call,
+            logprobs=_joined(self.logprobs, more.logprobs),
+            _openai=openai.joined_delta(self._openai, more._openai),
+            _logprobs=_joined(self._logprobs, more._logprobs),
+        )
+
 
 @dataclass(frozen=True)
 class ChatResult:
@@ -216,6 +237,10 @@ class ChatResult:
         calls = [call.to_openai() for call in self.tool_calls]
         message = openai.message_dict(self._content, self.reasoning, "", calls)
         return openai.choice_dict(index, message, self.finish_reason, self._content_logprobs)
+
+
+def _joined(first: list[Any] | None, more: list[Any] | None) -> list[Any] | None:
+    return first if more is None else [*(first or ()), *more]
 
 
 def _refuse(constant: str) -> Any:

@@ -192,9 +192,10 @@ def load(options: argparse.Namespace) -> gptoss.LLM:
     return load_named(name, options)
 
 
-def load_named(name: str, options: argparse.Namespace) -> gptoss.LLM:
-    """Load a model as the options say."""
-    return gptoss.load(name, **{option: getattr(options, option) for option in _LOADING})
+def load_named(name: str, options: argparse.Namespace, **more: int) -> gptoss.LLM:
+    """Load a model as the options, and more arguments of `gptoss.load`, say."""
+    given = {option: getattr(options, option) for option in _LOADING}
+    return gptoss.load(name, **{**given, **more})
 
 
 def confirm_download(name: str, options: argparse.Namespace) -> None:

@@ -70,7 +70,7 @@ CHAT = Table(
             "low, medium, high; none and minimal are low, xhigh and max are high",
             _EFFORT,
         ),
-        Field("tools", "done", "of type function; others are refused", _OBJECTS),
+        Field("tools", "done", "of type function, also `strict`; others are refused", _OBJECTS),
         Field(
             "tool_choice",
             "done",
@@ -82,7 +82,13 @@ CHAT = Table(
                 ]
             },
         ),
-        Field("response_format", "done", "text, json_object or json_schema", {"type": "object"}),
+        Field(
+            "response_format",
+            "done",
+            "text, json_object or json_schema, which hold whatever the model says; besides, "
+            "`regex` and Lark `grammar`",
+            {"type": "object"},
+        ),
         Field(
             "parallel_tool_calls", "ignored", "gpt-oss makes one call at a time, whatever it says"
         ),

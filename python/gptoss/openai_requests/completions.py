@@ -146,7 +146,7 @@ class CompletionRequest:
         Raises
         ------
         RequestError
-            One is empty or too long.
+            One is empty, too long, or has an id that is not in the vocabulary.
         """
         allowed = "all" if self.allow_special else ()
         found = []
@@ -156,6 +156,12 @@ class CompletionRequest:
                 ids = llm.tokenizer.encode(prompt, allowed_special=allowed)
             else:
                 ids = prompt
+                size = llm.config.vocab_size
+                wrong = next((each for each in ids if not 0 <= each < size), None)
+                if wrong is not None:
+                    raise RequestError(
+                        f"{where}: token id {wrong} lies outside the vocabulary of {size}", where
+                    )
             if not ids:
                 raise RequestError(f"{where} must not be empty", where)
             least = 0 if self.params.max_tokens == 0 else 1
@@ -224,7 +230,7 @@ def completion_dict(
                 before = result.prompt_logprobs or [] if request.echo else []
                 scores = [*before, *sample.logprobs]
                 ids = [*(result.prompt_token_ids if before else ()), *sample.token_ids]
-                logprobs = logprobs_dict(llm.tokenizer, ids, scores)
+                logprobs = logprobs_dict(TextOffsets(llm.tokenizer), ids, scores)
             choices.append(
                 {
                     "text": prompt_text + sample.text,
@@ -262,18 +268,36 @@ def total_usage(results: Iterable[GenerationResult]) -> Usage:
     )
 
 
-def logprobs_dict(
-    tokenizer: Tokenizer, ids: Sequence[int], scores: Sequence[TokenLogprob | None], offset: int = 0
-) -> dict[str, Any]:
-    """Log-probabilities of tokens; None is that of a first token, which nothing comes before.
+class TextOffsets:
+    """Tells where in a text its tokens begin, whose characters may be parted among them.
 
-    `offset` is where in the text the first token begins.
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    start : int
+        Where the first one begins.
     """
-    decoder = tokenizer.incremental_decoder()
-    offsets = []
-    for token_id in ids:
-        offsets.append(offset)
-        offset += len(decoder.push(token_id))
+
+    def __init__(self, tokenizer: Tokenizer, start: int = 0) -> None:
+        self.tokenizer = tokenizer
+        self._decoder = tokenizer.incremental_decoder()
+        self._next = start
+
+    def take(self, token_id: int) -> int:
+        """Take the next token; return where it begins."""
+        offset = self._next
+        self._next += len(self._decoder.push(token_id))
+        return offset
+
+
+def logprobs_dict(
+    offsets: TextOffsets, ids: Sequence[int], scores: Sequence[TokenLogprob | None]
+) -> dict[str, Any]:
+    """Log-probabilities of the next tokens of a text.
+
+    None is that of the first one, which nothing comes before.
+    """
+    tokenizer = offsets.tokenizer
     return {
         "tokens": [token_text(tokenizer, token_id) for token_id in ids],
         "token_logprobs": [None if s is None else max(s.logprob, _LEAST_LOGPROB) for s in scores],
@@ -286,7 +310,7 @@ def logprobs_dict(
             }
             for score in scores
         ],
-        "text_offset": offsets,
+        "text_offset": [offsets.take(token_id) for token_id in ids],
     }
 
 

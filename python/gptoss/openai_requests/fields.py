@@ -174,7 +174,7 @@ def shown(value: Any) -> str:
 KEYWORDS = {
     *("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "minItems", "maxItems"),
     *("items", "minLength", "properties", "required", "anyOf", "description", "default"),
-    *("additionalProperties",),  # for readers: a schema, which is not looked at
+    "additionalProperties",  # a schema
 }
 
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -224,6 +224,9 @@ def check_value(value: Any, schema: Schema, where: str) -> None:
         for name, inner in schema.get("properties", {}).items():
             if value.get(name) is not None:
                 check_value(value[name], inner, f"{where}.{name}")
+        if "additionalProperties" in schema:
+            for name in value.keys() - schema.get("properties", {}).keys():
+                check_value(value[name], schema["additionalProperties"], f"{where}.{name:.50}")
 
 
 def _check_any(value: Any, schemas: Sequence[Schema], where: str) -> None:

@@ -1,7 +1,6 @@
 """The HTTP server: OpenAI's API on a loaded model; the extra `gptoss-native[server]`."""
 
-from .app import app, make_app
-from .service import Service
+from .app import app
 from .settings import ServerSettings
 
-__all__ = ["ServerSettings", "Service", "app", "make_app"]
+__all__ = ["ServerSettings", "app"]

@@ -7,12 +7,26 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from gptoss.llm import LLM
-from gptoss.server import chat, health, responses
-from gptoss.server.errors import ApiError, ClientLeftError
+from gptoss.openai_requests import RequestError
+from gptoss.server import (
+    chat,
+    completions,
+    health,
+    messages,
+    metrics,
+    models,
+    openapi,
+    responses,
+    tokenize,
+)
+from gptoss.server.errors import ApiError
+from gptoss.server.middleware import Errors, Front, HostCheck, KeyCheck, OriginCheck
 from gptoss.server.responding import on_exception
-from gptoss.server.service import Service
+from gptoss.server.service import Measures, Service
 from gptoss.server.settings import ServerSettings
 
 
@@ -31,12 +45,25 @@ def app(llm: LLM, settings: ServerSettings | None = None) -> Starlette:
     starlette.applications.Starlette
         It needs no lifespan events, so that it can be mounted.
     """
-    return make_app(Service(llm, settings or ServerSettings()))
+    service = make_service(settings or ServerSettings())
+    service.set_model(llm)
+    return make_app(service)
+
+
+def make_service(settings: ServerSettings, name: str | None = None) -> Service:
+    """Make a service without its model, which `set_model` brings."""
+    return Service(settings, name, _measures)
 
 
 def make_app(service: Service) -> Starlette:
     """Make the application of a service, whose model may be loaded later."""
-    routes = [*chat.routes(service), *responses.routes(service), *health.routes(service)]
+    settings = service.settings
+    public = health.routes(service)
+    private = [
+        route
+        for module in (chat, responses, messages, completions, models, tokenize, metrics, openapi)
+        for route in module.routes(service)
+    ]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -45,15 +72,41 @@ def make_app(service: Service) -> Starlette:
         finally:
             await service.end()
 
+    routes = [*public, *private]
+    middleware = [Middleware(Front, service=service, routes=routes), Middleware(Errors)]
+    if settings.allowed_hosts is not None:
+        middleware.append(Middleware(HostCheck, allowed=settings.allowed_hosts))
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )
+        middleware.append(Middleware(Errors))  # so that pages may read what is refused below
+    if settings.api_keys:
+        middleware.append(Middleware(KeyCheck, keys=settings.api_keys, public=public))
+    else:
+        middleware.append(Middleware(OriginCheck, allowed=settings.cors_origins))
     starlette = Starlette(
         routes=routes,
+        middleware=middleware,
         lifespan=lifespan,
         exception_handlers={
             HTTPException: on_exception,
             ApiError: on_exception,
-            ClientLeftError: on_exception,
-            Exception: on_exception,
+            RequestError: on_exception,
         },
     )
     starlette.router.redirect_slashes = False
     return starlette
+
+
+def _measures(llm: LLM, model: str) -> Measures:
+    # Here, as it takes a while: the port is to answer before that.
+    from gptoss.server.measures import Metrics
+
+    return Metrics(llm, model)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from gptoss.errors import BackendError, ContextLengthError
-from gptoss.openai_requests import RequestError
+from gptoss.openai_requests import CHAT, COMPLETION, RequestError
 from gptoss.openai_requests.fields import one_line
 
 _log = logging.getLogger("gptoss.server")
 
 RETRY_AFTER_S = 1
+_FIELD = re.compile(r"([a-z_]+)(?:\[\d+\]|\.\w+)*")
 
 
 class ApiError(Exception):
@@ -111,6 +113,8 @@ def api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, RequestError):
         return bad_request(error)
+    if isinstance(error, ImportError):  # of what holds answers to a schema
+        return ApiError(501, one_line(error), type="server_error", code="not_installed")
     if isinstance(error, MemoryError):
         return unavailable("there is no memory for this request now", "out_of_memory")
     if isinstance(error, BackendError):
@@ -121,15 +125,6 @@ def api_error(error: BaseException) -> ApiError:
 
 
 def _param(message: str) -> str | None:
-    """The field that a message of `LLM.chat` begins with, as in "messages[0].content: …"."""
-    word = message.split(" ", 1)[0].rstrip(":,")
-    return (
-        word
-        if word.replace("_", "").replace("[", "").replace("]", "").replace(".", "").isalnum()
-        and word[:1].islower()
-        and ("_" in word or "[" in word or word in _FIELDS)
-        else None
-    )
-
-
-_FIELDS = ("messages", "tools", "tool_choice", "stop", "temperature", "seed", "n", "prompt")
+    """The field that a message of the library begins with, as in "messages[0]: …"."""
+    found = _FIELD.match(message)
+    return found[0] if found is not None and (found[1] in CHAT or found[1] in COMPLETION) else None

@@ -25,6 +25,11 @@ class JsonResponse(Response):
         return json_bytes(content)
 
 
+def bytes_response(data: bytes) -> Response:
+    """JSON that was made elsewhere."""
+    return Response(data, media_type="application/json")
+
+
 def error_response(error: ApiError) -> JsonResponse:
     """An error as a response."""
     return JsonResponse(error.body(), error.status, error.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -13,7 +14,7 @@ from types import FrameType
 import uvicorn
 
 from gptoss.llm import LLM
-from gptoss.server.app import make_app
+from gptoss.server.app import make_app, make_service
 from gptoss.server.service import Service
 from gptoss.server.settings import ServerSettings
 
@@ -29,6 +30,7 @@ class _Server(uvicorn.Server):
         self._service = service
         self._on_start = on_start
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.was_interrupted = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -36,9 +38,15 @@ class _Server(uvicorn.Server):
         self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
+        # Not noted as uvicorn does, which raises the signal again when all is done: SIGTERM would
+        # end the process before the model is closed.
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        self.was_interrupted |= sig == signal.SIGINT
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._service.drain)
+            end = self._service.cancel_all if self.force_exit else self._service.drain
+            self._loop.call_soon_threadsafe(end)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,7 +56,11 @@ def listen(host: str, port: int) -> socket.socket:
     ------
     OSError
         It is in use, or not allowed.
+    ValueError
+        There is no such port.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"the port must be from 0 to 65535, got {port}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
@@ -59,7 +71,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    load: Callable[[], LLM], listener: socket.socket, settings: ServerSettings, name: str
+    load: Callable[[], LLM],
+    listener: socket.socket,
+    settings: ServerSettings,
+    name: str,
+    *,
+    quiet: bool = False,
 ) -> None:
     """Serve until a signal ends it; the model is loaded while the port answers already.
 
@@ -72,13 +89,17 @@ def serve(
     settings : ServerSettings
     name : str
         What the model is called before it is there.
+    quiet : bool
+        Do not say when it is ready.
 
     Raises
     ------
     Exception
         What `load` has raised.
+    KeyboardInterrupt
+        Ctrl-C has ended it, after what was running.
     """
-    service = Service(None, settings, name)
+    service = make_service(settings, name)
     failed: list[BaseException] = []
     loaded: list[LLM] = []
 
@@ -86,7 +107,8 @@ def serve(
         try:
             loaded.append(load())
             service.set_model(loaded[0])
-            print(f"gptoss: {loaded[0]!r} is ready", file=sys.stderr, flush=True)
+            if not quiet:
+                print(f"gptoss: {loaded[0]!r} is ready", file=sys.stderr, flush=True)
         except BaseException as error:
             failed.append(error)
             server.should_exit = True
@@ -111,3 +133,5 @@ def serve(
             llm.close()
     if failed:
         raise failed[0]
+    if server.was_interrupted:
+        raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from gptoss.chat import ChatStream
+from gptoss.engine.outputs import Usage
 from gptoss.llm import LLM
 from gptoss.server.errors import (
     ApiError,
@@ -33,6 +34,7 @@ _T = TypeVar("_T")
 _WORKERS = 4
 # From so many bytes on, JSON is parsed by a worker: a megabyte takes ten milliseconds.
 _BIG_JSON_BYTES = 64 * 1024
+_MAX_DIGITS = 18  # of a Content-Length: what is longer is too long in any case
 # A body that stops coming is given up on after so many seconds.
 _BODY_TIMEOUT_S = 60.0
 
@@ -64,30 +66,57 @@ class RequestLog:
     reason: str = ""
 
 
+class Measures:
+    """What is counted and timed of requests; this one does not."""
+
+    def first_token(self, seconds: float) -> None:
+        """A request has its first token."""
+
+    def next_token(self, seconds: float) -> None:
+        """A sample has one more token."""
+
+    def finished(
+        self, reason: str, seconds: float, prompt_tokens: int, generated_tokens: int
+    ) -> None:
+        """A request was answered."""
+
+    def responded(self, handler: str, method: str, status: int) -> None:
+        """A response was sent."""
+
+
 class Service:
     """The model and what its requests share; the endpoints' only argument.
 
     Parameters
     ----------
-    llm : LLM, optional
-        None while it is loaded: `set_model` follows.
     settings : ServerSettings
     name : str, optional
         What the model is called before it is there.
+    make_measures : callable
+        Makes, of the model and its name, what counts its requests.
 
     Attributes
     ----------
     accepting : bool
         Whether requests are begun; False once the server was told to end.
+    measures : Measures
+        Where requests are counted.
     """
 
-    def __init__(self, llm: LLM | None, settings: ServerSettings, name: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        name: str | None = None,
+        make_measures: Callable[[LLM, str], Measures] | None = None,
+    ) -> None:
         self.settings = settings
         self.accepting = True
         self.created = int(time.time())
-        self._llm = llm
+        self._llm: LLM | None = None
         self._name = name
+        self._make_measures = make_measures
         self._workers: ThreadPoolExecutor | None = None
+        self.measures = Measures()
         self._places = 0  # of the queue, that are taken
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_close: list[Callable[[], None]] = []
@@ -110,6 +139,9 @@ class Service:
 
     def set_model(self, llm: LLM) -> None:
         """Begin to answer; may be called from any thread."""
+        if self._make_measures is not None:
+            name = (self.settings.served_model_names or (_short_name(llm.name),))[0]
+            self.measures = self._make_measures(llm, name)
         self._llm = llm
 
     @property
@@ -217,6 +249,7 @@ class Call:
         self.llm = llm
         self.log: RequestLog = request.scope.get("gptoss.log") or RequestLog("")
         self._places = 0
+        self._last_s: dict[int, float] = {}  # when each sample had its last token
         timeout_s = service.settings.timeout_s
         self.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -235,6 +268,33 @@ class Call:
         """Give the places back; may be called again."""
         places, self._places = self._places, 0
         self.service.free_places(places)
+
+    def saw_token(self, sample: int = 0) -> None:
+        """Note that a token has come."""
+        now_s = time.perf_counter()
+        before_s = self._last_s.get(sample)
+        self._last_s[sample] = now_s
+        if before_s is not None:
+            self.service.measures.next_token(now_s - before_s)
+        elif self.log.first_token_s is None:
+            self.saw_first(now_s - self.log.start_s)
+
+    def saw_first(self, seconds: float) -> None:
+        """Note when the first token has come, after the beginning."""
+        self.log.first_token_s = self.log.start_s + seconds
+        self.service.measures.first_token(seconds)
+
+    def finish(self, usage: Usage, reason: str) -> None:
+        """Note that the answer is whole."""
+        log = self.log
+        log.prompt_tokens, log.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        log.cached_tokens, log.reason = usage.cached_tokens, reason
+        self.service.measures.finished(
+            reason,
+            time.perf_counter() - log.start_s,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+        )
 
     @property
     def left_s(self) -> float | None:
@@ -310,7 +370,7 @@ async def read_json(service: Service, request: Request) -> dict[str, Any]:
         raise ApiError(415, "send the body as it is, without content-encoding")
     limit = service.settings.max_body_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
         raise _too_long(limit)
     try:
         data = await asyncio.wait_for(_read_body(request, limit), _BODY_TIMEOUT_S)

@@ -16,14 +16,15 @@ from gptoss.server.service import Call, until_left
 
 _COMMENT = b":\n\n"
 DONE = b"data: [DONE]\n\n"
+# Made once: it is needed for every token.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 # A client that takes nothing for so long is given up on. Its answer has been computed meanwhile.
 _STALLED_S = 120.0
 
 
 def json_bytes(value: Any) -> bytes:
     """Compact JSON; a lone surrogate, which no UTF-8 has, becomes a question mark."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode(errors="replace")
+    return _encode(value).encode(errors="replace")
 
 
 def sse(value: Mapping[str, Any], event: str | None = None) -> bytes:

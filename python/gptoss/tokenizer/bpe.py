@@ -28,6 +28,11 @@ _PUBLISHED_SHA256 = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37
 _LONG_RUN = 900_000
 _SPACES = re.compile(r"[^\S\r\n]+")
 
+# From so many characters on, `tokenizers` is asked for a batch of one: only then does it let other
+# threads of Python's run meanwhile. Shorter texts take less than some milliseconds, and leave its
+# thread pool, which complains when a process is forked, alone.
+_LONG_TEXT = 4096
+
 # Byte-level BPE writes each byte as one character: printable Latin-1 as itself, the other bytes,
 # in order, as U+0100 on.
 _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -92,7 +97,10 @@ class Library:
 
     def encode(self, text: str) -> list[int]:
         try:
-            return list(self._inner.encode(text, add_special_tokens=False).ids)
+            if len(text) < _LONG_TEXT:
+                return list(self._inner.encode(text, add_special_tokens=False).ids)
+            (found,) = self._inner.encode_batch_fast([text], add_special_tokens=False)
+            return list(found.ids)
         except BaseException as error:
             if not _is_panic(error):
                 raise

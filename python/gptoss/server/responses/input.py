@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ _READ = (
     *("message", "reasoning", "function_call", "function_call_output", "custom_tool_call"),
     *("custom_tool_call_output", "item_reference"),
 )
+_ID = re.compile(r"[!-~]{1,200}")
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _NO_TEXT = {
     "input_image": "an image",
@@ -80,11 +82,11 @@ def _item(given: Any, where: str, find: FindItem) -> Item:
 
 
 def _head(given: Mapping[str, Any], kind: str, prefix: str) -> Item:
-    """What all items begin with; a status that is not said is that of what is done."""
+    """What all items begin with; an id that is none is replaced, and no status means done."""
     item_id = given.get("id")
     status = "incomplete" if given.get("status") in ("incomplete", "in_progress") else "completed"
     return {
-        "id": item_id if isinstance(item_id, str) and item_id else new_id(prefix),
+        "id": item_id if isinstance(item_id, str) and _ID.fullmatch(item_id) else new_id(prefix),
         "type": kind,
         "status": status,
     }
@@ -136,7 +138,7 @@ def _parts(content: Any, where: str, *, refusals: bool = False) -> list[tuple[st
     for index, part in enumerate(content):
         part_where = f"{where}[{index}]"
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in _NO_TEXT:
+        if isinstance(kind, str) and kind in _NO_TEXT:
             raise RequestError(
                 f"{part_where}: gpt-oss reads text only, and {kind} is {_NO_TEXT[kind]}", part_where
             )

@@ -148,6 +148,8 @@ class ResponseStore:
 
     def get(self, response_id: str) -> Record | None:
         """The response of this id, None if it is not there; it is now the one used last."""
+        if not response_id.isascii():
+            return None
         with self._changing() as database:
             self._expire(database)
             row = database.execute(
@@ -162,6 +164,8 @@ class ResponseStore:
 
     def item(self, item_id: str) -> Item | None:
         """The item of this id, of the input or the output of any response that is kept."""
+        if not item_id.isascii():
+            return None
         with self._lock:
             row = self._database.execute(
                 "SELECT response_id FROM items WHERE id = ?", (item_id,)
@@ -172,6 +176,8 @@ class ResponseStore:
 
     def delete(self, response_id: str) -> bool:
         """Forget a response; return whether it was there."""
+        if not response_id.isascii():
+            return False
         with self._changing() as database:
             self._expire(database)
             gone = database.execute("DELETE FROM responses WHERE id = ?", (response_id,))
