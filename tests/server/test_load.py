@@ -352,6 +352,7 @@ class TestTheEventLoop:
                 "/tokenize": {"prompt": text},
                 COMPLETIONS: {"prompt": text},
                 CHAT: {"messages": [{"role": "user", "content": text}]},
+                "/detokenize": {"tokens": [10**9] * 600_000},
             }
             for path, body in bodies.items():
                 worst_s, took_s = await self.lag(fetch(app, "POST", path, body))

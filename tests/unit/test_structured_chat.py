@@ -144,7 +144,7 @@ def test_strict_arguments(noise: NoiseModel) -> None:
                     assert call.name != "get_weather" or valid(call.arguments)
             if result.finish_reason == "stop" and seed % 2:
                 assert valid(result.text)
-            assert result.repairs == []
+            assert result.repairs == [] or result.finish_reason == "length"
     assert {choice for choice, name in seen if name == "get_weather"} == {
         *("auto", "required", str(named))
     }

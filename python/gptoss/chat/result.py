@@ -111,12 +111,12 @@ class ChatDelta:
     tool_call: ToolCallDelta | None = None
     finish_reason: ChatFinishReason | None = None
     usage: Usage | None = None
-    index: int = 0
-    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
     _head: dict[str, Any] = field(default_factory=dict, repr=False)
     _openai: dict[str, Any] = field(default_factory=dict, repr=False)
     _logprobs: list[Any] | None = field(default=None, repr=False)
     _total: Usage | None = field(default=None, repr=False)
+    index: int = 0
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
 
     def to_openai(self) -> dict[str, Any]:
         """The dict that the openai package's ChatCompletionChunk parses.

@@ -123,6 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most new tokens in a step of the engine (default 512)",
     )
+    parser.add_argument("--no-page", action="store_true", help="leave out the chat page at /")
     parser.add_argument(
         "--quiet", "-q", action="store_true", help="no line for each request, nor at the beginning"
     )
@@ -195,6 +196,7 @@ def settings_of(options: argparse.Namespace) -> ServerSettings:
     hosts = tuple(options.allowed_host or ())
     if is_local:
         hosts = (*_LOOPBACK, options.host, *hosts)
+    values["page"] = not options.no_page
     return ServerSettings(api_keys=keys, allowed_hosts=hosts or None, **values)
 
 

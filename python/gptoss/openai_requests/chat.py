@@ -26,6 +26,10 @@ EFFORTS = {
 }
 _EFFORT = {"type": "string", "enum": list(EFFORTS)}
 
+# Of the declarations of tools. They are printed with their indentation: each level makes all lines
+# of it longer, so that some megabytes could become some gigabytes.
+_MAX_TOOL_LEVELS = 100
+
 CHAT = Table(
     "/v1/chat/completions",
     [
@@ -213,6 +217,10 @@ class ChatRequest:
             arguments["reasoning_effort"] = EFFORTS[effort]
         if reasoning.get("max_tokens") is not None:
             arguments.setdefault("max_reasoning_tokens", reasoning["max_tokens"])
+        if not _is_flat(arguments.get("tools"), _MAX_TOOL_LEVELS):
+            raise RequestError(
+                f"tools must not be nested in more than {_MAX_TOOL_LEVELS} levels", "tools"
+            )
         _choose_tools(given.get("tool_choice"), arguments)
         return cls(
             messages=given["messages"],
@@ -223,6 +231,14 @@ class ChatRequest:
             sends_reasoning=not reasoning.get("exclude") and given.get("include_reasoning", True),
             n=given.get("n", 1),
         )
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in so many levels at most."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_flat(each, levels - 1) for each in inner)
 
 
 def _choose_tools(choice: Any, arguments: dict[str, Any]) -> None:

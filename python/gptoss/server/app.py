@@ -20,6 +20,7 @@ from gptoss.server import (
     metrics,
     models,
     openapi,
+    page,
     responses,
     tokenize,
 )
@@ -58,7 +59,7 @@ def make_service(settings: ServerSettings, name: str | None = None) -> Service:
 def make_app(service: Service) -> Starlette:
     """Make the application of a service, whose model may be loaded later."""
     settings = service.settings
-    public = health.routes(service)
+    public = [*health.routes(service), *(page.routes(service) if settings.page else [])]
     private = [
         route
         for module in (chat, responses, messages, completions, models, tokenize, metrics, openapi)

@@ -15,7 +15,7 @@ from gptoss.chat.openai import usage_dict
 from gptoss.engine.outputs import Usage
 from gptoss.openai_requests import ChatRequest
 from gptoss.server.responding import bytes_response
-from gptoss.server.service import Call, Service, read_json
+from gptoss.server.service import Call, Service, read_request
 from gptoss.server.streams import DONE, EventStream, json_bytes, sse
 
 
@@ -23,7 +23,7 @@ def routes(service: Service) -> list[Route]:
     """The endpoints of this module."""
 
     async def create(request: Request) -> Response:
-        asked = ChatRequest.read(await read_json(service, request))
+        asked = await read_request(service, request, ChatRequest.read)
         service.check_model(asked.model)
         call = service.call(request)
         shows_reasoning = asked.sends_reasoning and service.settings.reasoning == "show"

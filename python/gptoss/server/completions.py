@@ -23,9 +23,8 @@ from gptoss.openai_requests.completions import (
     logprobs_dict,
     total_usage,
 )
-from gptoss.server.errors import bad_request
 from gptoss.server.responding import bytes_response
-from gptoss.server.service import Call, Service, read_json
+from gptoss.server.service import Call, Service, read_request
 from gptoss.server.streams import DONE, EventStream, json_bytes, sse
 
 
@@ -33,11 +32,7 @@ def routes(service: Service) -> list[Route]:
     """The endpoints of this module."""
 
     async def create(request: HttpRequest) -> Response:
-        body = await read_json(service, request)
-        try:
-            asked = CompletionRequest.read(body)
-        except (ValueError, TypeError) as error:
-            raise bad_request(error) from error
+        asked = await read_request(service, request, CompletionRequest.read)
         service.check_model(asked.model)
         call = service.call(request)
         call.admit(asked.cost, "n" if len(asked.prompts) == 1 else "prompt")

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 # Threads that tokenize, render and compile. Several, so that a long prompt does not hold up short
 # ones; few, as each takes time from the engine's own threads.
 _WORKERS = 4
-# From so many bytes on, JSON is parsed by a worker: a megabyte takes ten milliseconds.
+# From so many bytes on, JSON is parsed and checked by a worker: a megabyte takes ten milliseconds.
 _BIG_JSON_BYTES = 64 * 1024
 _MAX_DIGITS = 18  # of a Content-Length: what is longer is too long in any case
 # A body that stops coming is given up on after so many seconds.
@@ -366,6 +366,19 @@ async def read_json(service: Service, request: Request) -> dict[str, Any]:
     ApiError
         400 if it is none, 413 if it is too long, 415 if it is compressed, 408 if it stops coming.
     """
+    return await read_request(service, request, lambda body: body)
+
+
+async def read_request(
+    service: Service, request: Request, check: Callable[[dict[str, Any]], _T]
+) -> _T:
+    """Read the body of a request, a JSON object, and check it; long ones in a worker.
+
+    Raises
+    ------
+    ApiError
+        As `read_json`, and 400 for the ValueErrors and TypeErrors of `check`.
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "send the body as it is, without content-encoding")
     limit = service.settings.max_body_bytes
@@ -378,11 +391,20 @@ async def read_json(service: Service, request: Request) -> dict[str, Any]:
         raise ApiError(408, f"the body did not come within {_BODY_TIMEOUT_S:g} s") from None
     except ClientDisconnect:
         raise ClientLeftError from None
+
+    def work() -> _T:
+        body = _parse_object(data)
+        try:
+            return check(body)
+        except (ValueError, TypeError) as error:
+            raise bad_request(error) from error
+
+    return work() if len(data) < _BIG_JSON_BYTES else await service.in_worker(work)
+
+
+def _parse_object(data: bytes) -> dict[str, Any]:
     try:
-        if len(data) < _BIG_JSON_BYTES:
-            value = parse_json(data)
-        else:
-            value = await service.in_worker(parse_json, data)
+        value = parse_json(data)
     except RecursionError:
         raise ApiError(400, "the body is JSON that is nested too deeply") from None
     except ValueError as error:

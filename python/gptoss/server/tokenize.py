@@ -14,7 +14,7 @@ from gptoss.openai_requests.chat import CHAT, EFFORTS
 from gptoss.openai_requests.completions import token_text
 from gptoss.openai_requests.fields import Field, RequestError, Table
 from gptoss.server.responding import bytes_response
-from gptoss.server.service import Service, read_json
+from gptoss.server.service import Service, read_request
 from gptoss.server.streams import json_bytes
 
 _BOOLEAN = {"type": "boolean"}
@@ -56,7 +56,7 @@ def routes(service: Service) -> list[Route]:
     """The endpoints of this module."""
 
     async def tokenize(request: Request) -> Response:
-        given = TOKENIZE.check(await read_json(service, request))
+        given = await read_request(service, request, TOKENIZE.check)
         if ("prompt" in given) == ("messages" in given):
             raise RequestError("pass prompt or messages, one of them", "prompt")
         service.check_model(given.get("model"))
@@ -64,7 +64,7 @@ def routes(service: Service) -> list[Route]:
             return bytes_response(await call.check(_tokenize, call.llm, given))
 
     async def detokenize(request: Request) -> Response:
-        given = DETOKENIZE.check(await read_json(service, request))
+        given = await read_request(service, request, DETOKENIZE.check)
         service.check_model(given.get("model"))
         with service.call(request) as call:
             return bytes_response(await call.check(_detokenize, call.llm, given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -37,6 +38,14 @@ _LIMITS = {
     "max_lexer_states": 50_000,
     "max_grammar_size": 500_000,
     "verbose_errors": False,
+}
+
+
+_STATE = re.compile("<(?:state|grammar|non-verbose/)>")
+# Which keywords its errors are about, where they do not say so.
+_UNNAMED = {
+    " range: ": "a minimum, exclusiveMinimum, maximum or exclusiveMaximum: ",
+    "regex parse error": "a pattern: ",
 }
 
 
@@ -137,20 +146,17 @@ class Grammar:
         self._matcher = library.LLMatcher(
             words.tokenizer, text, log_level=0, limits=library.LLParserLimits(**_LIMITS)
         )
-        self._check()
-        trial = self.matcher()
+        first = Matcher(self, self._matcher)
+        first.check()
+        # Here, as it may take longer than others, and some errors come with it.
         mask = np.empty(words.words, np.uint32)
-        trial.fill(mask)  # some errors come with the first
-        if not mask.any() and not trial.is_complete:
+        first.fill(mask)
+        if not mask.any() and not first.is_complete:
             raise ValueError(f"{where}: no text is valid")
 
     def matcher(self) -> Matcher:
         """What follows one text."""
         return Matcher(self, self._matcher.deep_copy())
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise ValueError(f"{self.where}: {_reason(self._matcher.get_error())}")
 
 
 class Matcher:
@@ -169,7 +175,7 @@ class Matcher:
             It is not what the grammar allows.
         """
         if not self._matcher.consume_tokens(list(token_ids)):
-            self._check()
+            self.check()
             raise ValueError(f"{self._grammar.where}: the text is not what it allows")
 
     def forced(self) -> list[int]:
@@ -202,10 +208,11 @@ class Matcher:
             The grammar is too complex.
         """
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        self._check()
+        self.check()
         mask &= self._grammar.lexicon.text
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError if the grammar is none, or was too complex."""
         if self._matcher.is_error():
             raise ValueError(f"{self._grammar.where}: {_reason(self._matcher.get_error())}")
 
@@ -217,7 +224,11 @@ def _reason(error: str) -> str:
             "the keyword 'oneOf' is supported only where no value can match two of its schemas; "
             "use anyOf"
         )
-    return " ".join(error.partition("<state>")[0].split())[:300] or "it is too complex"
+    if error.startswith("NoExtension"):
+        return "no text is valid"
+    text = " ".join(_STATE.split(error)[0].split())[:300]
+    keyword = next((name for sign, name in _UNNAMED.items() if sign in text), "")
+    return keyword + text
 
 
 def schema_grammar(encoding: HarmonyEncoding, schema: Any, where: str) -> Grammar:
