@@ -87,6 +87,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string description() const = 0;
+  // What the bits of a result depend on beside the model: kernels and number formats, and not how
+  // many threads there are.
+  virtual std::string arithmetic() const = 0;
   virtual const BackendTraits& traits() const = 0;
   virtual StepCost cost() const = 0;
 

@@ -110,6 +110,7 @@ RequestParams to_params(const py::handle& p) {
   if (const py::object allowed = p.attr("allowed_token_ids"); !allowed.is_none()) {
     params.allowed_token_ids = allowed.cast<std::vector<int32_t>>();
   }
+  params.salt = p.attr("_salt").cast<uint64_t>();
   return params;
 }
 
@@ -155,10 +156,63 @@ class PyConstraints final : public Constraints {
   py::object hub_;
 };
 
+py::array_t<int32_t> to_array(std::span<const int32_t> tokens) {
+  return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
+}
+
+std::vector<PageRef> to_refs(const std::vector<std::pair<int, int>>& pairs) {
+  std::vector<PageRef> refs;
+  refs.reserve(pairs.size());
+  for (const auto& [page, group] : pairs) refs.push_back({page, group});
+  return refs;
+}
+
+// A Python object with the methods of gptoss.engine.page_store.PageStore. What they raise ends the
+// step: they only queue what they are told.
+class PyPageStore final : public PageStore {
+ public:
+  explicit PyPageStore(py::object store) : store_(std::move(store)) {}
+
+  void find(int64_t sequence, std::span<const int32_t> prompt, uint64_t salt,
+            int first_page) override {
+    const py::gil_scoped_acquire acquire;
+    store_.attr("find")(sequence, to_array(prompt), salt, first_page);
+  }
+  void taken() override {
+    const py::gil_scoped_acquire acquire;
+    store_.attr("taken")();
+  }
+  void offer(std::span<const int32_t> tokens, uint64_t salt,
+             std::span<const PageRef> refs) override {
+    const py::gil_scoped_acquire acquire;
+    py::list pairs;
+    for (const PageRef& ref : refs) pairs.append(py::make_tuple(ref.page, ref.group));
+    store_.attr("offer")(to_array(tokens), salt, pairs);
+  }
+  void put(std::vector<PageBytes> pages) override {
+    const py::gil_scoped_acquire acquire;
+    py::list arrays;
+    for (PageBytes& page : pages) {
+      if (page.data == nullptr) {
+        arrays.append(py::none());
+        continue;
+      }
+      uint8_t* const data = page.data.release();
+      const py::capsule owner(data, [](void* bytes) { delete[] static_cast<uint8_t*>(bytes); });
+      arrays.append(py::array_t<uint8_t>(static_cast<py::ssize_t>(page.size), data, owner));
+    }
+    store_.attr("put")(arrays);
+  }
+
+ private:
+  py::object store_;
+};
+
 // An engine with what Python gives it to ask.
 struct PyEngine {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<PyConstraints> constraints;
+  std::unique_ptr<PyPageStore> page_store;
 
   Engine* operator->() const { return engine.get(); }
 };
@@ -350,7 +404,8 @@ PyEngine make_fake_engine(int vocab_size, const std::vector<int32_t>& script, in
                                                            .prefix_cache = prefix_cache,
                                                            .kv_memory_bytes = kv_bytes,
                                                            .speculative = speculative}),
-          .constraints = nullptr};
+          .constraints = nullptr,
+          .page_store = nullptr};
 }
 
 }  // namespace
@@ -360,7 +415,8 @@ void register_engine(py::module_& m) {
       .def(py::init([](const py::object& params) {
              return std::make_shared<RequestParams>(to_params(params));
            }),
-           "params"_a);
+           "params"_a)
+      .def_readonly("salt", &RequestParams::salt);
   py::class_<Event>(m, "Event")
       .def_readonly("request", &Event::sequence)
       .def_readonly("token_ids", &Event::tokens)
@@ -402,7 +458,8 @@ void register_engine(py::module_& m) {
                                                .kv_memory_bytes = kv_memory_bytes,
                                                .speculative = speculative,
                                                .files = files}),
-                             .constraints = nullptr};
+                             .constraints = nullptr,
+                             .page_store = nullptr};
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
            "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
@@ -423,13 +480,55 @@ void register_engine(py::module_& m) {
             engine->set_constraints(engine.constraints.get());
           },
           "hub"_a)
+      .def_property_readonly("arithmetic",
+                             [](const PyEngine& engine) { return engine->backend().arithmetic(); })
+      .def_property_readonly("kv_layout",
+                             [](const PyEngine& engine) { return engine->backend().kv_layout(); })
+      .def_property_readonly("page_bytes",
+                             [](const PyEngine& engine) { return engine->memory().page; })
+      .def(
+          "set_page_store",
+          [](PyEngine& engine, py::object store) {
+            engine.page_store = std::make_unique<PyPageStore>(std::move(store));
+            engine->set_page_store(engine.page_store.get());
+          },
+          "store"_a)
+      .def(
+          "deliver",
+          [](PyEngine& engine, int64_t sequence, const std::vector<std::pair<int, int>>& refs,
+             const std::vector<Array<uint8_t>>& pages, bool is_last) {
+            FoundPages found{};
+            found.sequence = sequence;
+            found.refs = to_refs(refs);
+            found.is_last = is_last;
+            for (const Array<uint8_t>& page : pages) {
+              found.bytes.emplace_back(page.data(), static_cast<size_t>(page.size()));
+            }
+            // Let go of without the GIL.
+            found.owner = std::shared_ptr<const void>(new std::vector<Array<uint8_t>>(pages),
+                                                      [](const std::vector<Array<uint8_t>>* owned) {
+                                                        const py::gil_scoped_acquire acquire;
+                                                        delete owned;
+                                                      });
+            engine->deliver(std::move(found));
+          },
+          "sequence"_a, "refs"_a, "pages"_a, "is_last"_a)
+      .def(
+          "want",
+          [](PyEngine& engine, const Array<int32_t>& tokens, uint64_t salt,
+             const std::vector<std::pair<int, int>>& refs) {
+            engine->want({.tokens = to_vector(tokens), .salt = salt, .refs = to_refs(refs)});
+          },
+          "tokens"_a.noconvert(), "salt"_a, "refs"_a)
       .def(
           "submit",
           [](PyEngine& engine, int64_t request, const Array<int32_t>& prompt,
-             const std::shared_ptr<RequestParams>& params, uint64_t seed, bool constrained) {
-            engine->submit(request, to_vector(prompt), params, seed, constrained);
+             const std::shared_ptr<RequestParams>& params, uint64_t seed, bool constrained,
+             int stored_pages) {
+            engine->submit(request, to_vector(prompt), params, seed, constrained, stored_pages);
           },
-          "request"_a, "prompt"_a.noconvert(), "params"_a, "seed"_a, "constrained"_a = false)
+          "request"_a, "prompt"_a.noconvert(), "params"_a, "seed"_a, "constrained"_a = false,
+          "stored_pages"_a = 0)
       .def(
           "submit_logits",
           [](PyEngine& engine, int64_t request, const Array<int32_t>& tokens,

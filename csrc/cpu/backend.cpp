@@ -87,6 +87,7 @@ class CpuBackend final : public Backend {
         layers_(std::move(weights), options, *pool_) {}
 
   std::string description() const override { return "cpu, " + layers_.description(); }
+  std::string arithmetic() const override { return "cpu, " + layers_.arithmetic(); }
   const BackendTraits& traits() const override { return traits_; }
   StepCost cost() const override { return kStepCost; }
 

@@ -60,8 +60,14 @@ CpuLayers::CpuLayers(Weights weights, const BackendOptions& options, ThreadPool&
 }
 
 std::string CpuLayers::description() const {
-  return concat(kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads",
-                ", KV cache ", name_of(scheme_.kv_type), ", expert inputs ", expert_matmul_.inputs,
+  return concat(kernels_.name, ", ", pool_.size(), pool_.size() == 1 ? " thread" : " threads", ", ",
+                formats());
+}
+
+std::string CpuLayers::arithmetic() const { return concat(kernels_.name, ", ", formats()); }
+
+std::string CpuLayers::formats() const {
+  return concat("KV cache ", name_of(scheme_.kv_type), ", expert inputs ", expert_matmul_.inputs,
                 ", dense inputs ", dense_matmul_.inputs,
                 scheme_.dense_format == Format::bf16 ? "" : ", dense weights ",
                 scheme_.dense_format == Format::bf16 ? ""

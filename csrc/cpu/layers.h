@@ -90,6 +90,7 @@ class CpuLayers final : public Layers {
   CpuLayers(Weights weights, const BackendOptions& options, ThreadPool& pool);
 
   std::string description() const;
+  std::string arithmetic() const;
   const ModelConfig& config() const { return config_; }
   int64_t allocated_weight_bytes() const {
     return PreparedWeights::allocated_bytes(config_, scheme_.dense_format);
@@ -116,6 +117,7 @@ class CpuLayers final : public Layers {
   void unembed() override;
 
  private:
+  std::string formats() const;
   int qkv_size() const { return config_.q_size() + 2 * config_.kv_size(); }
   bool is_window(int layer) const { return config_.is_window_layer[static_cast<size_t>(layer)]; }
   KvPages pages(int layer, int sequence) const;

@@ -216,7 +216,7 @@ void Engine::size_pages() {
 void Engine::publish() {
   EngineStats stats = counters_;
   stats.running = static_cast<int>(scheduler_->running().size());
-  stats.waiting = static_cast<int>(scheduler_->waiting().size());
+  stats.waiting = static_cast<int>(scheduler_->waiting().size() + held_.size());
   stats.preemptions = scheduler_->preemptions;
   stats.requested_tokens = scheduler_->requested_tokens;
   stats.cached_tokens = scheduler_->cached_tokens;
@@ -267,7 +267,8 @@ bool Engine::ends_with(const RequestParams& params, int32_t token) const {
 }
 
 void Engine::submit(int64_t id, std::vector<int32_t> prompt,
-                    std::shared_ptr<const RequestParams> params, uint64_t seed, bool constrained) {
+                    std::shared_ptr<const RequestParams> params, uint64_t seed, bool constrained,
+                    int stored_pages) {
   check_request(prompt, *params);
   check(!constrained || constraints_ != nullptr, "nobody decides on constrained sequences");
   auto sequence = std::make_unique<Sequence>();
@@ -277,6 +278,7 @@ void Engine::submit(int64_t id, std::vector<int32_t> prompt,
   sequence->rule = params->rule;
   sequence->rule.seed = seed;
   sequence->constrained = constrained;
+  sequence->stored_pages = stored_pages;
   const StopRule& stop = params->stop;
   if (!params->allowed_token_ids.empty() || stop.min_tokens > 0) {
     const size_t words = mask_words(config_.vocab_size);
@@ -350,7 +352,12 @@ void Engine::take_inbox(std::vector<Event>& events) {
     if (sequence->constrained && !cancelled.contains(sequence->id)) {
       beginning.push_back({sequence->id, {}});
     }
-    scheduler_->add(std::move(sequence));
+    if (store_ != nullptr && unknown_from(*sequence) >= 0) {
+      held_.push_back({.sequence = std::move(sequence)});
+      held_changed_ = true;
+    } else {
+      scheduler_->add(std::move(sequence));
+    }
   }
   for (const int64_t id : cancelled) {
     if (const auto entry = sequences_.find(id); entry != sequences_.end()) {
@@ -358,6 +365,127 @@ void Engine::take_inbox(std::vector<Event>& events) {
     }
   }
   if (!beginning.empty()) ask(beginning, events);
+}
+
+// The first page of its prompt that the cache lacks and the store may have; -1: there is none.
+int Engine::unknown_from(const Sequence& sequence) const {
+  const int pages = std::min(sequence.stored_pages, sequence.prompt_length / kPageTokens);
+  if (!options_.prefix_cache || !sequence.is_cacheable() || pages == 0) return -1;
+  // The last token is computed in any case.
+  const int needed = sequence.prompt_length - 1;
+  const int known = kv_->known_length(std::span(sequence.tokens).first(static_cast<size_t>(needed)),
+                                      sequence.params->salt);
+  return known < std::min(pages * kPageTokens, needed) ? known / kPageTokens : -1;
+}
+
+// Pages that a store has found go into the cache. Who asked for them can run when all are there.
+void Engine::take_found() {
+  std::deque<FoundPages> all;
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    all.swap(found_);
+  }
+  for (const FoundPages& found : all) {
+    store_->taken();
+    const auto held = std::find_if(held_.begin(), held_.end(), [&](const Held& other) {
+      return other.sequence->id == found.sequence;
+    });
+    if (held == held_.end()) continue;  // cancelled
+    const Sequence& sequence = *held->sequence;
+    const auto prompt =
+        std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_length));
+    const auto places = kv_->adopt(prompt, sequence.params->salt, found.refs);
+    for (size_t p = 0; p < places.size(); ++p) {
+      if (places[p] < 0) continue;
+      backend_->write_pages(found.refs[p].group, {&places[p], 1}, found.bytes[p].data());
+    }
+    if (!found.is_last) continue;
+    scheduler_->add(std::move(held->sequence));
+    held_.erase(held);
+    held_changed_ = true;
+  }
+}
+
+// Asks the store about those that are held, unless another one's answer will do: then they wait.
+void Engine::seek_held() {
+  if (!std::exchange(held_changed_, false)) return;
+  for (auto held = held_.begin(); held != held_.end();) {
+    if (held->is_sought) {
+      ++held;
+      continue;
+    }
+    const Sequence& sequence = *held->sequence;
+    const int first_page = unknown_from(sequence);
+    if (first_page < 0) {
+      scheduler_->add(std::move(held->sequence));
+      held = held_.erase(held);
+      continue;
+    }
+    const auto prompt =
+        std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_length));
+    const bool waits = std::any_of(held_.begin(), held_.end(), [&](const Held& other) {
+      return other.is_sought && other.sequence->params->salt == sequence.params->salt &&
+             common_length(prompt, other.sequence->tokens) >=
+                 static_cast<size_t>(first_page + 1) * kPageTokens;
+    });
+    if (!waits) {
+      held->is_sought = true;
+      store_->find(sequence.id, prompt, sequence.params->salt, first_page);
+    }
+    ++held;
+  }
+}
+
+// Copies pages that the store has room for.
+void Engine::give_wanted() {
+  std::deque<WantedPages> all;
+  {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    all.swap(wanted_);
+  }
+  for (const WantedPages& wanted : all) {
+    const auto places = kv_->places_of(wanted.tokens, wanted.salt, wanted.refs);
+    std::vector<PageBytes> pages(places.size());
+    for (size_t p = 0; p < places.size(); ++p) {
+      if (places[p] < 0) continue;
+      const int group = wanted.refs[p].group;
+      pages[p].size = static_cast<size_t>(memory_.page[static_cast<size_t>(group)]);
+      pages[p].data = std::make_unique_for_overwrite<uint8_t[]>(pages[p].size);
+      backend_->read_pages(group, {&places[p], 1}, pages[p].data.get());
+    }
+    store_->put(std::move(pages));
+  }
+}
+
+// Tells the store what there is of a text.
+void Engine::offer(std::span<const int32_t> tokens, uint64_t salt) {
+  const auto complete = tokens.first(tokens.size() / kPageTokens * kPageTokens);
+  const std::vector<PageRef> refs = kv_->worth_storing(complete, salt);
+  if (!refs.empty()) store_->offer(complete, salt, refs);
+}
+
+void Engine::check_page(const PageRef& ref) const {
+  check(ref.page >= 0 && ref.group >= 0 && ref.group < kv_->n_groups(), "no page ", ref.page,
+        " of KV group ", ref.group, ": there are ", kv_->n_groups(), " groups");
+}
+
+void Engine::deliver(FoundPages found) {
+  check(found.refs.size() == found.bytes.size(), found.refs.size(), " pages came with ",
+        found.bytes.size(), " contents");
+  for (size_t p = 0; p < found.refs.size(); ++p) {
+    check_page(found.refs[p]);
+    const int64_t expected = memory_.page[static_cast<size_t>(found.refs[p].group)];
+    check(found.bytes[p].size() == static_cast<size_t>(expected), "a page of group ",
+          found.refs[p].group, " has ", expected, " bytes, got ", found.bytes[p].size());
+  }
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  found_.push_back(std::move(found));
+}
+
+void Engine::want(WantedPages wanted) {
+  for (const PageRef& ref : wanted.refs) check_page(ref);
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  wanted_.push_back(std::move(wanted));
 }
 
 Event Engine::event_of(const Sequence& sequence) const {
@@ -382,8 +510,19 @@ void Engine::end(Sequence& sequence, FinishReason reason, std::vector<Event>& ev
 }
 
 void Engine::retire(Sequence& sequence) {
+  if (std::erase_if(held_, [&](const Held& held) { return held.sequence.get() == &sequence; })) {
+    held_changed_ = true;
+    return;
+  }
   if (sequence.slot >= 0 && !fatal_) backend_->close_slot(sequence.slot);
+  std::vector<int32_t> kept;  // of the text, to be offered once its last pages are cached
+  if (store_ != nullptr && options_.prefix_cache && sequence.keeps_pages &&
+      sequence.target == nullptr && sequence.computed >= kPageTokens) {
+    kept.assign(sequence.tokens.begin(), sequence.tokens.begin() + sequence.computed);
+  }
+  const uint64_t salt = sequence.params->salt;
   scheduler_->remove(sequence, sequence.keeps_pages);
+  if (!kept.empty()) offer(kept, salt);
 }
 
 void Engine::launch(StepPlan plan) {
@@ -725,6 +864,11 @@ void Engine::land(Flight flight, std::vector<Event>& events) {
       } else {
         kv_->commit(sequence.pages, sequence.tokens, sequence.computed);
       }
+      if (store_ != nullptr && !sequence.offered && sequence.computed >= sequence.prompt_length) {
+        sequence.offered = true;
+        offer(std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_length)),
+              sequence.params->salt);
+      }
     }
   }
   for (const auto& [id, count] : news) {
@@ -746,6 +890,11 @@ std::vector<Event> Engine::step() {
   try {
     options_.files.guard([&] {
       take_inbox(events);
+      if (store_ != nullptr) {
+        take_found();
+        seek_held();
+        give_wanted();
+      }
       while (flights_.size() <= static_cast<size_t>(options_.max_steps_ahead) &&
              (flights_.empty() || flights_.back().is_sampled)) {
         StepPlan plan = scheduler_->next(!flights_.empty());
@@ -802,6 +951,10 @@ void Engine::drop_all(const std::exception_ptr& cause) {
       retire(sequence);
     }
   };
+  for (const Held& held : held_) {
+    if (drafts_) drafts_->end(held.sequence->id);
+  }
+  held_.clear();
   drop(scheduler_->running());
   drop(scheduler_->waiting());
   {
@@ -811,17 +964,21 @@ void Engine::drop_all(const std::exception_ptr& cause) {
   publish();
 }
 
-// What was submitted after the device had failed: nobody will take it.
+// What came after the device had failed: nobody will take it.
 void Engine::drop_inbox() {
-  std::vector<std::unique_ptr<Sequence>> submitted;  // destroyed without the lock
+  std::vector<std::unique_ptr<Sequence>> submitted;  // these are destroyed without the lock
+  std::deque<FoundPages> found;
+  std::deque<WantedPages> wanted;
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
   submitted.swap(submitted_);
+  found.swap(found_);
+  wanted.swap(wanted_);
   cancelled_.clear();
 }
 
 bool Engine::idle() {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  return submitted_.empty() && scheduler_->idle();
+  return submitted_.empty() && found_.empty() && wanted_.empty() && scheduler_->idle();
 }
 
 EngineStats Engine::stats() {

@@ -4,6 +4,10 @@
 // that can have several steps in flight, one is submitted before the tokens of the one before are
 // known; what a constraint has to say about a step comes between its submission and its sampling:
 //   submit(t+1) -> wait(t) -> accept(t), masks of t+1 -> sample(t+1)
+//
+// With a store of pages, a sequence whose prompt the KV cache does not have is held back until the
+// store has said what it has of it; those that it holds meanwhile are not touched. Pages come and
+// go between steps, a few at a time.
 #pragma once
 
 #include <array>
@@ -25,6 +29,7 @@
 #include "engine/drafts.h"
 #include "engine/events.h"
 #include "engine/kv_cache.h"
+#include "engine/page_store.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 
@@ -95,6 +100,7 @@ class Engine {
 
   const ModelConfig& config() const { return config_; }
   const Backend& backend() const { return *backend_; }
+  const MemoryPlan& memory() const { return memory_; }
   int context_length() const { return options_.context_length; }
   int max_step_tokens() const { return options_.max_step_tokens; }
   int max_sequences() const { return options_.max_sequences; }
@@ -105,13 +111,23 @@ class Engine {
   // them is submitted.
   void set_constraints(Constraints* constraints) { constraints_ = constraints; }
 
+  // Where complete pages are kept beyond this engine. Before the first sequence is submitted.
+  void set_page_store(PageStore* store) { store_ = store; }
+  // What the store has found. Throws std::invalid_argument if a page has the wrong size. May be
+  // called while another thread is in step().
+  void deliver(FoundPages found);
+  // What the store has room for; given to it in the next step. Likewise.
+  void want(WantedPages wanted);
+
   // Throws std::invalid_argument for what can never run: an empty or too long prompt, ids outside
   // the vocabulary, parameters out of range.
   void check_request(std::span<const int32_t> prompt, const RequestParams& params) const;
   // `id` is the caller's name for the sequence, never used before. Throws as check_request() does;
-  // what passes runs as soon as there is room. May be called while another thread is in step().
+  // what passes runs as soon as there is room. The store is asked for the prompt's first
+  // `stored_pages` pages, as far as the cache lacks them. May be called while another thread is in
+  // step().
   void submit(int64_t id, std::vector<int32_t> prompt, std::shared_ptr<const RequestParams> params,
-              uint64_t seed, bool constrained = false);
+              uint64_t seed, bool constrained = false, int stored_pages = 0);
   // The logits of a text, as an event without tokens says when they are there. Throws
   // std::invalid_argument likewise.
   void submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target);
@@ -138,11 +154,24 @@ class Engine {
     std::vector<int> rows_of_slice;  // (slices)
   };
 
+  // A sequence that waits for the store: to look for its own prompt, or for another one's that
+  // begins like it.
+  struct Held {
+    std::unique_ptr<Sequence> sequence;
+    bool is_sought = false;
+  };
+
   void check_prompt(std::span<const int32_t> tokens) const;
+  void check_page(const PageRef& ref) const;
   void size_pages();
   void add_to_inbox(std::unique_ptr<Sequence> sequence);
   void take_inbox(std::vector<Event>& events);
   void drop_inbox();
+  int unknown_from(const Sequence& sequence) const;
+  void take_found();
+  void seek_held();
+  void give_wanted();
+  void offer(std::span<const int32_t> tokens, uint64_t salt);
   void launch(StepPlan plan);
   bool can_sample(const Flight& flight) const;
   void sample(Flight& flight, std::vector<Event>& events);
@@ -171,8 +200,11 @@ class Engine {
   std::unique_ptr<DraftSource> drafts_;  // null: none
   std::unique_ptr<Scheduler> scheduler_;
   Constraints* constraints_ = nullptr;
+  PageStore* store_ = nullptr;
 
   std::unordered_map<int64_t, Sequence*> sequences_;  // that have not ended, by their ids
+  std::deque<Held> held_;                             // in the order of arrival
+  bool held_changed_ = false;                         // since seek_held() looked
   std::deque<Flight> flights_;                        // oldest first
   std::exception_ptr fatal_;                          // why nothing can be computed any more
   EngineStats counters_{};
@@ -181,6 +213,8 @@ class Engine {
   std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach
   std::vector<std::unique_ptr<Sequence>> submitted_;
   std::unordered_set<int64_t> cancelled_;
+  std::deque<FoundPages> found_;
+  std::deque<WantedPages> wanted_;
   std::vector<int64_t> computing_;  // sequences of the steps in flight
   EngineStats published_{};
 };

@@ -109,15 +109,16 @@ int KvCache::available_pages(int group) const {
          }));
 }
 
+// `pages`: of each group, -1 for none; the node becomes a user of them.
 PrefixNode* KvCache::add_node(PrefixNode* parent, std::span<const int32_t> tokens,
-                              const SequencePages& pages, size_t page) {
+                              std::vector<int32_t> pages) {
   auto node = std::make_unique<PrefixNode>();
   node->parent = parent;
   node->tokens.assign(tokens.begin(), tokens.end());
+  node->pages = std::move(pages);
   node->last_use = ++clock_;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    node->pages.push_back(has_window(g) ? -1 : pages.tables[g][page]);
-    if (!has_window(g)) pool(g).add_user(node->pages[g]);
+    if (node->pages[g] >= 0) pool(g).add_user(node->pages[g]);
   }
   parent->children.push_back(node.get());
   nodes_.push_back(std::move(node));
@@ -194,19 +195,27 @@ bool KvCache::window_is_cached(const std::vector<PrefixNode*>& path, int positio
   return true;
 }
 
+// The cached complete pages that `tokens` begins with.
+std::vector<PrefixNode*> KvCache::complete_pages(std::span<const int32_t> tokens,
+                                                 uint64_t salt) const {
+  std::vector<PrefixNode*> path;
+  const auto entry = roots_.find(salt);
+  if (entry == roots_.end()) return path;
+  for (PrefixNode* node = entry->second.get();;) {
+    const auto [child, common] = closest_child(*node, page_tokens(tokens, path.size()), any_node);
+    if (common < kPageTokens) return path;
+    path.push_back(child);
+    node = child;
+  }
+}
+
 // The longest known beginning of `tokens` from which a sequence can go on: its nodes, the last of
 // them perhaps only in part, and its length.
 std::pair<std::vector<PrefixNode*>, int> KvCache::known_beginning(std::span<const int32_t> tokens,
                                                                   uint64_t salt) const {
-  std::vector<PrefixNode*> path;
   const auto entry = roots_.find(salt);
-  if (entry == roots_.end()) return {path, 0};
-  for (PrefixNode* node = entry->second.get();;) {
-    const auto [child, common] = closest_child(*node, page_tokens(tokens, path.size()), any_node);
-    if (common < kPageTokens) break;
-    path.push_back(child);
-    node = child;
-  }
+  if (entry == roots_.end()) return {{}, 0};
+  std::vector<PrefixNode*> path = complete_pages(tokens, salt);
   // Where the window is not cached any more, a shorter beginning has to do.
   for (;; path.pop_back()) {
     const int length = static_cast<int>(path.size()) * kPageTokens;
@@ -267,10 +276,15 @@ int KvCache::reuse(SequencePages& pages, std::span<const int32_t> tokens, uint64
   return length;
 }
 
-bool KvCache::worth_keeping(const SequencePages& pages, int page) const {
-  const int border = pages.border / kPageTokens;
+// Whether the window before `border`, a page, may lie in `page`, or the page is one of those that
+// are kept every so often.
+bool KvCache::holds_window_at(int border, int page) const {
   return (page <= border && page > border - border_pages(window_tokens_)) ||
          page % kSnapshotPages >= kSnapshotPages - (border_pages(window_tokens_) - 1);
+}
+
+bool KvCache::worth_keeping(const SequencePages& pages, int page) const {
+  return holds_window_at(pages.border / kPageTokens, page);
 }
 
 // Takes page `page` of the sequence out of its place in a group's ring.
@@ -374,7 +388,11 @@ PrefixNode* KvCache::share_page(SequencePages& pages, size_t page,
     own->tokens.assign(content.begin(), content.end());
     own->last_use = ++clock_;
   } else {
-    node = add_node(parent, content, pages, page);
+    std::vector<int32_t> full_pages;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      full_pages.push_back(has_window(g) ? -1 : pages.tables[g][page]);
+    }
+    node = add_node(parent, content, std::move(full_pages));
   }
   cache_window_pages(pages, page, *node);
   return node;
@@ -421,6 +439,72 @@ void KvCache::release(SequencePages& pages) {
     }
   }
   pages = {};
+}
+
+std::vector<PageRef> KvCache::worth_storing(std::span<const int32_t> tokens, uint64_t salt) const {
+  const std::vector<PrefixNode*> path = complete_pages(tokens, salt);
+  const auto last = static_cast<int>(path.size()) - 1;
+  std::vector<PageRef> refs;
+  for (int page = 0; page <= last; ++page) {
+    const PrefixNode& node = *path[static_cast<size_t>(page)];
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (node.pages[g] < 0) continue;
+      if (has_window(g) && (node.spare_window || !holds_window_at(last, page))) continue;
+      refs.push_back({page, static_cast<int>(g)});
+    }
+  }
+  return refs;
+}
+
+std::vector<int32_t> KvCache::places_of(std::span<const int32_t> tokens, uint64_t salt,
+                                        std::span<const PageRef> refs) const {
+  const std::vector<PrefixNode*> path = complete_pages(tokens, salt);
+  std::vector<int32_t> places;
+  for (const PageRef& ref : refs) {
+    const auto page = static_cast<size_t>(ref.page);
+    places.push_back(page < path.size() ? path[page]->pages[static_cast<size_t>(ref.group)] : -1);
+  }
+  return places;
+}
+
+std::vector<int32_t> KvCache::adopt(std::span<const int32_t> tokens, uint64_t salt,
+                                    std::span<const PageRef> refs) {
+  std::vector<PrefixNode*> path = complete_pages(tokens, salt);
+  // Used while this lasts, so that no page of this text is evicted for another one.
+  std::vector<std::pair<size_t, int32_t>> used;
+  const auto use = [&](size_t group, int32_t page) {
+    pool(group).add_user(page);
+    used.emplace_back(group, page);
+  };
+  for (PrefixNode* const node : path) {
+    node->last_use = ++clock_;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (node->pages[g] >= 0) use(g, node->pages[g]);
+    }
+  }
+  std::vector<int32_t> places;
+  for (const PageRef& ref : refs) {
+    const auto page = static_cast<size_t>(ref.page);
+    const auto g = static_cast<size_t>(ref.group);
+    const bool lacks =
+        has_window(g) ? page < path.size() && path[page]->pages[g] < 0 : page == path.size();
+    const int32_t place = lacks ? take(g) : -1;
+    places.push_back(place);
+    if (place < 0) continue;
+    used.emplace_back(g, place);  // by take()
+    if (has_window(g)) {
+      path[page]->pages[g] = place;
+      path[page]->spare_window = false;
+      pool(g).add_user(place);
+    } else {
+      std::vector<int32_t> pages(groups_.size(), -1);
+      pages[g] = place;
+      PrefixNode* const parent = path.empty() ? root(salt) : path.back();
+      path.push_back(add_node(parent, page_tokens(tokens, page), std::move(pages)));
+    }
+  }
+  for (const auto& [group, page] : used) pool(group).drop_user(page);
+  return places;
 }
 
 }  // namespace gptoss

@@ -28,6 +28,7 @@
 
 #include "backend/step.h"
 #include "core/kv_page.h"
+#include "engine/page_store.h"
 
 namespace gptoss {
 
@@ -82,6 +83,17 @@ class KvCache {
   // Gives all pages back; what was committed stays cached.
   void release(SequencePages& pages);
 
+  // Complete pages of a text that are cached and that a later sequence may go on from.
+  std::vector<PageRef> worth_storing(std::span<const int32_t> tokens, uint64_t salt) const;
+  // Where they are; -1: not cached.
+  std::vector<int32_t> places_of(std::span<const int32_t> tokens, uint64_t salt,
+                                 std::span<const PageRef> refs) const;
+  // Takes complete pages of a text in that come from elsewhere, in the order of FoundPages; returns
+  // where the caller is to write them at once. -1: it is cached already, the page before it is not,
+  // or nothing that is less recently used can be evicted for it.
+  std::vector<int32_t> adopt(std::span<const int32_t> tokens, uint64_t salt,
+                             std::span<const PageRef> refs);
+
   // A step has been submitted; all up to a step have been waited for.
   void submitted(StepId step) { last_submitted_ = step; }
   void waited(StepId step);
@@ -132,13 +144,15 @@ class KvCache {
   PrefixNode* share_page(SequencePages& pages, size_t page, std::span<const int32_t> content);
   void cache_window_pages(const SequencePages& pages, size_t page, PrefixNode& node);
   void drop_place(SequencePages& pages, size_t group, int page, bool spare);
+  bool holds_window_at(int border, int page) const;
   bool worth_keeping(const SequencePages& pages, int page) const;
+  std::vector<PrefixNode*> complete_pages(std::span<const int32_t> tokens, uint64_t salt) const;
   std::pair<std::vector<PrefixNode*>, int> known_beginning(std::span<const int32_t> tokens,
                                                            uint64_t salt) const;
   bool has_window_pages(const PrefixNode& node) const;
   bool window_is_cached(const std::vector<PrefixNode*>& path, int position) const;
   PrefixNode* add_node(PrefixNode* parent, std::span<const int32_t> tokens,
-                       const SequencePages& pages, size_t page);
+                       std::vector<int32_t> pages);
   void remove_node(PrefixNode* node);
 
   const std::vector<KvGroup> groups_;

@@ -65,6 +65,8 @@ struct Sequence {
   bool drafted = false;     // one of them verifies guesses: how far it gets is not known yet
   bool ended = false;       // its last event has been made; it waits for its steps in flight
   bool keeps_pages = true;  // what it has computed may be cached when it is gone
+  int stored_pages = 0;     // of its prompt, that a store seems to have
+  bool offered = false;     // its prompt's pages have been, to the store
 
   int uncounted = 0;                           // forced tokens of the output that do not count
   int free = 0;                                // Verdict::free, less what was given since
@@ -78,6 +80,8 @@ struct Sequence {
   bool is_scored() const {
     return target != nullptr || (params->prompt_logprobs >= 0 && submitted < prompt_length);
   }
+  // Its prompt may come from elsewhere than from computing it.
+  bool is_cacheable() const { return target == nullptr && params->prompt_logprobs < 0; }
   bool is_continued() const { return target == nullptr && params->stop.max_tokens != 0; }
 };
 

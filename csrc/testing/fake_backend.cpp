@@ -75,7 +75,7 @@ FakeBackend::FakeBackend(FakeOptions options)
 
 MemoryPlan FakeBackend::plan(const StepLimits&) const {
   MemoryPlan plan;
-  plan.page.assign(options_.groups.size(), kPageTokens);
+  plan.page.assign(options_.groups.size(), kPageTokens * sizeof(Entry));
   plan.available = int64_t{1} << 40;
   return plan;
 }

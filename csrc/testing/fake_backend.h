@@ -49,6 +49,7 @@ class FakeBackend final : public Backend {
   explicit FakeBackend(FakeOptions options);
 
   std::string description() const override { return "fake"; }
+  std::string arithmetic() const override { return "fake"; }
   const BackendTraits& traits() const override { return traits_; }
   StepCost cost() const override { return options_.cost; }
   MemoryPlan plan(const StepLimits& limits) const override;

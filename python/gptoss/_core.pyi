@@ -128,6 +128,8 @@ def swiglu(
 # csrc/bindings/engine.cpp
 class RequestParams:
     def __init__(self, params: SamplingParams) -> None: ...
+    @property
+    def salt(self) -> int: ...
 
 class Event:
     @property
@@ -180,7 +182,27 @@ class Engine:
     def max_sequences(self) -> int: ...
     @property
     def description(self) -> str: ...
+    @property
+    def arithmetic(self) -> str: ...
+    @property
+    def kv_layout(self) -> str: ...
+    @property
+    def page_bytes(self) -> list[int]: ...  # by KV group
     def set_constraints(self, hub: Any) -> None: ...
+    def set_page_store(self, store: Any) -> None: ...
+    def deliver(
+        self,
+        sequence: int,
+        refs: Sequence[tuple[int, int]],  # page, KV group
+        pages: Sequence[npt.NDArray[np.uint8]],
+        is_last: bool,
+    ) -> None: ...
+    def want(
+        self,
+        tokens: npt.NDArray[np.int32],
+        salt: int,
+        refs: Sequence[tuple[int, int]],
+    ) -> None: ...
     def submit(
         self,
         request: int,
@@ -188,6 +210,7 @@ class Engine:
         params: RequestParams,
         seed: int,
         constrained: bool = False,
+        stored_pages: int = 0,
     ) -> None: ...
     def submit_logits(
         self,

@@ -18,6 +18,7 @@ from gptoss.chat import ChatMessages, ChatResult, ChatStream, Functions, begin, 
 from gptoss.config import ModelConfig
 from gptoss.engine.loop import EngineLoop
 from gptoss.engine.outputs import EngineStats, GenerationResult
+from gptoss.engine.page_store import PageStore
 from gptoss.engine.request import Request
 from gptoss.engine.sampling import SamplingParams
 from gptoss.harmony import HarmonyEncoding, ToolDescription, ToolNamespaceConfig
@@ -36,9 +37,14 @@ class LLM:
     """
 
     def __init__(
-        self, engine: _core.Engine, config: ModelConfig, tokenizer: Tokenizer | None, name: str
+        self,
+        engine: _core.Engine,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None,
+        name: str,
+        store: PageStore | None = None,
     ) -> None:
-        self._loop = EngineLoop(engine)
+        self._loop = EngineLoop(engine, store)
         self._config = config
         self._text = TextEngine(self._loop, config.vocab_size, tokenizer, name)
         self._name = name

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast, overload
 
 from gptoss import _core, tokenizer
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.convert import Dtype
+from gptoss.checkpoint.identity import identity as checkpoint_identity
 from gptoss.checkpoint.layout import tensors_by_role
 from gptoss.engine.loop import thread_errors
 from gptoss.engine.outputs import GenerationResult
+from gptoss.engine.page_store import PageStore
 from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import CheckpointError
 from gptoss.llm import LLM
@@ -22,6 +28,7 @@ from gptoss.options import (
     MAX_SEQUENCES,
     MOST_SEQUENCES,
     MOST_STEP_TOKENS,
+    PREFIX_CACHE_BYTES,
     STEP_TOKENS,
     Dense,
     Experts,
@@ -32,6 +39,7 @@ from gptoss.options import (
     count,
     count_or_zero,
 )
+from gptoss.page_files import PageFiles
 from gptoss.text_engine import Prompt
 
 
@@ -52,6 +60,8 @@ def load(
     *,
     max_sequences: int = MAX_SEQUENCES,
     max_step_tokens: int = STEP_TOKENS,
+    prefix_cache_dir: str | os.PathLike[str] | None = None,
+    prefix_cache_bytes: int | None = None,
 ) -> LLM:
     """Load a model.
 
@@ -103,6 +113,13 @@ def load(
     max_step_tokens : int
         Most new tokens in a step, of all sequences together, up to 65,536: long prompts are
         computed in pieces. Bounds the activations, which are allocated once.
+    prefix_cache_dir : str or path, optional
+        A folder that keeps what was computed of prompts and answers, so that requests that begin
+        alike need not compute it again after a restart, or in another process. It is made with
+        mode 0700: texts could be inferred from what is in it. `docs/engine.md` says more.
+    prefix_cache_bytes : int, optional
+        Most bytes in that folder, of all models that use it; the least recently used go first.
+        None is 8 GiB.
 
     Returns
     -------
@@ -118,6 +135,9 @@ def load(
         The KV cache for one request of `context_length` does not fit.
     ValueError, TypeError
         An argument is out of range or of the wrong type.
+    OSError
+        `prefix_cache_dir` cannot be made; a PermissionError if it is another user's, or if others
+        may write into it.
 
     Notes
     -----
@@ -134,6 +154,7 @@ def load(
     n_sequences = count("max_sequences", max_sequences, MOST_SEQUENCES)
     n_step = count("max_step_tokens", max_step_tokens, MOST_STEP_TOKENS)
     kv_bytes = count_or_zero("kv_cache_memory", kv_cache_memory, 2**63 - 1)
+    files = _page_files(prefix_cache_dir, prefix_cache_bytes)
     checkpoint = open_checkpoint(
         path_or_repo,
         revision=revision,
@@ -162,7 +183,43 @@ def load(
                 speculative=speculative == "ngram",
             )
         check_scales(checkpoint)
-    return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name)
+    store = None if files is None else _page_store(files, engine, checkpoint)
+    return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name, store)
+
+
+def _page_files(folder: str | os.PathLike[str] | None, max_bytes: int | None) -> PageFiles | None:
+    if folder is None:
+        if max_bytes is not None:
+            raise ValueError("prefix_cache_bytes goes with prefix_cache_dir, which is not given")
+        return None
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"prefix_cache_dir must be a path, got {folder!r}")
+    if not os.fspath(folder):
+        raise ValueError("prefix_cache_dir must not be empty")
+    return PageFiles(
+        folder, count_or_zero("prefix_cache_bytes", max_bytes, 2**63 - 1) or PREFIX_CACHE_BYTES
+    )
+
+
+def _page_store(files: PageFiles, engine: _core.Engine, checkpoint: Checkpoint) -> PageStore:
+    """Bind the pages to everything that their bits depend on beside the tokens."""
+    parts = [
+        checkpoint_identity(checkpoint),
+        engine.arithmetic.encode(),
+        engine.kv_layout.encode(),
+        repr(engine.page_bytes).encode(),
+        # The kernels as they were compiled, and the functions that they take from the system.
+        _core_digest(),
+        " ".join(platform.libc_ver()).encode(),
+    ]
+    identity = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+    windows = [0, checkpoint.config.sliding_window]
+    return PageStore(files, identity.digest(), engine.page_bytes, windows[: len(engine.page_bytes)])
+
+
+@functools.cache  # of the file that was imported, also if another one comes in its place
+def _core_digest() -> bytes:
+    return hashlib.sha256(Path(_core.__file__).read_bytes()).digest()
 
 
 @contextmanager

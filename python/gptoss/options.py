@@ -21,6 +21,9 @@ MAX_SEQUENCES = 16
 # and enough waiting ones that it never runs dry while this thread looks at its results.
 PROMPTS_PER_SEQUENCE = 4
 
+# Files of the prefix cache: some 250 prompts of 1,000 tokens with gpt-oss-20b.
+PREFIX_CACHE_BYTES = 8 * 2**30
+
 MAX_INT = 2**31 - 1  # the core's integers
 # What may be asked for instead of the two above; every product of them is one of those integers.
 MOST_STEP_TOKENS = 65_536

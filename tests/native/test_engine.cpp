@@ -41,6 +41,7 @@ class HookedBackend final : public Backend {
       : inner_(std::move(inner)), hook_(std::move(hook)) {}
 
   std::string description() const override { return inner_->description(); }
+  std::string arithmetic() const override { return inner_->arithmetic(); }
   const BackendTraits& traits() const override { return inner_->traits(); }
   StepCost cost() const override { return inner_->cost(); }
   MemoryPlan plan(const StepLimits& limits) const override { return inner_->plan(limits); }

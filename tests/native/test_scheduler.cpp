@@ -1,13 +1,19 @@
 // The engine and its scheduler over a backend that hashes what block tables lead to: with any
 // number of steps in flight, every sequence gets the tokens that it would get alone.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
+#include <thread>
+#include <tuple>
 #include <vector>
 
 #include "core/check.h"
@@ -348,8 +354,151 @@ void check_outcome(const Outcome& got, const Outcome& expected, bool was_cancell
   }
 }
 
-// Everything at random, from a seed. `ahead` steps in flight.
-void run_scenario(uint64_t seed, int ahead) {
+// A store in memory that answers when it is told to and, with a seed other than 0, forgets at
+// random. Of one text all pages must have the same bytes, whoever has computed them.
+class MemoryStore final : public PageStore {
+ public:
+  explicit MemoryStore(uint64_t seed) : forgets_(seed != 0), random_(seed) {}
+
+  void attach(Engine& engine) {
+    engine_ = &engine;
+    finds_.clear();
+    offers_.clear();
+    wanted_.reset();
+    engine.set_page_store(this);
+  }
+  // Pages of the first group that there are of a prompt, from the first one on.
+  int count(const Ids& prompt, uint64_t salt) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    int pages = 0;
+    while ((pages + 1) * kPageTokens <= static_cast<int>(prompt.size()) &&
+           pages_.contains(key(prompt, salt, {pages, 0}))) {
+      ++pages;
+    }
+    return pages;
+  }
+
+  void find(int64_t sequence, std::span<const int32_t> prompt, uint64_t salt,
+            int first_page) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    finds_.push_back({sequence, {prompt.begin(), prompt.end()}, salt, first_page});
+  }
+  void taken() override { ++taken_; }
+  void offer(std::span<const int32_t> tokens, uint64_t salt,
+             std::span<const PageRef> refs) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    offers_.push_back({{tokens.begin(), tokens.end()}, salt, {refs.begin(), refs.end()}});
+  }
+  void put(std::vector<PageBytes> pages) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    GPTOSS_CHECK(wanted_ && wanted_->refs.size() == pages.size());
+    for (size_t i = 0; i < pages.size(); ++i) {
+      if (pages[i].data == nullptr) continue;
+      const uint8_t* const data = pages[i].data.get();
+      std::vector<uint8_t> bytes(data, data + pages[i].size);
+      const auto [entry, is_new] =
+          pages_.try_emplace(key(wanted_->tokens, wanted_->salt, wanted_->refs[i]), bytes);
+      GPTOSS_CHECK(is_new || entry->second == bytes, "page ", wanted_->refs[i].page,
+                   " differs from one of the same text");
+      ++stored_;
+    }
+    wanted_.reset();
+  }
+
+  bool is_busy() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return !finds_.empty() || (!offers_.empty() && !wanted_);
+  }
+  // Answers something.
+  void pump() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (forgets_ && !pages_.empty() && random_.below(8) == 0) {
+      pages_.erase(std::next(pages_.begin(), random_.below(static_cast<int>(pages_.size()))));
+    }
+    if (!wanted_ && !offers_.empty()) {
+      Offer& offer = offers_.front();
+      WantedPages wanted = {.tokens = offer.tokens, .salt = offer.salt, .refs = {}};
+      while (!offer.refs.empty() && wanted.refs.size() < 3) {
+        if (!pages_.contains(key(offer.tokens, offer.salt, offer.refs.front())) ||
+            random_.below(4) == 0) {
+          wanted.refs.push_back(offer.refs.front());
+        }
+        offer.refs.erase(offer.refs.begin());
+      }
+      if (offer.refs.empty()) offers_.pop_front();
+      if (!wanted.refs.empty()) {
+        wanted_ = wanted;
+        engine_->want(std::move(wanted));
+      }
+    }
+    if (finds_.empty()) return;
+    const Find find = finds_.front();
+    finds_.pop_front();
+    const int pages = static_cast<int>(find.prompt.size()) / kPageTokens;
+    std::vector<PageRef> refs;
+    for (int page = find.first_page; page < pages; ++page) refs.push_back({page, 0});
+    // Of a window more than is needed; perhaps of a page that nobody has.
+    for (int page = 0; page < pages; ++page) refs.push_back({page, 1});
+    std::erase_if(refs, [&](const PageRef& ref) {
+      return !pages_.contains(key(find.prompt, find.salt, ref));
+    });
+    for (size_t begin = 0; begin < refs.size();) {
+      const auto n = std::min(refs.size() - begin, static_cast<size_t>(1 + random_.below(3)));
+      deliver(find, std::span(refs).subspan(begin, n), false);
+      begin += n;
+    }
+    deliver(find, {}, true);
+  }
+  int delivered() const { return delivered_; }
+  int stored() const { return stored_; }
+  void check_all_taken() const { GPTOSS_CHECK(taken_ == deliveries_); }
+
+ private:
+  using Key = std::tuple<Ids, uint64_t, int>;
+  struct Find {
+    int64_t sequence;
+    Ids prompt;
+    uint64_t salt;
+    int first_page;
+  };
+  struct Offer {
+    Ids tokens;
+    uint64_t salt;
+    std::vector<PageRef> refs;
+  };
+
+  static Key key(const Ids& tokens, uint64_t salt, const PageRef& ref) {
+    return {prefix(tokens, static_cast<size_t>(ref.page + 1) * kPageTokens), salt, ref.group};
+  }
+  void deliver(const Find& find, std::span<const PageRef> refs, bool is_last) {
+    auto owner = std::make_shared<std::vector<std::vector<uint8_t>>>();
+    for (const PageRef& ref : refs) owner->push_back(pages_.at(key(find.prompt, find.salt, ref)));
+    FoundPages found{};
+    found.sequence = find.sequence;
+    found.refs.assign(refs.begin(), refs.end());
+    found.bytes.assign(owner->begin(), owner->end());
+    found.is_last = is_last;
+    found.owner = owner;
+    ++deliveries_;
+    delivered_ += static_cast<int>(refs.size());
+    engine_->deliver(std::move(found));
+  }
+
+  Engine* engine_ = nullptr;
+  const bool forgets_;
+  Random random_;
+  std::mutex mutex_;  // guards what follows
+  std::map<Key, std::vector<uint8_t>> pages_;
+  std::deque<Find> finds_;
+  std::deque<Offer> offers_;
+  std::optional<WantedPages> wanted_;
+  std::atomic<int> taken_{0};
+  int deliveries_ = 0, delivered_ = 0, stored_ = 0;
+};
+
+// Everything at random, from a seed. `ahead` steps in flight. With a store the same beginnings come
+// in every life, and other jobs.
+void run_scenario(uint64_t seed, int ahead, MemoryStore* store = nullptr, uint64_t life = 0) {
   Random random(seed);
   FakeOptions options;
   options.seed = seed;
@@ -366,13 +515,17 @@ void run_scenario(uint64_t seed, int ahead) {
                   {.max_step_tokens = 1 + random.below(100),
                    .max_sequences = 1 + random.below(6),
                    .prefix_cache = random.below(4) != 0,
-                   .kv_memory_bytes = int64_t{pages} * kPageTokens,
+                   .kv_memory_bytes = int64_t{pages} * kPageTokens * int64_t{sizeof(uint64_t)},
                    .speculative = random.below(3) == 0});
   Engine& engine = *fake.engine;
   RuleConstraints constraints;
   engine.set_constraints(&constraints);
   std::vector<Ids> beginnings;
   for (int i = 0; i < 3; ++i) beginnings.push_back(random_ids(random, 1 + random.below(context)));
+  if (store != nullptr) {
+    store->attach(engine);
+    random = Random(mix(seed, life));
+  }
 
   std::map<int64_t, Job> jobs;
   std::map<int64_t, Outcome> outcomes;
@@ -380,7 +533,9 @@ void run_scenario(uint64_t seed, int ahead) {
   std::set<int64_t> cancelled;
   const int n_jobs = 1 + random.below(10);
   int64_t next = 1;
-  for (int quiet_steps = 0; next <= n_jobs || !engine.idle();) {
+  for (int quiet_steps = 0;
+       next <= n_jobs || !engine.idle() || (store != nullptr && store->is_busy());) {
+    while (store != nullptr && random.below(3) == 0) store->pump();
     while (next <= n_jobs && (engine.idle() || random.below(3) == 0)) {
       Job job = random_job(random, beginnings, context);
       if (random.below(12) == 0) {
@@ -394,7 +549,8 @@ void run_scenario(uint64_t seed, int ahead) {
         engine.submit_logits(next, job.prompt, {positions, chunk, rows.data(), nullptr});
       } else {
         if (job.rule) constraints.rules[next] = *job.rule;
-        engine.submit(next, job.prompt, job.params, job.seed, job.rule.has_value());
+        const int stored = store == nullptr ? 0 : store->count(job.prompt, job.params->salt);
+        engine.submit(next, job.prompt, job.params, job.seed, job.rule.has_value(), stored);
       }
       jobs[next++] = std::move(job);
     }
@@ -422,6 +578,7 @@ void run_scenario(uint64_t seed, int ahead) {
   const EngineStats stats = engine.stats();
   for (const PageStats& group : stats.pages) GPTOSS_CHECK(group.free + group.cached == group.total);
   GPTOSS_CHECK(stats.running == 0 && stats.waiting == 0);
+  if (store != nullptr) store->check_all_taken();
 }
 
 // GPTOSS_TEST_SCENARIOS: how many; one number alone runs in TSan's time.
@@ -610,6 +767,12 @@ GPTOSS_TEST(after_a_fatal_error_every_call_fails_with_its_cause) {
     fake.engine->submit(3, {1}, params, 1);
     GPTOSS_CHECK_THROWS(BackendError, fake.engine->step());
     GPTOSS_CHECK(fake.engine->idle());  // whoever steps it while it is not would go on for ever
+    FoundPages found{};
+    found.is_last = true;
+    fake.engine->deliver(std::move(found));
+    fake.engine->want({.tokens = {}, .salt = 0, .refs = {}});
+    GPTOSS_CHECK_THROWS(BackendError, fake.engine->step());
+    GPTOSS_CHECK(fake.engine->idle());
   }
 }
 
@@ -720,6 +883,129 @@ GPTOSS_TEST(the_fake_backend_notices_what_its_contract_forbids) {
     GPTOSS_CHECK_THROWS(std::logic_error, hand.backend.close_slot(1));
     GPTOSS_CHECK_THROWS(std::logic_error, hand.submit(0, {5}));  // has no page
   }
+}
+
+GPTOSS_TEST(pages_from_a_store_give_the_tokens_that_computing_gives) {
+  int delivered = 0, stored = 0;
+  for (int seed = 1; seed <= n_scenarios() / 4; ++seed) {
+    MemoryStore store(static_cast<uint64_t>(seed));
+    for (int life = 1; life <= 3; ++life) {
+      try {
+        run_scenario(static_cast<uint64_t>(seed), seed % 3, &store, static_cast<uint64_t>(life));
+      } catch (const std::exception& error) {
+        GPTOSS_CHECK(false, "scenario ", seed, ", life ", life, ", ", seed % 3,
+                     " steps ahead: ", error.what());
+      }
+    }
+    delivered += store.delivered();
+    stored += store.stored();
+  }
+  GPTOSS_CHECK(delivered > 0 && stored > 0);
+}
+
+Job plain_job(const Ids& prompt, int new_tokens) {
+  Job job;
+  job.prompt = prompt;
+  job.params->stop = exactly(new_tokens);
+  return job;
+}
+
+// Steps an engine until nothing is left to do, its store's answers included.
+std::map<int64_t, Outcome> run_with_store(Engine& engine, MemoryStore& store,
+                                          const std::vector<Job>& jobs) {
+  std::map<int64_t, Outcome> outcomes;
+  int64_t next = 1;
+  for (const Job& job : jobs) {
+    engine.submit(next++, job.prompt, job.params, job.seed, false,
+                  store.count(job.prompt, job.params->salt));
+  }
+  while (!engine.idle() || store.is_busy()) {
+    take(engine.step(), outcomes);
+    store.pump();
+  }
+  return outcomes;
+}
+
+GPTOSS_TEST(a_prompt_that_is_stored_is_not_computed_again) {
+  const FakeOptions options;
+  Random random(5);
+  const Ids prompt = random_ids(random, 256);
+  Ids longer = prompt;
+  longer.push_back(3);
+  const std::vector<Job> jobs = {plain_job(longer, 5), plain_job(longer, 5), plain_job(prompt, 5)};
+  MemoryStore store(0);  // a seed of 0 never forgets
+  for (const int expected : {0, 256}) {
+    FakeEngine fake(options, 512, {.max_step_tokens = 64, .max_sequences = 4});
+    store.attach(*fake.engine);
+    const int before = store.delivered();
+    const auto outcomes = run_with_store(*fake.engine, store, jobs);
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      check_outcome(outcomes.at(static_cast<int64_t>(i) + 1), alone(options, jobs[i], 512), false);
+    }
+    const EngineStats stats = fake.engine->stats();
+    // The first two share all but the last token, the third all but its own last one.
+    GPTOSS_CHECK(stats.cached_tokens == expected + 256 + 255, stats.cached_tokens);
+    // One reads for all: four pages, and two of the window before their end.
+    GPTOSS_CHECK(expected == 0 || store.delivered() - before == 6, store.delivered() - before);
+  }
+}
+
+GPTOSS_TEST(a_store_may_answer_from_a_thread_of_its_own) {
+  const FakeOptions options;
+  Random random(6);
+  std::vector<Job> jobs;
+  const Ids beginning = random_ids(random, 300);
+  for (int i = 0; i < 12; ++i) {
+    Ids prompt = prefix(beginning, static_cast<size_t>(100 + random.below(200)));
+    const Ids more = random_ids(random, random.below(150));
+    prompt.insert(prompt.end(), more.begin(), more.end());
+    jobs.push_back(plain_job(prompt, 3));
+  }
+  MemoryStore store(0);
+  for (int life = 0; life < 3; ++life) {
+    FakeEngine fake(options, 512, {.max_step_tokens = 100, .max_sequences = 3});
+    store.attach(*fake.engine);
+    std::atomic<bool> done{false};
+    std::thread thread([&] {
+      while (!done) {
+        store.pump();
+        std::this_thread::yield();
+      }
+    });
+    std::map<int64_t, Outcome> outcomes;
+    int64_t next = 1;
+    for (const Job& job : jobs) {
+      fake.engine->submit(next++, job.prompt, job.params, job.seed, false,
+                          store.count(job.prompt, 0));
+      take(fake.engine->step(), outcomes);
+    }
+    while (!fake.engine->idle() || store.is_busy() || fake.engine->stats().waiting > 0) {
+      take(fake.engine->step(), outcomes);
+    }
+    done = true;
+    thread.join();
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      check_outcome(outcomes.at(static_cast<int64_t>(i) + 1), alone(options, jobs[i], 512), false);
+    }
+  }
+}
+
+GPTOSS_TEST(pages_of_the_wrong_size_or_group_are_refused) {
+  FakeEngine fake({}, 256, {.max_sequences = 1});
+  Engine& engine = *fake.engine;
+  const std::vector<uint8_t> bytes(static_cast<size_t>(engine.memory().page[0]));
+  const auto found = [&](PageRef ref, size_t size) {
+    FoundPages pages{};
+    pages.refs = {ref};
+    pages.bytes = {std::span(bytes).first(size)};
+    return pages;
+  };
+  engine.deliver(found({0, 1}, bytes.size()));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine.deliver(found({0, 0}, bytes.size() - 1)));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine.deliver(found({0, 2}, bytes.size())));
+  GPTOSS_CHECK_THROWS(std::invalid_argument, engine.deliver(found({-1, 0}, bytes.size())));
+  GPTOSS_CHECK_THROWS(std::invalid_argument,
+                      engine.want({.tokens = {}, .salt = 0, .refs = {{0, -1}}}));
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ def test_names_and_defaults() -> None:
         "allowed_token_ids": None,
         "prompt_logprobs": None,
         "constraint": None,
+        "cache_salt": None,
     }
 
 
@@ -215,3 +216,18 @@ def test_a_function_makes_constraints_for_samples(make: ConstraintFactory) -> No
     # What decides does not tell parameters apart.
     assert params == SamplingParams(n=2)
     assert hash(params) == hash(SamplingParams(n=2))
+
+
+@pytest.mark.parametrize(
+    ("salt", "error", "message"),
+    [("", ValueError, "must not be empty"), (7, TypeError, "must be a string, got 7")],
+)
+def test_a_salt_is_a_text(salt: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"cache_salt {message}"):
+        SamplingParams(cache_salt=salt)  # type: ignore[arg-type]
+
+
+def test_salts_have_numbers_of_their_own() -> None:
+    salts = [None, "a", "b", "a\ud800"]
+    assert len({SamplingParams(cache_salt=salt)._salt for salt in salts}) == 4
+    assert SamplingParams()._salt == 0

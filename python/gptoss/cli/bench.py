@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; - for stdout")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the figures")
-    shared.add_loading_options(parser, without=("device",))
+    shared.add_loading_options(parser, without=("device", "prefix_cache"))
 
 
 @dataclass(frozen=True)

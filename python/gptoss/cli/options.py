@@ -36,6 +36,8 @@ _LOADING = (
     "dtype",
     "kv_cache_dtype",
     "speculative",
+    "prefix_cache_dir",
+    "prefix_cache_bytes",
 )
 
 
@@ -160,6 +162,20 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
         metavar="HOW",
         help="ngram guesses ahead where the text repeats itself: the same tokens, sooner",
     )
+    if "prefix_cache" not in without:
+        group.add_argument(
+            "--prefix-cache",
+            dest="prefix_cache_dir",
+            metavar="DIR",
+            help="keep in this folder what was computed of prompts, for the next time; texts could "
+            "be inferred from it",
+        )
+        group.add_argument(
+            "--prefix-cache-bytes",
+            type=int,
+            metavar="N",
+            help="most bytes in that folder (default 8 GiB)",
+        )
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
@@ -194,7 +210,7 @@ def load(options: argparse.Namespace) -> gptoss.LLM:
 
 def load_named(name: str, options: argparse.Namespace, **more: int) -> gptoss.LLM:
     """Load a model as the options, and more arguments of `gptoss.load`, say."""
-    given = {option: getattr(options, option) for option in _LOADING}
+    given = {option: getattr(options, option) for option in _LOADING if hasattr(options, option)}
     return gptoss.load(name, **{**given, **more})
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import mmap
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,12 +19,16 @@ import numpy.typing as npt
 from gptoss import _core
 from gptoss.engine.constraints import Constraint, Hub
 from gptoss.engine.outputs import EngineStats, PageStats
+from gptoss.engine.page_store import PageStore
 from gptoss.errors import BackendError
 
 if TYPE_CHECKING:
     import asyncio  # imported where it is used: most programs do without
 
 _sequence_ids = itertools.count(1)
+
+# What is computed and not yet written when a model is closed: a gigabyte to a slow disk.
+_FINISH_S = 30.0
 
 _THREAD_BYTES = 4 << 20  # Python's for a thread that begins: an arena of its objects, and frames
 
@@ -128,8 +133,9 @@ class EngineLoop:
     then whoever makes an EngineLoop may be interrupted and forget it.
     """
 
-    def __init__(self, engine: _core.Engine) -> None:
+    def __init__(self, engine: _core.Engine, store: PageStore | None = None) -> None:
         self._engine: _core.Engine | None = engine
+        self._store = store
         self._pid = os.getpid()
         self.context_length = engine.context_length
         self.max_step_tokens = engine.max_step_tokens
@@ -145,6 +151,8 @@ class EngineLoop:
         self._bell: SimpleQueue[None] = SimpleQueue()  # wakes the thread
         self._thread: threading.Thread | None = None
         self._has_thread = threading.Lock()  # taken by the thread, for good
+        if store is not None:
+            store.attach(engine, functools.partial(self._bell.put, None))
 
     def check_request(self, prompt: npt.NDArray[np.int32], params: _core.RequestParams) -> None:
         """Raise the ValueError that `submit` would."""
@@ -169,10 +177,13 @@ class EngineLoop:
             The engine refuses the prompt or the parameters, or the constraint is in use.
         """
 
+        store = self._store
+        stored = 0 if store is None else store.stored_pages(prompt, params.salt)
+
         def submit(engine: _core.Engine) -> None:
             if constraint is not None:
                 self._hub.add(sequence, constraint)
-            engine.submit(sequence, prompt, params, seed, constraint is not None)
+            engine.submit(sequence, prompt, params, seed, constraint is not None, stored)
 
         self._submit(sequence, submit, mailbox)
 
@@ -216,10 +227,16 @@ class EngineLoop:
         """Return the engine's counters."""
         stats = self.check_usable().stats()
         full, window = PageStats(**stats.pop("full_pages")), PageStats(**stats.pop("window_pages"))
+        if self._store is not None:
+            stats["read_pages"] = self._store.read_pages
+            stats["written_pages"] = self._store.written_pages
         return EngineStats(full_pages=full, window_pages=window, **stats)
 
     def close(self) -> None:
-        """End all sequences and the thread, and let go of the engine; may be called again."""
+        """End all sequences and the thread, and let go of the engine; may be called again.
+
+        Pages that are to be written are, within half a minute.
+        """
         if os.getpid() != self._pid:
             return  # the thread does not exist here, and the locks may be held for ever
         with self._lock:
@@ -230,6 +247,8 @@ class EngineLoop:
         # The garbage collector may run this in any thread, in ours too.
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        if self._store is not None:
+            self._store.close()
         self._engine = None
 
     def check_usable(self) -> _core.Engine:
@@ -281,6 +300,23 @@ class EngineLoop:
             except BaseException as error:  # whatever it is, nobody must wait for ever
                 with self._lock:
                     self._fail(engine, error)
+        if self._store is not None:
+            self._finish(engine, self._store)
+
+    def _finish(self, engine: _core.Engine, store: PageStore) -> None:
+        """Give the store what it lacks of the sequences that have ended, the last ones included."""
+        end_s = time.monotonic() + _FINISH_S
+        is_told = False
+        with contextlib.suppress(Exception):  # of an engine that has failed before
+            while not store.is_finished and time.monotonic() < end_s:
+                if not engine.idle():
+                    engine.step()
+                elif not is_told:
+                    is_told = True
+                    store.finish()
+                else:
+                    with contextlib.suppress(Empty):
+                        self._bell.get(timeout=end_s - time.monotonic())
 
     def _deliver(self, events: list[_core.Event]) -> None:
         """Send each consumer one letter, and wake each event loop once."""

@@ -220,6 +220,9 @@ class EngineStats:
         which there are is the backend's affair.
     steps, sequences : int
         Steps that were computed, and sequences that were submitted.
+    read_pages, written_pages : int
+        Pages of the KV cache that came from the folder of `load(prefix_cache_dir=)`, and that were
+        written into it.
     """
 
     running: int
@@ -240,6 +243,8 @@ class EngineStats:
     phase_seconds: dict[str, float]
     steps: int = 0
     sequences: int = 0
+    read_pages: int = 0
+    written_pages: int = 0
 
     @property
     def cache_hit_rate(self) -> float:

@@ -95,6 +95,9 @@ class SamplingParams:
     constraint : Constraint or callable, optional
         Decides what may follow. A `Constraint` has the state of one sequence: for several samples
         or prompts, pass a function without parameters that makes one for each.
+    cache_salt : str, optional
+        What is computed of a prompt is reused for requests with the same salt only: one for each
+        user keeps them from telling by the time of an answer what others have asked.
 
     Raises
     ------
@@ -127,6 +130,7 @@ class SamplingParams:
     allowed_token_ids: Sequence[int] | None = None
     prompt_logprobs: int | None = None
     constraint: Constraint | ConstraintFactory | None = field(default=None, compare=False)
+    cache_salt: str | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         """Refuse unknown names with a hint, before the generated __init__ does without one."""
@@ -186,6 +190,10 @@ class SamplingParams:
             )
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise ValueError("allowed_token_ids must hold at least one token id")
+        if self.cache_salt is not None and not isinstance(self.cache_salt, str):
+            raise TypeError(f"cache_salt must be a string, got {self.cache_salt!r}")
+        if self.cache_salt == "":
+            raise ValueError("cache_salt must not be empty")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -204,6 +212,14 @@ class SamplingParams:
             )
         if self.max_tokens == 0 and self.n > 1:
             raise ValueError(f"n must be 1 where a prompt is only scored, got {self.n}")
+
+    @property
+    def _salt(self) -> int:
+        """The core's number for `cache_salt`."""
+        if self.cache_salt is None:
+            return 0
+        text = self.cache_salt.encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
     def for_sample(self, index: int) -> SamplingParams:
         """Return the parameters of one of the `n` samples; `seed` must be given."""

@@ -91,7 +91,13 @@ SAMPLING = (
         },
         own=True,
     ),
-    Field("cache_salt", "refused", "answers are not kept apart by it yet", own=True),
+    Field(
+        "cache_salt",
+        "done",
+        "what was computed of a prompt is reused for requests with the same salt only",
+        {"type": "string", "minLength": 1},
+        own=True,
+    ),
 )
 
 # Of accounts, storage and routing, or without effect here.
