@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+import statistics
 import sys
 import time
 from collections import Counter
@@ -377,9 +378,15 @@ async def soak(process: Process, seconds: float) -> list[int]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    "seconds", [16, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    ("seconds", "slack_bytes"),
+    [
+        # The short one ends before the store of responses is full, and the allocators' pools are.
+        # A leak of a page of the cache for each of its 1,800 requests would be 29 MB.
+        (16, 10_000_000),
+        pytest.param(600, 0, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    ],
 )
-def test_a_crowd(seconds: float) -> None:
+def test_a_crowd(seconds: float, slack_bytes: int) -> None:
     options = {
         "--context-length": 2048,
         "--max-sequences": SEQUENCES,
@@ -389,5 +396,8 @@ def test_a_crowd(seconds: float) -> None:
     with Process(*arguments) as process:
         sizes = asyncio.run(soak(process, seconds))
     assert process.process.returncode == 0, process.lines
-    middle = max(sizes[: len(sizes) // 2])
-    assert sizes[-1] <= 1.05 * middle, sizes
+    # Medians over a tenth of the time, as single sizes go up and down with what is parsed just then.
+    tenth = len(sizes) // 10
+    middle = statistics.median(sizes[len(sizes) // 2 - tenth : len(sizes) // 2])
+    end = statistics.median(sizes[-tenth:])
+    assert end <= 1.05 * middle + slack_bytes, sizes
