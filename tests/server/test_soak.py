@@ -396,7 +396,7 @@ def test_a_crowd(seconds: float, slack_bytes: int) -> None:
     with Process(*arguments) as process:
         sizes = asyncio.run(soak(process, seconds))
     assert process.process.returncode == 0, process.lines
-    # Medians over a tenth of the time, as single sizes go up and down with what is parsed just then.
+    # Medians over a tenth of the time, as sizes go up and down with what is parsed just then.
     tenth = len(sizes) // 10
     middle = statistics.median(sizes[len(sizes) // 2 - tenth : len(sizes) // 2])
     end = statistics.median(sizes[-tenth:])
