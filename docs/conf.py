@@ -43,7 +43,7 @@ def _add_contents(app: Sphinx, document: str, source: list[str]) -> None:
     source[0] += "\n```{toctree}\n:hidden:\n\n../README\n```\n"
     for section in sections:
         title, _, text = section.partition("\n")
-        pages = re.findall(r"^- \[.*?\]\((.*?)\.md\)", text, re.M)
+        pages = re.findall(r"\]\(([\w./-]+)\.md\)", text)
         entries = "\n".join(f"/docs/{page}" if "/" not in page else page for page in pages)
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}\n```\n"
 

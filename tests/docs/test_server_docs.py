@@ -12,6 +12,8 @@ from gptoss.server.openapi import POSTS
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "server.md").read_text()
 
+SCRIPTS = ("check_server", "try_codex")
+
 
 def test_its_tables_are_up_to_date() -> None:
     path = ROOT / "tools" / "make_server_docs.py"
@@ -43,3 +45,14 @@ def test_its_metrics_are_there() -> None:
     for name in re.findall(r"`([a-z0-9_]+)`", section.partition("|---|")[2]):
         if name not in ("finished_reason", "handler", "method", "status"):
             assert name.removesuffix("_total") in source, name
+
+
+def test_its_clients_are_those_that_are_checked() -> None:
+    rows = re.findall(r"^\| ([\w-]+)(?: \(\w+\))? \| (\d[\w.]+) \|", TEXT, re.MULTILINE)
+    assert len(rows) == 9
+    folder = ROOT / "tests" / "clients"
+    pinned = "".join(path.read_text() for path in sorted(folder.glob("requirements*.txt")))
+    scripts = "".join((ROOT / "tools" / f"{name}.sh").read_text() for name in SCRIPTS)
+    for name, version in rows:
+        in_python = re.search(rf"^{name}(-slim)?=={re.escape(version)}$", pinned, re.MULTILINE)
+        assert in_python or f"{name}@{version}" in scripts, name

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +60,11 @@ class Process:
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
         self.lines.append(line)
+        # Read at once, as a full pipe would hold the server up.
+        self._reader = threading.Thread(
+            target=self.lines.extend, args=(self.process.stderr,), daemon=True
+        )
+        self._reader.start()
         found = re.search(r" at (http://\S+)/v1", line)
         if found is None:
             self.end()
@@ -69,12 +75,14 @@ class Process:
     def end(self) -> int:
         """Wait for its end, of its own or by force; return the exit code."""
         try:
-            _, rest = self.process.communicate(timeout=20)
+            self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            _, rest = self.process.communicate()
+            self.process.wait()
             self.lines.append("killed: it did not end")
-        self.lines += rest.splitlines()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
         return self.process.returncode
 
     def __enter__(self) -> Process:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
@@ -32,6 +33,18 @@ def test_every_field_of_the_openai_package_is_in_its_table(table: Table, params:
     own = {field.name for field in table if field.own}
     assert {field.name for field in table} - own == theirs
     assert own.isdisjoint(theirs)
+
+
+@pytest.mark.parametrize("value", [None, "medium", "huge", 5])
+def test_what_is_published_is_what_is_checked_also_inside_of_objects(value: Any) -> None:
+    body = {"messages": MESSAGES, "reasoning": {"effort": value, "max_tokens": None}}
+    is_right = jsonschema.Draft202012Validator(CHAT.json_schema()).is_valid(body)
+    assert is_right == (value in (None, "medium"))
+    if is_right:
+        CHAT.check(body)
+    else:
+        with pytest.raises(RequestError):
+            CHAT.check(body)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)

@@ -163,6 +163,16 @@ class TestAnswers:
         usage = answer(client, **body)["usage"]
         assert counted == {"input_tokens": usage["input_tokens"]}
 
+    def test_the_count_with_a_schema(self, ask: Any) -> None:
+        client = ask(ScriptedModel(HELLO))
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+        shown = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+        plain, told = (
+            client.post("/messages/count_tokens", json={"messages": USER, **more}).json()
+            for more in ({}, shown)
+        )
+        assert told["input_tokens"] > plain["input_tokens"] + 10
+
 
 class TestRefusals:
     @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Table:
         """The JSON schema of the whole body."""
         properties = {}
         for each in self:
-            schema = dict(each.schema) if each.state == "done" else {}
+            schema = _with_nulls(each.schema) if each.state == "done" else {}
             if each.state == "refused" and each.meant:
                 schema = {"enum": [*each.meant, None]}
             elif each.state == "refused":
@@ -141,6 +141,24 @@ class Table:
 def nullable(schema: Schema) -> dict[str, Any]:
     """A schema that allows null as well."""
     return {"anyOf": [dict(schema), {"type": "null"}]}
+
+
+def _with_nulls(schema: Schema) -> dict[str, Any]:
+    """A schema as `check_value` reads it: inside of objects a null is as if it were not there."""
+    found = dict(schema)
+    if "anyOf" in found:
+        found["anyOf"] = [_with_nulls(each) for each in found["anyOf"]]
+    if "items" in found:
+        found["items"] = _with_nulls(found["items"])
+    if "additionalProperties" in found:
+        found["additionalProperties"] = _with_nulls(found["additionalProperties"])
+    required = found.get("required", ())
+    if "properties" in found:
+        found["properties"] = {
+            name: _with_nulls(inner) if name in required else nullable(_with_nulls(inner))
+            for name, inner in found["properties"].items()
+        }
+    return found
 
 
 def error_body(error: Exception) -> dict[str, Any]:

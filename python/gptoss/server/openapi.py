@@ -26,6 +26,16 @@ POSTS: dict[str, tuple[Table, str]] = {
     "/tokenize": (TOKENIZE, "Text or a conversation to token ids."),
     "/detokenize": (DETOKENIZE, "Token ids to text."),
 }
+_MESSAGES = {"messages": [{"role": "user", "content": "What is 17 + 25?"}]}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": _MESSAGES,
+    "/v1/completions": {"prompt": "What is", "max_tokens": 20},
+    "/v1/responses": {"input": "What is 17 + 25?"},
+    "/v1/messages": {**_MESSAGES, "max_tokens": 200},
+    "/v1/messages/count_tokens": _MESSAGES,
+    "/tokenize": _MESSAGES,
+    "/detokenize": {"tokens": [40, 41]},
+}
 # The other operations, and what each is for; `{...}` is a parameter.
 _OTHERS = {
     ("get", "/v1/responses/{id}"): "A response that was kept; `stream=true` follows one.",
@@ -70,7 +80,12 @@ def document(service: Service) -> dict[str, Any]:
                 "summary": about,
                 "requestBody": {
                     "required": True,
-                    "content": {"application/json": {"schema": table.json_schema()}},
+                    "content": {
+                        "application/json": {
+                            "schema": table.json_schema(),
+                            "example": _EXAMPLES[path],
+                        }
+                    },
                 },
                 "responses": responses,
             }

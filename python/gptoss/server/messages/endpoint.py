@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gptoss.chat import ChatStream, build_prompt
+from gptoss.chat.response_format import read_response_format
 from gptoss.llm import LLM
 from gptoss.openai_requests.fields import RequestError
 from gptoss.server.chat import deltas
@@ -31,7 +32,7 @@ _ERROR_TYPES = {
     503: "overloaded_error",
 }
 # What a prompt is made of, of the keywords of `LLM.chat`.
-_PROMPT = ("tools", "tool_choice", "reasoning_effort", "response_format")
+_PROMPT = ("tools", "tool_choice", "reasoning_effort")
 
 
 def routes(service: Service) -> list[Route]:
@@ -104,7 +105,9 @@ async def _finish(events: AsyncGenerator[bytes, None]) -> None:
 
 def _count(llm: LLM, asked: MessagesRequest) -> int:
     chat = {name: asked.chat[name] for name in _PROMPT if name in asked.chat}
-    return len(build_prompt(llm.harmony, asked.messages, **chat).token_ids)
+    wanted = read_response_format(asked.chat.get("response_format"))
+    prompt = build_prompt(llm.harmony, asked.messages, response_format=wanted, **chat)
+    return len(prompt.token_ids)
 
 
 def _error_body(error: ApiError) -> dict[str, Any]:
