@@ -23,6 +23,7 @@ import numpy as np
 import gptoss
 from timing import print_results
 
+
 def drop_from_page_cache(folder: Path) -> int:
     """Have the system read the folder's files from the disk next time; returns their bytes."""
     total = 0
