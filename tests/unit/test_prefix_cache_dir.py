@@ -551,6 +551,14 @@ class TestTheEnd:
             result = answer(checkpoint, _prompt(seed), folder=folder)
             assert result.usage.cached_tokens == STORED
 
+    def test_comes_when_all_is_written(self, checkpoint: Path, folder: Path) -> None:
+        llm = gptoss.load(checkpoint, prefix_cache_dir=folder)
+        llm.generate(PROMPT, max_tokens=1)
+        start_s = time.monotonic()
+        llm.close()
+        assert time.monotonic() - start_s < 20  # and not the half minute that is its limit
+        assert len(pages_in(folder)) >= 5
+
     def test_nothing_is_left(self, checkpoint: Path, folder: Path) -> None:
         answer(checkpoint, folder=folder)
         _wait_for(lambda: not [t for t in threading.enumerate() if "prefix" in t.name])

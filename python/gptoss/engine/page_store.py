@@ -104,6 +104,7 @@ class PageStore:
         self._threads: list[threading.Thread] = []
         self._has_threads = True  # or will have
         self._has_failed = False  # which is told once
+        self._has_written_all = False
         # How many so far.
         self.read_pages = self.written_pages = 0
 
@@ -176,7 +177,7 @@ class PageStore:
     @property
     def is_finished(self) -> bool:
         """Whether nothing more will be written."""
-        return not any(thread.is_alive() for thread in self._threads)
+        return self._has_written_all or not self._threads or not self._has_threads
 
     def close(self) -> None:
         """Let go of the engine; what is not written is lost."""
@@ -310,6 +311,7 @@ class PageStore:
                 self._offers.append(message)
             else:
                 self._keep(message)
+        self._has_written_all = True  # before it is told
         self._ring()
 
     def _ask(self) -> bool:
