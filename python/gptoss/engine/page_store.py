@@ -103,8 +103,8 @@ class PageStore:
         self._ring: Callable[[], object] = lambda: None
         self._threads: list[threading.Thread] = []
         self._has_threads = True  # or will have
+        self._is_writing = False
         self._has_failed = False  # which is told once
-        self._has_written_all = False
         # How many so far.
         self.read_pages = self.written_pages = 0
 
@@ -176,8 +176,8 @@ class PageStore:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will be written."""
-        return self._has_written_all or not self._threads or not self._has_threads
+        """Whether nothing more will be written; `ring` tells when that has come."""
+        return not self._is_writing
 
     def close(self) -> None:
         """Let go of the engine; what is not written is lost."""
@@ -196,6 +196,7 @@ class PageStore:
                 except RuntimeError as error:
                     self._has_threads = False
                     self._fail(str(error))
+            self._is_writing = self._threads[-1].is_alive()
         return self._has_threads
 
     def _fail(self, what: str) -> None:
@@ -303,16 +304,18 @@ class PageStore:
 
     def _write(self) -> None:
         is_finishing = False
-        while self._ask() or not is_finishing:
-            message = self._to_write.get()
-            if message is None:
-                is_finishing = True
-            elif isinstance(message, _Offer):
-                self._offers.append(message)
-            else:
-                self._keep(message)
-        self._has_written_all = True  # before it is told
-        self._ring()
+        try:
+            while self._ask() or not is_finishing:
+                message = self._to_write.get()
+                if message is None:
+                    is_finishing = True
+                elif isinstance(message, _Offer):
+                    self._offers.append(message)
+                else:
+                    self._keep(message)
+        finally:
+            self._is_writing = False
+            self._ring()
 
     def _ask(self) -> bool:
         """Ask the engine for the next pages, unless it has yet to answer; False: nothing to do."""
