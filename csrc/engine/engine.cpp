@@ -459,6 +459,7 @@ void Engine::give_wanted() {
 
 // Tells the store what there is of a text.
 void Engine::offer(std::span<const int32_t> tokens, uint64_t salt) {
+  if (store_ == nullptr) return;
   const auto complete = tokens.first(tokens.size() / kPageTokens * kPageTokens);
   const std::vector<PageRef> refs = kv_->worth_storing(complete, salt);
   if (!refs.empty()) store_->offer(complete, salt, refs);

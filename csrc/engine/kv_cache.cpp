@@ -389,6 +389,7 @@ PrefixNode* KvCache::share_page(SequencePages& pages, size_t page,
     own->last_use = ++clock_;
   } else {
     std::vector<int32_t> full_pages;
+    full_pages.reserve(groups_.size());
     for (size_t g = 0; g < groups_.size(); ++g) {
       full_pages.push_back(has_window(g) ? -1 : pages.tables[g][page]);
     }
