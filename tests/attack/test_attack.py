@@ -312,7 +312,8 @@ def test_memory_limits(report: Counts) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_to_a_busy_process(number: signal.Signals, report: Counts) -> None:
     script = (
-        "import gptoss\n"
+        "import signal, gptoss\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # which nohup has its children ignore
         "llm = gptoss.load('demo', threads=2)\n"
         "others = [llm.submit('a', max_tokens=3000, ignore_eos=True) for _ in range(4)]\n"
         "print('busy', flush=True)\n"
