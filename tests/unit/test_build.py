@@ -1,0 +1,199 @@
+"""The build: which compilers and processors it takes, what it says of others, what kernels link."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "CMakeLists.txt").is_file(), reason="needs the source tree"
+)
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ask_cmake(**values: str) -> dict[str, str]:
+    """Return what cmake/compiler.cmake says of a compiler and a processor."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("needs cmake")
+    defines = [f"-D{name}={value}" for name, value in values.items()]
+    run = subprocess.run(
+        [cmake, *defines, "-P", ROOT / "cmake" / "compiler.cmake"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(re.findall(r"-- (\w+): ?(.*)", run.stdout))
+
+
+class TestCompilers:
+    @pytest.mark.parametrize(
+        ("compiler", "version", "simulate"),
+        [
+            ("GNU", "11.0.0", ""),
+            ("GNU", "15.2.0", ""),
+            ("Clang", "14.0.0", ""),
+            ("Clang", "19.1.0", "MSVC"),
+            ("AppleClang", "14.0.3", ""),
+        ],
+    )
+    def test_those_that_build_it(self, compiler: str, version: str, simulate: str) -> None:
+        assert ask_cmake(ID=compiler, VERSION=version, SIMULATE=simulate)["fault"] == ""
+
+    @pytest.mark.parametrize(
+        ("compiler", "version", "simulate", "says"),
+        [
+            ("GNU", "10.2.1", "", "GCC 10.2.1 is too old: gptoss needs GCC 11"),
+            ("Clang", "13.0.1", "", "clang 13.0.1 is too old: gptoss needs clang 14"),
+            ("AppleClang", "13.1.6", "", "Apple clang 13.1.6 is too old"),
+            ("MSVC", "19.44.35207", "", "cl.exe does not build gptoss: use clang-cl"),
+            ("GNU", "14.2.0", "MINGW", "use clang-cl"),
+        ],
+    )
+    def test_those_that_do_not(
+        self, compiler: str, version: str, simulate: str, says: str
+    ) -> None:
+        assert says in ask_cmake(ID=compiler, VERSION=version, SIMULATE=simulate)["fault"]
+
+
+class TestProcessors:
+    @pytest.mark.parametrize(
+        ("name", "kernels"),
+        [
+            ("x86_64", "x86"),
+            ("AMD64", "x86"),
+            ("aarch64", "arm"),
+            ("ARM64", "arm"),
+            ("arm64", "arm"),
+            ("x86_64;arm64", ""),
+            ("riscv64", ""),
+            ("i686", ""),
+            ("", ""),
+        ],
+    )
+    def test_kernels(self, name: str, kernels: str) -> None:
+        assert ask_cmake(PROCESSOR=name)["kernels"] == kernels
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="builds as Linux does")
+class TestWhatABuildSays:
+    """Configures with compilers that are not what they say, or not there."""
+
+    def configure(self, folder: Path, **environment: str) -> str:
+        cmake = shutil.which("cmake")
+        ninja = shutil.which("ninja")
+        if cmake is None or ninja is None:
+            pytest.skip("needs cmake and ninja")
+        run = subprocess.run(
+            [cmake, "-S", ROOT, "-B", folder / "build", "-G", "Ninja", "-DCCACHE="]
+            + [f"-DCMAKE_MAKE_PROGRAM={ninja}"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert run.returncode != 0
+        return run.stderr
+
+    def test_no_compiler(self, tmp_path: Path) -> None:
+        said = self.configure(tmp_path, CXX="", PATH=str(tmp_path))
+        (line,) = [line for line in said.splitlines() if "no C++ compiler was found" in line]
+        assert "install GCC 11 or clang 14 or newer" in line
+        assert "or use a finished wheel" in line
+
+    def test_a_compiler_that_is_not_there(self, tmp_path: Path) -> None:
+        said = self.configure(tmp_path, CXX="g++-that-is-not-here")
+        assert "no C++ compiler was found (CXX is g++-that-is-not-here)" in said
+
+    @pytest.mark.parametrize(
+        ("macros", "says"),
+        [
+            ("-U__GNUC__ -D__GNUC__=10", "GCC 10."),
+            (
+                "-D__clang__ -D__clang_major__=13 -D__clang_minor__=0 -D__clang_patchlevel__=1",
+                "clang 13.0.1 is too old: gptoss needs clang 14 or newer",
+            ),
+        ],
+    )
+    def test_an_old_compiler(self, tmp_path: Path, macros: str, says: str) -> None:
+        real = shutil.which("g++")
+        if real is None:
+            pytest.skip("needs g++")
+        fake = tmp_path / "c++"
+        fake.write_text(f'#!/bin/sh\nexec {real} {macros} "$@"\n')
+        fake.chmod(0o755)
+        said = self.configure(tmp_path, CXX=str(fake))
+        assert len([line for line in said.splitlines() if says in line]) == 1
+
+    def test_an_old_cmake(self, tmp_path: Path) -> None:
+        """Without isolation, where pip cannot bring a newer one."""
+        pytest.importorskip("scikit_build_core")
+        fake = tmp_path / "cmake"
+        version = '{"version": {"string": "3.10.2"}}'
+        fake.write_text(f"#!/bin/sh\ncase \"$*\" in *-E*capabilities*) echo '{version}';; "
+                        "*) echo cmake version 3.10.2;; esac\n")
+        fake.chmod(0o755)
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from scikit_build_core import build; build.build_wheel('unused')",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CMAKE_EXECUTABLE": str(fake), "PATH": f"{tmp_path}:/usr/bin:/bin"},
+        )
+        assert run.returncode != 0
+        assert "3.20" in run.stdout + run.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF objects")
+class TestSymbols:
+    def compile(self, folder: Path, source: str) -> bytes:
+        compiler = shutil.which("g++")
+        if compiler is None:
+            pytest.skip("needs g++")
+        (folder / "a.cpp").write_text(source)
+        subprocess.run([compiler, "-c", "a.cpp", "-o", "a.o"], cwd=folder, check=True)
+        return (folder / "a.o").read_bytes()
+
+    def test_a_function_in_its_namespace(self, tmp_path: Path) -> None:
+        elf = self.compile(
+            tmp_path,
+            "namespace gptoss::cpu::avx2 { namespace { int inner() { return 1; } }"
+            " int outer() { return inner(); } } int data = 1;",
+        )
+        check_symbols = load_tool("check_symbols")
+        assert check_symbols.strangers(elf, "avx2") == []
+        assert len(check_symbols.strangers(elf, "avx512")) == 2
+
+    def test_an_inline_function_that_all_share(self, tmp_path: Path) -> None:
+        elf = self.compile(
+            tmp_path,
+            "namespace gptoss { inline int shared(int x) { return x; } }"
+            " namespace gptoss::cpu::avx2 { int (*table)(int) = gptoss::shared; }",
+        )
+        found = load_tool("check_symbols").strangers(elf, "avx2")
+        assert found == ["_ZN6gptoss6sharedEi"]
+
+    def test_something_else_than_an_object(self) -> None:
+        with pytest.raises(ValueError, match="expected a 64-bit little-endian ELF object"):
+            load_tool("check_symbols").defined_functions(b"!<arch>\n")
