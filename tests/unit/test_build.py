@@ -68,9 +68,7 @@ class TestCompilers:
             ("GNU", "14.2.0", "MINGW", "use clang-cl"),
         ],
     )
-    def test_those_that_do_not(
-        self, compiler: str, version: str, simulate: str, says: str
-    ) -> None:
+    def test_those_that_do_not(self, compiler: str, version: str, simulate: str, says: str) -> None:
         assert says in ask_cmake(ID=compiler, VERSION=version, SIMULATE=simulate)["fault"]
 
 
@@ -102,9 +100,9 @@ class TestWhatABuildSays:
         ninja = shutil.which("ninja")
         if cmake is None or ninja is None:
             pytest.skip("needs cmake and ninja")
+        options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-DCCACHE="]
         run = subprocess.run(
-            [cmake, "-S", ROOT, "-B", folder / "build", "-G", "Ninja", "-DCCACHE="]
-            + [f"-DCMAKE_MAKE_PROGRAM={ninja}"],
+            [cmake, "-S", ROOT, "-B", folder / "build", *options],
             capture_output=True,
             text=True,
             env={**os.environ, **environment},
@@ -147,8 +145,10 @@ class TestWhatABuildSays:
         pytest.importorskip("scikit_build_core")
         fake = tmp_path / "cmake"
         version = '{"version": {"string": "3.10.2"}}'
-        fake.write_text(f"#!/bin/sh\ncase \"$*\" in *-E*capabilities*) echo '{version}';; "
-                        "*) echo cmake version 3.10.2;; esac\n")
+        fake.write_text(
+            f"#!/bin/sh\ncase \"$*\" in *-E*capabilities*) echo '{version}';; "
+            "*) echo cmake version 3.10.2;; esac\n"
+        )
         fake.chmod(0o755)
         run = subprocess.run(
             [
