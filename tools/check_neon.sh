@@ -11,6 +11,7 @@ check() { # build folder, emulator, further arguments for cmake
   cmake -S . -B "$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -g1" \
     -DGPTOSS_NATIVE_TESTS=ON "${@:3}" >/dev/null
   cmake --build "$1" --target gptoss_native_tests -j "$(nproc)" >/dev/null
+  tools/check_symbols.py "$1"/CMakeFiles/gptoss_core.dir/csrc/cpu/isa/*.o
   $2 "$1/tests/native/gptoss_native_tests" --checksums "$1/checksums"
 }
 

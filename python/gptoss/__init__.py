@@ -7,7 +7,14 @@
 
 from __future__ import annotations
 
+import sysconfig
 from typing import TYPE_CHECKING
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    raise ImportError(
+        "gptoss does not run on free-threaded Python yet: expected the ordinary build, whose name "
+        "does not end in t"
+    )
 
 # First, because it refuses subinterpreters, of which numpy would warn at length.
 from gptoss import _core as _core

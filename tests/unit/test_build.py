@@ -197,3 +197,26 @@ class TestSymbols:
     def test_something_else_than_an_object(self) -> None:
         with pytest.raises(ValueError, match="expected a 64-bit little-endian ELF object"):
             load_tool("check_symbols").defined_functions(b"!<arch>\n")
+
+
+class TestFreeThreadedPython:
+    def test_is_refused_in_one_sentence(self) -> None:
+        code = (
+            "import sysconfig\n"
+            "real = sysconfig.get_config_var\n"
+            "sysconfig.get_config_var = lambda name: 1 if name == 'Py_GIL_DISABLED' else real(name)\n"
+            "try:\n"
+            "    import gptoss\n"
+            "except ImportError as error:\n"
+            "    print(error)\n"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout == (
+            "gptoss does not run on free-threaded Python yet: expected the ordinary build, whose "
+            "name does not end in t\n"
+        )
