@@ -1,4 +1,4 @@
-"""The GGUF writer of the benchmarks, read back by the `gguf` library."""
+"""GGUF files that are written, read back by the `gguf` library."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gguf_writer import quantize_q8_0, write_gguf
 from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
 from gptoss.config import LayerType
+from gptoss.convert.gguf_writer import quantize_q8_0, write_gguf
 from gptoss.reference.mxfp4 import dequantize
 from support.checkpoints import MICRO, make_checkpoint
 
@@ -164,7 +164,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("gguf_writer.repack_mxfp4", fail)
+    monkeypatch.setattr("gptoss.convert.gguf_writer.repack_mxfp4", fail)
     with pytest.raises(OSError, match="the disk is full"):
         write_gguf(checkpoint, tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf*"))

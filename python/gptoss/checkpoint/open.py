@@ -15,6 +15,8 @@ from gptoss.checkpoint.checkpoint import Checkpoint
 from gptoss.checkpoint.config_json import config_from_hf, config_from_original, read_token_ids
 from gptoss.checkpoint.convert import FLOAT_DTYPES, Dtype, convert_tensors
 from gptoss.checkpoint.foreign import what_config, what_file, what_folder
+from gptoss.checkpoint.gguf_file import GgufFile, is_gguf, read_gguf, split_stem
+from gptoss.checkpoint.gguf_model import gguf_config, gguf_tokenizer, load_gguf, match_gguf
 from gptoss.checkpoint.layout import (
     CONFIG,
     GENERATION_CONFIG,
@@ -43,12 +45,13 @@ _PUBLISHED_VOCAB_SIZE = 201_088
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint's folder, its layout and its parsed config."""
+    """A checkpoint's folder or GGUF file, its layout and its parsed config."""
 
     path: Path
     layout: Layout
     config: ModelConfig
     name: str
+    gguf: GgufFile | None = None
 
 
 def open_checkpoint(
@@ -60,14 +63,15 @@ def open_checkpoint(
     dtype: Dtype = "as_stored",
     progress: bool = True,
 ) -> Checkpoint:
-    """Find a checkpoint and validate it, without reading its weights.
+    """Find a checkpoint and validate it, without reading the weights that are used as they lie.
 
     Parameters
     ----------
     path_or_repo : str or path
         A folder in the Hugging Face or the original layout, a folder that holds `original/`, a
-        Hub id such as "openai/gpt-oss-20b", or "demo". An existing folder wins over a Hub id, and a
-        complete copy in the Hub's local cache is used without asking the Hub.
+        GGUF file or a folder with one, a Hub id such as "openai/gpt-oss-20b", or "demo". What
+        exists wins over a Hub id, and a complete copy in the Hub's local cache is used without
+        asking the Hub.
     revision : str, optional
         Branch, tag or commit on the Hub.
     local_files_only : bool
@@ -80,7 +84,8 @@ def open_checkpoint(
         What is done with tensors in float16 or float32, as some fine-tunes have them: they become
         bfloat16 in memory. "convert" rounds; "as_stored" takes only what needs no rounding.
     progress : bool
-        Show progress bars for a download, for quantising and for converting.
+        Show progress bars for a download, for quantising and for converting, and say in one line
+        what was made of a GGUF file.
 
     Returns
     -------
@@ -92,6 +97,8 @@ def open_checkpoint(
     CheckpointError
         There is no such checkpoint, or it is damaged, incomplete or of another model. The
         message names the file, the tensor or field, what was expected and what was found.
+    MemoryError
+        What is to be made of a GGUF file does not fit.
     ValueError
         `experts` or `dtype` is not one of the two.
 
@@ -103,7 +110,7 @@ def open_checkpoint(
         raise ValueError(f"experts must be one of {get_args(Experts)}, got {experts!r}")
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype must be one of {get_args(Dtype)}, got {dtype!r}")
-    local = local_folder(path_or_repo)
+    local = local_model(path_or_repo)
     if local is None:
         from gptoss.checkpoint import hub  # here, because importing it takes a while
 
@@ -122,8 +129,8 @@ def open_checkpoint(
     return _open_located(located, experts, dtype, progress)
 
 
-def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
-    """Return the existing folder that is meant, or None if it must be a Hub id.
+def local_model(path_or_repo: str | os.PathLike[str]) -> Path | None:
+    """Return the existing folder or GGUF file that is meant, or None if it must be a Hub id.
 
     Raises
     ------
@@ -140,27 +147,35 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     if not isinstance(text, str):
         raise TypeError(f"a checkpoint must be given as a path of str, got {text!r}")
     if not text:
-        raise CheckpointError("expected a folder or a Hub id (owner/name), found an empty string")
+        raise CheckpointError(
+            "expected a folder, a GGUF file or a Hub id (owner/name), found an empty string"
+        )
     try:
         path = Path(text).expanduser()
         if path.is_dir():
             return path
         exists = path.exists()
+        if exists and is_gguf(path):
+            return path
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, NUL, unknown ~user
         raise CheckpointError(f"{text!r}: expected a folder, found: {error}") from error
     if exists:
-        raise CheckpointError(f"{path}: expected a checkpoint's folder, found {what_file(path)}")
+        raise CheckpointError(
+            f"{path}: expected a checkpoint's folder or a GGUF file, found {what_file(path)}"
+        )
     if isinstance(path_or_repo, str) and _REPO_ID.fullmatch(text):
         return None
     raise CheckpointError(
-        f"{text}: expected a folder or a Hub id (owner/name), found neither: there is no folder "
-        f"{path.absolute()}"
+        f"{text}: expected a folder, a GGUF file or a Hub id (owner/name), found neither: there is "
+        f"no {path.absolute()}"
     )
 
 
 @clear_system_errors()
 def locate(folder: Path) -> Located:
-    """Find the weights' folder inside `folder`, and read its config."""
+    """Find the weights' folder inside `folder`, or the GGUF file, and read its config."""
+    if not folder.is_dir():
+        return _locate_gguf(folder)
     inner = folder / "original"
     has_config = (folder / CONFIG).is_file()
     has_weights = next(folder.glob("*.safetensors"), None) is not None
@@ -168,6 +183,8 @@ def locate(folder: Path) -> Located:
         path = inner
     elif has_config:
         path = folder
+    elif not has_config and not has_weights and len(models := _gguf_models(folder)) == 1:
+        return _locate_gguf(models[0])
     else:
         raise CheckpointError(
             f"{folder}: expected config.json or original/config.json, found neither{_but(folder)}"
@@ -176,6 +193,17 @@ def locate(folder: Path) -> Located:
     absolute = _absolute(path)
     name = absolute.parent.name if absolute.name == "original" else absolute.name
     return Located(path, layout, config, name)
+
+
+def _locate_gguf(path: Path) -> Located:
+    file = read_gguf(path)
+    return Located(file.path, "gguf", gguf_config(file), file.name, file)
+
+
+def _gguf_models(folder: Path) -> list[Path]:
+    """The GGUF files in a folder, one of each split model."""
+    models = {split_stem(path): path for path in sorted(folder.glob("*.gguf"), reverse=True)}
+    return sorted(models.values())
 
 
 def _absolute(path: Path) -> Path:
@@ -342,6 +370,8 @@ def _and_more(names: list[str]) -> str:
 
 @clear_system_errors()
 def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bool) -> Checkpoint:
+    if located.gguf is not None:
+        return _open_gguf(located, located.gguf, experts, dtype, progress)
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
@@ -365,6 +395,32 @@ def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bo
     )
 
 
+def _open_gguf(
+    located: Located, file: GgufFile, experts: Experts, dtype: Dtype, progress: bool
+) -> Checkpoint:
+    parts = match_gguf(file, located.config)
+    tokenizer_json = read_gguf_tokenizer(file)
+    stop_ids = _stop_ids(located, tokenizer_json)
+    return Checkpoint(
+        path=located.path,
+        layout="gguf",
+        config=dataclasses.replace(located.config, eos_token_ids=stop_ids),
+        tensors=load_gguf(file, parts, experts, dtype, progress),
+        tokenizer_path=None if tokenizer_json is None else located.path,
+        tokenizer_json=tokenizer_json,
+        name=located.name,
+    )
+
+
+def read_gguf_tokenizer(file: GgufFile) -> TokenizerJson | None:
+    """Read the tokenizer of a GGUF file, or else the tokenizer.json beside it, if there is one."""
+    found = gguf_tokenizer(file)
+    beside = file.path.parent / TOKENIZER
+    if found is None and beside.is_file():
+        return TokenizerJson.read(beside)
+    return found
+
+
 def _companion(located: Located, file_name: str) -> Path | None:
     """Find a file beside the weights; for the original layout also in the folder above."""
     folders = [located.path]
@@ -377,7 +433,8 @@ def _companion(located: Located, file_name: str) -> Path | None:
 def _stop_ids(located: Located, tokenizer_json: TokenizerJson | None) -> tuple[int, ...]:
     """Stop at what the generation config lists, else the config, and at every end of a turn."""
     config = located.config
-    ids, source = config.eos_token_ids, str(located.path / CONFIG)
+    ids = config.eos_token_ids
+    source = str(located.path if located.layout == "gguf" else located.path / CONFIG)
     generation_path = _companion(located, GENERATION_CONFIG)
     if generation_path is not None:
         generation = read_json(generation_path)

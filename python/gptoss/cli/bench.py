@@ -34,7 +34,7 @@ _SECONDS_PER_HOUR = 3600
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument(
         "--devices",
         default="auto",

@@ -1,6 +1,4 @@
-"""Write a gpt-oss checkpoint as a GGUF file for llama.cpp.
-
-    python bench/gguf_writer.py /path/to/20b out.gguf --dense q8_0
+"""A checkpoint as a GGUF file, for llama.cpp and what is built on it.
 
 The experts keep their MXFP4 values bit for bit; the dense matrices stay bfloat16 or become Q8_0.
 Names, types and metadata are those that llama.cpp's own converter gives to these models.
@@ -8,31 +6,37 @@ Names, types and metadata are those that llama.cpp's own converter gives to thes
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
+from gptoss.checkpoint import Checkpoint, TensorSource
+from gptoss.checkpoint.gguf_model import (
+    ARCHITECTURE,
+    CONTROL,
+    NORMAL,
+    PRE_TOKENIZER,
+    PRE_TOKENIZER_PATTERN,
+    SWIGLU_LIMIT,
+    UNUSED,
+    USER_DEFINED,
+)
 from gptoss.config import ModelConfig
 
-Dense = Literal["bf16", "q8_0"]
+GgufDense = Literal["bf16", "q8_0"]
 
 _ALIGNMENT = 32
 _BLOCK = 32  # elements of a Q8_0 or MXFP4 block
 # Bounds the memory of a conversion: some copies of one chunk.
 _CHUNK_ELEMENTS = 1 << 23
-# What llama.cpp holds as literals for these models.
-_SWIGLU_LIMIT = 7.0
 
 
 class GgmlType(IntEnum):
@@ -63,7 +67,7 @@ class _Tensor:
 
 
 def write_gguf(
-    checkpoint: Checkpoint, path: Path, *, dense: Dense = "bf16", progress: bool = False
+    checkpoint: Checkpoint, path: Path, *, dense: GgufDense = "bf16", progress: bool = False
 ) -> int:
     """Write a checkpoint's tensors, config and tokenizer into one GGUF file.
 
@@ -258,9 +262,9 @@ def _config_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
             "rope.scaling.yarn_beta_slow": rope.beta_slow,
         }
     return {
-        "general.architecture": "gpt-oss",
+        "general.architecture": ARCHITECTURE,
         "general.name": checkpoint.name,
-        **{f"gpt-oss.{name}": value for name, value in fields.items()},
+        **{f"{ARCHITECTURE}.{name}": value for name, value in fields.items()},
     }
 
 
@@ -268,33 +272,38 @@ def _check_supported(config: ModelConfig) -> None:
     pattern = ("sliding_attention", "full_attention")
     if any(kind != pattern[i % 2] for i, kind in enumerate(config.layer_types)):
         raise ValueError("llama.cpp needs layers that alternate, starting with a window")
-    if config.swiglu_limit != _SWIGLU_LIMIT:
+    if config.swiglu_limit != SWIGLU_LIMIT:
         raise ValueError(
-            f"llama.cpp needs a swiglu_limit of {_SWIGLU_LIMIT}, got {config.swiglu_limit}"
+            f"llama.cpp needs a swiglu_limit of {SWIGLU_LIMIT}, got {config.swiglu_limit}"
         )
 
 
 def _tokenizer_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    if checkpoint.tokenizer_path is None:
+    """The tokenizer; whole as well where its pattern is not the one that llama.cpp has."""
+    file = checkpoint.tokenizer_json
+    if file is None:
         return {"tokenizer.ggml.model": "none"}
-    normal, control, unused = 1, 3, 5
-    tokenizer = json.loads(checkpoint.tokenizer_path.read_text(encoding="utf-8"))
+    tokenizer = json.loads(file.text)
     size = checkpoint.config.vocab_size
     tokens = [f"[PAD{i}]" for i in range(size)]
-    types = np.full(size, unused, np.int32)
+    types = np.full(size, UNUSED, np.int32)
     for text, token_id in tokenizer["model"]["vocab"].items():
-        tokens[token_id], types[token_id] = text, normal
-    for added in tokenizer["added_tokens"]:
-        tokens[added["id"]], types[added["id"]] = added["content"], control
+        tokens[token_id], types[token_id] = text, NORMAL
+    for added in file.added:
+        tokens[added.id] = added.content
+        types[added.id] = CONTROL if added.special else USER_DEFINED
     merges = tokenizer["model"]["merges"]
-    return {
+    fields = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-4o",
+        "tokenizer.ggml.pre": PRE_TOKENIZER,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
         "tokenizer.ggml.eos_token_id": checkpoint.config.eos_token_ids[0],
     }
+    if json.dumps(PRE_TOKENIZER_PATTERN) not in json.dumps(tokenizer.get("pre_tokenizer")):
+        fields["tokenizer.huggingface.json"] = file.text
+    return fields
 
 
 def _write_header(file: BinaryIO, metadata: dict[str, Any], tensors: list[_Tensor]) -> None:
@@ -341,21 +350,3 @@ def _text(value: str) -> bytes:
 
 def _pad(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % _ALIGNMENT))
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a checkpoint's folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write")
-    parser.add_argument("--dense", choices=get_args(Dense), default="bf16")
-    options = parser.parse_args()
-    nbytes = write_gguf(
-        open_checkpoint(options.model), options.out, dense=options.dense, progress=True
-    )
-    print(json.dumps({"out": os.fspath(options.out), "bytes": nbytes}))
-
-
-if __name__ == "__main__":
-    _main()
