@@ -45,10 +45,10 @@ from rich.table import Table
 from bench_phases import peaks, phase_parameters
 from compare_workers import SHORT_PROMPT_TOKENS, files_of
 from gptoss.checkpoint import Checkpoint, open_checkpoint
-from gptoss.convert import write_gguf
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
+from gptoss.convert import write_gguf
 from hw_limits import limits_by, measuring_program
 from make_checkpoint import hf_config, write_safetensors_header
 from shapes import PAGE_TOKENS

@@ -156,11 +156,13 @@ def tensors_of(
         block = "" if layer is None else f"blk.{layer}."
         stem = name.removeprefix(f"model.layers.{layer}.")
         if ".experts." not in name:
-            stem, kind = (
-                stem.rsplit(".", 1) if not stem.endswith("sinks") else (stem, "weight")
-            )
+            stem, kind = stem.rsplit(".", 1) if not stem.endswith("sinks") else (stem, "weight")
             matrix = len(source.shape) == 2 and "router" not in name
-            put(f"{block}{names[stem]}.{kind}", bf16.from_bits(source.read()), dense if matrix else small)
+            put(
+                f"{block}{names[stem]}.{kind}",
+                bf16.from_bits(source.read()),
+                dense if matrix else small,
+            )
             continue
         if name.endswith("_scales"):
             continue

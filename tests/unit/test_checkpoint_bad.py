@@ -262,8 +262,8 @@ BAD = [
     ),
     Bad(
         "tied embeddings",
-        config(tie_word_embeddings=True),
-        ("tie_word_embeddings: expected False, found True",),
+        config(tie_word_embeddings="yes"),
+        ("tie_word_embeddings: expected true or false, found 'yes'",),
     ),
     Bad("other alpha", config(swiglu_alpha=1.0), ("swiglu_alpha: expected 1.702, found 1.0",)),
     Bad(

@@ -68,7 +68,9 @@ def test_an_absent_model_is_the_same_error_everywhere(
     names: dict[str, str], use: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="not there: expected a folder, a GGUF file or a Hub id"):
+    with pytest.raises(
+        CheckpointError, match="not there: expected a folder, a GGUF file or a Hub id"
+    ):
         USES[use]("not there")
     with pytest.raises(CheckpointError, match="someone/else: no such folder, not in the Hub's"):
         USES[use]("someone/else")

@@ -43,7 +43,7 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> ModelConfig:
         raise fields.error("architectures", "['GptOssForCausalLM']", architectures)
     fields.expect("hidden_act", "silu", default="silu")
     fields.expect("attention_bias", True, default=True)
-    fields.expect("tie_word_embeddings", False, default=False)
+    fields.flag("tie_word_embeddings", default=False)
     fields.expect("swiglu_alpha", _SWIGLU_ALPHA, default=_SWIGLU_ALPHA)
     quantization = config.get("quantization_config")
     if quantization is not None:

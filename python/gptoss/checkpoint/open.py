@@ -110,23 +110,35 @@ def open_checkpoint(
         raise ValueError(f"experts must be one of {get_args(Experts)}, got {experts!r}")
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype must be one of {get_args(Dtype)}, got {dtype!r}")
-    local = local_model(path_or_repo)
-    if local is None:
-        from gptoss.checkpoint import hub  # here, because importing it takes a while
-
-        repo_id = os.fspath(path_or_repo)
-        # The config first: a wrong model is refused before its gigabytes come.
-        config_path = hub.fetch_file(
-            repo_id, CONFIG, revision=revision, local_files_only=local_files_only
-        )
-        parse_config(config_path)
-        local = hub.fetch_checkpoint(
-            repo_id, revision=revision, local_files_only=local_files_only, progress=progress
-        )
-        located = dataclasses.replace(locate(local), name=repo_id)
-    else:
-        located = locate(local)
+    located = fetch_model(
+        path_or_repo, revision=revision, local_files_only=local_files_only, progress=progress
+    )
     return _open_located(located, experts, dtype, progress)
+
+
+def fetch_model(
+    path_or_repo: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    progress: bool = True,
+) -> Located:
+    """Find a model's files, of a Hub id after downloading them; raises as `open_checkpoint`."""
+    local = local_model(path_or_repo)
+    if local is not None:
+        return locate(local)
+    from gptoss.checkpoint import hub  # here, because importing it takes a while
+
+    repo_id = os.fspath(path_or_repo)
+    # The config first: a wrong model is refused before its gigabytes come.
+    config_path = hub.fetch_file(
+        repo_id, CONFIG, revision=revision, local_files_only=local_files_only
+    )
+    parse_config(config_path)
+    local = hub.fetch_checkpoint(
+        repo_id, revision=revision, local_files_only=local_files_only, progress=progress
+    )
+    return dataclasses.replace(locate(local), name=repo_id)
 
 
 def local_model(path_or_repo: str | os.PathLike[str]) -> Path | None:
@@ -243,7 +255,19 @@ def _but(folder: Path) -> str:
 
 @clear_system_errors()
 def find_tensors(located: Located) -> dict[str, TensorSource]:
-    """Read the headers of a checkpoint's files: all tensors, under the names they have there."""
+    """Read the headers of a checkpoint's files: all tensors, under the names they have there.
+
+    Where the config ties them, the unembedding is the embedding, as in transformers.
+    """
+    found = _read_headers(located)
+    embedding = found.get("model.embed_tokens.weight")
+    tied = located.layout == "hf" and read_json(located.path / CONFIG).get("tie_word_embeddings")
+    if tied and embedding is not None:
+        found["lm_head.weight"] = embedding
+    return found
+
+
+def _read_headers(located: Located) -> dict[str, TensorSource]:
     index_path = located.path / INDEX
     single = located.path / SINGLE_FILE
     # As transformers does: the one file wins. The original layout has no index.
@@ -375,9 +399,9 @@ def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bo
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
-    tokenizer_path = _companion(located, TOKENIZER)
-    tokenizer_json = None if tokenizer_path is None else TokenizerJson.read(tokenizer_path)
-    stop_ids = _stop_ids(located, tokenizer_json)
+    tokenizer_path = companion(located, TOKENIZER)
+    tokenizer_json = read_tokenizer_json(located)
+    stop_ids = stop_token_ids(located, tokenizer_json)
     # Each reads gigabytes: whatever can be refused without that has been.
     if bf16_experts and experts == "as_stored":
         refuse_wide_experts(tensors)
@@ -399,8 +423,8 @@ def _open_gguf(
     located: Located, file: GgufFile, experts: Experts, dtype: Dtype, progress: bool
 ) -> Checkpoint:
     parts = match_gguf(file, located.config)
-    tokenizer_json = read_gguf_tokenizer(file)
-    stop_ids = _stop_ids(located, tokenizer_json)
+    tokenizer_json = read_tokenizer_json(located)
+    stop_ids = stop_token_ids(located, tokenizer_json)
     return Checkpoint(
         path=located.path,
         layout="gguf",
@@ -421,7 +445,15 @@ def read_gguf_tokenizer(file: GgufFile) -> TokenizerJson | None:
     return found
 
 
-def _companion(located: Located, file_name: str) -> Path | None:
+def read_tokenizer_json(located: Located) -> TokenizerJson | None:
+    """Read the tokenizer that belongs to a model, if there is one; raises CheckpointError."""
+    if located.gguf is not None:
+        return read_gguf_tokenizer(located.gguf)
+    path = companion(located, TOKENIZER)
+    return None if path is None else TokenizerJson.read(path)
+
+
+def companion(located: Located, file_name: str) -> Path | None:
     """Find a file beside the weights; for the original layout also in the folder above."""
     folders = [located.path]
     absolute = _absolute(located.path)
@@ -430,12 +462,12 @@ def _companion(located: Located, file_name: str) -> Path | None:
     return next((f / file_name for f in folders if (f / file_name).is_file()), None)
 
 
-def _stop_ids(located: Located, tokenizer_json: TokenizerJson | None) -> tuple[int, ...]:
+def stop_token_ids(located: Located, tokenizer_json: TokenizerJson | None) -> tuple[int, ...]:
     """Stop at what the generation config lists, else the config, and at every end of a turn."""
     config = located.config
     ids = config.eos_token_ids
     source = str(located.path if located.layout == "gguf" else located.path / CONFIG)
-    generation_path = _companion(located, GENERATION_CONFIG)
+    generation_path = companion(located, GENERATION_CONFIG)
     if generation_path is not None:
         generation = read_json(generation_path)
         listed = read_token_ids(generation, "eos_token_id", source=str(generation_path))
