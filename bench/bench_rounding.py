@@ -18,7 +18,7 @@ import numpy as np
 import gptoss
 from gptoss.checkpoint import open_checkpoint
 from gptoss.ops import mxfp4_dequantize, mxfp4_quantize
-from gptoss.reference import ReferenceModel, load_tensors
+from gptoss.reference.model import ReferenceModel, load_tensors
 
 _TEXT = "What is 17 + 25? The capital of France is Paris. Add 3 and 4, then double the sum."
 

@@ -14,7 +14,7 @@ import pytest
 from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
 from gptoss.config import LayerType
 from gptoss.convert.gguf_writer import quantize_q8_0, write_gguf
-from gptoss.reference import load_tensors
+from gptoss.reference.model import load_tensors
 from gptoss.reference.mxfp4 import dequantize
 from support.checkpoints import MICRO, make_checkpoint
 from support.gguf_files import metadata_of, tensors_of

@@ -19,7 +19,7 @@ from gptoss.cli import main
 from gptoss.convert import convert, resumable
 from gptoss.convert.source import Source
 from gptoss.errors import CheckpointError
-from gptoss.reference import load_tensors
+from gptoss.reference.model import load_tensors
 from support.checkpoints import MICRO, PRESETS, edit_json, make_checkpoint, recast
 
 ODD = dataclasses.replace(
@@ -182,7 +182,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("to", ["safetensors", "gguf"])
-@pytest.mark.parametrize("stops", [[0], [1, 5, 40], list(range(2, 60, 3))])
+@pytest.mark.parametrize("stops", [[0], [1, 5, 12], [2] * 9])
 def test_an_interruption_loses_nothing(
     to: Any, stops: list[int], made: Callable[..., Path], tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -20,7 +20,7 @@ from gptoss.checkpoint.verify import verify_model, write_sums
 from gptoss.cli import main
 from gptoss.convert import write_gguf
 from gptoss.errors import CheckpointError
-from gptoss.reference import ReferenceModel, load_tensors
+from gptoss.reference.model import ReferenceModel, load_tensors
 from support import tolerances
 from support.checkpoints import MICRO, edit_json, make_checkpoint
 from support.gguf_files import encode, metadata_of, tensors_of, text, write

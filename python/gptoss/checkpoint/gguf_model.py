@@ -40,6 +40,7 @@ from gptoss.checkpoint.layout import (
     MXFP4_BLOCK_SIZE,
     Q8_0_CODES,
     Q8_0_SCALES,
+    stored_tensors,
 )
 from gptoss.checkpoint.quantize import refuse_wide_experts
 from gptoss.checkpoint.safetensors import TensorSource
@@ -211,7 +212,9 @@ def match_gguf(file: GgufFile, config: ModelConfig) -> list[GgufPart]:
             )
         parts.append(GgufPart(name, shape, sources))
     _check_attention(parts)
-    return parts
+    stored = stored_tensors(config, "hf", bf16_experts=True)
+    order = {part.name: i for i, one in enumerate(stored) for part in one.parts}
+    return sorted(parts, key=lambda part: order[part.name])
 
 
 def load_gguf(
@@ -267,7 +270,8 @@ def load_gguf(
     begin = time.perf_counter()
     tensors: dict[str, TensorSource] = {}
     console = Console(stderr=True)
-    with Progress(console=console, disable=not progress, transient=True) as bars, _threads() as run:
+    shown = progress and console.is_terminal
+    with Progress(console=console, disable=not shown, transient=True) as bars, _threads() as run:
         task = bars.add_task("Reading GGUF", total=made_bytes)
         for part in parts:
             tensors |= make_part(part, dtype, run)

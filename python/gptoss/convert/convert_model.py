@@ -140,7 +140,8 @@ def convert(
 
         columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not progress, transient=True) as bars:
+        shown = progress and console.is_terminal
+        with Progress(*columns, console=console, disable=not shown, transient=True) as bars:
             task = bars.add_task("", total=total)
             write_files(folder, files, lambda nbytes: bars.advance(task, nbytes))
         if to == "gguf":
