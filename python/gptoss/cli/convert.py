@@ -8,10 +8,8 @@ Ctrl-C or a full disk say, is kept in OUT.partial, and the same command goes on 
 from __future__ import annotations
 
 import argparse
-from typing import get_args
 
 from gptoss.cli.options import confirm_download, format_bytes
-from gptoss.convert import ExpertsDtype, GgufDense, Rounding, Target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,25 +17,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="IN", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument("out", metavar="OUT", help="the folder or the GGUF file to make")
     parser.add_argument(
-        "--to", default="safetensors", choices=get_args(Target), help="safetensors, or gguf"
+        "--to", default="safetensors", metavar="FORMAT", help="safetensors, or gguf"
     )
     parser.add_argument(
         "--dtype",
         default="mxfp4",
-        choices=get_args(ExpertsDtype),
+        metavar="TYPE",
         help="what the experts become: mxfp4, or bf16 as transformers trains them",
     )
     parser.add_argument(
         "--dense",
         default="bf16",
-        choices=get_args(GgufDense),
+        metavar="TYPE",
         help="with --to gguf: embedding, attention and unembedding in bf16 or q8_0",
     )
     parser.add_argument(
         "--rounding",
         default="least-squares",
-        choices=[name.replace("_", "-") for name in get_args(Rounding)],
-        help="scales of experts that are rounded to MXFP4: those that err least, or plain ones",
+        metavar="RULE",
+        help="scales of experts that are rounded to MXFP4: least-squares, or plain",
     )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
