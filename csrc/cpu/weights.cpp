@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/q8.h"
 #include "cpu/ops.h"
+#include "platform/platform.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -54,7 +55,10 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
   for (const LayerWeights& w : checkpoint_.layers) {
     for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) count(*matrix);
   }
-  if (total > 0) encoded_ = LazyMemory(total);
+  if (total > 0) {
+    encoded_ = LazyMemory(total);
+    encoded_.commit(0, total);
+  }
   uint8_t* next = encoded_.data();
   // A dense matrix where it is, or encoded from there by all threads; the system may then have back
   // the pages of the file that it came from.
@@ -82,7 +86,8 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
       throw CheckpointError(concat(role, ": ", error.what()));
     }
     if (w.mapped) {
-      release_file_pages(static_cast<const uint8_t*>(w.data), data_bytes(w.format, w.n, w.k));
+      platform::drop_file_pages(static_cast<const uint8_t*>(w.data),
+                                data_bytes(w.format, w.n, w.k));
     }
     return encoded;
   };
