@@ -16,6 +16,9 @@ from gptoss import _core
 from gptoss.checkpoint import Checkpoint, estimate_memory, open_checkpoint
 from gptoss.checkpoint.gguf_file import read_gguf
 from gptoss.checkpoint.gguf_model import PRE_TOKENIZER_PATTERN
+from gptoss.checkpoint.memory import matrices_in_q8_0
+from gptoss.checkpoint.open import locate
+from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.checkpoint.verify import verify_model, write_sums
 from gptoss.cli import main
 from gptoss.convert import write_gguf
@@ -395,6 +398,14 @@ def test_estimates_count_q8_0(source: Checkpoint, tmp_path: Path) -> None:
     for name in ("attention", "embedding", "unembedding"):
         assert q8.weights[name] == plain.weights[name] * 34 / 64
     assert estimate_memory(tmp_path / "m.gguf", 64, dense="q8").weights == q8.weights
+    located = locate(tmp_path / "m.gguf")
+    names = matrices_in_q8_0(located)
+    assert "model.layers.1.self_attn.o_proj.weight" in names
+    # All but one row of the embedding's is read by a step.
+    read, less = (decode_bytes(located.config, q8_0=held) for held in ((), names))
+    saved = sum(plain.weights[name] - q8.weights[name] for name in ("attention", "unembedding"))
+    row = SHAPE.hidden_size * (2 - 34 / 32)
+    assert read - less == pytest.approx(saved + row)
 
 
 class TestTokenizer:

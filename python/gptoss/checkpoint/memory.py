@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gptoss.checkpoint.gguf_model import held_in_q8_0, match_gguf
 from gptoss.checkpoint.layout import Layout, stored_tensors
 from gptoss.checkpoint.open import (
+    Located,
     find_tensors,
     has_bf16_experts,
     local_model,
@@ -136,10 +137,8 @@ def estimate_memory(
     """
     check_modes(precision, dense, kv_cache_dtype)
     located = find_model(path_or_repo, revision=revision, local_files_only=local_files_only)
-    q8_0: frozenset[str] = frozenset()
-    if located.gguf is not None:
-        q8_0 = held_in_q8_0(match_gguf(located.gguf, located.config))
-    elif local_model(path_or_repo) is not None:
+    q8_0 = matrices_in_q8_0(located)
+    if located.gguf is None and local_model(path_or_repo) is not None:
         found = find_tensors(located)
         match_tensors(located, found, bf16_experts=has_bf16_experts(found))
     return estimate_config(
@@ -153,6 +152,13 @@ def estimate_memory(
         layout=located.layout,
         q8_0=q8_0,
     )
+
+
+def matrices_in_q8_0(located: Located) -> frozenset[str]:
+    """Names of a GGUF file's matrices that stay in Q8_0; raises CheckpointError as loading does."""
+    if located.gguf is None:
+        return frozenset()
+    return held_in_q8_0(match_gguf(located.gguf, located.config))
 
 
 def estimate_config(

@@ -7,10 +7,10 @@ with a journal of how far each has come. The same call goes on from there.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+
+if sys.platform != "win32":
+    import fcntl
 
 _JOURNAL = "convert.json"
 _LOCK = "convert.lock"
@@ -65,11 +68,7 @@ def partial(out: Path, fingerprint: str) -> Iterator[Path]:
     """
     folder = partial_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
+    with _held(folder):
         journal = _read_journal(folder)
         if journal.get("of", fingerprint) != fingerprint:
             raise ValueError(
@@ -78,6 +77,20 @@ def partial(out: Path, fingerprint: str) -> Iterator[Path]:
             )
         _write_journal(folder, {"of": fingerprint, "done": journal.get("done", {})})
         yield folder
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out; nothing of that on Windows, where files that are open stay."""
+    if sys.platform == "win32":
+        yield
+        return
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
+        yield
 
 
 def write_files(folder: Path, files: Sequence[OutputFile], on_bytes: Callable[[int], None]) -> None:
