@@ -204,7 +204,9 @@ class TestFreeThreadedPython:
         code = (
             "import sysconfig\n"
             "real = sysconfig.get_config_var\n"
-            "sysconfig.get_config_var = lambda name: 1 if name == 'Py_GIL_DISABLED' else real(name)\n"
+            "def free_threaded(name):\n"
+            "    return 1 if name == 'Py_GIL_DISABLED' else real(name)\n"
+            "sysconfig.get_config_var = free_threaded\n"
             "try:\n"
             "    import gptoss\n"
             "except ImportError as error:\n"
