@@ -33,6 +33,7 @@ from gptoss.outputs import (
     TopLogprob,
     Usage,
 )
+from gptoss.trace import Trace
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer as Tokenizer
@@ -58,6 +59,7 @@ __all__ = [
     "TokenLogprob",
     "Tokenizer",
     "TopLogprob",
+    "Trace",
     "Usage",
     "__version__",
     "chat",
