@@ -625,8 +625,7 @@ class LLM:
         Examples
         --------
         >>> trace = llm.trace("Once upon a time", layers=[0, -1], what="experts")
-        >>> trace.experts.shape
-        (2, 4, 2)
+        >>> print(trace.experts.shape)
         """
         prompt: Any = text
         if isinstance(prompt, Conversation) or (
