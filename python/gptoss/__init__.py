@@ -21,6 +21,7 @@ from gptoss.engine.constraints import Constraint, Decision
 from gptoss.engine.request import Request
 from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import BackendError, CheckpointError
+from gptoss.export import save_jsonl
 from gptoss.llm import LLM
 from gptoss.load import generate, load
 from gptoss.outputs import (
@@ -68,6 +69,7 @@ __all__ = [
     "harmony",
     "load",
     "ops",
+    "save_jsonl",
     "tool_schema",
 ]
 
