@@ -64,7 +64,8 @@ def save_jsonl(
 def _records(result: Any, tokenizer: Tokenizer | None) -> Iterator[dict[str, Any]]:
     if not isinstance(result, (GenerationResult, ChatResult)):
         raise TypeError(f"results must be of generate or chat, got {type(result).__name__}")
-    for index, sample in enumerate(result.samples):
+    samples: list[GenerationResult | ChatResult] = [*result.samples]
+    for index, sample in enumerate(samples):
         is_chat = isinstance(sample, ChatResult)
         yield {
             "prompt": None if tokenizer is None else tokenizer.decode(sample.prompt_token_ids),
