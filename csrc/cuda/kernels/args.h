@@ -327,10 +327,12 @@ inline Launch launch_of(const FiniteArgs& a) {
 }
 
 // Tokens of a slot's prompt, or of its output, join its counts: counts[t] |= kSeen, and + 1 for
-// those of the output. Integer atomics.
+// those of the output, with integer atomics. Those of the output are the slot's latest: last_token
+// becomes the last of them, index grows by n.
 struct CountTokensArgs {
   const int32_t* tokens;  // (n)
   uint32_t* counts;       // (V), of the slot
+  SlotState* slot;
   int32_t n;
   int32_t is_output;
 };
