@@ -22,6 +22,7 @@ namespace gptoss::cuda {
 
 inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
 inline constexpr int kMaxTop = 20;            // ops/sample.h: kMaxLogprobs
+inline constexpr int kMaxExperts = 256;
 inline constexpr uint32_t kSeen = 0x80000000u;
 
 // Of activations: what norms, attention and SwiGLU write, and matmuls read.
@@ -142,7 +143,7 @@ inline Launch launch_of(const ShuffleDenseArgs& a) {
 
 // ---- Experts -----------------------------------------------------------------------------------
 
-// Sorts (token, choice) pairs by expert, stably (ops/expert_gather.h).
+// Sorts (token, choice) pairs by expert, stably (ops/expert_gather.h). At most kMaxExperts.
 struct ExpertSortArgs {
   const int32_t* experts;  // (T, A)
   int32_t* pairs;          // (T * A): t * A + a of each sorted row

@@ -1,0 +1,66 @@
+// Rotary embedding of queries and keys; keys and values go into their pages.
+#include "cuda/kernels/block.cuh"
+#include "cuda/kernels/pages.cuh"
+
+namespace gptoss::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Pair {
+  float first, second;
+};
+
+__device__ __forceinline__ Pair rotate(const float* x, int i, int half, const float* rotation) {
+  const float cos = rotation[i];
+  const float sin = rotation[half + i];
+  const float first = x[i];
+  const float second = x[half + i];
+  return {first * cos - second * sin, second * cos + first * sin};
+}
+
+template <class T>
+__device__ __forceinline__ void rope_kv(const RopeKvArgs& a) {
+  using Element = typename Stored<T>::Element;
+  const int t = blockIdx.x;
+  if (t >= a.step.n_tokens) return;
+  const int dim = a.kv.head_dim;
+  const int half = dim / 2;
+  const int position = a.step.positions[t];
+  const float* const rotation = a.rotations + static_cast<int64_t>(position) * dim;
+  float* const q = a.qkv + static_cast<int64_t>(t) * a.qkv_stride;
+  const float* const k = q + a.heads * dim;
+  const float* const v = k + a.kv.kv_heads * dim;
+  for (int i = threadIdx.x; i < a.heads * half; i += kThreads) {
+    float* const head = q + i / half * dim;
+    const Pair pair = rotate(head, i % half, half, rotation);
+    head[i % half] = pair.first;
+    head[half + i % half] = pair.second;
+  }
+  const PageOf<Element> page(a.kv, a.step.token_slots[t], position);
+  const int row = position % kKernelPageTokens;
+  for (int i = threadIdx.x; i < a.kv.kv_heads * half; i += kThreads) {
+    const int head = i / half;
+    const Pair pair = rotate(k + head * dim, i % half, half, rotation);
+    Element* const to = page.keys(head) + row * dim;
+    Stored<T>::store(to + i % half, pair.first);
+    Stored<T>::store(to + half + i % half, pair.second);
+  }
+  for (int i = threadIdx.x; i < a.kv.kv_heads * dim; i += kThreads) {
+    Stored<T>::store(page.values(i / dim) + row * dim + i % dim, v[i]);
+  }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_rope_kv_f32(const __grid_constant__ RopeKvArgs a) {
+  rope_kv<float>(a);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_rope_kv_f16(const __grid_constant__ RopeKvArgs a) {
+  rope_kv<F16>(a);
+}
+
+}  // namespace gptoss::cuda
