@@ -398,10 +398,11 @@ struct SampleArgs {
   const BiasEntry* biases;
   uint32_t* counts;  // (slots, V): kSeen if in prompt or output, and the occurrences in the output
   SlotState* slots;
-  float* scratch;  // (U, V)
-  SampleOut* out;  // (M)
+  float* changed;       // (U, V): scratch
+  int32_t* candidates;  // (U, V): scratch
+  SampleOut* out;       // (M)
   int32_t n_units, vocab_size;
 };
-inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 1024, 0}; }
+inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 512, 0}; }
 
 }  // namespace gptoss::cuda

@@ -1,5 +1,5 @@
 // The residual stream's beginning, RMSNorm, and what is looked at in its end.
-#include "cuda/kernels/block.cuh"
+#include "block.cuh"
 
 namespace gptoss::cuda {
 namespace {

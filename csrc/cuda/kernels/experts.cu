@@ -1,5 +1,5 @@
 // The router's choice, the sort of its pairs, and the sum of the experts' outputs.
-#include "cuda/kernels/block.cuh"
+#include "block.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -8,13 +8,6 @@ constexpr int kRouteThreads = 128;
 constexpr int kSortThreads = 1024;
 constexpr int kSortWarps = kSortThreads / 32;
 constexpr int kCombineThreads = 256;
-
-// Rises with the number; equal for both zeros, 0 for NaN, and above that for all others.
-__device__ __forceinline__ uint32_t rank_of(float x) {
-  if (x != x) return 0;
-  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
-  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
-}
 
 }  // namespace
 

@@ -1,6 +1,6 @@
 // Rotary embedding of queries and keys; keys and values go into their pages.
-#include "cuda/kernels/block.cuh"
-#include "cuda/kernels/pages.cuh"
+#include "block.cuh"
+#include "pages.cuh"
 
 namespace gptoss::cuda {
 namespace {
