@@ -45,15 +45,14 @@ def test_route_topk_ranks_nan_below_all() -> None:
     logits = np.array([[np.nan, -np.inf, np.nan, -3.0, np.inf, np.nan]], np.float32)
     experts, weights = gpu.empty((1, 5), np.int32), gpu.empty((1, 5), np.float32)
     sizes = {"tokens": 1, "n_experts": 6, "n_active": 5}
-    args = fill(
-        "RouteTopkArgs", logits=gpu.put(logits), experts=experts, weights=weights, **sizes
-    )
+    args = fill("RouteTopkArgs", logits=gpu.put(logits), experts=experts, weights=weights, **sizes)
     gpu.launch("gptoss_route_topk", 1, 128, args)
     assert experts.numpy().tolist() == [[4, 3, 1, 0, 2]]
 
 
 @pytest.mark.parametrize(
-    ("n_pairs", "n_experts"), [(1, 1), (4, 32), (33, 5), (1024, 32), (1025, 7), (4100, 128), (999, 256)]
+    ("n_pairs", "n_experts"),
+    [(1, 1), (4, 32), (33, 5), (1024, 32), (1025, 7), (4100, 128), (999, 256)],
 )
 def test_expert_sort(n_pairs: int, n_experts: int) -> None:
     gpu = Gpu("experts")

@@ -228,9 +228,7 @@ def test_biases_penalties_and_masks(size: int) -> None:
         mask = np.packbits(padded, bitorder="little").view(np.uint32)
         has_mask = i % 4 == 0
         places = {"bias_begin": len(biases), "bias_end": len(biases) + len(own)}
-        rows.append(
-            row_struct(rule, row=i, slot=i, mask=len(masks) if has_mask else -1, **places)
-        )
+        rows.append(row_struct(rule, row=i, slot=i, mask=len(masks) if has_mask else -1, **places))
         biases += own
         if has_mask:
             masks.append(mask)

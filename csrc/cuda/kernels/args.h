@@ -18,6 +18,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define GPTOSS_ON_BOTH __host__ __device__
+#else
+#define GPTOSS_ON_BOTH
+#endif
+
 namespace gptoss::cuda {
 
 inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
@@ -292,7 +298,7 @@ inline Launch launch_of(const RopeKvArgs& a) {
 }
 
 // out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
-// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages).
+// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages). qkv_stride is even.
 struct AttentionArgs {
   Step step;
   const float* qkv;
@@ -304,11 +310,88 @@ struct AttentionArgs {
   int32_t window;  // 0: all
   float scale;
   Act act;
+  int32_t n_splits;  // of AttentionSplitArgs
+  float* partials;   // likewise
 };
+
+// Keys whose softmax is carried alone, then joins that of the keys before them. Borders lie at
+// fixed positions, so that a token's sums are made in one order, whichever kernel makes them, and
+// whatever else is in the step.
+inline constexpr int kShortSplit = 128;
+inline constexpr int kLongSplit = 512;
+inline constexpr int kLongSplitsFrom = 4096;
+GPTOSS_ON_BOTH constexpr int split_of(int position) {
+  return position < kLongSplitsFrom
+             ? position / kShortSplit
+             : kLongSplitsFrom / kShortSplit + (position - kLongSplitsFrom) / kLongSplit;
+}
+GPTOSS_ON_BOTH constexpr int split_begin(int split) {
+  return split * kShortSplit <= kLongSplitsFrom
+             ? split * kShortSplit
+             : kLongSplitsFrom + (split - kLongSplitsFrom / kShortSplit) * kLongSplit;
+}
+
+// What tensor cores compute; other shapes take the plain kernel.
+inline bool has_fast_attention(const AttentionArgs& a) {
+  return a.act == Act::bf16 && a.heads / a.kv.kv_heads <= 16 &&
+         (a.kv.head_dim == 16 || a.kv.head_dim == 32 || a.kv.head_dim == 64);
+}
+// Of so many tokens of one sequence the query heads of a KV head make 16 rows.
+inline int row_tokens(const AttentionArgs& a) { return 16 / (a.heads / a.kv.kv_heads); }
+// At least the tiles of all sequences.
+inline int count_tiles(const AttentionArgs& a, int tile_tokens) {
+  const int tiles = a.step.n_tokens / tile_tokens + a.step.n_sequences;
+  return tiles < a.step.n_tokens ? tiles : a.step.n_tokens;
+}
+
+// Each block goes through all keys of some tokens.
 inline Launch launch_of(const AttentionArgs& a) {
-  return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
-          a.step.n_tokens,
+  if (!has_fast_attention(a)) {
+    return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
+            a.step.n_tokens,
+            a.kv.kv_heads,
+            1,
+            256,
+            0};
+  }
+  return {a.kv.head_dim == 64   ? "gptoss_attention_tile_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_tile_32"
+                                : "gptoss_attention_tile_16",
+          count_tiles(a, 4 * row_tokens(a)),
           a.kv.kv_heads,
+          1,
+          128,
+          0};
+}
+
+// The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
+// the keys of one split, and leaves its softmax to the combination.
+//   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
+// n_splits is at least split_of(highest position) + 1.
+inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
+  return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);
+}
+struct AttentionSplitArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionSplitArgs& s) {
+  const AttentionArgs& a = s.attention;
+  return {a.kv.head_dim == 64   ? "gptoss_attention_split_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_split_32"
+                                : "gptoss_attention_split_16",
+          count_tiles(a, row_tokens(a)),
+          a.kv.kv_heads,
+          a.n_splits,
+          32,
+          0};
+}
+struct AttentionCombineArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionCombineArgs& c) {
+  return {"gptoss_attention_combine",
+          c.attention.step.n_tokens,
+          c.attention.kv.kv_heads,
           1,
           256,
           0};

@@ -42,6 +42,12 @@ __device__ __forceinline__ uint32_t to_f16_pair(float low, float high) {
   return bits;
 }
 
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // How an activation or a cached number of this type is read and written.
 template <class T>
 struct Stored;
