@@ -242,7 +242,7 @@ def f16_bound(case: Case) -> npt.NDArray[Any]:
     products err by K 2^-22 of what they add up, and values of 64 keys join sums of earlier ones.
     If all weights err by at most e relatively, their mean of values errs by at most 2 e max|v|.
     """
-    heads, dim = case.shape[1:]
+    dim = case.shape[2]
     largest = max(float(np.abs(k).max()) for k, _ in case.contexts.values())
     keys = max(len(k) for k, _ in case.contexts.values())
     products = float(np.abs(case.q).sum(-1).max()) * largest * float(case.scale)

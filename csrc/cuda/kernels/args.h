@@ -389,12 +389,8 @@ struct AttentionCombineArgs {
   AttentionArgs attention;
 };
 inline Launch launch_of(const AttentionCombineArgs& c) {
-  return {"gptoss_attention_combine",
-          c.attention.step.n_tokens,
-          c.attention.kv.kv_heads,
-          1,
-          256,
-          0};
+  return {
+      "gptoss_attention_combine", c.attention.step.n_tokens, c.attention.kv.kv_heads, 1, 256, 0};
 }
 
 // ---- Results -----------------------------------------------------------------------------------

@@ -244,8 +244,7 @@ class TileAttention {
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k) {
         uint32_t b[4];
-        load_matrices(
-            b, shared_address(stage.keys + place_in_page<kDim>(row, 2 * k + matrix % 2)));
+        load_matrices(b, shared_address(stage.keys + place_in_page<kDim>(row, 2 * k + matrix % 2)));
         multiply(scores[2 * j], queries_[k], b[0], b[1]);
         multiply(scores[2 * j + 1], queries_[k], b[2], b[3]);
       }
@@ -303,7 +302,7 @@ class TileAttention {
       uint32_t weights[4];
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        const float(&from)[4] = scores[2 * j + r / 2];
+        const float (&from)[4] = scores[2 * j + r / 2];
         weights[r] = to_f16_pair(from[r % 2 * 2], from[r % 2 * 2 + 1]);
       }
       const int row = 16 * j + matrix % 2 * 8 + matrix_row;
@@ -377,9 +376,8 @@ __device__ __forceinline__ void attention_tile(const AttentionArgs& a) {
 
 __device__ __forceinline__ float* partial_of(const AttentionArgs& a, int token, int split,
                                              int head) {
-  return a.partials +
-         ((static_cast<int64_t>(token) * a.n_splits + split) * a.heads + head) *
-             (a.kv.head_dim + 2);
+  return a.partials + ((static_cast<int64_t>(token) * a.n_splits + split) * a.heads + head) *
+                          (a.kv.head_dim + 2);
 }
 
 template <int kDim>
@@ -400,7 +398,7 @@ __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
         *reinterpret_cast<float2*>(to + 8 * n + lane_id() % 4 * 2) = {part.values[n][2 * i],
-                                                                     part.values[n][2 * i + 1]};
+                                                                      part.values[n][2 * i + 1]};
       }
       if (lane_id() % 4 == 0) {
         *reinterpret_cast<float2*>(to + kDim) = {part.highest[i], part.sum[i]};

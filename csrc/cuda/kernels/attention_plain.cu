@@ -75,8 +75,8 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
       for (int j = 0; j < kLaneDims; ++j) out[j] = out[j] * shrink + part[j];
     }
     using OutElement = typename Stored<OutT>::Element;
-    auto* const to = static_cast<OutElement*>(a.out) +
-                     (static_cast<int64_t>(t) * a.heads + head) * dim;
+    auto* const to =
+        static_cast<OutElement*>(a.out) + (static_cast<int64_t>(t) * a.heads + head) * dim;
 #pragma unroll
     for (int j = 0; j < kLaneDims; ++j) {
       const int d = lane + 32 * j;

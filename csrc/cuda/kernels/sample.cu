@@ -445,8 +445,8 @@ __device__ __forceinline__ int32_t sample_row(const SampleArgs& a, const SampleR
     const MassRule model = {range.highest, kLog2E, 0.0f};
     total = total_mass(x, n, model, shared);
     if (row.n_logprobs > 0) {
-      n_top = write_top(x, n, min(row.n_logprobs, kMaxTop), range, model, candidates, shared,
-                        out->top);
+      n_top =
+          write_top(x, n, min(row.n_logprobs, kMaxTop), range, model, candidates, shared, out->top);
     }
   }
   __syncthreads();
