@@ -263,6 +263,48 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
   return {"gptoss_route_topk", static_cast<int>(ceil_div(a.tokens, 4)), 1, 1, 128, 0};
 }
 
+// All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
+// bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
+// weights as RouteTopkArgs. At most kMaxExperts, hidden up to 12,288.
+struct RouteArgs {
+  const float* x;          // (T, hidden)
+  const float* weight;     // (hidden), of the norm
+  const uint16_t* router;  // (E, hidden) bf16
+  const float* bias;       // (E)
+  void* normed;
+  float* logits;
+  int32_t* experts;
+  float* weights;
+  int32_t tokens, hidden, n_experts, n_active;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const RouteArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_route_f32" : "gptoss_route_bf16",
+          a.tokens,
+          1,
+          1,
+          512,
+          a.hidden * 4};
+}
+
+// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to 12,288.
+struct CombineNormArgs {
+  CombineArgs combine;
+  const float* weight;  // (n)
+  void* y;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const CombineNormArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_combine_norm_f32" : "gptoss_combine_norm_bf16",
+          a.combine.tokens,
+          1,
+          1,
+          512,
+          a.combine.n * 4};
+}
+
 // ---- Attention ---------------------------------------------------------------------------------
 
 // Keys and values of one layer in the pages of its group:
@@ -367,7 +409,14 @@ inline Launch launch_of(const AttentionArgs& a) {
 // The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
 // the keys of one split, and leaves its softmax to the combination.
 //   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
-// n_splits is at least split_of(highest position) + 1.
+// n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
+// of the device idle: up to kSplitRows splits of all tokens together.
+inline constexpr int kSplitRows = 2048;
+inline bool pays_to_split(const AttentionArgs& a, int highest_position) {
+  const int splits = split_of(highest_position) + 1;
+  return has_fast_attention(a) && a.window == 0 && splits > 1 &&
+         a.step.n_tokens * static_cast<int64_t>(splits) <= kSplitRows;
+}
 inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
   return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);
 }
@@ -403,7 +452,7 @@ struct FiniteArgs {
   int32_t hidden;
 };
 inline Launch launch_of(const FiniteArgs& a) {
-  return {"gptoss_finite", a.step.n_sequences, 1, 1, 256, 0};
+  return {"gptoss_finite", a.step.n_sequences, 1, 1, 1024, 0};
 }
 
 // Tokens of a slot's prompt, or of its output, join its counts: counts[t] |= kSeen, and + 1 for
