@@ -18,6 +18,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define GPTOSS_ON_BOTH __host__ __device__
+#else
+#define GPTOSS_ON_BOTH
+#endif
+
 namespace gptoss::cuda {
 
 inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
@@ -257,6 +263,48 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
   return {"gptoss_route_topk", static_cast<int>(ceil_div(a.tokens, 4)), 1, 1, 128, 0};
 }
 
+// All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
+// bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
+// weights as RouteTopkArgs. At most kMaxExperts, hidden up to 12,288.
+struct RouteArgs {
+  const float* x;          // (T, hidden)
+  const float* weight;     // (hidden), of the norm
+  const uint16_t* router;  // (E, hidden) bf16
+  const float* bias;       // (E)
+  void* normed;
+  float* logits;
+  int32_t* experts;
+  float* weights;
+  int32_t tokens, hidden, n_experts, n_active;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const RouteArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_route_f32" : "gptoss_route_bf16",
+          a.tokens,
+          1,
+          1,
+          512,
+          a.hidden * 4};
+}
+
+// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to 12,288.
+struct CombineNormArgs {
+  CombineArgs combine;
+  const float* weight;  // (n)
+  void* y;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const CombineNormArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_combine_norm_f32" : "gptoss_combine_norm_bf16",
+          a.combine.tokens,
+          1,
+          1,
+          512,
+          a.combine.n * 4};
+}
+
 // ---- Attention ---------------------------------------------------------------------------------
 
 // Keys and values of one layer in the pages of its group:
@@ -292,7 +340,7 @@ inline Launch launch_of(const RopeKvArgs& a) {
 }
 
 // out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
-// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages).
+// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages). qkv_stride is even.
 struct AttentionArgs {
   Step step;
   const float* qkv;
@@ -304,14 +352,94 @@ struct AttentionArgs {
   int32_t window;  // 0: all
   float scale;
   Act act;
+  int32_t n_splits;  // of AttentionSplitArgs
+  float* partials;   // likewise
 };
+
+// Keys whose softmax is carried alone, then joins that of the keys before them. Borders lie at
+// fixed positions, so that a token's sums are made in one order, whichever kernel makes them, and
+// whatever else is in the step.
+inline constexpr int kShortSplit = 128;
+inline constexpr int kLongSplit = 512;
+inline constexpr int kLongSplitsFrom = 4096;
+GPTOSS_ON_BOTH constexpr int split_of(int position) {
+  return position < kLongSplitsFrom
+             ? position / kShortSplit
+             : kLongSplitsFrom / kShortSplit + (position - kLongSplitsFrom) / kLongSplit;
+}
+GPTOSS_ON_BOTH constexpr int split_begin(int split) {
+  return split * kShortSplit <= kLongSplitsFrom
+             ? split * kShortSplit
+             : kLongSplitsFrom + (split - kLongSplitsFrom / kShortSplit) * kLongSplit;
+}
+
+// What tensor cores compute; other shapes take the plain kernel.
+inline bool has_fast_attention(const AttentionArgs& a) {
+  return a.act == Act::bf16 && a.heads / a.kv.kv_heads <= 16 &&
+         (a.kv.head_dim == 16 || a.kv.head_dim == 32 || a.kv.head_dim == 64);
+}
+// Of so many tokens of one sequence the query heads of a KV head make 16 rows.
+inline int row_tokens(const AttentionArgs& a) { return 16 / (a.heads / a.kv.kv_heads); }
+// At least the tiles of all sequences.
+inline int count_tiles(const AttentionArgs& a, int tile_tokens) {
+  const int tiles = a.step.n_tokens / tile_tokens + a.step.n_sequences;
+  return tiles < a.step.n_tokens ? tiles : a.step.n_tokens;
+}
+
+// Each block goes through all keys of some tokens.
 inline Launch launch_of(const AttentionArgs& a) {
-  return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
-          a.step.n_tokens,
+  if (!has_fast_attention(a)) {
+    return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
+            a.step.n_tokens,
+            a.kv.kv_heads,
+            1,
+            256,
+            0};
+  }
+  return {a.kv.head_dim == 64   ? "gptoss_attention_tile_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_tile_32"
+                                : "gptoss_attention_tile_16",
+          count_tiles(a, 4 * row_tokens(a)),
           a.kv.kv_heads,
           1,
-          256,
+          128,
           0};
+}
+
+// The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
+// the keys of one split, and leaves its softmax to the combination.
+//   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
+// n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
+// of the device idle: up to kSplitRows splits of all tokens together.
+inline constexpr int kSplitRows = 2048;
+inline bool pays_to_split(const AttentionArgs& a, int highest_position) {
+  const int splits = split_of(highest_position) + 1;
+  return has_fast_attention(a) && a.window == 0 && splits > 1 &&
+         a.step.n_tokens * static_cast<int64_t>(splits) <= kSplitRows;
+}
+inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
+  return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);
+}
+struct AttentionSplitArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionSplitArgs& s) {
+  const AttentionArgs& a = s.attention;
+  return {a.kv.head_dim == 64   ? "gptoss_attention_split_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_split_32"
+                                : "gptoss_attention_split_16",
+          count_tiles(a, row_tokens(a)),
+          a.kv.kv_heads,
+          a.n_splits,
+          32,
+          0};
+}
+struct AttentionCombineArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionCombineArgs& c) {
+  return {
+      "gptoss_attention_combine", c.attention.step.n_tokens, c.attention.kv.kv_heads, 1, 256, 0};
 }
 
 // ---- Results -----------------------------------------------------------------------------------
@@ -324,7 +452,7 @@ struct FiniteArgs {
   int32_t hidden;
 };
 inline Launch launch_of(const FiniteArgs& a) {
-  return {"gptoss_finite", a.step.n_sequences, 1, 1, 256, 0};
+  return {"gptoss_finite", a.step.n_sequences, 1, 1, 1024, 0};
 }
 
 // Tokens of a slot's prompt, or of its output, join its counts: counts[t] |= kSeen, and + 1 for
@@ -398,10 +526,11 @@ struct SampleArgs {
   const BiasEntry* biases;
   uint32_t* counts;  // (slots, V): kSeen if in prompt or output, and the occurrences in the output
   SlotState* slots;
-  float* scratch;  // (U, V)
-  SampleOut* out;  // (M)
+  float* changed;       // (U, V): scratch
+  int32_t* candidates;  // (U, V): scratch
+  SampleOut* out;       // (M)
   int32_t n_units, vocab_size;
 };
-inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 1024, 0}; }
+inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 512, 0}; }
 
 }  // namespace gptoss::cuda
