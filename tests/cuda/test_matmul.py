@@ -315,15 +315,9 @@ def test_mxfp4_weights_are_where_the_layout_says(n: int, k: int) -> None:
 # ---- Tensor cores --------------------------------------------------------------------------------
 
 VARIANTS = [8, 32, 64]  # rows of x that a block takes
-
-
-def grid_bf16(variant: int, n: int, row_tiles: int) -> tuple[int, int]:
-    """One block more than needed in either direction."""
-    return -(-n // (128 if variant == 64 else 16)) + 1, row_tiles + 1
-
-
-def threads_of(variant: int) -> int:
-    return 128 if variant == 64 else 256
+# Rows of w that a block takes, and its threads: launch_of() in args.h.
+DENSE_BLOCKS = {8: (16, 256), 32: (16, 256), 64: (128, 128)}
+EXPERT_BLOCKS = {8: (32, 128), 32: (16, 256), 64: (128, 128)}
 
 
 def sum_bound_bf16(k: int) -> float:
@@ -361,9 +355,10 @@ def run_dense(
         accumulate=before is not None,
         act=BF16,
     )
-    grid = grid_bf16(variant, n, -(-rows // variant))
+    tile, threads = DENSE_BLOCKS[variant]
+    grid = (-(-n // tile) + 1, -(-rows // variant) + 1)  # one more than needed in either direction
     entry = f"gptoss_dense_matmul_bf16_{variant}"
-    gpu.launch(entry, grid, threads_of(variant), args, seed=seed, hostile=True)
+    gpu.launch(entry, grid, threads, args, seed=seed, hostile=True)
     return y.numpy()
 
 
@@ -442,6 +437,14 @@ BF16_EXPERT_CASES = [  # tokens, experts, active, n / 2, k
 ]
 
 
+def launch_experts(
+    gpu: Gpu, entry: str, variant: int, args: Any, routing: Routing, seed: int
+) -> None:
+    tile, threads = EXPERT_BLOCKS[variant]
+    grid = (-(-args.n // tile) + 1, expert_tiles(routing, variant) + 1)
+    gpu.launch(entry, grid, threads, args, seed=seed, hostile=True)
+
+
 def run_gate_up(
     gpu: Gpu,
     variant: int,
@@ -463,14 +466,7 @@ def run_gate_up(
         act=BF16,
         **expert_args(gpu, w, routing),
     )
-    gpu.launch(
-        f"gptoss_gate_up_bf16_{variant}",
-        grid_bf16(variant, w.weights.shape[1], expert_tiles(routing, variant)),
-        threads_of(variant),
-        args,
-        seed=seed,
-        hostile=True,
-    )
+    launch_experts(gpu, f"gptoss_gate_up_bf16_{variant}", variant, args, routing, seed)
     return h.numpy()
 
 
@@ -523,14 +519,7 @@ def run_down(
         act=BF16,
         **expert_args(gpu, w, routing),
     )
-    gpu.launch(
-        f"gptoss_down_bf16_{variant}",
-        grid_bf16(variant, w.weights.shape[1], expert_tiles(routing, variant)),
-        threads_of(variant),
-        args,
-        seed=seed,
-        hostile=True,
-    )
+    launch_experts(gpu, f"gptoss_down_bf16_{variant}", variant, args, routing, seed)
     return out.numpy()
 
 

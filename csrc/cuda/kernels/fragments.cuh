@@ -58,31 +58,38 @@ __device__ __forceinline__ uint32_t multiply_bf16_pair(uint32_t a, uint32_t c) {
   return d;
 }
 
-// One matrix of either format. Group holds what a lane has of 16 rows and 64 columns.
-struct DenseFragments {
+// One tile of a matrix of either format; Group is what a lane has of 64 of its columns.
+struct DenseTile {
   struct Group {
     uint4 words[kSteps];
     __device__ __forceinline__ uint4 step(int s) const { return words[s]; }
   };
-
   static constexpr bool kLoadsSteps = true;  // load_step exists
-  const uint4* data;
-  int groups;
 
-  __device__ __forceinline__ DenseFragments(const void* w, int k)
-      : data(static_cast<const uint4*>(w)), groups((k + kGroupColumns - 1) / kGroupColumns) {}
+  const uint4* words;  // of this lane, in the group where `advance` has come to
 
-  __device__ __forceinline__ void load_step(Group& to, int tile, int group, int s) const {
-    const int64_t index = (static_cast<int64_t>(tile) * groups + group) * kSteps + s;
-    to.words[s] = load_weights(data + index * 32 + lane_id());
+  __device__ __forceinline__ void advance(int groups) { words += groups * (kSteps * 32); }
+  __device__ __forceinline__ void load_step(Group& to, int ahead, int s) const {
+    to.words[s] = load_weights(words + ahead * (kSteps * 32) + s * 32);
   }
-  __device__ __forceinline__ void load(Group& to, int tile, int group) const {
+  __device__ __forceinline__ void load(Group& to, int ahead) const {
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) load_step(to, tile, group, s);
+    for (int s = 0; s < kSteps; ++s) load_step(to, ahead, s);
   }
 };
 
-struct Mxfp4Fragments {
+struct DenseWeights {
+  using Tile = DenseTile;
+  const void* data;
+  int groups;
+
+  __device__ __forceinline__ Tile tile(int index) const {
+    const int64_t before = static_cast<int64_t>(index) * (groups * kSteps * 32);
+    return {static_cast<const uint4*>(data) + before + lane_id()};
+  }
+};
+
+struct Mxfp4Tile {
   struct Group {
     uint4 codes;
     uint32_t scales;
@@ -99,24 +106,42 @@ struct Mxfp4Fragments {
               multiply_bf16_pair((x << 6) & kMask, even), multiply_bf16_pair(last, odd)};
     }
   };
-
   static constexpr bool kLoadsSteps = false;
-  const uint4* codes;
+
+  const uint4* codes;  // of this lane, in the group where `advance` has come to
   const uint32_t* scales;
-  int groups;
 
-  // Matrix `index` of `w`.
-  __device__ __forceinline__ Mxfp4Fragments(const ExpertWeights& w, int index, int n, int k)
-      : codes(reinterpret_cast<const uint4*>(w.blocks + index * shuffled_mxfp4_block_bytes(n, k))),
-        scales(
-            reinterpret_cast<const uint32_t*>(w.scales + index * shuffled_mxfp4_scale_bytes(n, k))),
-        groups((k + kGroupColumns - 1) / kGroupColumns) {}
-
-  __device__ __forceinline__ void load(Group& to, int tile, int group) const {
-    const int64_t index = static_cast<int64_t>(tile) * groups + group;
-    to.codes = load_weights(codes + index * 32 + lane_id());
-    to.scales = load_weights(scales + index * 8 + lane_id() / 4);
+  __device__ __forceinline__ void advance(int groups) {
+    codes += groups * 32;
+    scales += groups * 8;
+  }
+  __device__ __forceinline__ void load(Group& to, int ahead) const {
+    to.codes = load_weights(codes + ahead * 32);
+    to.scales = load_weights(scales + ahead * 8);
   }
 };
+
+// Matrix `expert` of those of all experts.
+struct Mxfp4Weights {
+  using Tile = Mxfp4Tile;
+  const uint8_t* blocks;
+  const uint8_t* scales;
+  int groups;
+  int expert;
+  int n_tiles;
+
+  __device__ __forceinline__ Tile tile(int index) const {
+    const int64_t before = static_cast<int64_t>(expert * n_tiles + index) * groups;
+    return {reinterpret_cast<const uint4*>(blocks) + before * 32 + lane_id(),
+            reinterpret_cast<const uint32_t*>(scales) + before * 8 + lane_id() / 4};
+  }
+};
+
+__device__ __forceinline__ int tiles_of(int n) {
+  return static_cast<int>((static_cast<unsigned>(n) + kTileRows - 1) / kTileRows);
+}
+__device__ __forceinline__ int groups_of(int k) {
+  return static_cast<int>((static_cast<unsigned>(k) + kGroupColumns - 1) / kGroupColumns);
+}
 
 }  // namespace gptoss::cuda

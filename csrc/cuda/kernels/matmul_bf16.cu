@@ -5,8 +5,9 @@
 // rows nor on which variant runs: k is cut into kSegments runs of groups, each summed by mma in
 // the order of k from zero, then added in order; then the bias, then what y held.
 //
-//   *_8, *_32  stream: a block makes 16 rows of w for up to 8 or 32 rows of x, a warp one segment:
-//              weights go from memory to registers, nothing waits but for the last sum.
+//   *_8, *_32  stream: a block makes 16 or 32 rows of w for up to 8 or 32 rows of x, a warp one or
+//              two segments: weights go from memory to registers, nothing waits but for the last
+//              sum.
 //   *_64       tiled: a block makes 128 rows of w for up to 64 rows of x, which come to shared
 //              memory by cp.async, a warp 32 rows over all of k.
 #include "cuda/kernels/expert_tile.cuh"
@@ -18,92 +19,155 @@ namespace {
 constexpr int kSegments = 8;
 
 __device__ __forceinline__ int segment_begin(int groups, int segment) {
-  return groups * segment / kSegments;
+  return static_cast<int>(static_cast<unsigned>(groups * segment) / kSegments);
 }
 
 // ---- stream ------------------------------------------------------------------------------------
-
-constexpr int kStreamThreads = 32 * kSegments;
-constexpr int kStreamPitch = kTileRows + 4;  // floats between tokens: fewer bank conflicts
 
 // What a lane has of x: 8 tokens, 64 columns; words of columns 8 i + 2t and the next.
 struct Columns {
   uint32_t words[2 * kSteps];
 
-  // x: the lane's token, from column 2t on.
-  __device__ __forceinline__ void load(const uint16_t* x, int group, int k) {
-    const int first = group * kGroupColumns;
+  // x: the lane's token, from column 2t of the group on; `left` columns are left.
+  __device__ __forceinline__ void load(const uint16_t* x, int left) {
+    if (left >= kGroupColumns) {
 #pragma unroll
-    for (int i = 0; i < 2 * kSteps; ++i) {
-      // Weights beyond k are zero, but what lies behind x need not be a number.
-      words[i] =
-          first + 8 * i < k ? __ldg(reinterpret_cast<const uint32_t*>(x + first + 8 * i)) : 0;
+      for (int i = 0; i < 2 * kSteps; ++i) words[i] = word(x + 8 * i);
+    } else {  // weights beyond k are zero, but what lies behind x need not be a number
+#pragma unroll
+      for (int i = 0; i < 2 * kSteps; ++i) words[i] = 8 * i < left ? word(x + 8 * i) : 0;
     }
+  }
+
+  static __device__ __forceinline__ uint32_t word(const uint16_t* from) {
+    return __ldg(reinterpret_cast<const uint32_t*>(from));
   }
 };
 
-// Rows [begin, end) of x, at most 8 * kTokenTiles, times tile `tile` of w. x_of(row) is where a row
-// begins; emit(row, i, even, odd) takes the results of the tile's rows 2 i and 2 i + 1.
-template <int kTokenTiles, class Weights, class XOf, class Emit>
-__device__ __forceinline__ void stream(const Weights& w, int tile, int begin, int end, int k,
-                                       XOf x_of, Emit emit) {
-  // Groups in flight per warp: 4 KB of dense weights, 2 KB of MXFP4.
-  constexpr int kDepth = sizeof(typename Weights::Group) > 32 ? 2 : 4;
-  __shared__ float partial[kSegments][8 * kTokenTiles][kStreamPitch];
+// How a block streams: each warp kTiles tiles of w at once, which share what is loaded of x, times
+// up to 8 * kTokenTiles rows of x; kWarps warps share the segments, one or two each. kDepth groups
+// are on their way.
+template <int kTokenTiles_, int kTiles_, int kWarps_, int kDepth_>
+struct Streaming {
+  static constexpr int kTokenTiles = kTokenTiles_, kTiles = kTiles_, kWarps = kWarps_,
+                       kDepth = kDepth_;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kTokens = 8 * kTokenTiles;
+  static constexpr int kRows = kTileRows * kTiles;  // of w
+  static constexpr int kPitch = kTokens + 2;        // floats between rows: fewer bank conflicts
+  static_assert(kWarps == kSegments || 2 * kWarps == kSegments);
+};
+// Dense weights are many bytes for few instructions: small blocks fill the card better. MXFP4 is
+// instructions first: what a warp does once is spread over more weights.
+using Dense8 = Streaming<1, 1, 8, 2>;
+using Dense32 = Streaming<4, 1, 8, 2>;
+using Expert8 = Streaming<1, 2, 4, 2>;
+using Expert32 = Streaming<4, 1, 8, 3>;
+
+// Rows [begin, end) of x, at most kTokens, times tiles from `first_tile` on, of n_tiles. x_of(row)
+// is where a row begins; emit(tile, row, i, even, odd) takes the results of a tile's rows 2 i and
+// 2 i + 1.
+template <class S, class Weights, class XOf, class Emit>
+__device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_tiles, int begin,
+                                       int end, int k, XOf x_of, Emit emit) {
+  constexpr bool kTakesTwo = S::kWarps < kSegments;
+  constexpr int kSegmentsOfWarp = kSegments / S::kWarps;
+  __shared__ __align__(8) float partial[kSegments][S::kRows][S::kPitch];
   const int g = lane_id() / 4, t = lane_id() % 4;
-  const int first = segment_begin(w.groups, warp_id());
-  const int last = segment_begin(w.groups, warp_id() + 1);
+  // From one lane, so that the compiler knows that all have the same.
+  const int warp = __shfl_sync(kAllLanes, warp_id(), 0);
+  const int segment = warp * kSegmentsOfWarp;
+  const int first = segment_begin(w.groups, segment);
+  const int middle = segment_begin(w.groups, segment + 1);
+  const int last = segment_begin(w.groups, segment + kSegmentsOfWarp);
 
-  typename Weights::Group ahead[kDepth];
+  // Tiles beyond the last compute it again, lanes without a token take the last one's: their
+  // results go nowhere.
+  using Tile = typename Weights::Tile;
+  Tile tiles[S::kTiles];
+  typename Tile::Group ahead[S::kDepth][S::kTiles];
 #pragma unroll
-  for (int d = 0; d < kDepth; ++d) {
-    if (first + d < last) w.load(ahead[d], tile, first + d);
+  for (int i = 0; i < S::kTiles; ++i) {
+    tiles[i] = w.tile(min(first_tile + i, n_tiles - 1));
+    tiles[i].advance(first);
   }
-  // Lanes without a token take the last one's; their results go nowhere.
-  const uint16_t* x[kTokenTiles];
 #pragma unroll
-  for (int i = 0; i < kTokenTiles; ++i) x[i] = x_of(min(begin + 8 * i + g, end - 1)) + 2 * t;
+  for (int d = 0; d < S::kDepth; ++d) {
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) {
+      if (first + d < last) tiles[i].load(ahead[d][i], d);
+    }
+  }
+  const uint16_t* x[S::kTokenTiles];
+#pragma unroll
+  for (int j = 0; j < S::kTokenTiles; ++j) {
+    x[j] = x_of(min(begin + 8 * j + g, end - 1)) + first * kGroupColumns + 2 * t;
+  }
 
-  Sums sums[kTokenTiles] = {};
-  for (int group = first; group < last; group += kDepth) {
+  Sums sums[S::kTiles][S::kTokenTiles] = {};
+  const auto put = [&](int to) {
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
+    for (int i = 0; i < S::kTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+        float* const at = &partial[to][kTileRows * i + 2 * g][8 * j + 2 * t];
+        at[0] = sums[i][j][0];
+        at[1] = sums[i][j][1];
+        at[S::kPitch] = sums[i][j][2];
+        at[S::kPitch + 1] = sums[i][j][3];
+#pragma unroll
+        for (float& sum : sums[i][j]) sum = 0.0f;
+      }
+    }
+  };
+  for (int group = first; group < last; group += S::kDepth) {
+#pragma unroll
+    for (int d = 0; d < S::kDepth; ++d) {
       if (group + d >= last) break;
-      Columns columns[kTokenTiles];
+      if (kTakesTwo && group + d == middle) put(segment);
+      Columns columns[S::kTokenTiles];
 #pragma unroll
-      for (int i = 0; i < kTokenTiles; ++i) columns[i].load(x[i], group + d, k);
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+        columns[j].load(x[j] + d * kGroupColumns, k - (group + d) * kGroupColumns);
+      }
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
-        const uint4 a = ahead[d].step(s);
 #pragma unroll
-        for (int i = 0; i < kTokenTiles; ++i) {
-          mma(sums[i], a, columns[i].words[2 * s], columns[i].words[2 * s + 1]);
+        for (int i = 0; i < S::kTiles; ++i) {
+          const uint4 a = ahead[d][i].step(s);
+#pragma unroll
+          for (int j = 0; j < S::kTokenTiles; ++j) {
+            mma(sums[i][j], a, columns[j].words[2 * s], columns[j].words[2 * s + 1]);
+          }
         }
       }
-      if (group + d + kDepth < last) w.load(ahead[d], tile, group + d + kDepth);
-    }
-  }
-
+      if (group + d + S::kDepth < last) {
 #pragma unroll
-  for (int i = 0; i < kTokenTiles; ++i) {
-    float* const at = &partial[warp_id()][8 * i + 2 * t][2 * g];
-    at[0] = sums[i][0];
-    at[1] = sums[i][2];
-    at[kStreamPitch] = sums[i][1];
-    at[kStreamPitch + 1] = sums[i][3];
+        for (int i = 0; i < S::kTiles; ++i) tiles[i].load(ahead[d][i], d + S::kDepth);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) tiles[i].advance(S::kDepth);
+#pragma unroll
+    for (int j = 0; j < S::kTokenTiles; ++j) x[j] += S::kDepth * kGroupColumns;
   }
+  if (kTakesTwo && middle >= last) put(segment);  // the second one is empty
+  put(segment + kSegmentsOfWarp - 1);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < 8 * kTokenTiles * kTileRows / 2;
-       i += kStreamThreads) {
-    const int token = i / (kTileRows / 2), pair = i % (kTileRows / 2);
+
+  constexpr int kPairs = S::kRows / 2;
+  for (int i = static_cast<int>(threadIdx.x); i < S::kTokens * kPairs; i += S::kThreads) {
+    const int token = i / kPairs, pair = i % kPairs;
+    const int tile = first_tile + pair / (kTileRows / 2);
     if (begin + token >= end) return;
+    if (tile >= n_tiles) continue;
     float even = 0.0f, odd = 0.0f;
 #pragma unroll
-    for (int segment = 0; segment < kSegments; ++segment) {
-      even += partial[segment][token][2 * pair];
-      odd += partial[segment][token][2 * pair + 1];
+    for (int from = 0; from < kSegments; ++from) {
+      even += partial[from][2 * pair][token];
+      odd += partial[from][2 * pair + 1][token];
     }
-    emit(begin + token, pair, even, odd);
+    emit(tile, begin + token, pair % (kTileRows / 2), even, odd);
   }
 }
 
@@ -153,8 +217,7 @@ __device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile
   return x;
 }
 
-// As stream, for tiles [first_tile, first_tile + kBlockTiles) of n_tiles and up to kTiledRows rows;
-// emit takes the tile, too.
+// As stream, for kBlockTiles tiles and up to kTiledRows rows.
 template <class Weights, class XOf, class Emit>
 __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_tiles, int begin,
                                       int end, int k, XOf x_of, Emit emit) {
@@ -185,12 +248,13 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
   };
 
   // Tiles beyond the last compute it again and emit nothing.
-  int tiles[kWarpTiles];
-  typename Weights::Group now[kWarpTiles], next[kWarpTiles];
+  using Tile = typename Weights::Tile;
+  Tile tiles[kWarpTiles];
+  typename Tile::Group now[kWarpTiles], next[kWarpTiles];
 #pragma unroll
   for (int i = 0; i < kWarpTiles; ++i) {
-    tiles[i] = min(first_tile + warp_id() * kWarpTiles + i, n_tiles - 1);
-    w.load(now[i], tiles[i], 0);
+    tiles[i] = w.tile(min(first_tile + warp_id() * kWarpTiles + i, n_tiles - 1));
+    tiles[i].load(now[i], 0);
   }
 #pragma unroll
   for (int group = 0; group < kStages - 1; ++group) copy_group(group);
@@ -203,10 +267,10 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
     __syncthreads();
     copy_group(group + kStages - 1);
     const bool is_last = group + 1 == w.groups;
-    if constexpr (!Weights::kLoadsSteps) {
+    if constexpr (!Tile::kLoadsSteps) {
       if (!is_last) {
 #pragma unroll
-        for (int i = 0; i < kWarpTiles; ++i) w.load(next[i], tiles[i], group + 1);
+        for (int i = 0; i < kWarpTiles; ++i) tiles[i].load(next[i], 1);
       }
     }
     const Stage& stage = stages[group % kStages];
@@ -226,21 +290,23 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
 #pragma unroll
         for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][1], b.z, b.w);
       }
-      if constexpr (Weights::kLoadsSteps) {  // into registers that are free now: there are no
-                                             // others
+      if constexpr (Tile::kLoadsSteps) {  // into registers that are free now: there are no
+                                          // others
         if (!is_last) {
 #pragma unroll
           for (int i = 0; i < kWarpTiles; ++i) {
-            w.load_step(now[i], tiles[i], group + 1, s);
-            w.load_step(now[i], tiles[i], group + 1, s + 1);
+            tiles[i].load_step(now[i], 1, s);
+            tiles[i].load_step(now[i], 1, s + 1);
           }
         }
       }
     }
-    if constexpr (!Weights::kLoadsSteps) {
+    if constexpr (!Tile::kLoadsSteps) {
 #pragma unroll
       for (int i = 0; i < kWarpTiles; ++i) now[i] = next[i];
     }
+#pragma unroll
+    for (int i = 0; i < kWarpTiles; ++i) tiles[i].advance(1);
     while (segment_begin(w.groups, segment + 1) <= group) ++segment;  // some may be empty
     if (group + 1 == segment_begin(w.groups, segment + 1)) {
 #pragma unroll
@@ -292,15 +358,15 @@ __device__ __forceinline__ const uint16_t* dense_x(const DenseMatmulArgs& a, int
   return static_cast<const uint16_t*>(a.x) + static_cast<int64_t>(row) * a.x_stride;
 }
 
-template <int kTokenTiles>
+template <class S>
 __device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
-  const int tile = static_cast<int>(blockIdx.x);
-  const int begin = static_cast<int>(blockIdx.y) * 8 * kTokenTiles;
-  if (tile * kTileRows >= a.n || begin >= a.rows) return;
-  stream<kTokenTiles>(
-      DenseFragments(a.w, a.k), tile, begin, min(begin + 8 * kTokenTiles, a.rows), a.k,
-      [&](int row) { return dense_x(a, row); },
-      [&](int row, int pair, float even, float odd) {
+  const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
+  const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
+  if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  stream<S>(
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
+      min(begin + S::kTokens, a.rows), a.k, [&](int row) { return dense_x(a, row); },
+      [&](int tile, int row, int pair, float even, float odd) {
         emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
       });
 }
@@ -310,7 +376,7 @@ __device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
   const int begin = static_cast<int>(blockIdx.y) * kTiledRows;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
   tiled(
-      DenseFragments(a.w, a.k), first_tile, static_cast<int>(ceil_div(a.n, kTileRows)), begin,
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
       min(begin + kTiledRows, a.rows), a.k, [&](int row) { return dense_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
         emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
@@ -343,17 +409,22 @@ __device__ __forceinline__ void emit_expert(const DownArgs& a, int expert, int r
   if (n + 1 < a.n) out[1] = odd + bias[1];
 }
 
-template <int kTokenTiles, class Args>
+template <class Args>
+__device__ __forceinline__ Mxfp4Weights expert_weights(const Args& a, int expert) {
+  return {a.w.blocks, a.w.scales, groups_of(a.k), expert, tiles_of(a.n)};
+}
+
+template <class S, class Args>
 __device__ __forceinline__ void expert_stream(const Args& a) {
-  const int tile = static_cast<int>(blockIdx.x);
-  if (tile * kTileRows >= a.n) return;
+  const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
+  if (first_tile * kTileRows >= a.n) return;
   const ExpertTile rows =
-      expert_tile<8 * kTokenTiles>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
+      expert_tile<S::kTokens>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
   if (rows.expert < 0) return;
-  stream<kTokenTiles>(
-      Mxfp4Fragments(a.w, rows.expert, a.n, a.k), tile, rows.begin, rows.end, a.k,
+  stream<S>(
+      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
       [&](int row) { return expert_x(a, row); },
-      [&](int row, int pair, float even, float odd) {
+      [&](int tile, int row, int pair, float even, float odd) {
         emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
       });
 }
@@ -366,8 +437,7 @@ __device__ __forceinline__ void expert_tiled(const Args& a) {
       expert_tile<kTiledRows>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
   if (rows.expert < 0) return;
   tiled(
-      Mxfp4Fragments(a.w, rows.expert, a.n, a.k), first_tile,
-      static_cast<int>(ceil_div(a.n, kTileRows)), rows.begin, rows.end, a.k,
+      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
       [&](int row) { return expert_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
         emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
@@ -376,39 +446,39 @@ __device__ __forceinline__ void expert_tiled(const Args& a) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kStreamThreads, 2)
+extern "C" __global__ void __launch_bounds__(Dense8::kThreads, 3)
     gptoss_dense_matmul_bf16_8(const __grid_constant__ DenseMatmulArgs a) {
-  dense_stream<1>(a);
+  dense_stream<Dense8>(a);
 }
-extern "C" __global__ void __launch_bounds__(kStreamThreads, 2)
+extern "C" __global__ void __launch_bounds__(Dense32::kThreads, 2)
     gptoss_dense_matmul_bf16_32(const __grid_constant__ DenseMatmulArgs a) {
-  dense_stream<4>(a);
+  dense_stream<Dense32>(a);
 }
 extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
     gptoss_dense_matmul_bf16_64(const __grid_constant__ DenseMatmulArgs a) {
   dense_tiled(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kStreamThreads, 2)
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
     gptoss_gate_up_bf16_8(const __grid_constant__ GateUpArgs a) {
-  expert_stream<1>(a);
+  expert_stream<Expert8>(a);
 }
-extern "C" __global__ void __launch_bounds__(kStreamThreads, 2)
+extern "C" __global__ void __launch_bounds__(Expert32::kThreads, 2)
     gptoss_gate_up_bf16_32(const __grid_constant__ GateUpArgs a) {
-  expert_stream<4>(a);
+  expert_stream<Expert32>(a);
 }
 extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
     gptoss_gate_up_bf16_64(const __grid_constant__ GateUpArgs a) {
   expert_tiled(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kStreamThreads, 2)
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
     gptoss_down_bf16_8(const __grid_constant__ DownArgs a) {
-  expert_stream<1>(a);
+  expert_stream<Expert8>(a);
 }
-extern "C" __global__ void __launch_bounds__(kStreamThreads, 2)
+extern "C" __global__ void __launch_bounds__(Expert32::kThreads, 2)
     gptoss_down_bf16_32(const __grid_constant__ DownArgs a) {
-  expert_stream<4>(a);
+  expert_stream<Expert32>(a);
 }
 extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
     gptoss_down_bf16_64(const __grid_constant__ DownArgs a) {
