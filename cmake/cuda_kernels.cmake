@@ -69,7 +69,7 @@ foreach(source ${SOURCES})
     # Another build may do the same at this time: what is there is whole.
     file(MAKE_DIRECTORY ${cache})
     string(RANDOM LENGTH 12 suffix)
-    file(COPY_FILE ${OUT}.${name}.part ${part}.${suffix})
+    run(${CMAKE_COMMAND} -E copy ${OUT}.${name}.part ${part}.${suffix})
     file(RENAME ${part}.${suffix} ${part})
   endif()
   list(APPEND parts ${part})
