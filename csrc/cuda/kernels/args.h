@@ -1,14 +1,12 @@
 // What the host hands to each kernel: one struct per operation, passed by value as its only
-// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it
-// alike.
+// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it alike.
 //
 // Rules for all kernels:
 //   - One extern "C" entry per variant, named by launch_of(); `__launch_bounds__` of its threads.
 //   - Every array begins at a multiple of 256 bytes, unless it says less; rows are dense unless
 //     there is a stride, which counts elements.
 //   - A grid may be larger than the work: blocks without any leave. Nothing is written behind what
-//   a
-//     struct names, nothing that it names need be initialised but inputs.
+//     a struct names, nothing that it names need be initialised but inputs.
 //   - Sums have a fixed order that depends on neither the number of rows, nor on which row a token
 //     is in, nor on the grid. No float atomics.
 //   - Activations are f32 where the suffix is _f32 (precision "reference"), and bf16 where it is
@@ -19,9 +17,9 @@
 #include <cstdint>
 
 #ifdef __CUDACC__
-#define GPTOSS_ON_BOTH __host__ __device__
+#define GPTOSS_BOTH_SIDES __host__ __device__
 #else
-#define GPTOSS_ON_BOTH
+#define GPTOSS_BOTH_SIDES
 #endif
 
 namespace gptoss::cuda {
@@ -46,7 +44,9 @@ struct Launch {
   int dynamic_shared;  // bytes
 };
 
-inline constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+GPTOSS_BOTH_SIDES inline constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // ---- A step ------------------------------------------------------------------------------------
 
@@ -102,9 +102,12 @@ inline Launch launch_of(const RmsNormArgs& a) {
 
 // ---- Dense matmul ------------------------------------------------------------------------------
 
+// What the bf16 kernels ask of every k: they read x in pieces of 16 bytes.
+inline constexpr bool supports_bf16_matmul(int64_t k) { return k % 8 == 0; }
+
 // y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
-//   plain (Act::f32):  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32
-//   mma   (Act::bf16): x bf16, w in the layout of ShuffleDenseArgs
+//   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32
+//   Act::bf16: x bf16, x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in f32
 struct DenseMatmulArgs {
   const void* x;
   const void* w;
@@ -119,17 +122,25 @@ inline Launch launch_of(const DenseMatmulArgs& a) {
   if (a.act == Act::f32) {  // a warp per output row of w, and per row of x
     return {"gptoss_dense_matmul_f32", static_cast<int>(ceil_div(a.n, 8)), a.rows, 1, 256, 0};
   }
-  return {"gptoss_dense_matmul_bf16",
-          static_cast<int>(ceil_div(a.n, 64)),
-          static_cast<int>(ceil_div(a.rows, 16)),
+  if (a.rows > 64) {  // 128 rows of w, 64 of x
+    return {"gptoss_dense_matmul_bf16_64",
+            static_cast<int>(ceil_div(a.n, 128)),
+            static_cast<int>(ceil_div(a.rows, 64)),
+            1,
+            128,
+            0};
+  }
+  return {a.rows > 8 ? "gptoss_dense_matmul_bf16_32" : "gptoss_dense_matmul_bf16_8",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.rows, a.rows > 8 ? 32 : 8)),
           1,
-          128,
+          256,
           0};
 }
 
-// Weights in fragments of mma.m16n8k16 as A, padded with zeros to 16 rows and 64 columns: for each
-// 16 rows, each 64 of k, and lane l, 4 k16 steps of words r0..r3.
-inline constexpr int64_t shuffled_dense_bytes(int64_t n, int64_t k) {
+// Weights in fragments of mma.m16n8k16 as A (fragments.cuh), padded with zeros to 16 rows and 64
+// columns. Rows from a multiple of 16 on are bytes from shuffled_dense_bytes(row, k) on.
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_dense_bytes(int64_t n, int64_t k) {
   return ceil_div(n, 16) * ceil_div(k, 64) * 16 * 64 * 2;
 }
 // On the device, when a model is loaded.
@@ -158,9 +169,20 @@ struct ExpertSortArgs {
 };
 inline Launch launch_of(const ExpertSortArgs&) { return {"gptoss_expert_sort", 1, 1, 1, 1024, 0}; }
 
+// Where sorted rows are cut into tiles of up to `tile` rows, each of one expert, there are at most
+// this many.
+inline constexpr int64_t max_expert_tiles(int64_t n_pairs, int64_t n_experts, int64_t tile) {
+  const int64_t touched = n_pairs < n_experts ? n_pairs : n_experts;
+  return touched + (n_pairs - touched) / tile;
+}
+// Rows of x that one block of the bf16 kernels takes: how many an expert has on average decides.
+inline constexpr int expert_tile_rows(int64_t n_pairs, int64_t n_experts) {
+  return n_pairs <= 4 * n_experts ? 8 : n_pairs <= 24 * n_experts ? 32 : 64;
+}
+
 // Matrices of all experts in MXFP4, one after the other.
-//   plain: blocks (E, n, k/32, 16), scales (E, n, k/32) as in the checkpoint (core/mxfp4.h)
-//   mma:   as ShuffleMxfp4Args leaves them
+//   Act::f32:  blocks (E, n, k/32, 16), scales (E, n, k/32) as in the checkpoint (core/mxfp4.h)
+//   Act::bf16: as ShuffleMxfp4Args leaves them
 struct ExpertWeights {
   const uint8_t* blocks;
   const uint8_t* scales;
@@ -184,12 +206,16 @@ inline Launch launch_of(const GateUpArgs& a) {
   if (a.act == Act::f32) {  // a warp per gate and up row, and per pair
     return {"gptoss_gate_up_f32", static_cast<int>(ceil_div(a.n / 2, 8)), a.n_pairs, 1, 256, 0};
   }
-  return {"gptoss_gate_up_bf16",
-          static_cast<int>(ceil_div(a.n, 64)),
-          static_cast<int>(ceil_div(a.n_pairs, 16) +
-                           (a.n_pairs < a.n_experts ? a.n_pairs : a.n_experts)),
+  const int tile = expert_tile_rows(a.n_pairs, a.n_experts);
+  return {tile == 8    ? "gptoss_gate_up_bf16_8"
+          : tile == 32 ? "gptoss_gate_up_bf16_32"
+                       : "gptoss_gate_up_bf16_64",
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+                                         : tile == 32 ? 16
+                                                      : 128)),
+          static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
           1,
-          128,
+          tile == 32 ? 256 : 128,
           0};
 }
 
@@ -208,21 +234,26 @@ inline Launch launch_of(const DownArgs& a) {
   if (a.act == Act::f32) {
     return {"gptoss_down_f32", static_cast<int>(ceil_div(a.n, 8)), a.n_pairs, 1, 256, 0};
   }
-  return {"gptoss_down_bf16",
-          static_cast<int>(ceil_div(a.n, 64)),
-          static_cast<int>(ceil_div(a.n_pairs, 16) +
-                           (a.n_pairs < a.n_experts ? a.n_pairs : a.n_experts)),
+  const int tile = expert_tile_rows(a.n_pairs, a.n_experts);
+  return {tile == 8    ? "gptoss_down_bf16_8"
+          : tile == 32 ? "gptoss_down_bf16_32"
+                       : "gptoss_down_bf16_64",
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+                                         : tile == 32 ? 16
+                                                      : 128)),
+          static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
           1,
-          128,
+          tile == 32 ? 256 : 128,
           0};
 }
 
-// Pre-shuffled MXFP4: per matrix, for each 16 rows and 64 of k one 16-byte load per lane; scales:
-// per row pair (g, g + 8) and 64 of k one 32-bit word. Padded with zeros to 16 rows and 64 columns.
-inline constexpr int64_t shuffled_mxfp4_block_bytes(int64_t n, int64_t k) {
+// MXFP4 in fragments as well: per matrix, for each 16 rows and 64 columns, 16 bytes a lane; scales:
+// a 32-bit word for each pair of rows.
+inline constexpr int kShuffledMaxScale = 128;  // E8M0 byte; larger ones make infinite weights
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_mxfp4_block_bytes(int64_t n, int64_t k) {
   return ceil_div(n, 16) * ceil_div(k, 64) * 16 * 32;
 }
-inline constexpr int64_t shuffled_mxfp4_scale_bytes(int64_t n, int64_t k) {
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_mxfp4_scale_bytes(int64_t n, int64_t k) {
   return ceil_div(n, 16) * ceil_div(k, 64) * 8 * 4;
 }
 struct ShuffleMxfp4Args {
@@ -362,12 +393,12 @@ struct AttentionArgs {
 inline constexpr int kShortSplit = 128;
 inline constexpr int kLongSplit = 512;
 inline constexpr int kLongSplitsFrom = 4096;
-GPTOSS_ON_BOTH constexpr int split_of(int position) {
+GPTOSS_BOTH_SIDES constexpr int split_of(int position) {
   return position < kLongSplitsFrom
              ? position / kShortSplit
              : kLongSplitsFrom / kShortSplit + (position - kLongSplitsFrom) / kLongSplit;
 }
-GPTOSS_ON_BOTH constexpr int split_begin(int split) {
+GPTOSS_BOTH_SIDES constexpr int split_begin(int split) {
   return split * kShortSplit <= kLongSplitsFrom
              ? split * kShortSplit
              : kLongSplitsFrom + (split - kLongSplitsFrom / kShortSplit) * kLongSplit;
@@ -514,9 +545,8 @@ struct SampleOut {
 
 // ops/sample.h, row by row: a unit is the rows [units[u], units[u + 1]) of one sequence, of which
 // each is sampled only if the one before chose its guess; a scored row (target >= 0) is a unit of
-// its own and leaves the slot alone. An accepted token joins the slot: last_token, index + 1,
-// counts
-// |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
+// its own and leaves the slot alone. An accepted token joins the slot: last_token, index + 1, and
+// counts |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
 // reached.
 struct SampleArgs {
   const float* logits;    // (R, V)

@@ -1,7 +1,7 @@
 // Matrix products in f32, one simple kernel each: what precision "reference" runs, and the judge of
 // the fast ones. A warp computes one number (gate_up: one gate and one up), lane l over every 32nd
 // element of k from l on, then a tree over the lanes. Weights are as in the checkpoint.
-#include "cuda/kernels/experts.cuh"
+#include "cuda/kernels/expert_tile.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -11,7 +11,8 @@ constexpr int kWarps = kThreads / 32;
 
 // E2M1 code times 2^(scale - 127), exactly: a subnormal's or small number's bits times 2^126.
 __device__ __forceinline__ float mxfp4_value(int code, int scale) {
-  const uint32_t bits = static_cast<uint32_t>(code & 8) << 28 | static_cast<uint32_t>(code & 7) << 22;
+  const uint32_t bits = static_cast<uint32_t>(code & 8) << 28 | static_cast<uint32_t>(code & 7)
+                                                                    << 22;
   const float factor =
       __uint_as_float(scale == 0 ? 0x00400000u : static_cast<uint32_t>(scale) << 23);
   return __uint_as_float(bits) * 0x1p126f * factor;
