@@ -1,4 +1,4 @@
-"""Whole models through the host's code, the kernels and the stand-in driver: tools/check_cuda.sh."""
+"""Whole models through the host code, kernels and stand-in driver: tools/check_cuda.sh."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_guesses_change_nothing(micro: Path, llm: LLM) -> None:
     params = gptoss.SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
     with gptoss.load(micro, device="cuda", speculative="ngram", **SMALL) as guessing:
         found = guessing.generate(prompt, params)
-        assert guessing.stats.drafted_tokens > 0
+        assert guessing.stats().drafted_tokens > 0
     assert found.token_ids == llm.generate(prompt, params).token_ids
 
 

@@ -1,5 +1,6 @@
 // What the host hands to each kernel: one struct per operation, passed by value as its only
-// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it alike.
+// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it
+// alike.
 //
 // Rules for all kernels:
 //   - One extern "C" entry per variant, named by launch_of(); `__launch_bounds__` of its threads.
