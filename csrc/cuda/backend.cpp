@@ -166,7 +166,8 @@ class CudaBackend final : public Backend {
     const std::vector<KvGroup> groups = kv_groups(config_);
     for (size_t g = 0; g < groups.size(); ++g) {
       page_bytes_.push_back(page_bytes(config_, scheme_.kv, groups[g]));
-      pages_.emplace_back(context_, std::max(1, n_pages[g]) * page_bytes_[g], "the KV cache");
+      pages_.emplace_back(context_, std::max<int64_t>(1, n_pages[g] * page_bytes_[g]),
+                          "the KV cache");
     }
     for (size_t i = 0; i < memory_.flights.size(); ++i) {
       flights_.push_back(std::make_unique<Flight>(context_));

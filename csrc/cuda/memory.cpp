@@ -92,18 +92,21 @@ Stream::~Stream() {
 }
 
 void Stream::upload(CUdeviceptr to, const void* from, int64_t bytes) const {
+  if (bytes == 0) return;
   const Driver& driver = context_.driver();
   driver.check(driver.cuMemcpyHtoDAsync(to, from, static_cast<size_t>(bytes), stream_),
                "a copy of ", bytes, " bytes to the device");
 }
 
 void Stream::download(void* to, CUdeviceptr from, int64_t bytes) const {
+  if (bytes == 0) return;
   const Driver& driver = context_.driver();
   driver.check(driver.cuMemcpyDtoHAsync(to, from, static_cast<size_t>(bytes), stream_),
                "a copy of ", bytes, " bytes from the device");
 }
 
 void Stream::copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const {
+  if (bytes == 0) return;
   const Driver& driver = context_.driver();
   driver.check(driver.cuMemcpyDtoDAsync(to, from, static_cast<size_t>(bytes), stream_),
                "a copy of ", bytes, " bytes on the device");
