@@ -145,8 +145,10 @@ def test_what_was_computed_is_used_again(llm: LLM) -> None:
 
 
 def test_guesses_change_nothing(micro: Path, llm: LLM) -> None:
-    prompt = [4, 9, 2, 7] * 8
-    params = gptoss.SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    prompt = [4] * 12
+    params = gptoss.SamplingParams(
+        max_tokens=12, temperature=0, ignore_eos=True, logit_bias={4: 30.0}
+    )
     with gptoss.load(micro, device="cuda", speculative="ngram", **SMALL) as guessing:
         found = guessing.generate(prompt, params)
         assert guessing.stats().drafted_tokens > 0
