@@ -73,7 +73,6 @@ if(GPTOSS_CUDA_STATUS)
     csrc/cuda/module.cpp
     csrc/cuda/step_memory.cpp
     csrc/cuda/weights.cpp)
-  target_link_libraries(gptoss_core PUBLIC ${CMAKE_DL_LIBS})
   set_source_files_properties(csrc/cuda/embedded.cpp PROPERTIES
     OBJECT_DEPENDS ${cuda_kernels}
     COMPILE_DEFINITIONS "GPTOSS_CUDA_KERNELS_FILE=\"${cuda_kernels}\"")

@@ -1,37 +1,20 @@
 #include "cuda/driver.h"
 
-#ifdef _WIN32
-#include <windows.h>
-#else
-#include <dlfcn.h>
-#endif
-
-#include <vector>
+#include "platform/platform.h"
 
 namespace gptoss::cuda {
 namespace {
 
 constexpr int kOldestCapability = 80;
 
-#ifdef _WIN32
-constexpr const char* kLibraries[] = {"nvcuda.dll"};
-
-void* open_library(const char* name) { return reinterpret_cast<void*>(LoadLibraryA(name)); }
-void* symbol(void* library, const char* name) {
-  return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
-}
-#else
-// WSL's folder is not always among those that the loader searches.
-constexpr const char* kLibraries[] = {"libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"};
-
-// Never closed again: the driver has threads.
-void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
-void* symbol(void* library, const char* name) { return dlsym(library, name); }
-#endif
+// On Linux, in WSL's folder, which is not always among those that the loader searches, and on
+// Windows.
+constexpr const char* kLibraries[] = {"libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1",
+                                      "nvcuda.dll"};
 
 void* open_driver() {
   for (const char* const name : kLibraries) {
-    if (void* const library = open_library(name)) return library;
+    if (void* const library = platform::open_library(name)) return library;
   }
   throw BackendError(concat("no NVIDIA driver (", kLibraries[0], " was not found)"));
 }
@@ -43,7 +26,7 @@ std::string version_text(int version) { return concat(version / 1000, ".", versi
 Driver::Driver() {
   void* const library = open_driver();
   const auto get_version =
-      reinterpret_cast<CUresult (*)(int*)>(symbol(library, "cuDriverGetVersion"));
+      reinterpret_cast<CUresult (*)(int*)>(platform::find_symbol(library, "cuDriverGetVersion"));
   if (get_version == nullptr || get_version(&version_) != kSuccess) {
     throw BackendError("the NVIDIA driver does not tell its version: it is broken");
   }
@@ -53,7 +36,7 @@ Driver::Driver() {
                               " or newer is needed (driver 525)"));
   }
   const auto get_address = reinterpret_cast<CUresult (*)(const char*, void**, int, uint64_t, int*)>(
-      symbol(library, "cuGetProcAddress_v2"));
+      platform::find_symbol(library, "cuGetProcAddress_v2"));
   const auto find = [&](const char* name) {
     void* address = nullptr;
     int status = 0;

@@ -1,26 +1,10 @@
 #include "cuda/memory.h"
 
-#ifdef _WIN32
-#include <process.h>
-#else
-#include <unistd.h>
-#endif
+#include "platform/platform.h"
 
 namespace gptoss::cuda {
-namespace {
-
-int64_t this_process() {
-#ifdef _WIN32
-  return _getpid();
-#else
-  return getpid();
-#endif
-}
-
-}  // namespace
-
 Context::Context(const DeviceInfo& device)
-    : driver_(Driver::get()), device_(device), process_(this_process()) {
+    : driver_(Driver::get()), device_(device), process_(platform::process_id()) {
   driver_.check(driver_.cuDevicePrimaryCtxRetain(&context_, device_.handle), "the context of ",
                 device_.name);
 }
@@ -29,7 +13,7 @@ Context::~Context() {
   if (is_own()) driver_.cuDevicePrimaryCtxRelease(device_.handle);
 }
 
-bool Context::is_own() const { return this_process() == process_; }
+bool Context::is_own() const { return platform::process_id() == process_; }
 
 int64_t Context::free_memory() const {
   size_t free = 0;
