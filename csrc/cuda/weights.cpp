@@ -5,8 +5,8 @@
 #include <bit>
 #include <cstring>
 
-#include "core/mapped_file.h"
 #include "core/mxfp4.h"
+#include "platform/platform.h"
 
 namespace gptoss::cuda {
 namespace {
@@ -183,7 +183,7 @@ class Uploader {
   // The file's pages may go: the device has their bytes.
   static void forget(const Matrix& w, int64_t n) {
     if (!w.mapped) return;
-    release_file_pages(static_cast<const uint8_t*>(w.data), data_bytes(w.format, n, w.k));
+    platform::drop_file_pages(static_cast<const uint8_t*>(w.data), data_bytes(w.format, n, w.k));
   }
 
   const Stream& stream_;
