@@ -115,7 +115,7 @@ struct Flight {
   explicit Flight(const Context& context) : done(context) {}
 
   StepId id = 0;
-  int n_tokens = 0, n_sequences = 0;
+  int n_sequences = 0;
   std::vector<SampleRow> rows;
   bool abandoned = false;
   std::exception_ptr error;  // comes out of wait()
@@ -235,7 +235,6 @@ class CudaBackend final : public Backend {
     const StepId id = ++last_;
     Flight& flight = flight_of(id);
     flight.id = id;
-    flight.n_tokens = static_cast<int>(input.tokens.size());
     flight.n_sequences = static_cast<int>(input.slots.size());
     flight.rows.clear();
     flight.error = nullptr;
@@ -350,15 +349,8 @@ class CudaBackend final : public Backend {
     });
   }
 
-  void read(StepId id, Activation activation, float* values) override {
-    const Flight& flight = flight_of(id);
-    const bool residual = activation == Activation::residual;
-    const DeviceMemory& from = residual ? memory_.work.x : memory_.work.router_logits;
-    const int64_t width = residual ? config_.hidden_size : config_.n_experts;
-    at_once([&] {
-      stream_->download(values, from.address(), flight.n_tokens * width * int64_t{sizeof(float)});
-      stream_->wait();
-    });
+  void read(StepId, int, Activation, int, void*) override {
+    throw BackendError("[cuda] what is inside a layer is not kept on the device");
   }
 
   PhaseSeconds phase_seconds() const override { return seconds_; }

@@ -235,6 +235,18 @@ class Engine:
         positions: npt.NDArray[np.int32],
         chunk_tokens: int,
         out: npt.NDArray[np.float32],
+        params: RequestParams,
+    ) -> None: ...
+    def submit_trace(
+        self,
+        request: int,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        chunk_tokens: int,
+        layers: npt.NDArray[np.int32],
+        keys: int,
+        arrays: Mapping[str, Sequence[npt.NDArray[Any]]],  # by layer
+        params: RequestParams,
     ) -> None: ...
     def check_request(self, prompt: npt.NDArray[np.int32], params: RequestParams) -> None: ...
     def cancel(self, request: int) -> None: ...
