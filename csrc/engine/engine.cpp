@@ -250,13 +250,49 @@ void Engine::check_request(std::span<const int32_t> prompt, const RequestParams&
           options_.context_length, " must hold it and at least one more");
   }
   check_params(params, config_.vocab_size);
-  check(params.adapter == 0 || backend_->traits().adapters,
-        "this device has no adapters, got adapter ", params.adapter);
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  check_adapter(params.adapter);
+}
+
+// With the lock.
+void Engine::check_adapter(int adapter) const {
+  check(adapter == 0 || adapters_.contains(adapter), "there is no adapter ", adapter,
+        ", or it was removed");
 }
 
 void Engine::add_to_inbox(std::unique_ptr<Sequence> sequence) {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  check_adapter(sequence->params->adapter);  // it may have been removed since
   submitted_.push_back(std::move(sequence));
+}
+
+void Engine::add_adapter(int64_t sequence, int adapter, std::shared_ptr<const Adapter> weights) {
+  check(adapter >= 1, "an adapter's id must be at least 1, got ", adapter);
+  if (!backend_->traits().adapters) {
+    throw BackendError(concat("this device has no adapters: ", backend_->description()));
+  }
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  check(adapters_.insert(adapter).second, "there is an adapter ", adapter, " already");
+  new_adapters_.push_back({sequence, adapter, std::move(weights)});
+}
+
+void Engine::remove_adapter(int adapter) {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  if (adapters_.erase(adapter) > 0) removed_adapters_.push_back(adapter);
+}
+
+// Lets go of removed adapters that no sequence has.
+void Engine::drop_adapters() {
+  if (leaving_adapters_.empty()) return;
+  std::unordered_set<int> used;
+  for (const auto& sequence : scheduler_->running()) used.insert(sequence->params->adapter);
+  for (const auto& sequence : scheduler_->waiting()) used.insert(sequence->params->adapter);
+  for (const Held& held : held_) used.insert(held.sequence->params->adapter);
+  std::erase_if(leaving_adapters_, [&](int adapter) {
+    if (used.contains(adapter)) return false;
+    backend_->remove_adapter(adapter);
+    return true;
+  });
 }
 
 bool Engine::ends_with(const RequestParams& params, int32_t token) const {
@@ -303,7 +339,8 @@ void Engine::submit(int64_t id, std::vector<int32_t> prompt,
   add_to_inbox(std::move(sequence));
 }
 
-void Engine::submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target) {
+void Engine::submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target,
+                           int adapter) {
   check_prompt(tokens);
   check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
         tokens.size(), " tokens, more than the context of ", options_.context_length);
@@ -321,7 +358,9 @@ void Engine::submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget
   sequence->id = id;
   sequence->prompt_length = static_cast<int>(tokens.size());
   sequence->tokens = std::move(tokens);
-  sequence->params = std::make_shared<RequestParams>();
+  auto params = std::make_shared<RequestParams>();
+  params->adapter = adapter;
+  sequence->params = std::move(params);
   sequence->target = std::make_unique<LogitsTarget>(std::move(target));
   add_to_inbox(std::move(sequence));
 }
@@ -339,10 +378,30 @@ void Engine::cancel(int64_t id) {
 void Engine::take_inbox(std::vector<Event>& events) {
   std::vector<std::unique_ptr<Sequence>> submitted;
   std::unordered_set<int64_t> cancelled;
+  std::vector<NewAdapter> new_adapters;
   {
     const std::lock_guard<std::mutex> lock(inbox_mutex_);
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
+    new_adapters.swap(new_adapters_);
+    leaving_adapters_.insert(leaving_adapters_.end(), removed_adapters_.begin(),
+                             removed_adapters_.end());
+    removed_adapters_.clear();
+  }
+  for (NewAdapter& adapter : new_adapters) {
+    Event event;
+    event.sequence = adapter.sequence;
+    event.finish = FinishReason::stop;
+    try {
+      backend_->add_adapter(adapter.id, std::move(adapter.weights));
+    } catch (const std::exception& error) {
+      event.finish = FinishReason::error;
+      event.error = error.what();
+      const std::lock_guard<std::mutex> lock(inbox_mutex_);
+      adapters_.erase(adapter.id);
+      std::erase(leaving_adapters_, adapter.id);
+    }
+    events.push_back(std::move(event));
   }
   std::vector<Accepted> beginning;
   for (auto& sequence : submitted) {
@@ -909,6 +968,7 @@ std::vector<Event> Engine::step() {
         land(std::move(flight), events);
         if (!flights_.empty() && !flights_.front().is_sampled) sample(flights_.front(), events);
       }
+      drop_adapters();
       return true;
     });
   } catch (...) {
@@ -974,12 +1034,14 @@ void Engine::drop_inbox() {
   submitted.swap(submitted_);
   found.swap(found_);
   wanted.swap(wanted_);
+  new_adapters_.clear();
   cancelled_.clear();
 }
 
 bool Engine::idle() {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  return submitted_.empty() && found_.empty() && wanted_.empty() && scheduler_->idle();
+  return submitted_.empty() && found_.empty() && wanted_.empty() && new_adapters_.empty() &&
+         removed_adapters_.empty() && scheduler_->idle();
 }
 
 EngineStats Engine::stats() {

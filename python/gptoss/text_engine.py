@@ -73,11 +73,16 @@ class TextEngine:
         """Begin to continue a prompt, and return at once; the request keeps `model` alive."""
         self._loop.check_usable()
         ids = self._checked_prompt(prompt, params)
-        completion = Completion(self._loop, ids, EngineParams(params), self._tokenizer)
+        engine_params = EngineParams(params, self._loop)
+        completion = Completion(self._loop, ids, engine_params, self._tokenizer)
         return Request(completion, model)
 
     def logits(
-        self, token_ids: Prompt, positions: Any = None, chunk_tokens: int | None = None
+        self,
+        token_ids: Prompt,
+        positions: Any = None,
+        chunk_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """Compute the logits at `positions` of a text, (len(positions), V)."""
         ids = self._prompt(token_ids)
@@ -94,7 +99,8 @@ class TextEngine:
         most = self._loop.max_step_tokens
         chunk = count_or_zero("chunk_tokens", chunk_tokens, most) or most
         logits = np.empty((len(ascending), self._vocab_size), np.float32)
-        self._loop.logits(ids, ascending.astype(np.int32), chunk, logits)
+        number = self._loop.adapter(adapter).number
+        self._loop.logits(ids, ascending.astype(np.int32), chunk, logits, number)
         in_order = len(where) == len(ascending) and bool(np.all(where[:-1] < where[1:]))
         return logits if in_order else logits[where]
 
@@ -104,7 +110,7 @@ class TextEngine:
     ) -> Iterator[tuple[Batch, ProgressBar]]:
         """Check all prompts; cancel what is not finished in the end."""
         self._loop.check_usable()
-        engine_params = EngineParams(params)
+        engine_params = EngineParams(params, self._loop)
 
         def check(prompt: Prompt) -> npt.NDArray[np.int32]:
             ids = self._checked_prompt(prompt, params)

@@ -26,6 +26,8 @@ _MAX_SAMPLES = 128
 # What other libraries call them.
 _OTHER_NAMES = {
     "eos_token_id": "stop_token_ids",
+    "lora": "adapter",
+    "lora_request": "adapter",
     "max_completion_tokens": "max_tokens",
     "max_length": "max_tokens",
     "max_new_tokens": "max_tokens",
@@ -98,6 +100,8 @@ class SamplingParams:
     cache_salt : str, optional
         What is computed of a prompt is reused for requests with the same salt only: one for each
         user keeps them from telling by the time of an answer what others have asked.
+    adapter : str, optional
+        The name of an adapter that `LLM.load_adapter` has loaded; None is the model as it is.
 
     Raises
     ------
@@ -131,6 +135,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     constraint: Constraint | ConstraintFactory | None = field(default=None, compare=False)
     cache_salt: str | None = None
+    adapter: str | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         """Refuse unknown names with a hint, before the generated __init__ does without one."""
@@ -194,6 +199,8 @@ class SamplingParams:
             raise TypeError(f"cache_salt must be a string, got {self.cache_salt!r}")
         if self.cache_salt == "":
             raise ValueError("cache_salt must not be empty")
+        if self.adapter is not None and not isinstance(self.adapter, str):
+            raise TypeError(f"adapter must be an adapter's name, got {self.adapter!r}")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -216,10 +223,15 @@ class SamplingParams:
     @property
     def _salt(self) -> int:
         """The core's number for `cache_salt`."""
-        if self.cache_salt is None:
+        return self._salt_with(b"")
+
+    def _salt_with(self, adapter: bytes) -> int:
+        """The same beside an adapter's digest: pages are those of an adapter and a salt."""
+        if self.cache_salt is None and not adapter:
             return 0
-        text = self.cache_salt.encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        text = (self.cache_salt or "").encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(text, digest_size=8, key=adapter)
+        return int.from_bytes(digest.digest(), "little")
 
     def for_sample(self, index: int) -> SamplingParams:
         """Return the parameters of one of the `n` samples; `seed` must be given."""
