@@ -1,8 +1,8 @@
 """LoRA adapters as PEFT saves them: a folder, read strictly, to what the engine adds.
 
-PEFT keeps of a change its two factors A (r, in) and B (out, r), and it is scale * B @ A. Of experts,
-which are one parameter (E, in, out), A is (E * r, in) and B (out, r * E), so that expert e has rows
-[e * r, (e + 1) * r) of A, and every E-th column of B from e on.
+PEFT keeps of a change its two factors A (r, in) and B (out, r), and it is scale * B @ A. Of
+experts, which are one parameter (E, in, out), A is (E * r, in) and B (out, r * E), so that expert e
+has rows [e * r, (e + 1) * r) of A, and every E-th column of B from e on.
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ class _Weights:
                     module, self._config.hidden_size, self._config.vocab_size
                 )
             elif match is not None:
-                layer, inner = self._layer(match[1], module), match[2]
+                layer, inner = int(match[1]), match[2]
                 stem = inner
                 while stem.endswith(".base_layer"):
                     stem = stem.removesuffix(".base_layer")
@@ -379,6 +379,9 @@ class _Weights:
         match = _FACTOR.fullmatch(plain)
         if match is not None:
             factor = match[2].removeprefix("lora_").removesuffix(".weight")
+            in_layer = _IN_LAYER.fullmatch(match[1])
+            if in_layer is not None:
+                self._check_layer(int(in_layer[1]), name)
             factors = self._factors.setdefault(match[1], {})
             if factor in factors:
                 raise CheckpointError(f"{self._path}: tensor {name}: found it twice")
@@ -408,14 +411,13 @@ class _Weights:
             f"name{why}"
         )
 
-    def _layer(self, digits: str, module: str) -> int:
-        layer, count = int(digits), self._config.num_hidden_layers
+    def _check_layer(self, layer: int, name: str) -> None:
+        count = self._config.num_hidden_layers
         if layer >= count:
             raise CheckpointError(
-                f"{self._path}: tensor {module}: expected layers below {count}, found {layer}: the "
+                f"{self._path}: tensor {name}: expected layers below {count}, found {layer}: the "
                 "adapter is of another base model"
             )
-        return layer
 
     def _dense_place(self, layer: int, inner: str, module: str) -> tuple[str, int, int]:
         """The role of a module and the sizes (in, out) of its matrix."""
@@ -540,9 +542,10 @@ class _Weights:
             a, b = pairs[name]
             if not fits(name, is_swapped):
                 raise CheckpointError(
-                    f"{self._path}: tensor {stem}: expected factors of {name} of {experts} experts, "
-                    f"A ({experts} r, {sizes[name][0]}) and B ({sizes[name][1]}, r {experts}), "
-                    f"found {a.shape} and {b.shape}: the adapter is of another base model"
+                    f"{self._path}: tensor {stem}: expected factors of {name} of {experts} "
+                    f"experts, A ({experts} r, {sizes[name][0]}) and B ({sizes[name][1]}, "
+                    f"r {experts}), found {a.shape} and {b.shape}: the adapter is of another base "
+                    "model"
                 )
             rank = len(a) // experts
             scale = self._settings.scale_of(f"{stem}.{name}", rank)

@@ -1,4 +1,4 @@
-"""LoRA adapters: read from PEFT's folders, and added to the model for the requests that name them."""
+"""LoRA adapters: read from PEFT's folders, and added for the requests that name them."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ def unswapped(folder: Path, out: Path, config: ModelConfig) -> Path:
             a, b = tensors[name], tensors[other]
             rank = len(a) // experts
             a, b = a.reshape(experts, rank, -1), b.reshape(len(b), rank, experts)
-            tensors[name] = np.ascontiguousarray(b.transpose(2, 1, 0)).reshape(
-                experts * rank, -1
-            )
+            tensors[name] = np.ascontiguousarray(b.transpose(2, 1, 0)).reshape(experts * rank, -1)
             tensors[other] = np.ascontiguousarray(a.transpose(2, 1, 0)).reshape(-1, rank * experts)
     out.mkdir()
     save_file(tensors, out / "adapter_model.safetensors")
@@ -119,12 +117,8 @@ def test_an_embedding_may_be_a_target_parameter(tmp_path: Path, config: ModelCon
     stem = "base_model.model.model.embed_tokens"
     save_file(
         {
-            f"{stem}.lora_A.weight": np.ascontiguousarray(
-                tensors[f"{stem}.lora_embedding_B"].T
-            ),
-            f"{stem}.lora_B.weight": np.ascontiguousarray(
-                tensors[f"{stem}.lora_embedding_A"].T
-            ),
+            f"{stem}.lora_A.weight": np.ascontiguousarray(tensors[f"{stem}.lora_embedding_B"].T),
+            f"{stem}.lora_B.weight": np.ascontiguousarray(tensors[f"{stem}.lora_embedding_A"].T),
         },
         other / "adapter_model.safetensors",
     )
@@ -178,9 +172,7 @@ def test_eight_in_a_batch_are_each_as_alone(tmp_path: Path, llm: gptoss.LLM) -> 
 
 
 @pytest.mark.parametrize("options", [{"dense": "q8"}, {"speculative": "ngram"}, {"threads": 3}])
-def test_other_ways_of_loading(
-    tmp_path: Path, llm: gptoss.LLM, options: dict[str, Any]
-) -> None:
+def test_other_ways_of_loading(tmp_path: Path, llm: gptoss.LLM, options: dict[str, Any]) -> None:
     folder = make_adapter(tmp_path / "a", llm.config)
     prompt = prompts_of(llm.config, 1)[0] * 2
     llm.load_adapter("other", folder)
@@ -506,9 +498,7 @@ def test_what_is_no_adapter_of_the_model_is_refused(
     assert str(folder) in str(raised.value)
 
 
-def test_what_is_no_folder_is_refused(
-    tmp_path: Path, config: ModelConfig, llm: gptoss.LLM
-) -> None:
+def test_what_is_no_folder_is_refused(tmp_path: Path, config: ModelConfig, llm: gptoss.LLM) -> None:
     with pytest.raises(gptoss.CheckpointError, match="found nothing"):
         llm.load_adapter("a", tmp_path / "none")
     with pytest.raises(gptoss.CheckpointError, match="it is a whole model"):

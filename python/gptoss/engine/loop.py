@@ -67,9 +67,7 @@ class LoadedAdapter(NamedTuple):
 
 
 # By role (csrc/model/adapter.h), the two factors of a change.
-AdapterChanges: TypeAlias = Mapping[
-    str, "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]"
-]
+AdapterChanges: TypeAlias = Mapping[str, "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]"]
 
 # A step's news, or why there will be no more; None is for who waits to look again.
 Letter: TypeAlias = Delivery | BaseException | None
