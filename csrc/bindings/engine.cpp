@@ -103,12 +103,12 @@ Adapter to_adapter(const ModelConfig& config, const py::dict& changes) {
         .out = second.data(),
         .in_shape = shape_of(first),
         .out_shape = shape_of(second),
-        .owner = std::shared_ptr<const void>(
-            new std::pair<Array<float>, Array<float>>(first, second),
-            [](const std::pair<Array<float>, Array<float>>* owned) {
-              const py::gil_scoped_acquire acquire;
-              delete owned;
-            })};
+        .owner =
+            std::shared_ptr<const void>(new std::pair<Array<float>, Array<float>>(first, second),
+                                        [](const std::pair<Array<float>, Array<float>>* owned) {
+                                          const py::gil_scoped_acquire acquire;
+                                          delete owned;
+                                        })};
   }
   return make_adapter(config, sources);
 }
@@ -595,8 +595,8 @@ void register_engine(py::module_& m) {
           },
           "request"_a, "adapter"_a, "changes"_a)
       .def(
-          "remove_adapter",
-          [](PyEngine& engine, int adapter) { engine->remove_adapter(adapter); }, "adapter"_a)
+          "remove_adapter", [](PyEngine& engine, int adapter) { engine->remove_adapter(adapter); },
+          "adapter"_a)
       .def(
           "check_request",
           [](const PyEngine& engine, const Array<int32_t>& prompt,

@@ -383,8 +383,8 @@ void CpuLayers::experts_in(int layer) {
                           h + i * kPanelRows / 2);
           if (is_kept) {
             std::copy_n(h + i * kPanelRows / 2, (row_end - row_begin) / 2,
-                        adapted_.hidden.data() +
-                            int64_t{row + t + i} * config_.intermediate_size + row_begin / 2);
+                        adapted_.hidden.data() + int64_t{row + t + i} * config_.intermediate_size +
+                            row_begin / 2);
           }
         }
         expert_matmul_.pack_block(
@@ -433,8 +433,7 @@ void CpuLayers::unembed() {
   if (n_rows == 0) return;
   const int hidden = config_.hidden_size;
   for_each_group(n_rows, [&](int64_t first, int count) {
-    float* const normed =
-        has_adapters() ? step_.normed.data() + first * hidden : group_scratch();
+    float* const normed = has_adapters() ? step_.normed.data() + first * hidden : group_scratch();
     for (int i = 0; i < count; ++i) {
       norm_row(weights_.final_norm, input_.logit_rows[static_cast<size_t>(first + i)],
                normed + i * hidden);

@@ -37,8 +37,8 @@ void for_each_chunk(std::span<const LowRankTask> tasks, F&& f) {
 
 void add_low_rank(const Kernels& kernels, ThreadPool& pool, std::span<const LowRankTask> tasks,
                   std::vector<float>& scratch) {
-  std::vector<int> ranks;         // [task]: the highest
-  std::vector<int64_t> begins;    // [task]: of its (T, rank) in scratch
+  std::vector<int> ranks;       // [task]: the highest
+  std::vector<int64_t> begins;  // [task]: of its (T, rank) in scratch
   int64_t size = 0;
   for (const LowRankTask& task : tasks) {
     int highest = 0;

@@ -138,8 +138,7 @@ class Engine {
               uint64_t seed, bool constrained = false, int stored_pages = 0);
   // The logits of a text, as an event without tokens says when they are there. Throws
   // std::invalid_argument likewise.
-  void submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target,
-                     int adapter = 0);
+  void submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target, int adapter = 0);
   // Unknown and finished sequences are ignored. Takes effect before the next step computes
   // anything; a step under way goes on for the sake of others, or is abandoned between two layers
   // if all of its sequences are cancelled. May be called while another thread is in step().
@@ -237,7 +236,7 @@ class Engine {
   std::vector<NewAdapter> new_adapters_;
   std::vector<int> removed_adapters_;
   std::unordered_set<int> adapters_;  // that sequences may have
-  std::vector<int64_t> computing_;  // sequences of the steps in flight
+  std::vector<int64_t> computing_;    // sequences of the steps in flight
   EngineStats published_{};
 };
 

@@ -40,6 +40,7 @@ struct LowRankSource {
 // By role: "embedding", "unembedding", and "layers.<i>." with attention.{q, k, v, o}, router,
 // experts.{gate_up, down}. What is not named is as it is. Throws std::invalid_argument naming the
 // role that the model does not have, or that has another shape than the config asks for.
-Adapter make_adapter(const ModelConfig& config, const std::map<std::string, LowRankSource>& changes);
+Adapter make_adapter(const ModelConfig& config,
+                     const std::map<std::string, LowRankSource>& changes);
 
 }  // namespace gptoss

@@ -35,7 +35,14 @@ def token_ids(llm: gptoss.LLM, question: str, answer: str) -> tuple[list[int], l
 
 
 def train(
-    model_name: str, examples: list[tuple[list[int], list[int]]], out: Path, steps: int, rank: int
+    model_name: str,
+    examples: list[tuple[list[int], list[int]]],
+    out: Path,
+    *,
+    steps: int,
+    rank: int,
+    learning_rate: float,
+    threads: int | None,
 ) -> None:
     """Train an adapter on the answers, and save it."""
     import peft
@@ -43,6 +50,8 @@ def train(
     import transformers
 
     torch.manual_seed(0)
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # The experts' weights are in MXFP4: to compute gradients they become ordinary numbers.
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -73,8 +82,8 @@ def train(
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     batch = {name: values.to(device) for name, values in batch.items()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2 if rank <= 16 else 3e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
     model.train()
     begin = time.perf_counter()
     for step in range(1, steps + 1):
@@ -96,16 +105,24 @@ def main() -> None:
     parser.add_argument("model", help="demo, a Hub id, or a folder")
     parser.add_argument("--out", type=Path, required=True, help="the adapter's folder")
     parser.add_argument("--facts", type=Path, default=FACTS, help="JSONL: question, answer")
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, help="1e-2 for the demo, else 2e-4")
     options = parser.parse_args()
+    is_demo = options.model == "demo"
 
     facts = read_facts(options.facts)
     with gptoss.load(options.model, context_length=4096) as llm:
-        folder = Path(gptoss.__file__).parent / "demo"
-        name = str(folder) if options.model == "demo" else options.model
         examples = [token_ids(llm, fact["question"], fact["answer"]) for fact in facts]
-        train(name, examples, options.out, options.steps, options.rank)
+        train(
+            str(Path(gptoss.__file__).parent / "demo") if is_demo else options.model,
+            examples,
+            options.out,
+            steps=options.steps,
+            rank=options.rank,
+            learning_rate=options.learning_rate or (1e-2 if is_demo else 2e-4),
+            threads=1 if is_demo else None,  # it is too small for several
+        )
         llm.load_adapter("tuned", options.out)
         right = 0
         for fact in facts:

@@ -265,7 +265,8 @@ class _Settings:
         return value
 
     def _number(self, field: str, value: object) -> float:
-        if type(value) not in (int, float) or not abs(value) <= 1e30:  # type: ignore[arg-type,operator]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= 1e30:  # type: ignore[arg-type]
             raise self.error(field, "a number", value)
         return float(value)  # type: ignore[arg-type]
 

@@ -206,8 +206,8 @@ GPTOSS_TEST(low_rank_changes_agree_with_double) {
             expected += product;
             magnitude += std::fabs(product);
           }
-          GPTOSS_CHECK(is_near(h[r], expected, sum_roundings(n) * kUnit * magnitude),
-                       kernels->name, " n ", n, " rank ", rank);
+          GPTOSS_CHECK(is_near(h[r], expected, sum_roundings(n) * kUnit * magnitude), kernels->name,
+                       " n ", n, " rank ", rank);
           float one = 0;  // a row does not depend on those beside it
           kernels->low_rank_in(x.data(), in.data() + r * size, n, 1, &one);
           GPTOSS_CHECK(std::bit_cast<uint32_t>(one) == std::bit_cast<uint32_t>(h[r]));
