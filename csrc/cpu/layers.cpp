@@ -121,6 +121,14 @@ void CpuLayers::begin(const StepInput& input) {
           input.first_positions[s] + token - input.sequence_offsets[s];
       step_.sequence_of_token[static_cast<size_t>(token)] = static_cast<int>(s);
     }
+    const int first = input.first_positions[s];
+    const int end = first + input.sequence_offsets[s + 1] - input.sequence_offsets[s];
+    for (size_t group = 0; group < storage_.size(); ++group) {
+      const auto row = input.tables->row(static_cast<int>(group), input.slots[s]);
+      for (int entry = first / kPageTokens; entry * kPageTokens < end; ++entry) {
+        storage_[group].open_page(row[static_cast<size_t>(entry) % row.size()]);
+      }
+    }
   }
   adapted_.of_token.clear();
   if (std::any_of(input.adapters.begin(), input.adapters.end(), [](int32_t id) { return id; })) {

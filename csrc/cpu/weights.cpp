@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/q8.h"
 #include "cpu/ops.h"
+#include "platform/platform.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -49,6 +50,7 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
       for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) total += encoded_bytes(dense, *matrix);
     }
     encoded_ = LazyMemory(total);
+    encoded_.commit(0, total);
   }
   uint8_t* next = encoded_.data();
   // A dense matrix where it is, or encoded from there by all threads; the system may then have back
@@ -77,7 +79,8 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
       throw CheckpointError(concat(role, ": ", error.what()));
     }
     if (w.mapped) {
-      release_file_pages(static_cast<const uint8_t*>(w.data), data_bytes(w.format, w.n, w.k));
+      platform::drop_file_pages(static_cast<const uint8_t*>(w.data),
+                                data_bytes(w.format, w.n, w.k));
     }
     return encoded;
   };
