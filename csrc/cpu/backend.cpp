@@ -253,9 +253,10 @@ class CpuBackend final : public Backend {
   }
 
   const Scheme scheme_;
-  const BackendTraits traits_{.adapters = true,
-                              .formats = {Format::bf16, Format::bf12, Format::q8, Format::mxfp4},
-                              .batch_sizes = {}};
+  const BackendTraits traits_{
+      .adapters = true,
+      .formats = {Format::bf16, Format::bf12, Format::q8, Format::q8_0, Format::mxfp4},
+      .batch_sizes = {}};
   const std::shared_ptr<ThreadPool> pool_;
   CpuLayers layers_;
   LazyMemory logits_;  // (max_logit_rows, V) f32

@@ -42,13 +42,20 @@ int64_t PreparedWeights::allocated_bytes(const ModelConfig& c, Format dense) {
 
 PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& kernels,
                                  ThreadPool& pool)
-    : embedding(static_cast<const uint16_t*>(weights.embedding.data)),
-      checkpoint_(std::move(weights)) {
-  if (dense != Format::bf16) {
-    int64_t total = encoded_bytes(dense, checkpoint_.unembedding);
-    for (const LayerWeights& w : checkpoint_.layers) {
-      for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) total += encoded_bytes(dense, *matrix);
-    }
+    : embedding(weights.embedding), checkpoint_(std::move(weights)) {
+  // Those in q8_0 stay.
+  const auto is_encoded = [&](const Matrix& w) {
+    return dense != Format::bf16 && w.format == Format::bf16;
+  };
+  int64_t total = 0;
+  const auto count = [&](const Matrix& w) {
+    if (is_encoded(w)) total += encoded_bytes(dense, w);
+  };
+  count(checkpoint_.unembedding);
+  for (const LayerWeights& w : checkpoint_.layers) {
+    for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) count(*matrix);
+  }
+  if (total > 0) {
     encoded_ = LazyMemory(total);
     encoded_.commit(0, total);
   }
@@ -56,7 +63,7 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
   // A dense matrix where it is, or encoded from there by all threads; the system may then have back
   // the pages of the file that it came from.
   const auto prepare = [&](const std::string& role, const Matrix& w) {
-    if (dense == w.format) return w;
+    if (!is_encoded(w)) return w;
     const auto* const from = static_cast<const uint16_t*>(w.data);
     uint8_t* const data = next;
     uint8_t* const scales = data + data_bytes(dense, w.n, w.k);
