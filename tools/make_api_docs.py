@@ -52,7 +52,7 @@ _MODULES: tuple[tuple[types.ModuleType, tuple[str, ...], str], ...] = (
             *("load", "generate", "LLM", "SamplingParams", "Request", "GenerationResult"),
             *("GenerationChunk", "Usage", "Timings", "TokenLogprob", "TopLogprob", "Constraint"),
             *("Decision", "EngineStats", "PageStats", "estimate_memory", "MemoryEstimate"),
-            *("ModelConfig", "RopeConfig", "tool_schema"),
+            *("ModelConfig", "RopeConfig", "tool_schema", "Trace", "save_jsonl"),
         ),
         "`import gptoss`. Loading, generating, chatting.",
     ),

@@ -6,6 +6,8 @@ python tools/make_images.py --check    exit 1 if one is not what would be writte
 recording.svg   a terminal with the demo: the commands run, and what they print is drawn
 memory.svg      memory by context, from the package's own estimate
 speed.svg       the first table of docs/speed.md
+experts.svg     which experts fire for which tokens of the demo
+attention.svg   attention of a banded and a full layer of the demo, with the sink's share
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from rich.text import Text
 from gptoss.checkpoint.memory import estimate_config
 from gptoss.cli.chart import Panel, bar_chart
 from gptoss.published import PUBLISHED
+from inside_pictures import attention, experts
 from update_snippets import environment, without_speed, write_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,6 +222,8 @@ IMAGES_MADE: dict[str, Callable[[], str]] = {
     "recording.svg": recording,
     "memory.svg": memory,
     "speed.svg": speed,
+    "experts.svg": experts,
+    "attention.svg": attention,
 }
 
 

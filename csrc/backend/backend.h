@@ -38,6 +38,8 @@ struct BackendTraits {
   int max_steps_ahead = 0;       // steps that may be submitted before the oldest is waited for
   bool adapters = false;         // StepInput.adapters may be other than 0
   bool drafts = true;            // a sequence may have guesses behind its token
+  bool reads = false;            // StepInput.keeps may be other than empty
+  bool steers = false;           // StepInput.steers may be other than empty
   std::vector<Format> formats;   // that its matmuls read
   std::vector<int> batch_sizes;  // preferred numbers of sequences that decode; empty: any
 };
@@ -56,12 +58,6 @@ struct StepCost {
   double per_token = 1.0;
 
   double of(double tokens) const { return fixed + per_token * tokens; }
-};
-
-// What tests can look at after a step has been waited for.
-enum class Activation : uint8_t {
-  residual,       // (T, hidden) f32: after the last layer
-  router_logits,  // (T, E) f32: of the last layer
 };
 
 // Parts of a step, and what they are called in statistics.
@@ -133,8 +129,8 @@ class Backend {
   // Logits (n_rows, V) f32 of rows [first_row, first_row + n_rows) of a step, there once it has
   // been waited for. Called before the next step is submitted.
   virtual void read_logits(StepId step, int first_row, int n_rows, float* logits) = 0;
-  // Likewise, for tests: (T, ...) f32.
-  virtual void read(StepId step, Activation activation, float* values) = 0;
+  // Likewise what StepInput.keeps[keep] says of a layer: (rows, ...), as Activation has it.
+  virtual void read(StepId step, int keep, Activation activation, int layer, void* values) = 0;
 
   // Since it was made.
   virtual PhaseSeconds phase_seconds() const = 0;

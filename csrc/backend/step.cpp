@@ -10,6 +10,27 @@ std::vector<KvGroup> kv_groups(const ModelConfig& config) {
   return groups;
 }
 
+int attention_keys(const ModelConfig& config, int layer, int keys) {
+  const bool banded = config.is_window_layer[static_cast<size_t>(layer)];
+  return banded ? std::min(keys, config.sliding_window) : keys;
+}
+
+int64_t activation_bytes(const ModelConfig& config, Activation activation, int layer, int keys) {
+  constexpr int64_t kBytes = 4;  // f32 and i32 alike
+  switch (activation) {
+    case Activation::residual:
+      return kBytes * config.hidden_size;
+    case Activation::router_logits:
+      return kBytes * config.n_experts;
+    case Activation::experts:
+    case Activation::expert_weights:
+      return kBytes * config.n_active;
+    case Activation::attention:
+      return kBytes * config.n_heads * (attention_keys(config, layer, keys) + 1);
+  }
+  return 0;
+}
+
 BlockTables::BlockTables(int n_slots, std::vector<int> row_pages)
     : row_pages_(std::move(row_pages)) {
   for (const int pages : row_pages_) {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/config.h"
@@ -67,6 +69,43 @@ class BlockTables {
   std::vector<Range> dirty_;
 };
 
+// What is inside a layer, for those who ask a step to keep it: of each row
+enum class Activation : uint8_t {
+  residual,        // (hidden) f32: the residual stream after the layer
+  router_logits,   // (E) f32
+  experts,         // (A) i32: those that were used, the likeliest first
+  expert_weights,  // (A) f32
+  attention,  // (H, attention_keys() + 1) f32: each key's share of the softmax, then the sink's
+};
+inline constexpr std::array<std::string_view, 5> kActivationNames = {
+    "residual", "router_logits", "experts", "expert_weights", "attention"};
+inline constexpr int kActivations = static_cast<int>(kActivationNames.size());
+constexpr uint32_t bit(Activation activation) {
+  return uint32_t{1} << static_cast<uint32_t>(activation);
+}
+
+// Rows of a sequence of the step, whose activations can be read once it has been waited for.
+struct Keep {
+  std::span<const int32_t> rows;    // tokens of the step, ascending
+  std::span<const int32_t> layers;  // ascending
+  uint32_t activations;             // bits
+  int keys;                         // of attention, see attention_keys()
+};
+
+// Columns of Activation::attention before the sink's. A layer that sees all tokens has the
+// positions 0 to keys - 1, 0 for those that a token does not see; one with a window has those up to
+// the token's own, which is the last.
+int attention_keys(const ModelConfig& config, int layer, int keys);
+// Of one row.
+int64_t activation_bytes(const ModelConfig& config, Activation activation, int layer, int keys);
+
+// A vector that is added to the residual stream of a sequence, after a layer.
+struct Steer {
+  int32_t sequence;     // of the step
+  int32_t layer;        // ascending within a sequence
+  const float* vector;  // (hidden)
+};
+
 // A ragged batch: the new tokens of several sequences, one after the other. A prompt chunk, a
 // single decoded token and any mix of them are the same thing.
 struct StepInput {
@@ -77,6 +116,8 @@ struct StepInput {
   std::span<const int32_t> adapters;          // (S), or empty: none; 0: none, else Backend's ids
   std::span<const int32_t> logit_rows;        // (R): tokens whose logits are wanted, ascending
   const BlockTables* tables;
+  std::span<const Keep> keeps = {};
+  std::span<const Steer> steers = {};
 };
 
 // How a row of logits is used. Rows of one sequence follow each other; each but the last names the

@@ -142,6 +142,11 @@ RequestParams to_params(const py::handle& p) {
     params.allowed_token_ids = allowed.cast<std::vector<int32_t>>();
   }
   params.salt = p.attr("_salt").cast<uint64_t>();
+  for (const auto& [layer, vector] : p.attr("steer").cast<py::dict>()) {
+    const auto values = vector.cast<Array<float>>();
+    params.steering.push_back(
+        {.layer = layer.cast<int32_t>(), .vector = {values.data(), values.data() + values.size()}});
+  }
   return params;
 }
 
@@ -251,6 +256,51 @@ struct PyEngine {
 std::vector<int32_t> to_vector(const Array<int32_t>& array) {
   check(array.ndim() == 1, "token ids must be a flat array, got ", array.ndim(), " dimensions");
   return {array.data(), array.data() + array.size()};
+}
+
+// Kept until the engine is done with it, which may be without the GIL.
+std::shared_ptr<void> keep_alive(py::object object) {
+  return {new py::object(std::move(object)), [](py::object* owner) {
+            const py::gil_scoped_acquire acquire;
+            delete owner;
+          }};
+}
+
+// From lists by Activation's names, of an array (positions, ...) for each layer.
+Trace to_trace(const ModelConfig& config, std::vector<int32_t> positions,
+               std::vector<int32_t> layers, int keys, const py::dict& arrays) {
+  Trace trace = {.positions = std::move(positions),
+                 .layers = std::move(layers),
+                 .activations = 0,
+                 .keys = keys,
+                 .arrays = {}};
+  check(keys >= 1, "keys must be at least 1, got ", keys);
+  trace.arrays.resize(trace.layers.size());
+  for (const int32_t layer : trace.layers) {
+    check(layer >= 0 && layer < config.n_layers, "layers must lie in [0, ", config.n_layers,
+          "), got ", layer);
+  }
+  for (const auto& [key, value] : arrays) {
+    const auto name = key.cast<std::string>();
+    const auto known = std::find(kActivationNames.begin(), kActivationNames.end(), name);
+    check(known != kActivationNames.end(), "unknown activation '", name, "'");
+    const auto a = static_cast<size_t>(known - kActivationNames.begin());
+    const auto activation = static_cast<Activation>(a);
+    trace.activations |= bit(activation);
+    const auto of_layers = value.cast<std::vector<py::array>>();
+    check(of_layers.size() == trace.layers.size(), name, " has ", of_layers.size(), " arrays for ",
+          trace.layers.size(), " layers");
+    for (size_t l = 0; l < of_layers.size(); ++l) {
+      py::array array = of_layers[l];
+      const auto bytes = static_cast<py::ssize_t>(trace.positions.size()) *
+                         activation_bytes(config, activation, trace.layers[l], keys);
+      check(array.nbytes() == bytes && (array.flags() & py::array::c_style) != 0, name,
+            " of layer ", trace.layers[l], " needs a C-contiguous array of ", bytes, " bytes, got ",
+            array.nbytes());
+      trace.arrays[l][a] = static_cast<uint8_t*>(array.mutable_data());
+    }
+  }
+  return trace;
 }
 
 py::list to_list(const std::vector<TokenLogprob>& entries) {
@@ -566,26 +616,37 @@ void register_engine(py::module_& m) {
       .def(
           "submit_logits",
           [](PyEngine& engine, int64_t request, const Array<int32_t>& tokens,
-             const Array<int32_t>& positions, int chunk_tokens, Array<float> out, int adapter) {
+             const Array<int32_t>& positions, int chunk_tokens, Array<float> out,
+             const std::shared_ptr<RequestParams>& params) {
             check(out.size() == positions.size() * engine->config().vocab_size,
                   "logits need an array of (", positions.size(), ", ", engine->config().vocab_size,
                   ")");
             float* const logits = out.mutable_data();
-            // Kept until the engine is done with it, which may be without the GIL.
-            const std::shared_ptr<void> owner(new Array<float>(std::move(out)),
-                                              [](Array<float>* array) {
-                                                const py::gil_scoped_acquire acquire;
-                                                delete array;
-                                              });
-            engine->submit_logits(request, to_vector(tokens),
-                                  {.positions = to_vector(positions),
-                                   .chunk_tokens = chunk_tokens,
-                                   .logits = logits,
-                                   .owner = owner},
-                                  adapter);
+            engine->submit_read(request, to_vector(tokens),
+                                {.positions = to_vector(positions),
+                                 .chunk_tokens = chunk_tokens,
+                                 .logits = logits,
+                                 .owner = keep_alive(std::move(out))},
+                                params);
           },
           "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(), "chunk_tokens"_a,
-          "out"_a.noconvert(), "adapter"_a = 0)
+          "out"_a.noconvert(), "params"_a)
+      .def(
+          "submit_trace",
+          [](PyEngine& engine, int64_t request, const Array<int32_t>& tokens,
+             const Array<int32_t>& positions, int chunk_tokens, const Array<int32_t>& layers,
+             int keys, const py::dict& arrays, const std::shared_ptr<RequestParams>& params) {
+            engine->submit_read(request, to_vector(tokens),
+                                {.positions = {},
+                                 .chunk_tokens = chunk_tokens,
+                                 .logits = nullptr,
+                                 .owner = keep_alive(arrays),
+                                 .trace = to_trace(engine->config(), to_vector(positions),
+                                                   to_vector(layers), keys, arrays)},
+                                params);
+          },
+          "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(), "chunk_tokens"_a,
+          "layers"_a.noconvert(), "keys"_a, "arrays"_a, "params"_a)
       .def(
           "add_adapter",
           [](PyEngine& engine, int64_t request, int adapter, const py::dict& changes) {

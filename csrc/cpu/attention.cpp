@@ -1,7 +1,10 @@
 #include "cpu/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+
+#include "core/float16.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -145,6 +148,85 @@ void banded_attention(const Kernels& kernels, ThreadPool& pool, const AttentionB
       kernels.attention_merge(tile.rows(), batch.head_dim, partial, state);
     }
     finish(kernels, batch, tile, state);
+  });
+}
+
+namespace {
+
+// One head's keys of a page (head_dim, kPageTokens), as numbers.
+void read_keys(const KvPages& kv, int page, int kv_head, double* keys) {
+  const uint8_t* const base = kv.base + kv.table[page % kv.table_size] * kv.page_bytes;
+  const int64_t size = int64_t{kv.head_dim} * kPageTokens;
+  const int64_t first = kv_head * size;
+  switch (kv.type) {
+    case KvType::f32: {
+      const auto* const from = reinterpret_cast<const float*>(base) + first;
+      std::copy_n(from, size, keys);
+      return;
+    }
+    case KvType::f16: {
+      const auto* const from = reinterpret_cast<const uint16_t*>(base) + first;
+      std::transform(from, from + size, keys, half_to_float);
+      return;
+    }
+    case KvType::int8: {
+      const auto* const from = reinterpret_cast<const int8_t*>(base) + first;
+      const auto* const scales =
+          reinterpret_cast<const float*>(base + 2 * kv.kv_heads * size) + kv_head * kPageTokens;
+      for (int64_t i = 0; i < size; ++i) keys[i] = double{scales[i % kPageTokens]} * from[i];
+      return;
+    }
+  }
+}
+
+// Of one row and the heads that share a key/value head.
+void shares_of(const AttentionShares& s, size_t row, int kv_head) {
+  const int group = s.heads / s.kv.kv_heads;
+  const int head_dim = s.kv.head_dim;
+  const int32_t token = s.rows[row];
+  const int position = s.positions[static_cast<size_t>(token)];
+  const int begin = s.window > 0 ? std::max(0, position - s.window + 1) : 0;
+  const int first_key = s.window > 0 ? position - s.keys + 1 : 0;  // of the first column
+  const float* const q = s.q + token * s.q_stride + int64_t{kv_head} * group * head_dim;
+  const auto count = static_cast<size_t>(position + 1 - begin);
+  std::vector<double> scores(static_cast<size_t>(group) * count, 0.0);
+  std::vector<double> keys(static_cast<size_t>(head_dim) * kPageTokens);
+  for (int page = begin / kPageTokens; page <= position / kPageTokens; ++page) {
+    read_keys(s.kv, page, kv_head, keys.data());
+    const int from = std::max(begin, page * kPageTokens);
+    const int to = std::min(position + 1, (page + 1) * kPageTokens);
+    for (int h = 0; h < group; ++h) {
+      double* const score = scores.data() + static_cast<size_t>(h) * count + (from - begin);
+      for (int d = 0; d < head_dim; ++d) {
+        const double factor = double{s.scale} * q[h * head_dim + d];
+        const double* const key = keys.data() + d * kPageTokens + from % kPageTokens;
+        for (int k = 0; k < to - from; ++k) score[k] += factor * key[k];
+      }
+    }
+  }
+  for (int h = 0; h < group; ++h) {
+    const int head = kv_head * group + h;
+    const double* const score = scores.data() + static_cast<size_t>(h) * count;
+    const double sink = s.sinks[head];
+    const double highest = std::max(sink, *std::max_element(score, score + count));
+    double total = std::exp(sink - highest);
+    for (size_t k = 0; k < count; ++k) total += std::exp(score[k] - highest);
+    float* const out = s.out + (static_cast<int64_t>(row) * s.heads + head) * (int64_t{s.keys} + 1);
+    std::fill_n(out, s.keys, 0.0f);
+    for (size_t k = 0; k < count; ++k) {
+      out[begin + static_cast<int>(k) - first_key] =
+          static_cast<float>(std::exp(score[k] - highest) / total);
+    }
+    out[s.keys] = static_cast<float>(std::exp(sink - highest) / total);
+  }
+}
+
+}  // namespace
+
+void attention_shares(ThreadPool& pool, const AttentionShares& shares) {
+  const int kv_heads = shares.kv.kv_heads;
+  pool.run(static_cast<int64_t>(shares.rows.size()) * kv_heads, [&](int64_t unit) {
+    shares_of(shares, static_cast<size_t>(unit / kv_heads), static_cast<int>(unit % kv_heads));
   });
 }
 

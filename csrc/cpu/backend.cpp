@@ -210,12 +210,9 @@ class CpuBackend final : public Backend {
                 static_cast<size_t>(n_rows * vocab) * sizeof(float));
   }
 
-  void read(StepId, Activation activation, float* values) override {
-    const ModelConfig& config = layers_.config();
-    const bool residual = activation == Activation::residual;
-    const auto& array = residual ? layers_.arrays().x : layers_.arrays().router_logits;
-    const int width = residual ? config.hidden_size : config.n_experts;
-    std::copy_n(array.data(), tokens_.size() * static_cast<size_t>(width), values);
+  void read(StepId, int keep, Activation activation, int layer, void* values) override {
+    if (error_ || result_.abandoned) return;
+    layers_.read(keep, activation, layer, values);
   }
 
   PhaseSeconds phase_seconds() const override { return seconds_; }
@@ -255,6 +252,8 @@ class CpuBackend final : public Backend {
   const Scheme scheme_;
   const BackendTraits traits_{
       .adapters = true,
+      .reads = true,
+      .steers = true,
       .formats = {Format::bf16, Format::bf12, Format::q8, Format::q8_0, Format::mxfp4},
       .batch_sizes = {}};
   const std::shared_ptr<ThreadPool> pool_;

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "core/check.h"
@@ -114,9 +115,93 @@ std::vector<int32_t> CpuLayers::finite_tokens() {
   return counts;
 }
 
+uint8_t* Kept::find(Activation activation, int layer) {
+  const auto place = std::lower_bound(layers.begin(), layers.end(), layer);
+  if ((activations & bit(activation)) == 0 || place == layers.end() || *place != layer) {
+    return nullptr;
+  }
+  return values[static_cast<size_t>(place - layers.begin())][static_cast<size_t>(activation)]
+      .data();
+}
+
+void CpuLayers::read(int keep, Activation activation, int layer, void* values) {
+  Kept& kept = kept_[static_cast<size_t>(keep)];
+  const uint8_t* const from = kept.find(activation, layer);
+  check(from != nullptr, "[cpu] this was not to be kept of layer ", layer);
+  std::memcpy(values, from,
+              kept.rows.size() *
+                  static_cast<size_t>(activation_bytes(config_, activation, layer, kept.keys)));
+}
+
+void CpuLayers::keep_attention(int layer) {
+  for (Kept& kept : kept_) {
+    uint8_t* const out = kept.find(Activation::attention, layer);
+    if (out == nullptr) continue;
+    const int sequence = step_.sequence_of_token[static_cast<size_t>(kept.rows.front())];
+    attention_shares(
+        pool_, AttentionShares{.q = step_.qkv.data(),
+                               .q_stride = qkv_size(),
+                               .sinks = weights_.layers[static_cast<size_t>(layer)].sinks.data(),
+                               .rows = kept.rows,
+                               .positions = step_.positions,
+                               .heads = config_.n_heads,
+                               .window = is_window(layer) ? config_.sliding_window : 0,
+                               .keys = attention_keys(config_, layer, kept.keys),
+                               .scale = attention_scale(),
+                               .kv = pages(layer, sequence),
+                               .out = reinterpret_cast<float*>(out)});
+  }
+}
+
+void CpuLayers::keep_routing(int layer) {
+  for (Kept& kept : kept_) {
+    const auto keep = [&](Activation activation, const auto* values, int width) {
+      uint8_t* const out = kept.find(activation, layer);
+      if (out == nullptr) return;
+      const size_t bytes = sizeof(*values) * static_cast<size_t>(width);
+      for (size_t i = 0; i < kept.rows.size(); ++i) {
+        std::memcpy(out + i * bytes, values + int64_t{kept.rows[i]} * width, bytes);
+      }
+    };
+    keep(Activation::router_logits, step_.router_logits.data(), config_.n_experts);
+    keep(Activation::experts, step_.experts.data(), config_.n_active);
+    keep(Activation::expert_weights, step_.expert_weights.data(), config_.n_active);
+  }
+}
+
+void CpuLayers::keep_residual(int layer) {
+  for (Kept& kept : kept_) {
+    uint8_t* const out = kept.find(Activation::residual, layer);
+    if (out == nullptr) continue;
+    const int hidden = config_.hidden_size;
+    const size_t bytes = sizeof(float) * static_cast<size_t>(hidden);
+    for (size_t i = 0; i < kept.rows.size(); ++i) {
+      std::memcpy(out + i * bytes, step_.x.data() + int64_t{kept.rows[i]} * hidden, bytes);
+    }
+  }
+}
+
 void CpuLayers::begin(const StepInput& input) {
   input_ = input;
   tokens_ = static_cast<int>(input.tokens.size());
+  kept_.clear();
+  for (const Keep& keep : input.keeps) {
+    Kept kept = {.rows = {keep.rows.begin(), keep.rows.end()},
+                 .layers = {keep.layers.begin(), keep.layers.end()},
+                 .activations = keep.activations,
+                 .keys = keep.keys,
+                 .values = {}};
+    for (const int32_t layer : keep.layers) {
+      auto& arrays = kept.values.emplace_back();
+      for (int a = 0; a < kActivations; ++a) {
+        const auto activation = static_cast<Activation>(a);
+        if ((keep.activations & bit(activation)) == 0) continue;
+        const int64_t bytes = activation_bytes(config_, activation, layer, keep.keys);
+        arrays[static_cast<size_t>(a)].resize(keep.rows.size() * static_cast<size_t>(bytes));
+      }
+    }
+    kept_.push_back(std::move(kept));
+  }
   // Grown to the largest step so far, within what workspace_bytes() says.
   step_.for_each(config_, tokens_, scheme_, [](auto& array, int64_t elements) {
     if (array.size() < static_cast<size_t>(elements)) array.resize(static_cast<size_t>(elements));
@@ -287,8 +372,9 @@ void CpuLayers::attend(int layer) {
                                   .kv_heads = config_.n_kv_heads,
                                   .head_dim = config_.head_dim,
                                   .window = is_window(layer) ? config_.sliding_window : 0,
-                                  .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                                  .scale = attention_scale(),
                                   .sequences = sequences});
+  keep_attention(layer);
 }
 
 void CpuLayers::attention_out(int layer) {
@@ -335,6 +421,7 @@ void CpuLayers::route(int layer) {
               .tokens = tokens_,
               .n_experts = config_.n_experts,
               .n_active = config_.n_active});
+  keep_routing(layer);
   expert_gather({.x = nullptr,
                  .experts = step_.experts.data(),
                  .rows = nullptr,
@@ -447,6 +534,14 @@ void CpuLayers::experts_out(int layer) {
           step_.expert_weights[pair], hidden, step_.x.data() + t * hidden);
     }
   });
+  for (const Steer& steer : input_.steers) {
+    if (steer.layer != layer) continue;
+    const auto s = static_cast<size_t>(steer.sequence);
+    for (int t = input_.sequence_offsets[s]; t < input_.sequence_offsets[s + 1]; ++t) {
+      kernels_.add_scaled(steer.vector, 1.0f, hidden, step_.x.data() + int64_t{t} * hidden);
+    }
+  }
+  keep_residual(layer);
 }
 
 void CpuLayers::unembed() {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -103,6 +104,18 @@ struct AdapterArrays {
   std::vector<float> hidden;             // (T*A, I): inputs of the experts' second matmul, as f32
 };
 
+// What is kept of a step for one of its StepInput.keeps.
+struct Kept {
+  std::vector<int32_t> rows, layers;
+  uint32_t activations;
+  int keys;
+  // [place of the layer][activation] (rows, ...); empty what is not kept
+  std::vector<std::array<std::vector<uint8_t>, kActivations>> values;
+
+  // Null unless this is kept.
+  uint8_t* find(Activation activation, int layer);
+};
+
 class CpuLayers final : public Layers {
  public:
   // Throws std::invalid_argument where the CPU cannot compute a model of this shape.
@@ -123,7 +136,8 @@ class CpuLayers final : public Layers {
   void write_logits_to(float* logits) { logits_ = logits; }
   // (S) of the last step: a sequence's tokens before the first that is not finite.
   std::vector<int32_t> finite_tokens();
-  const StepArrays& arrays() const { return step_; }
+  // Of the last step, as Backend::read says.
+  void read(int keep, Activation activation, int layer, void* values);
 
   void add_adapter(int id, std::shared_ptr<const Adapter> adapter) {
     adapters_[id] = std::move(adapter);
@@ -144,7 +158,11 @@ class CpuLayers final : public Layers {
   std::string formats() const;
   int qkv_size() const { return config_.q_size() + 2 * config_.kv_size(); }
   bool is_window(int layer) const { return config_.is_window_layer[static_cast<size_t>(layer)]; }
+  float attention_scale() const { return 1.0f / std::sqrt(static_cast<float>(config_.head_dim)); }
   KvPages pages(int layer, int sequence) const;
+  void keep_attention(int layer);
+  void keep_routing(int layer);
+  void keep_residual(int layer);
 
   bool has_adapters() const { return !adapted_.of_token.empty(); }
   // What the token's adapter changes of a matrix; null: nothing.
@@ -197,6 +215,7 @@ class CpuLayers final : public Layers {
   StepArrays step_;
   std::unordered_map<int, std::shared_ptr<const Adapter>> adapters_;
   AdapterArrays adapted_;
+  std::vector<Kept> kept_;  // [keep]
 };
 
 }  // namespace gptoss::cpu

@@ -52,9 +52,34 @@ void check_params(const RequestParams& p, int vocab_size) {
   for (const int32_t token : p.allowed_token_ids) check_id("allowed_token_ids", token);
 }
 
+// Of ascending values, those in [begin, end).
+std::span<const int32_t> within(std::span<const int32_t> values, int begin, int end) {
+  const auto first = std::lower_bound(values.begin(), values.end(), begin);
+  return {first, std::lower_bound(first, values.end(), end)};
+}
+
+void check_ascending(const char* name, std::span<const int32_t> values, size_t count) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    check(values[i] >= 0 && static_cast<size_t>(values[i]) < count, name, " must lie in [0, ",
+          count, "), got ", values[i]);
+    check(i == 0 || values[i] > values[i - 1], name, " must be ascending, got ", values[i],
+          " after ", values[i == 0 ? 0 : i - 1]);
+  }
+}
+
+// Positions of a slice that its sequence is traced at.
+std::span<const int32_t> traced(const Slice& slice) {
+  const ReadTarget* const target = slice.sequence->target.get();
+  if (target == nullptr || !target->trace) return {};
+  return within(target->trace->positions, slice.first, slice.first + slice.tokens);
+}
+
 // The arrays behind a StepInput.
 struct StepArrays {
   std::vector<int32_t> tokens, sequence_offsets{0}, first_positions, slots, adapters, logit_rows;
+  std::vector<std::vector<int32_t>> kept_rows;
+  std::vector<Keep> keeps;
+  std::vector<Steer> steers;
 
   void append(const Slice& slice) {
     const Sequence& sequence = *slice.sequence;
@@ -71,13 +96,28 @@ struct StepArrays {
       logit_rows.push_back(static_cast<int32_t>(tokens.size()));
       tokens.push_back(guess);
     }
+    if (const auto positions = traced(slice); !positions.empty()) {
+      std::vector<int32_t>& rows = kept_rows.emplace_back();
+      for (const int32_t position : positions) rows.push_back(begin + position - slice.first);
+      const Trace& trace = *sequence.target->trace;
+      keeps.push_back({.rows = rows,
+                       .layers = trace.layers,
+                       .activations = trace.activations,
+                       .keys = trace.keys});
+    }
+    for (const Steering& steering : sequence.params->steering) {
+      steers.push_back({.sequence = static_cast<int32_t>(slots.size()),
+                        .layer = steering.layer,
+                        .vector = steering.vector.data()});
+    }
     sequence_offsets.push_back(static_cast<int32_t>(tokens.size()));
     first_positions.push_back(slice.first);
     slots.push_back(sequence.slot);
     adapters.push_back(sequence.params->adapter);
   }
   StepInput view(const BlockTables& tables) const {
-    return {tokens, sequence_offsets, first_positions, slots, adapters, logit_rows, &tables};
+    return {tokens,     sequence_offsets, first_positions, slots, adapters,
+            logit_rows, &tables,          keeps,           steers};
   }
 };
 
@@ -250,6 +290,7 @@ void Engine::check_request(std::span<const int32_t> prompt, const RequestParams&
           options_.context_length, " must hold it and at least one more");
   }
   check_params(params, config_.vocab_size);
+  check_changes(params);
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
   check_adapter(params.adapter);
 }
@@ -258,6 +299,20 @@ void Engine::check_request(std::span<const int32_t> prompt, const RequestParams&
 void Engine::check_adapter(int adapter) const {
   check(adapter == 0 || adapters_.contains(adapter), "there is no adapter ", adapter,
         ", or it was removed");
+}
+
+// What changes the model for a request.
+void Engine::check_changes(const RequestParams& params) const {
+  check(params.steering.empty() || backend_->traits().steers,
+        "this device cannot steer: load the model on one that can, such as 'cpu'");
+  std::vector<int32_t> layers;
+  for (const Steering& steering : params.steering) {
+    layers.push_back(steering.layer);
+    check(steering.vector.size() == static_cast<size_t>(config_.hidden_size), "steer has ",
+          steering.vector.size(), " numbers for layer ", steering.layer, ", expected hidden_size, ",
+          config_.hidden_size);
+  }
+  check_ascending("layers of steer", layers, static_cast<size_t>(config_.n_layers));
 }
 
 void Engine::add_to_inbox(std::unique_ptr<Sequence> sequence) {
@@ -339,29 +394,28 @@ void Engine::submit(int64_t id, std::vector<int32_t> prompt,
   add_to_inbox(std::move(sequence));
 }
 
-void Engine::submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target,
-                           int adapter) {
+void Engine::submit_read(int64_t id, std::vector<int32_t> tokens, ReadTarget target,
+                         std::shared_ptr<const RequestParams> params) {
   check_prompt(tokens);
   check(tokens.size() <= static_cast<size_t>(options_.context_length), "the sequence has ",
         tokens.size(), " tokens, more than the context of ", options_.context_length);
   check(target.chunk_tokens >= 1 && target.chunk_tokens <= options_.max_step_tokens,
         "chunk_tokens must be between 1 and ", options_.max_step_tokens, ", got ",
         target.chunk_tokens);
-  const auto& positions = target.positions;
-  for (size_t i = 0; i < positions.size(); ++i) {
-    check(positions[i] >= 0 && static_cast<size_t>(positions[i]) < tokens.size(),
-          "positions must lie in [0, ", tokens.size(), "), got ", positions[i]);
-    check(i == 0 || positions[i] > positions[i - 1], "positions must be ascending, got ",
-          positions[i], " after ", positions[i == 0 ? 0 : i - 1]);
+  check_ascending("positions", target.positions, tokens.size());
+  if (target.trace) {
+    check(backend_->traits().reads,
+          "this device cannot be looked into: load the model on one that can, such as 'cpu'");
+    check_ascending("positions", target.trace->positions, tokens.size());
+    check_ascending("layers", target.trace->layers, static_cast<size_t>(config_.n_layers));
   }
+  check_changes(*params);
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
   sequence->prompt_length = static_cast<int>(tokens.size());
   sequence->tokens = std::move(tokens);
-  auto params = std::make_shared<RequestParams>();
-  params->adapter = adapter;
   sequence->params = std::move(params);
-  sequence->target = std::make_unique<LogitsTarget>(std::move(target));
+  sequence->target = std::make_unique<ReadTarget>(std::move(target));
   add_to_inbox(std::move(sequence));
 }
 
@@ -611,16 +665,39 @@ void Engine::launch(StepPlan plan) {
   tables_->clear_dirty();
   kv_->submitted(id);
   Scheduler::advance(plan);
-  for (const Slice& slice : plan.slices) {
-    const LogitsTarget* const target = slice.sequence->target.get();
-    if (target == nullptr || slice.scored.empty()) continue;
-    const auto& wanted = target->positions;
-    const auto place =
-        std::lower_bound(wanted.begin(), wanted.end(), slice.scored.front()) - wanted.begin();
-    backend_->read_logits(id, slice.first_row, static_cast<int>(slice.scored.size()),
-                          target->logits + place * config_.vocab_size);
-  }
+  read(id, plan);
   flights_.push_back({.id = id, .plan = std::move(plan), .rows = {}, .rows_of_slice = {}});
+}
+
+// Has the logits and the activations of a step copied to where they are wanted.
+void Engine::read(StepId step, const StepPlan& plan) {
+  int keep = 0;
+  for (const Slice& slice : plan.slices) {
+    const ReadTarget* const target = slice.sequence->target.get();
+    if (target == nullptr) continue;
+    if (!slice.scored.empty()) {
+      const auto& wanted = target->positions;
+      const auto place =
+          std::lower_bound(wanted.begin(), wanted.end(), slice.scored.front()) - wanted.begin();
+      backend_->read_logits(step, slice.first_row, static_cast<int>(slice.scored.size()),
+                            target->logits + place * config_.vocab_size);
+    }
+    const auto positions = traced(slice);
+    if (positions.empty()) continue;
+    const Trace& trace = *target->trace;
+    const int64_t place = positions.data() - trace.positions.data();
+    for (size_t l = 0; l < trace.layers.size(); ++l) {
+      for (int a = 0; a < kActivations; ++a) {
+        const auto activation = static_cast<Activation>(a);
+        uint8_t* const array = trace.arrays[l][static_cast<size_t>(a)];
+        if (array == nullptr) continue;
+        const int layer = trace.layers[l];
+        backend_->read(step, keep, activation, layer,
+                       array + place * activation_bytes(config_, activation, layer, trace.keys));
+      }
+    }
+    ++keep;
+  }
 }
 
 // Whether everything is known that its masks depend on.

@@ -136,9 +136,11 @@ class Engine {
   // step().
   void submit(int64_t id, std::vector<int32_t> prompt, std::shared_ptr<const RequestParams> params,
               uint64_t seed, bool constrained = false, int stored_pages = 0);
-  // The logits of a text, as an event without tokens says when they are there. Throws
-  // std::invalid_argument likewise.
-  void submit_logits(int64_t id, std::vector<int32_t> tokens, LogitsTarget target, int adapter = 0);
+  // The logits of a text, or what is inside, as an event without tokens says when they are there.
+  // Of the parameters those count that change what is computed. Throws std::invalid_argument
+  // likewise.
+  void submit_read(int64_t id, std::vector<int32_t> tokens, ReadTarget target,
+                   std::shared_ptr<const RequestParams> params);
   // Unknown and finished sequences are ignored. Takes effect before the next step computes
   // anything; a step under way goes on for the sake of others, or is abandoned between two layers
   // if all of its sequences are cancelled. May be called while another thread is in step().
@@ -179,6 +181,7 @@ class Engine {
   void check_prompt(std::span<const int32_t> tokens) const;
   void check_adapter(int adapter) const;
   void drop_adapters();
+  void check_changes(const RequestParams& params) const;
   void check_page(const PageRef& ref) const;
   void size_pages();
   void add_to_inbox(std::unique_ptr<Sequence> sequence);
@@ -190,6 +193,7 @@ class Engine {
   void give_wanted();
   void offer(std::span<const int32_t> tokens, uint64_t salt);
   void launch(StepPlan plan);
+  void read(StepId step, const StepPlan& plan);
   bool can_sample(const Flight& flight) const;
   void sample(Flight& flight, std::vector<Event>& events);
   void land(Flight flight, std::vector<Event>& events);

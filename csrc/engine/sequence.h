@@ -4,12 +4,15 @@
 // request's prompt, or a text to be scored.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "backend/step.h"
 #include "engine/kv_cache.h"
 #include "ops/sample.h"
 
@@ -23,6 +26,12 @@ struct StopRule {
   bool ignore_eos = false;
 };
 
+// A vector that is added to the residual stream after a layer, at every token.
+struct Steering {
+  int32_t layer;
+  std::vector<float> vector;  // (hidden)
+};
+
 // A request's parameters, shared by its samples.
 struct RequestParams {
   ops::SamplingRule rule;  // the seed is each sample's own
@@ -32,14 +41,26 @@ struct RequestParams {
   int prompt_logprobs = -1;                // alternatives of every token of the prompt; -1: none
   uint64_t salt = 0;                       // pages are shared with sequences of the same salt
   int adapter = 0;                         // 0: none
+  std::vector<Steering> steering;          // ascending layers
 };
 
-// Raw logits of a text, instead of a continuation.
-struct LogitsTarget {
-  std::vector<int32_t> positions;  // ascending
+// What is inside the layers at some positions of a text. Arrays are (positions, ...), as Activation
+// has it; null what is not wanted.
+struct Trace {
+  std::vector<int32_t> positions;                          // ascending
+  std::vector<int32_t> layers;                             // ascending
+  uint32_t activations;                                    // bits
+  int keys;                                                // of attention, see attention_keys()
+  std::vector<std::array<uint8_t*, kActivations>> arrays;  // [place of the layer][activation]
+};
+
+// What a text is computed for, instead of being continued: its raw logits, or what is inside.
+struct ReadTarget {
+  std::vector<int32_t> positions;  // of logits, ascending
   int chunk_tokens;                // most tokens of the text in a step
   float* logits;                   // (positions, V) f32
-  std::shared_ptr<void> owner;     // keeps them alive
+  std::shared_ptr<void> owner;     // keeps all arrays alive
+  std::optional<Trace> trace = {};
 };
 
 struct Sequence {
@@ -49,7 +70,7 @@ struct Sequence {
   std::shared_ptr<const RequestParams> params;
   ops::SamplingRule rule;  // with the sample's seed
   bool constrained = false;
-  std::unique_ptr<LogitsTarget> target;  // null: it is continued
+  std::unique_ptr<ReadTarget> target;  // null: it is continued
   // Masks of its own: allowed_token_ids, and the same without what ends it, for min_tokens. Empty
   // where nothing is masked.
   std::shared_ptr<const std::vector<uint32_t>> allowed_mask, unending_mask;

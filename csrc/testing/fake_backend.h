@@ -69,7 +69,7 @@ class FakeBackend final : public Backend {
   void sample(StepId step, const SampleInput& input) override;
   StepResult wait(StepId step) override;
   void read_logits(StepId step, int first_row, int n_rows, float* logits) override;
-  void read(StepId step, Activation activation, float* values) override;
+  void read(StepId step, int keep, Activation activation, int layer, void* values) override;
   PhaseSeconds phase_seconds() const override { return {}; }
 
   // What the steps so far have cost, by FakeOptions::cost.

@@ -21,6 +21,7 @@ from gptoss.engine.constraints import Constraint, Decision
 from gptoss.engine.request import Request
 from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import BackendError, CheckpointError
+from gptoss.export import save_jsonl
 from gptoss.llm import LLM
 from gptoss.load import generate, load
 from gptoss.outputs import (
@@ -33,6 +34,7 @@ from gptoss.outputs import (
     TopLogprob,
     Usage,
 )
+from gptoss.trace import Trace
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer as Tokenizer
@@ -58,6 +60,7 @@ __all__ = [
     "TokenLogprob",
     "Tokenizer",
     "TopLogprob",
+    "Trace",
     "Usage",
     "__version__",
     "chat",
@@ -66,6 +69,7 @@ __all__ = [
     "harmony",
     "load",
     "ops",
+    "save_jsonl",
     "tool_schema",
 ]
 

@@ -237,7 +237,18 @@ class Engine:
         positions: npt.NDArray[np.int32],
         chunk_tokens: int,
         out: npt.NDArray[np.float32],
-        adapter: int = 0,
+        params: RequestParams,
+    ) -> None: ...
+    def submit_trace(
+        self,
+        request: int,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        chunk_tokens: int,
+        layers: npt.NDArray[np.int32],
+        keys: int,
+        arrays: Mapping[str, Sequence[npt.NDArray[Any]]],  # by layer
+        params: RequestParams,
     ) -> None: ...
     def add_adapter(
         self,

@@ -16,15 +16,30 @@ import numpy.typing as npt
 
 from gptoss import _core
 from gptoss.adapters import AdapterReader
-from gptoss.chat import ChatMessages, ChatResult, ChatStream, Functions, begin, run_steps
+from gptoss.chat import (
+    ChatMessages,
+    ChatResult,
+    ChatStream,
+    Functions,
+    begin,
+    build_prompt,
+    run_steps,
+)
 from gptoss.config import ModelConfig
 from gptoss.engine.loop import EngineLoop
 from gptoss.engine.outputs import EngineStats, GenerationResult
 from gptoss.engine.page_store import PageStore
 from gptoss.engine.request import Request
 from gptoss.engine.sampling import SamplingParams
-from gptoss.harmony import HarmonyEncoding, ToolDescription, ToolNamespaceConfig
+from gptoss.harmony import (
+    Conversation,
+    HarmonyEncoding,
+    Message,
+    ToolDescription,
+    ToolNamespaceConfig,
+)
 from gptoss.text_engine import Prompt, TextEngine
+from gptoss.trace import Trace, What
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer
@@ -49,7 +64,7 @@ class LLM:
     ) -> None:
         self._loop = EngineLoop(engine, store)
         self._config = config
-        self._text = TextEngine(self._loop, config.vocab_size, tokenizer, name)
+        self._text = TextEngine(self._loop, config, tokenizer, name)
         self._name = name
         self._adapters = adapters
         self._context_length = engine.context_length
@@ -626,6 +641,67 @@ class LLM:
         It is computed beside running requests, as one more of them.
         """
         return self._text.logits(token_ids, positions, chunk_tokens, adapter)
+
+    def trace(
+        self,
+        text: Prompt | ChatMessages,
+        layers: Iterable[int] | None = None,
+        what: What | Iterable[What] = ("hidden", "router", "attention", "experts"),
+        *,
+        positions: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        steer: Mapping[int, npt.ArrayLike] | None = None,
+        max_bytes: int = 1 << 30,
+    ) -> Trace:
+        """Compute a text and look inside: hidden states, routing, attention.
+
+        Parameters
+        ----------
+        text : str, sequence of int, or messages
+            The text, T tokens; a string is encoded as for `generate`, messages as `chat` would
+            put them before the model. The tokens of an answer follow those of its prompt:
+            `[*result.prompt_token_ids, *result.token_ids]`.
+        layers : iterable of int, optional
+            From 0; negative ones count from the end. None means all.
+        what : str or iterable of {"hidden", "router", "attention", "experts"}
+            What is kept of each layer.
+        positions : sequence of int, optional
+            Where it is kept; negative ones count from the end. None means all. Tokens behind the
+            last one are not computed.
+        steer : mapping of int to array, optional
+            As in `SamplingParams`.
+        max_bytes : int
+            Most bytes that the arrays may take.
+
+        Returns
+        -------
+        Trace
+            Of numpy arrays.
+
+        Raises
+        ------
+        ValueError
+            The text is empty or longer than the context, a value is out of range, or the arrays
+            would be larger than `max_bytes`; the device is not one that can be looked into.
+        TypeError
+            A value is of the wrong type.
+
+        Notes
+        -----
+        The text is computed beside running requests, as one more of them, and whole: what is
+        cached is not used. Attention's shares are computed from the queries and from the keys as
+        the KV cache holds them, in float64, beside the kernel that makes the output of it.
+
+        Examples
+        --------
+        >>> trace = llm.trace("Once upon a time", layers=[0, -1], what="experts")
+        >>> print(trace.experts.shape)
+        """
+        prompt: Any = text
+        if isinstance(prompt, Conversation) or (
+            isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], (Mapping, Message))
+        ):
+            prompt = build_prompt(self.harmony, prompt).token_ids
+        return self._text.trace(prompt, layers, positions, what, max_bytes, steer)
 
 
 def _merged(params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:

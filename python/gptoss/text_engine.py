@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss._progress import ProgressBar
+from gptoss.config import ModelConfig
 from gptoss.engine.constraints import is_constraint
 from gptoss.engine.loop import EngineLoop
 from gptoss.engine.outputs import GenerationResult
 from gptoss.engine.request import Batch, Completion, EngineParams, Request
 from gptoss.engine.sampling import SamplingParams
 from gptoss.options import PROMPTS_PER_SEQUENCE, count_or_zero
+from gptoss.trace import Trace, TracePlan
 
 if TYPE_CHECKING:
     from gptoss.tokenizer import Tokenizer
@@ -30,10 +32,11 @@ class TextEngine:
     """
 
     def __init__(
-        self, loop: EngineLoop, vocab_size: int, tokenizer: Tokenizer | None, name: str
+        self, loop: EngineLoop, config: ModelConfig, tokenizer: Tokenizer | None, name: str
     ) -> None:
         self._loop = loop
-        self._vocab_size = vocab_size
+        self._config = config
+        self._vocab_size = config.vocab_size
         self._tokenizer = tokenizer
         self._name = name
 
@@ -86,8 +89,50 @@ class TextEngine:
     ) -> npt.NDArray[np.float32]:
         """Compute the logits at `positions` of a text, (len(positions), V)."""
         ids = self._prompt(token_ids)
+        # Looked at before so many logits are made room for.
+        ascending, where = np.unique(self._positions(ids, positions), return_inverse=True)
+        most = self._loop.max_step_tokens
+        chunk = count_or_zero("chunk_tokens", chunk_tokens, most) or most
+        logits = np.empty((len(ascending), self._vocab_size), np.float32)
+        params = EngineParams(SamplingParams(adapter=adapter), self._loop).first
+        places = ascending.astype(np.int32)
+        self._loop.read(
+            lambda engine, sequence: engine.submit_logits(
+                sequence, ids, places, chunk, logits, params
+            )
+        )
+        in_order = len(where) == len(ascending) and bool(np.all(where[:-1] < where[1:]))
+        return logits if in_order else logits[where]
+
+    def trace(
+        self, text: Prompt, layers: Any, positions: Any, what: Any, max_bytes: int, steer: Any
+    ) -> Trace:
+        """Compute a text and keep what is inside the layers."""
+        params = EngineParams(SamplingParams(steer=steer), self._loop).first
+        ids = self._prompt(text)
+        plan = TracePlan.make(
+            self._config, ids, self._positions(ids, positions), layers, what, max_bytes
+        )
+        arrays = plan.allocate()
+        chunk = min(plan.step_tokens, self._loop.max_step_tokens)
+        self._loop.read(
+            lambda engine, sequence: engine.submit_trace(
+                sequence,
+                plan.tokens,
+                plan.positions,
+                chunk,
+                plan.layers,
+                plan.keys,
+                arrays,
+                params,
+            )
+        )
+        return plan.result(arrays)
+
+    def _positions(self, ids: npt.NDArray[np.int32], positions: Any) -> npt.NDArray[np.int64]:
+        """Positions of a text that is read, counted from its beginning."""
         count, longest = len(ids), self._loop.context_length
-        if count > longest:  # known before so many logits are made room for
+        if count > longest:
             raise ValueError(f"the sequence has {count} tokens, more than the context of {longest}")
         wanted = np.arange(count) if positions is None else _integers("positions", positions)
         for position in wanted:
@@ -95,14 +140,7 @@ class TextEngine:
                 raise ValueError(
                     f"positions must be in [{-count}, {count}) for {count} tokens, got {position}"
                 )
-        ascending, where = np.unique(wanted % max(count, 1), return_inverse=True)
-        most = self._loop.max_step_tokens
-        chunk = count_or_zero("chunk_tokens", chunk_tokens, most) or most
-        logits = np.empty((len(ascending), self._vocab_size), np.float32)
-        number = self._loop.adapter(adapter).number
-        self._loop.logits(ids, ascending.astype(np.int32), chunk, logits, number)
-        in_order = len(where) == len(ascending) and bool(np.all(where[:-1] < where[1:]))
-        return logits if in_order else logits[where]
+        return wanted % max(count, 1)
 
     @contextlib.contextmanager
     def _batch(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("recording.svg", "memory.svg", "speed.svg")
+NAMES = ("recording.svg", "memory.svg", "speed.svg", "experts.svg", "attention.svg")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,6 +35,8 @@ struct Steps {
   BlockTables tables{kSlots, {4, ring()}};
   std::atomic<bool> abandon{false};
   StepId step = 0;
+  std::vector<Keep> keeps;
+  std::vector<Steer> steers;
   std::vector<float> logits = std::vector<float>(8 * 97);
 
   explicit Steps(bool int8_kv_cache = false) {
@@ -75,7 +77,8 @@ struct Steps {
           {.row = static_cast<int32_t>(rows.size()), .slot = part.slot, .rule = part.rule});
       rows.push_back(offsets.back() - 1);
     }
-    step = backend->submit({tokens, offsets, positions, slots, {}, rows, &tables}, abandon);
+    step = backend->submit({tokens, offsets, positions, slots, {}, rows, &tables, keeps, steers},
+                           abandon);
     tables.clear_dirty();
     backend->read_logits(step, 0, static_cast<int>(rows.size()), logits.data());
     backend->sample(step, {.rows = sampling, .masks = {}, .biases = {}});
@@ -189,19 +192,47 @@ GPTOSS_TEST(activations_can_be_looked_at) {
   Steps steps;
   const auto hidden = static_cast<size_t>(steps.config.hidden_size);
   const auto experts = static_cast<size_t>(steps.config.n_experts);
+  const Ids last_layer = {steps.config.n_layers - 1};
+  const uint32_t both = bit(Activation::residual) | bit(Activation::router_logits);
   steps.open(0, 0, a);
   steps.open(1, 4, b);
+  const Ids of_a = {1, 3, 11}, of_b = {12, 13, 14, 15, 16};
+  steps.keeps = {{of_a, last_layer, both, 0}, {of_b, last_layer, both, 0}};
   steps.run({{0, a, 0}, {1, b, 0}});
-  std::vector<float> together(17 * hidden), routed(17 * experts);
-  steps.backend->read(steps.step, Activation::residual, together.data());
-  steps.backend->read(steps.step, Activation::router_logits, routed.data());
+  const auto read = [&](int keep, Activation activation, size_t size) {
+    std::vector<float> values(size);
+    steps.backend->read(steps.step, keep, activation, last_layer[0], values.data());
+    return values;
+  };
+  const auto first = read(0, Activation::residual, 3 * hidden);
+  const auto together = read(1, Activation::residual, 5 * hidden);
+  const auto routed = read(0, Activation::router_logits, 3 * experts);
   GPTOSS_CHECK(std::all_of(routed.begin(), routed.end(), [](float x) { return std::isfinite(x); }));
+  GPTOSS_CHECK(!same_bits(std::span(first).first(hidden), std::span(together).first(hidden)));
   // They do not depend on what is computed beside them.
+  const Ids all = {0, 1, 2, 3, 4};
+  steps.keeps = {{all, last_layer, both, 0}};
   steps.run({{1, b, 0}});
-  std::vector<float> alone(5 * hidden);
-  steps.backend->read(steps.step, Activation::residual, alone.data());
-  GPTOSS_CHECK(same_bits(alone, std::span(together).subspan(12 * hidden)));
-  GPTOSS_CHECK(std::any_of(alone.begin(), alone.end(), [](float x) { return x != 0.0f; }));
+  GPTOSS_CHECK(same_bits(read(0, Activation::residual, 5 * hidden), together));
+  GPTOSS_CHECK(std::any_of(together.begin(), together.end(), [](float x) { return x != 0.0f; }));
+  // What was not to be kept is not there.
+  GPTOSS_CHECK_THROWS(std::invalid_argument, read(0, Activation::attention, 0));
+}
+
+GPTOSS_TEST(a_vector_is_added_to_one_sequence_alone) {
+  const Ids a = some_tokens(7, 12);
+  const Ids b = some_tokens(8, 5);
+  Steps plain, steered;
+  for (Steps* steps : {&plain, &steered}) {
+    steps->open(0, 0, a);
+    steps->open(1, 4, b);
+  }
+  const std::vector<float> vector(static_cast<size_t>(plain.config.hidden_size), 0.25f);
+  steered.steers = {{.sequence = 1, .layer = 0, .vector = vector.data()}};
+  plain.run({{0, a, 0}, {1, b, 0}});
+  steered.run({{0, a, 0}, {1, b, 0}});
+  GPTOSS_CHECK(same_bits(plain.row(0), steered.row(0)));
+  GPTOSS_CHECK(!same_bits(plain.row(1), steered.row(1)));
 }
 
 GPTOSS_TEST(a_step_tells_from_where_on_activations_are_not_finite) {

@@ -73,8 +73,8 @@ class HookedBackend final : public Backend {
   void read_logits(StepId step, int first_row, int n_rows, float* logits) override {
     inner_->read_logits(step, first_row, n_rows, logits);
   }
-  void read(StepId step, Activation activation, float* values) override {
-    inner_->read(step, activation, values);
+  void read(StepId step, int keep, Activation activation, int layer, void* values) override {
+    inner_->read(step, keep, activation, layer, values);
   }
   PhaseSeconds phase_seconds() const override { return inner_->phase_seconds(); }
 
@@ -229,7 +229,8 @@ std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& tokens,
   std::vector<float> logits(tokens.size() * 97);
   std::vector<int32_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), 0);
-  engine.submit_logits(kId, tokens, {positions, chunk_tokens, logits.data(), nullptr});
+  engine.submit_read(kId, tokens, {positions, chunk_tokens, logits.data(), nullptr},
+                     std::make_shared<RequestParams>());
   for (;;) {
     const std::vector<Event> events = engine.step();
     if (others != nullptr) take(events, *others);
@@ -369,7 +370,8 @@ GPTOSS_TEST(a_step_is_abandoned_when_all_of_its_requests_are_cancelled) {
 
   to_cancel = {8};
   std::vector<float> logits(97);
-  engine->submit_logits(8, prompt(1, 50), {{49}, 10, logits.data(), nullptr});
+  engine->submit_read(8, prompt(1, 50), {{49}, 10, logits.data(), nullptr},
+                      std::make_shared<RequestParams>());
   std::vector<Event> events = engine->step();
   while (events.empty()) events = engine->step();
   GPTOSS_CHECK(events[0].sequence == 8 && events[0].finish == FinishReason::abort);
@@ -652,8 +654,9 @@ GPTOSS_TEST(bad_requests_are_refused) {
   const auto refuses_positions = [&](std::vector<int32_t> positions, int chunk_tokens) {
     GPTOSS_CHECK_THROWS(
         std::invalid_argument,
-        engine->submit_logits(1, prompt(1, 5),
-                              {std::move(positions), chunk_tokens, logits.data(), nullptr}));
+        engine->submit_read(1, prompt(1, 5),
+                            {std::move(positions), chunk_tokens, logits.data(), nullptr},
+                            std::make_shared<RequestParams>()));
   };
   refuses_positions({5}, 1);
   refuses_positions({-1}, 1);

@@ -552,7 +552,8 @@ void run_scenario(uint64_t seed, int ahead, MemoryStore* store = nullptr, uint64
         Ids positions;
         for (size_t p = 0; p < job.prompt.size(); ++p) positions.push_back(static_cast<int32_t>(p));
         const int chunk = 1 + random.below(engine.max_step_tokens());
-        engine.submit_logits(next, job.prompt, {positions, chunk, rows.data(), nullptr});
+        engine.submit_read(next, job.prompt, {positions, chunk, rows.data(), nullptr},
+                           std::make_shared<RequestParams>());
       } else {
         if (job.rule) constraints.rules[next] = *job.rule;
         const int stored = store == nullptr ? 0 : store->count(job.prompt, job.params->salt);
@@ -679,7 +680,8 @@ double longest_wait(int ahead, bool scored) {
   const Ids prompt = random_ids(random, 4000);
   std::vector<float> row(kVocab);
   if (scored) {
-    fake.engine->submit_logits(2, prompt, {{3999}, 512, row.data(), nullptr});
+    fake.engine->submit_read(2, prompt, {{3999}, 512, row.data(), nullptr},
+                             std::make_shared<RequestParams>());
   } else {
     auto params = std::make_shared<RequestParams>();
     params->stop = exactly(1);

@@ -116,7 +116,9 @@ def score(
 ) -> npt.NDArray[np.float32]:
     """Return the logits (V) after a text, from an engine that has nothing else to do."""
     out = np.full((1, CASE.config.vocab_size), np.nan, np.float32)
-    engine.submit_logits(request, tokens, array([len(tokens) - 1]), chunk_tokens, out)
+    params = _core.RequestParams(SamplingParams())
+    places = array([len(tokens) - 1])
+    engine.submit_logits(request, tokens, places, chunk_tokens, out, params)
     while not engine.idle():
         for event in engine.step():
             assert (event.request, event.finish_reason, event.error) == (request, "stop", "")

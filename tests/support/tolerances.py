@@ -103,6 +103,23 @@ def assert_fp32_tier(found: npt.NDArray[np.floating], expected: npt.NDArray[np.f
     assert (found.argmax(axis=-1) == expected.argmax(axis=-1))[clear].all()
 
 
+# What is inside the layers: hidden states and router logits are rows like logits, in the same tier.
+# A share of attention errs, relatively, by as much as its score does; of scores up to 10, as random
+# checkpoints have them, that is ten times the relative error of what they are made of.
+SHARES_FACTOR = 10.0
+
+
+def assert_fp32_rows(
+    found: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], factor: float = 1.0
+) -> None:
+    """Assert that vectors (..., N) meet the fp32 tier, or so many times its bounds."""
+    assert found.shape == expected.shape
+    assert np.isfinite(found).all()
+    errors = relative_l2(found, expected)
+    assert np.median(errors) <= factor * FP32_MEDIAN_RELATIVE_L2
+    assert errors.max() <= factor * FP32_MAX_RELATIVE_L2
+
+
 def chi_square_bound(degrees: int) -> float:
     """Bound a chi-square statistic.
 

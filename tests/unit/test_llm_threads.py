@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import gptoss
@@ -389,19 +390,33 @@ class TestFailure:
             (event,) = letter.events
             assert (event.request, event.finish_reason) == (sequence, reason)
 
+    def read(
+        self,
+        loop: EngineLoop,
+        tokens: npt.NDArray[np.int32],
+        logits: npt.NDArray[np.float32],
+        chunk_tokens: int = 512,
+    ) -> None:
+        params = _core.RequestParams(SamplingParams())
+        loop.read(
+            lambda engine, sequence: engine.submit_logits(
+                sequence, tokens, tokens[:1], chunk_tokens, logits, params
+            )
+        )
+
     def test_a_failed_step_reaches_who_waits_for_logits(self, flaky: SimpleNamespace) -> None:
         tokens = np.array([1, 2], np.int32)
         logits = np.empty((1, 512), np.float32)
         flaky.engine.error = MemoryError("full")
         with pytest.raises(MemoryError, match="full"):
-            flaky.loop.logits(tokens, tokens[:1], 512, logits)
-        flaky.loop.logits(tokens, tokens[:1], 512, logits)
+            self.read(flaky.loop, tokens, logits)
+        self.read(flaky.loop, tokens, logits)
         assert np.isfinite(logits).all()
 
     def test_a_refused_text_concerns_its_caller_only(self, flaky: SimpleNamespace) -> None:
         tokens = np.array([1, 2], np.int32)
         logits = np.empty((1, 512), np.float32)
         with pytest.raises(ValueError, match="chunk_tokens must be between 1 and 512, got 513"):
-            flaky.loop.logits(tokens, tokens[:0], 513, logits[:0])
-        flaky.loop.logits(tokens, tokens[:1], 512, logits)
+            self.read(flaky.loop, tokens, logits, chunk_tokens=513)
+        self.read(flaky.loop, tokens, logits)
         assert np.isfinite(logits).all()

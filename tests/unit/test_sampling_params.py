@@ -37,6 +37,7 @@ def test_names_and_defaults() -> None:
         "constraint": None,
         "cache_salt": None,
         "adapter": None,
+        "steer": {},
     }
 
 

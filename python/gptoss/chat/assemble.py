@@ -147,6 +147,7 @@ class Assembler:
         self._writer = openai.DeltaWriter()
         self._loose: list[TokenLogprob] = []  # of tokens in a header, which may turn out content
         self._content_logprobs: list[Any] | None = [] if has_logprobs else None
+        self._reasoning_logprobs: list[TokenLogprob] | None = [] if has_logprobs else None
 
     # -- tokens --------------------------------------------------------------------------
 
@@ -376,6 +377,8 @@ class Assembler:
         delta: dict[str, Any] = {}
         has_logprobs = self._content_logprobs is not None
         entries = self._shown_logprobs(part) if has_logprobs else None
+        if kind == "reasoning" and self._reasoning_logprobs is not None and entries is not None:
+            self._reasoning_logprobs += entries
         logprobs: list[Any] | None = None
         if part.call is not None:
             index = sum(other.call is not None for other in self._parts) - 1
@@ -475,6 +478,7 @@ class Assembler:
             _head=self._head,
             _content=self._joined("preamble", "text"),
             _content_logprobs=self._content_logprobs,
+            reasoning_logprobs=self._reasoning_logprobs,
         )
 
     def add_end(self, usage: Usage, total: Usage | None) -> None:

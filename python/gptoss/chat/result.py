@@ -187,6 +187,9 @@ class ChatResult:
         The conversation with the answer: what to append the next turn to.
     other_samples : tuple of ChatResult
         With `SamplingParams.n` above 1 this is the first answer, and these are the others.
+    reasoning_logprobs : list of TokenLogprob or None
+        Those of the tokens of `reasoning`, without markup, if asked for; deltas of the kind
+        "reasoning" have them as they come.
     """
 
     text: str
@@ -207,6 +210,7 @@ class ChatResult:
     _content: str = field(repr=False)
     _content_logprobs: list[Any] | None = field(repr=False)
     other_samples: tuple[ChatResult, ...] = ()
+    reasoning_logprobs: list[TokenLogprob] | None = None
 
     @property
     def samples(self) -> list[ChatResult]:

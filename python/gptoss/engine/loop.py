@@ -207,24 +207,11 @@ class EngineLoop:
 
         self._submit(sequence, submit, mailbox)
 
-    def logits(
-        self,
-        tokens: npt.NDArray[np.int32],
-        positions: npt.NDArray[np.int32],
-        chunk_tokens: int,
-        out: npt.NDArray[np.float32],
-        adapter: int = 0,
-    ) -> None:
-        """Compute the logits (positions, V) of a text; positions are ascending."""
+    def read(self, submit: Callable[[_core.Engine, int], None]) -> None:
+        """Have a text read instead of continued, and wait: `submit` gets the id of its sequence."""
         sequence, mailbox = new_sequence(), Mailbox()
         try:
-            self._submit(
-                sequence,
-                lambda engine: engine.submit_logits(
-                    sequence, tokens, positions, chunk_tokens, out, adapter
-                ),
-                mailbox,
-            )
+            self._submit(sequence, lambda engine: submit(engine, sequence), mailbox)
             letter = mailbox.get()
         finally:
             self.cancel(sequence)

@@ -12,6 +12,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from gptoss.engine.constraints import Constraint, ConstraintFactory, is_constraint
 
 _T = TypeVar("_T")
@@ -102,6 +105,10 @@ class SamplingParams:
         user keeps them from telling by the time of an answer what others have asked.
     adapter : str, optional
         The name of an adapter that `LLM.load_adapter` has loaded; None is the model as it is.
+    steer : mapping of int to array
+        Vectors (hidden_size) f32 by layer, from 0: each is added to the residual stream after its
+        layer, at every token of the prompt and the output. What is computed of a prompt is reused
+        for requests that are steered alike only.
 
     Raises
     ------
@@ -136,6 +143,7 @@ class SamplingParams:
     constraint: Constraint | ConstraintFactory | None = field(default=None, compare=False)
     cache_salt: str | None = None
     adapter: str | None = None
+    steer: Mapping[int, npt.ArrayLike] = field(default_factory=dict, hash=False)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
         """Refuse unknown names with a hint, before the generated __init__ does without one."""
@@ -173,6 +181,7 @@ class SamplingParams:
             "presence_penalty": _number("presence_penalty", self.presence_penalty, -2, 2),
             "frequency_penalty": _number("frequency_penalty", self.frequency_penalty, -2, 2),
             "logit_bias": _logit_bias(self.logit_bias),
+            "steer": _steer(self.steer),
             "n": _integer("n", self.n, 1, _MAX_SAMPLES),
             "min_tokens": _integer("min_tokens", self.min_tokens, 0),
             "allowed_token_ids": _optional(_token_ids, "allowed_token_ids", self.allowed_token_ids),
@@ -222,15 +231,18 @@ class SamplingParams:
 
     @property
     def _salt(self) -> int:
-        """The core's number for `cache_salt`."""
+        """The core's number for what pages must have in common: `cache_salt` and `steer`."""
         return self._salt_with(b"")
 
     def _salt_with(self, adapter: bytes) -> int:
-        """The same beside an adapter's digest: pages are those of an adapter and a salt."""
-        if self.cache_salt is None and not adapter:
+        """The same beside an adapter's digest: pages are those of an adapter, too."""
+        if self.cache_salt is None and not self.steer and not adapter:
             return 0
-        text = (self.cache_salt or "").encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(text, digest_size=8, key=adapter)
+        text = "" if self.cache_salt is None else self.cache_salt
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=adapter)
+        for layer, vector in self.steer.items():
+            numbers = np.asarray(vector, np.float32).tobytes()
+            digest.update(b"\xff%d:" % layer + numbers)  # \xff is not in UTF-8
         return int.from_bytes(digest.digest(), "little")
 
     def for_sample(self, index: int) -> SamplingParams:
@@ -293,6 +305,28 @@ def _sequence(name: str, value: Iterable[_T], of: str) -> tuple[_T, ...]:
 
 def _token_ids(name: str, value: Iterable[int]) -> tuple[int, ...]:
     return tuple(_integer(name, token_id, 0) for token_id in _sequence(name, value, "token ids"))
+
+
+def _steer(value: Any) -> dict[int, tuple[float, ...]]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"steer must map layers to vectors, got {value!r}")
+    result: dict[int, tuple[float, ...]] = {}  # of tuples, so that parameters can be compared
+    for given, numbers in value.items():
+        layer = _integer("a layer of steer", given, 0)
+        array = np.asarray(numbers)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"steer of layer {layer} must be numbers, got {array.dtype.name}")
+        if array.ndim != 1:
+            raise ValueError(
+                f"steer of layer {layer} must be a vector of hidden_size numbers, got shape "
+                f"{array.shape}"
+            )
+        with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+            vector = array.astype(np.float32)
+        if not np.isfinite(vector).all():
+            raise ValueError(f"steer of layer {layer} must be finite in float32")
+        result[layer] = tuple(vector.tolist())
+    return dict(sorted(result.items()))
 
 
 def _logit_bias(value: Any) -> dict[int, float]:

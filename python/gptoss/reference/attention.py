@@ -47,6 +47,24 @@ def banded_attention(
     ValueError
         H is not a multiple of G, or a query is not among the positions of the keys.
     """
+    weights, _ = attention_weights(q, k, sinks, window, query_positions, scale)
+    v = np.repeat(v, q.shape[1] // k.shape[1], axis=1)
+    attended: FloatArray = np.einsum("ths,shd->thd", weights, v)
+    return attended
+
+
+def attention_weights(
+    q: FloatArray,
+    k: FloatArray,
+    sinks: FloatArray | None,
+    window: int | None,
+    query_positions: IntArray,
+    scale: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Return each key's weight (T, H, S), and the sink's (T, H).
+
+    Parameters and errors are those of `banded_attention`; keys out of sight have weight 0.
+    """
     heads, kv_heads, keys = q.shape[1], k.shape[1], k.shape[0]
     if heads % kv_heads:
         raise ValueError(
@@ -58,7 +76,6 @@ def banded_attention(
             f"{query_positions.min()} to {query_positions.max()}"
         )
     k = np.repeat(k, heads // kv_heads, axis=1)
-    v = np.repeat(v, heads // kv_heads, axis=1)
     distance = query_positions[:, None] - np.arange(keys)
     visible = distance >= 0
     if window is not None:
@@ -68,6 +85,6 @@ def banded_attention(
     sink = np.full(heads, -np.inf) if sinks is None else sinks
     highest = np.maximum(scores.max(axis=-1), sink)[..., None]
     weights = np.exp(scores - highest)
-    total = weights.sum(axis=-1, keepdims=True) + np.exp(sink[:, None] - highest)
-    attended: FloatArray = np.einsum("ths,shd->thd", weights / total, v)
-    return attended
+    of_sink = np.exp(sink[:, None] - highest)
+    total = weights.sum(axis=-1, keepdims=True) + of_sink
+    return weights / total, (of_sink / total)[..., 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from gptoss.checkpoint import Checkpoint
 from gptoss.config import ModelConfig
 from gptoss.reference import bf16, mxfp4, q8
 from gptoss.reference.arrays import FloatArray, IntArray
-from gptoss.reference.attention import banded_attention
+from gptoss.reference.attention import attention_weights, banded_attention
 from gptoss.reference.dense import dense, embed, unembed
 from gptoss.reference.experts import mixture
 from gptoss.reference.kv_cache import round_to_int8
@@ -52,6 +53,34 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, FloatArray]:
     return tensors
 
 
+class ReferenceTrace(NamedTuple):
+    """What is inside a model while it reads T tokens, in float64.
+
+    Attributes
+    ----------
+    logits : numpy.ndarray
+        (T, V).
+    hidden : numpy.ndarray
+        (L, T, hidden_size): the residual stream after each layer.
+    router : numpy.ndarray
+        (L, T, E): the router's logits.
+    experts, expert_weights : numpy.ndarray
+        (L, T, A), int64 and float64.
+    attention : numpy.ndarray
+        (L, T, H, T): the keys' weights, 0 for those out of sight.
+    sinks : numpy.ndarray
+        (L, T, H): the sinks' weights.
+    """
+
+    logits: FloatArray
+    hidden: FloatArray
+    router: FloatArray
+    experts: IntArray
+    expert_weights: FloatArray
+    attention: FloatArray
+    sinks: FloatArray
+
+
 class ReferenceModel:
     """A gpt-oss model in float64.
 
@@ -89,21 +118,46 @@ class ReferenceModel:
         numpy.ndarray
             (T, V) float64.
         """
+        return self.trace(token_ids).logits
+
+    def trace(
+        self, token_ids: Sequence[int], steer: Mapping[int, FloatArray] | None = None
+    ) -> ReferenceTrace:
+        """Return what is inside the layers, and the logits.
+
+        Parameters
+        ----------
+        token_ids : sequence of int
+            T ids, T >= 1, each in [0, V).
+        steer : mapping of int to numpy.ndarray, optional
+            Vectors (hidden_size) by layer, added to the residual stream after it.
+
+        Returns
+        -------
+        ReferenceTrace
+        """
         tensors, eps = self.tensors, self.config.rms_norm_eps
+        layers = []
         x = embed(tensors["model.embed_tokens.weight"], np.asarray(token_ids, np.int64))
         for layer in range(self.config.num_hidden_layers):
             name = f"model.layers.{layer}"
             normed = rms_norm(x, tensors[f"{name}.input_layernorm.weight"], eps)
-            x = x + self._attention(layer, normed)
+            attended, attention, sinks = self._attention(layer, normed)
+            x = x + attended
             normed = rms_norm(x, tensors[f"{name}.post_attention_layernorm.weight"], eps)
-            x = x + self._experts(layer, normed)
+            mixed, router, experts, weights = self._experts(layer, normed)
+            x = x + mixed
+            if steer is not None and layer in steer:
+                x = x + steer[layer]
+            layers.append((x, router, experts, weights, attention, sinks))
         normed = rms_norm(x, tensors["model.norm.weight"], eps)
-        return unembed(normed, tensors["lm_head.weight"])
+        logits = unembed(normed, tensors["lm_head.weight"])
+        return ReferenceTrace(logits, *(np.stack(arrays) for arrays in zip(*layers, strict=True)))
 
     def _dense(self, name: str, x: FloatArray) -> FloatArray:
         return dense(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
 
-    def _attention(self, layer: int, x: FloatArray) -> FloatArray:
+    def _attention(self, layer: int, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         config, name = self.config, f"model.layers.{layer}.self_attn"
         positions: IntArray = np.arange(len(x))
         q, k, v = (
@@ -114,21 +168,22 @@ class ReferenceModel:
         if self.int8_kv_cache:
             k, v = round_to_int8(k), round_to_int8(v)
         banded = config.layer_types[layer] == "sliding_attention"
-        attended = banded_attention(
-            rope(q, positions, config.rope),
-            k,
-            v,
-            self.tensors[f"{name}.sinks"],
-            config.sliding_window if banded else None,
-            positions,
-            1.0 / math.sqrt(config.head_dim),
-        )
-        return self._dense(f"{name}.o_proj", attended.reshape(len(x), -1))
+        q = rope(q, positions, config.rope)
+        sinks = self.tensors[f"{name}.sinks"]
+        window = config.sliding_window if banded else None
+        scale = 1.0 / math.sqrt(config.head_dim)
+        attended = banded_attention(q, k, v, sinks, window, positions, scale)
+        weights, of_sinks = attention_weights(q, k, sinks, window, positions, scale)
+        out = self._dense(f"{name}.o_proj", attended.reshape(len(x), -1))
+        return out, weights, of_sinks
 
-    def _experts(self, layer: int, x: FloatArray) -> FloatArray:
+    def _experts(
+        self, layer: int, x: FloatArray
+    ) -> tuple[FloatArray, FloatArray, IntArray, FloatArray]:
         config, name = self.config, f"model.layers.{layer}.mlp"
-        experts, weights = route_topk(self._dense(f"{name}.router", x), config.num_experts_per_tok)
-        return mixture(
+        router = self._dense(f"{name}.router", x)
+        experts, weights = route_topk(router, config.num_experts_per_tok)
+        mixed = mixture(
             x,
             experts,
             weights,
@@ -138,3 +193,4 @@ class ReferenceModel:
             self.tensors[f"{name}.experts.down_proj_bias"],
             config.swiglu_limit,
         )
+        return mixed, router, experts, weights
