@@ -73,10 +73,11 @@ enum class Phase : uint8_t {
   unembed,
   sample,
   constrain,  // the engine's: masks and forced tokens
+  device,     // waiting for a device that computes a step as a whole
 };
 inline constexpr std::array kPhaseNames = {"begin_step",    "embed",  "attention_in", "attend",
                                            "attention_out", "route",  "experts_in",   "experts_out",
-                                           "unembed",       "sample", "constrain"};
+                                           "unembed",       "sample", "constrain",    "device"};
 using PhaseSeconds = std::array<double, kPhaseNames.size()>;
 
 class Backend {

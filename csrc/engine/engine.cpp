@@ -67,11 +67,17 @@ void check_ascending(const char* name, std::span<const int32_t> values, size_t c
   }
 }
 
+// Null: its sequence is not traced.
+const Trace* trace_of(const Slice& slice) {
+  const ReadTarget* const target = slice.sequence->target.get();
+  return target != nullptr && target->trace.has_value() ? &*target->trace : nullptr;
+}
+
 // Positions of a slice that its sequence is traced at.
 std::span<const int32_t> traced(const Slice& slice) {
-  const ReadTarget* const target = slice.sequence->target.get();
-  if (target == nullptr || !target->trace) return {};
-  return within(target->trace->positions, slice.first, slice.first + slice.tokens);
+  const Trace* const trace = trace_of(slice);
+  if (trace == nullptr) return {};
+  return within(trace->positions, slice.first, slice.first + slice.tokens);
 }
 
 // The arrays behind a StepInput.
@@ -99,7 +105,7 @@ struct StepArrays {
     if (const auto positions = traced(slice); !positions.empty()) {
       std::vector<int32_t>& rows = kept_rows.emplace_back();
       for (const int32_t position : positions) rows.push_back(begin + position - slice.first);
-      const Trace& trace = *sequence.target->trace;
+      const Trace& trace = *trace_of(slice);
       keeps.push_back({.rows = rows,
                        .layers = trace.layers,
                        .activations = trace.activations,
@@ -684,7 +690,7 @@ void Engine::read(StepId step, const StepPlan& plan) {
     }
     const auto positions = traced(slice);
     if (positions.empty()) continue;
-    const Trace& trace = *target->trace;
+    const Trace& trace = *trace_of(slice);
     const int64_t place = positions.data() - trace.positions.data();
     for (size_t l = 0; l < trace.layers.size(); ++l) {
       for (int a = 0; a < kActivations; ++a) {

@@ -33,6 +33,14 @@ bool has_arm_dot_products();
 // Asks for the registers of AMX; false if the system does not give them.
 bool request_amx_tiles();
 
+// -- Libraries that are found while the program runs
+// -----------------------------------------------
+
+// A library by its name or path, which stays open for good; null where there is none.
+void* open_library(const char* name);
+// A function of it; null where it has none of that name.
+void* find_symbol(void* library, const char* name);
+
 // -- Memory ---------------------------------------------------------------------------------------
 
 int64_t page_bytes();

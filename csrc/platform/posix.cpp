@@ -1,4 +1,5 @@
 // What POSIX systems have in common: processes, memory, and mapped files that lose their bytes.
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -211,6 +212,9 @@ class PosixFileMapping final : public FileMapping {
 };
 
 }  // namespace
+
+void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
 
 int64_t process_id() { return getpid(); }
 

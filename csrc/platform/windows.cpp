@@ -86,6 +86,11 @@ void wait(const std::atomic<uint32_t>& word, uint32_t old) {
 
 void wake_all(const std::atomic<uint32_t>& word) { WakeByAddressAll(address_of(word)); }
 
+void* open_library(const char* name) { return LoadLibraryA(name); }
+void* find_symbol(void* library, const char* name) {
+  return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), name));
+}
+
 int64_t process_id() { return GetCurrentProcessId(); }
 
 void at_fork(void (*)(), void (*)(), void (*)()) {}

@@ -229,9 +229,12 @@ void matmul_q8(const MatmulTask& task) {
   }
 }
 
-constexpr Matmul kQ8Int8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q8Group>};
-constexpr Matmul kQ80Int8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q80Group>};
-constexpr Matmul kMxfp4Int8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>};
+// The table's own copy: the function behind a pointer is linked, and q8_row_bytes is everyone's.
+int64_t table_row_bytes(int64_t k) { return q8_row_bytes(k); }
+
+constexpr Matmul kQ8Int8 = {"int8", table_row_bytes, pack_block_q8, matmul_q8<Q8Group>};
+constexpr Matmul kQ80Int8 = {"int8", table_row_bytes, pack_block_q8, matmul_q8<Q80Group>};
+constexpr Matmul kMxfp4Int8 = {"int8", table_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>};
 
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

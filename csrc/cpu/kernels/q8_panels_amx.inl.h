@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/q8_unpack_avx512.inl.h"
@@ -29,16 +28,6 @@ inline constexpr bool kHasPanels = true;
 template <class Group>
 bool q8_panels_pay(const MatmulTask& task) {
   return task.tokens >= kFewestPanelTokens && (task.row_end - task.row_begin) % kLanes == 0;
-}
-
-// This thread's memory for unpacked panels, in lines of the cache.
-struct alignas(64) Line {
-  uint8_t bytes[64];
-};
-inline Line* scratch_lines(size_t count) {
-  static thread_local std::vector<Line> memory;
-  if (memory.size() < count) memory.resize(count);
-  return memory.data();
 }
 
 struct UnpackedPanel {
@@ -160,10 +149,12 @@ void matmul_q8_panels(const MatmulTask& task) {
   const TilesInUse in_use;
   const int blocks = task.w.k / kQ8Block;
   const int tiles = (task.tokens + kTileTokensAmx - 1) / kTileTokensAmx;
-  Line* const lines = scratch_lines(static_cast<size_t>(blocks) * (kBlockQuads + 1 + tiles));
-  const UnpackedPanel panel = {reinterpret_cast<__m512i*>(lines),
-                               reinterpret_cast<__m512*>(lines + kBlockQuads * int64_t{blocks})};
-  auto* const x_scales = reinterpret_cast<float*>(lines + (kBlockQuads + 1) * int64_t{blocks});
+  // In lines of 64 bytes, for each block: the panel's codes, its scales, those of the tokens.
+  uint8_t* const lines = thread_scratch(int64_t{64} * blocks * (kBlockQuads + 1 + tiles));
+  const UnpackedPanel panel = {
+      reinterpret_cast<__m512i*>(lines),
+      reinterpret_cast<__m512*>(lines + int64_t{64} * blocks * kBlockQuads)};
+  auto* const x_scales = reinterpret_cast<float*>(lines + int64_t{64} * blocks * (kBlockQuads + 1));
   for (int t = 0; t < task.tokens; ++t) {
     const auto* const row = static_cast<const uint8_t*>(task.x) + t * q8_row_bytes(task.w.k);
     float* const to = x_scales + t / kTileTokensAmx * int64_t{16} * blocks + t % kTileTokensAmx;

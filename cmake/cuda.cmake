@@ -1,0 +1,81 @@
+# The CUDA backend. Its host side is plain C++ over the driver, which is opened at run time; its
+# kernels are one file of fat binaries, which is embedded:
+#   GPTOSS_CUDA_FATBIN         a file that is ready: no nvcc is needed
+#   GPTOSS_CUDA_ARCHITECTURES  what is compiled otherwise, as nvcc names it: compute_80 is PTX that
+#                              every card since then can load, sm_90a machine code; AUTO adds the
+#                              card's own
+# Sets GPTOSS_CUDA_STATUS to what is built, or to nothing.
+set(GPTOSS_CUDA_FATBIN "$ENV{GPTOSS_CUDA_FATBIN}" CACHE FILEPATH "Kernels that are compiled already")
+set(GPTOSS_CUDA_ARCHITECTURES "compute_80" CACHE STRING "What kernels are compiled for")
+set(GPTOSS_CUDA_STATUS "")
+
+set(cuda_kernels "")
+if(GPTOSS_CUDA AND GPTOSS_CUDA_FATBIN)
+  get_filename_component(cuda_kernels "${GPTOSS_CUDA_FATBIN}" ABSOLUTE)
+  if(NOT EXISTS "${cuda_kernels}")
+    message(FATAL_ERROR "GPTOSS_CUDA_FATBIN: there is no ${cuda_kernels}")
+  endif()
+  set(GPTOSS_CUDA_STATUS "kernels of ${cuda_kernels}")
+elseif(GPTOSS_CUDA)
+  find_program(GPTOSS_NVCC nvcc HINTS ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES bin)
+  set(architectures ${GPTOSS_CUDA_ARCHITECTURES})
+  if(GPTOSS_CUDA STREQUAL "AUTO")
+    # What the card is, where there is one; else nothing is built, and that quickly.
+    set(capabilities "")
+    find_program(GPTOSS_NVIDIA_SMI nvidia-smi)
+    if(GPTOSS_NVCC AND GPTOSS_NVIDIA_SMI)
+      execute_process(COMMAND ${GPTOSS_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
+                      OUTPUT_VARIABLE capabilities ERROR_QUIET
+                      OUTPUT_STRIP_TRAILING_WHITESPACE)
+    endif()
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${capabilities}")
+    if(NOT capabilities)
+      set(GPTOSS_NVCC_OR_CARD_MISSING TRUE)
+    endif()
+    foreach(capability ${capabilities})
+      string(REPLACE "." "" capability "${capability}")
+      if(capability GREATER_EQUAL 80)
+        list(APPEND architectures sm_${capability})
+      endif()
+    endforeach()
+    list(REMOVE_DUPLICATES architectures)
+  elseif(NOT GPTOSS_NVCC)
+    message(FATAL_ERROR "GPTOSS_CUDA=ON needs nvcc of CUDA 12 or newer, or GPTOSS_CUDA_FATBIN")
+  endif()
+  if(GPTOSS_NVCC_OR_CARD_MISSING)
+    message(STATUS "gptoss without cuda: no card and nvcc here, and no GPTOSS_CUDA_FATBIN")
+  else()
+    file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/kernels/*.cu)
+    file(GLOB cuda_headers CONFIGURE_DEPENDS csrc/cuda/kernels/*.h csrc/cuda/kernels/*.cuh)
+    set(cuda_kernels ${CMAKE_BINARY_DIR}/gptoss_kernels.fatbin)
+    string(REPLACE ";" "," architecture_list "${architectures}")
+    string(REPLACE ";" "," source_list "${cuda_sources}")
+    string(REPLACE ";" "," header_list "${cuda_headers}")
+    add_custom_command(
+      OUTPUT ${cuda_kernels}
+      COMMAND ${CMAKE_COMMAND} -DNVCC=${GPTOSS_NVCC} -DARCHITECTURES=${architecture_list}
+              -DSOURCES=${source_list} -DHEADERS=${header_list} -DOUT=${cuda_kernels}
+              -P ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cmake
+      DEPENDS ${cuda_sources} ${cuda_headers} ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cmake
+      COMMENT "CUDA kernels for ${architecture_list}"
+      VERBATIM)
+    set(GPTOSS_CUDA_STATUS "kernels for ${architecture_list}")
+  endif()
+endif()
+
+if(GPTOSS_CUDA_STATUS)
+  target_sources(gptoss_core PRIVATE
+    csrc/cuda/backend.cpp
+    csrc/cuda/driver.cpp
+    csrc/cuda/embedded.cpp
+    csrc/cuda/forward.cpp
+    csrc/cuda/memory.cpp
+    csrc/cuda/module.cpp
+    csrc/cuda/step_memory.cpp
+    csrc/cuda/weights.cpp)
+  set_source_files_properties(csrc/cuda/embedded.cpp PROPERTIES
+    OBJECT_DEPENDS ${cuda_kernels}
+    COMPILE_DEFINITIONS "GPTOSS_CUDA_KERNELS_FILE=\"${cuda_kernels}\"")
+else()
+  target_sources(gptoss_core PRIVATE csrc/no_cuda/cuda.cpp)
+endif()

@@ -1,0 +1,81 @@
+# Compiles kernels to OUT: one fat binary for each of SOURCES, one after the other, uncompressed, as
+# wheels are compressed anyway. Lists are separated by commas.
+#   cmake -DNVCC= -DARCHITECTURES=compute_80,sm_90a -DSOURCES= -DHEADERS= -DOUT= -P cuda_kernels.cmake
+#
+# Each is kept in a folder of the user's cache by the hash of sources, headers, architectures and
+# compiler: builds in fresh folders, as pip makes them, compile nothing that has not changed.
+cmake_minimum_required(VERSION 3.20)
+string(REPLACE "," ";" ARCHITECTURES "${ARCHITECTURES}")
+string(REPLACE "," ";" SOURCES "${SOURCES}")
+string(REPLACE "," ";" HEADERS "${HEADERS}")
+
+# What nvcc of CUDA 13 calls PTX 9.0 needs driver 580; its forms for compute_80 are those of PTX 8.0,
+# which drivers from 525 on load.
+set(ptx_version 8.0)
+set(flags -std=c++17 -lineinfo -I${CMAKE_CURRENT_LIST_DIR}/../csrc)
+
+execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE compiler RESULT_VARIABLE failed)
+if(failed)
+  message(FATAL_ERROR "${NVCC} does not run: ${failed}")
+endif()
+if(DEFINED ENV{XDG_CACHE_HOME})
+  set(cache "$ENV{XDG_CACHE_HOME}/gptoss/kernels")
+else()
+  set(cache "$ENV{HOME}/.cache/gptoss/kernels")
+endif()
+file(READ ${CMAKE_CURRENT_LIST_FILE} script)
+set(common "${compiler}${script}${ARCHITECTURES}")
+foreach(header ${HEADERS})
+  file(READ ${header} text)
+  string(APPEND common "${text}")
+endforeach()
+
+get_filename_component(bin ${NVCC} REALPATH)
+get_filename_component(bin ${bin} DIRECTORY)
+find_program(fatbinary fatbinary HINTS ${bin} /usr/local/cuda/bin NO_CACHE REQUIRED)
+
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR "failed (${failed}): ${ARGN}")
+  endif()
+endfunction()
+
+set(parts "")
+foreach(source ${SOURCES})
+  file(READ ${source} text)
+  string(SHA256 hash "${common}${text}")
+  get_filename_component(name ${source} NAME_WE)
+  set(part ${cache}/${hash}.fatbin)
+  if(NOT EXISTS ${part})
+    set(images "")
+    foreach(architecture ${ARCHITECTURES})
+      set(image ${OUT}.${name}.${architecture})
+      string(REGEX REPLACE "^(compute|sm)_" "" number ${architecture})
+      if(architecture MATCHES "^compute_")
+        run(${NVCC} ${flags} -arch=${architecture} -ptx ${source} -o ${image}.ptx)
+        file(READ ${image}.ptx ptx)
+        string(REGEX REPLACE "\n\\.version [0-9.]+" "\n.version ${ptx_version}" ptx "${ptx}")
+        # Names of files without the folders of the machine that compiled.
+        string(REGEX REPLACE "(\n[ \t]*\\.file[ \t]+[0-9]+ \")[^\"\n]*/" "\\1" ptx "${ptx}")
+        file(WRITE ${image}.ptx "${ptx}")
+        list(APPEND images --image3=kind=ptx,sm=${number},file=${image}.ptx)
+      else()
+        run(${NVCC} ${flags} -arch=${architecture} -cubin ${source} -o ${image}.cubin)
+        list(APPEND images --image3=kind=elf,sm=${number},file=${image}.cubin)
+      endif()
+    endforeach()
+    run(${fatbinary} --64 --compress=false --create=${OUT}.${name}.part ${images})
+    # Another build may do the same at this time: what is there is whole.
+    file(MAKE_DIRECTORY ${cache})
+    string(RANDOM LENGTH 12 suffix)
+    run(${CMAKE_COMMAND} -E copy ${OUT}.${name}.part ${part}.${suffix})
+    file(RENAME ${part}.${suffix} ${part})
+  endif()
+  list(APPEND parts ${part})
+endforeach()
+execute_process(COMMAND ${CMAKE_COMMAND} -E cat ${parts} OUTPUT_FILE ${OUT} RESULT_VARIABLE failed)
+if(failed)
+  file(REMOVE ${OUT})
+  message(FATAL_ERROR "joining ${parts} failed: ${failed}")
+endif()

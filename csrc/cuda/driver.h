@@ -1,0 +1,136 @@
+// The CUDA driver, found when a device is first asked for: its library is opened by name, so that
+// one build works with and without it.
+//
+// Types, numbers and entry points are those of the driver's binary interface, which does not
+// change.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "core/check.h"
+
+namespace gptoss::cuda {
+
+using CUresult = int;
+using CUdevice = int;
+using CUdeviceptr = unsigned long long;
+using CUcontext = struct CUctx_st*;
+using CUmodule = struct CUmod_st*;
+using CUfunction = struct CUfunc_st*;
+using CUstream = struct CUstream_st*;
+using CUevent = struct CUevent_st*;
+using CUgraph = struct CUgraph_st*;
+using CUgraphExec = struct CUgraphExec_st*;
+
+inline constexpr CUresult kSuccess = 0;
+inline constexpr CUresult kOutOfMemory = 2;
+inline constexpr CUresult kNoDevice = 100;
+inline constexpr CUresult kNoBinaryForGpu = 209;
+inline constexpr CUresult kUnsupportedPtxVersion = 222;
+
+inline constexpr int kAttributeMultiprocessors = 16;
+inline constexpr int kAttributeCapabilityMajor = 75;
+inline constexpr int kAttributeCapabilityMinor = 76;
+inline constexpr int kAttributeSharedPerBlockOptin = 97;
+inline constexpr int kFunctionMaxDynamicShared = 8;
+inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr unsigned kEventDisableTiming = 2;
+inline constexpr unsigned kHostAllocPortable = 1;
+inline constexpr int kCaptureThreadLocal = 1;
+inline constexpr int kJitErrorLog = 5;
+inline constexpr int kJitErrorLogBytes = 6;
+
+// The oldest driver whose interface is enough: CUDA 12.0, driver 525.
+inline constexpr int kOldestVersion = 12000;
+
+// X(name, parameters) of every entry point that is used.
+#define GPTOSS_CUDA_ENTRY_POINTS(X)                                                          \
+  X(cuInit, (unsigned))                                                                      \
+  X(cuGetErrorName, (CUresult, const char**))                                                \
+  X(cuGetErrorString, (CUresult, const char**))                                              \
+  X(cuDeviceGetCount, (int*))                                                                \
+  X(cuDeviceGet, (CUdevice*, int))                                                           \
+  X(cuDeviceGetName, (char*, int, CUdevice))                                                 \
+  X(cuDeviceTotalMem, (size_t*, CUdevice))                                                   \
+  X(cuDeviceGetAttribute, (int*, int, CUdevice))                                             \
+  X(cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                                        \
+  X(cuDevicePrimaryCtxRelease, (CUdevice))                                                   \
+  X(cuCtxPushCurrent, (CUcontext))                                                           \
+  X(cuCtxPopCurrent, (CUcontext*))                                                           \
+  X(cuMemGetInfo, (size_t*, size_t*))                                                        \
+  X(cuMemAlloc, (CUdeviceptr*, size_t))                                                      \
+  X(cuMemFree, (CUdeviceptr))                                                                \
+  X(cuMemHostAlloc, (void**, size_t, unsigned))                                              \
+  X(cuMemFreeHost, (void*))                                                                  \
+  X(cuMemcpyHtoDAsync, (CUdeviceptr, const void*, size_t, CUstream))                         \
+  X(cuMemcpyDtoHAsync, (void*, CUdeviceptr, size_t, CUstream))                               \
+  X(cuMemcpyDtoDAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                         \
+  X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                         \
+  X(cuStreamCreate, (CUstream*, unsigned))                                                   \
+  X(cuStreamDestroy, (CUstream))                                                             \
+  X(cuStreamSynchronize, (CUstream))                                                         \
+  X(cuStreamBeginCapture, (CUstream, int))                                                   \
+  X(cuStreamEndCapture, (CUstream, CUgraph*))                                                \
+  X(cuEventCreate, (CUevent*, unsigned))                                                     \
+  X(cuEventDestroy, (CUevent))                                                               \
+  X(cuEventRecord, (CUevent, CUstream))                                                      \
+  X(cuEventSynchronize, (CUevent))                                                           \
+  X(cuModuleLoadDataEx, (CUmodule*, const void*, unsigned, int*, void**))                    \
+  X(cuModuleUnload, (CUmodule))                                                              \
+  X(cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                               \
+  X(cuFuncSetAttribute, (CUfunction, int, int))                                              \
+  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
+                     unsigned, CUstream, void**, void**))                                    \
+  X(cuGraphInstantiateWithFlags, (CUgraphExec*, CUgraph, unsigned long long))                \
+  X(cuGraphLaunch, (CUgraphExec, CUstream))                                                  \
+  X(cuGraphExecDestroy, (CUgraphExec))                                                       \
+  X(cuGraphDestroy, (CUgraph))
+
+class Driver {
+ public:
+  // Opens and initialises it at the first call. Throws BackendError: no driver, or an older one
+  // than is needed (with both versions), or what it says.
+  static const Driver& get();
+
+  // As cuDriverGetVersion has it: 12040 is CUDA 12.4.
+  int version() const { return version_; }
+
+#define GPTOSS_CUDA_POINTER(name, parameters) CUresult(*name) parameters = nullptr;
+  GPTOSS_CUDA_ENTRY_POINTS(GPTOSS_CUDA_POINTER)
+#undef GPTOSS_CUDA_POINTER
+
+  // "sentence (NAME)" of an error.
+  std::string describe(CUresult result) const;
+  // Throws OutOfMemory or BackendError unless the call succeeded.
+  template <class... Args>
+  void check(CUresult result, const Args&... what) const {
+    if (result != kSuccess) fail(result, concat(what...));
+  }
+
+ private:
+  Driver();
+  [[noreturn]] void fail(CUresult result, const std::string& what) const;
+
+  int version_ = 0;
+};
+
+// "12.4" of 12040.
+std::string version_text(int version);
+
+// A device that can run the kernels.
+struct DeviceInfo {
+  CUdevice handle;
+  std::string name;
+  int major, minor;  // compute capability
+  int multiprocessors;
+  int shared_per_block;  // bytes that a block may ask for
+  int64_t memory;        // bytes
+};
+
+// The first device whose compute capability is 8.0 or newer, of those that the driver shows
+// (CUDA_VISIBLE_DEVICES). Throws BackendError naming what there is instead.
+DeviceInfo find_device();
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,200 @@
+#include "cuda/forward.h"
+
+#include <cmath>
+
+#include "core/kv_page.h"
+#include "ops/rope.h"
+
+namespace gptoss::cuda {
+
+int64_t layer_page_bytes(const ModelConfig& config, Kv kv) {
+  return int64_t{2} * kPageTokens * config.kv_size() * size_of(kv);
+}
+
+int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group) {
+  return group.n_layers * layer_page_bytes(config, kv);
+}
+
+std::vector<float> make_rotations(const ModelConfig& config, int positions) {
+  const ops::RopeTable table(config.rope, config.head_dim);
+  const auto width = static_cast<size_t>(config.head_dim);
+  std::vector<float> rotations(static_cast<size_t>(positions) * width);
+  for (int position = 0; position < positions; ++position) {
+    float* const cos = rotations.data() + static_cast<size_t>(position) * width;
+    table.rotation(position, cos, cos + width / 2);
+  }
+  return rotations;
+}
+
+Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWeights& weights,
+                 const StepMemory& memory, const std::vector<DeviceMemory>& pages, Module& module,
+                 const Stream& stream)
+    : config_(config),
+      scheme_(scheme),
+      weights_(weights),
+      memory_(memory),
+      work_(memory.work),
+      pages_(pages),
+      module_(module),
+      stream_(stream),
+      groups_(kv_groups(config)) {
+  std::vector<int> layers_of_group(groups_.size(), 0);
+  for (const bool is_window : config.is_window_layer) {
+    index_in_group_.push_back(layers_of_group[is_window ? 1 : 0]++);
+  }
+}
+
+void Forward::run(const Step& step, const BlockTables& tables, int highest_position) {
+  module_.run(stream_, EmbedArgs{.step = step,
+                                 .embedding = weights_.embedding.as<const uint16_t>(),
+                                 .x = work_.x.as<float>(),
+                                 .hidden = config_.hidden_size});
+  norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
+  for (int layer = 0; layer < config_.n_layers; ++layer) {
+    attention(step, tables, highest_position, layer);
+    experts(step, layer);
+  }
+  if (step.n_logit_rows == 0) return;
+  norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
+  dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
+        config_.vocab_size, config_.hidden_size);
+}
+
+// From the normed residual stream.
+void Forward::attention(const Step& step, const BlockTables& tables, int highest_position,
+                        int layer) {
+  const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
+  const int qkv_size = config_.q_size() + 2 * config_.kv_size();
+  dense(work_.normed, w.qkv, &w.qkv_bias, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size);
+
+  const bool is_window = config_.is_window_layer[static_cast<size_t>(layer)];
+  const size_t group = is_window ? 1 : 0;
+  const KvLayer kv = {.base = pages_[group].as<void>(index_in_group_[static_cast<size_t>(layer)] *
+                                                     layer_page_bytes(config_, scheme_.kv)),
+                      .page_stride = page_bytes(config_, scheme_.kv, groups_[group]),
+                      .table = memory_.slots.tables[group].as<const int32_t>(),
+                      .row_pages = tables.row_pages(static_cast<int>(group)),
+                      .kv_heads = config_.n_kv_heads,
+                      .head_dim = config_.head_dim,
+                      .kv = scheme_.kv};
+  module_.run(stream_, RopeKvArgs{.step = step,
+                                  .qkv = work_.qkv.as<float>(),
+                                  .qkv_stride = qkv_size,
+                                  .heads = config_.n_heads,
+                                  .rotations = memory_.slots.rotations.as<const float>(),
+                                  .kv = kv});
+  AttentionArgs attention = {.step = step,
+                             .qkv = work_.qkv.as<const float>(),
+                             .qkv_stride = qkv_size,
+                             .heads = config_.n_heads,
+                             .kv = kv,
+                             .sinks = w.sinks.as<const float>(),
+                             .out = work_.attended.as<void>(),
+                             .window = is_window ? config_.sliding_window : 0,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                             .act = scheme_.act,
+                             .n_splits = 0,
+                             .partials = nullptr};
+  if (pays_to_split(attention, highest_position)) {
+    attention.n_splits = split_of(highest_position) + 1;
+    attention.partials = work_.partials.as<float>();
+    module_.run(stream_, AttentionSplitArgs{attention});
+    module_.run(stream_, AttentionCombineArgs{attention});
+  } else {
+    module_.run(stream_, attention);
+  }
+  dense(work_.attended, w.o, &w.o_bias, work_.x, step.n_tokens, config_.hidden_size,
+        config_.q_size(), true);
+}
+
+void Forward::experts(const Step& step, int layer) {
+  const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
+  const int tokens = step.n_tokens;
+  const int hidden = config_.hidden_size;
+  const int n_pairs = tokens * config_.n_active;
+  module_.run(stream_, RouteArgs{.x = work_.x.as<const float>(),
+                                 .weight = w.mlp_norm.as<const float>(),
+                                 .router = w.router.as<const uint16_t>(),
+                                 .bias = w.router_bias.as<const float>(),
+                                 .normed = work_.normed.as<void>(),
+                                 .logits = work_.router_logits.as<float>(),
+                                 .experts = work_.experts.as<int32_t>(),
+                                 .weights = work_.expert_weights.as<float>(),
+                                 .tokens = tokens,
+                                 .hidden = hidden,
+                                 .n_experts = config_.n_experts,
+                                 .n_active = config_.n_active,
+                                 .eps = config_.rms_norm_eps,
+                                 .act = scheme_.act});
+  module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
+                                      .pairs = work_.pairs.as<int32_t>(),
+                                      .offsets = work_.offsets.as<int32_t>(),
+                                      .n_pairs = n_pairs,
+                                      .n_experts = config_.n_experts});
+  module_.run(stream_, GateUpArgs{.x = work_.normed.as<const void>(),
+                                  .w = w.gate_up.view(),
+                                  .pairs = work_.pairs.as<const int32_t>(),
+                                  .offsets = work_.offsets.as<const int32_t>(),
+                                  .h = work_.h.as<void>(),
+                                  .n_pairs = n_pairs,
+                                  .n_experts = config_.n_experts,
+                                  .n_active = config_.n_active,
+                                  .n = 2 * config_.intermediate_size,
+                                  .k = hidden,
+                                  .limit = config_.swiglu_limit,
+                                  .act = scheme_.act});
+  module_.run(stream_, DownArgs{.h = work_.h.as<const void>(),
+                                .w = w.down.view(),
+                                .pairs = work_.pairs.as<const int32_t>(),
+                                .offsets = work_.offsets.as<const int32_t>(),
+                                .out = work_.expert_out.as<float>(),
+                                .n_pairs = n_pairs,
+                                .n_experts = config_.n_experts,
+                                .n = hidden,
+                                .k = config_.intermediate_size,
+                                .act = scheme_.act});
+  const CombineArgs combine = {.out = work_.expert_out.as<const float>(),
+                               .weights = work_.expert_weights.as<const float>(),
+                               .x = work_.x.as<float>(),
+                               .tokens = tokens,
+                               .n_active = config_.n_active,
+                               .n = hidden};
+  if (layer + 1 == config_.n_layers) {  // of what follows, only some rows are wanted
+    module_.run(stream_, combine);
+    return;
+  }
+  const LayerMemory& next = weights_.layers[static_cast<size_t>(layer) + 1];
+  module_.run(stream_, CombineNormArgs{.combine = combine,
+                                       .weight = next.attention_norm.as<const float>(),
+                                       .y = work_.normed.as<void>(),
+                                       .eps = config_.rms_norm_eps,
+                                       .act = scheme_.act});
+}
+
+void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_index) {
+  module_.run(stream_, RmsNormArgs{.x = work_.x.as<const float>(),
+                                   .weight = weight.as<const float>(),
+                                   .y = work_.normed.as<void>(),
+                                   .row_index = row_index,
+                                   .rows = rows,
+                                   .n = config_.hidden_size,
+                                   .eps = config_.rms_norm_eps,
+                                   .act = scheme_.act});
+}
+
+void Forward::dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,
+                    const DeviceMemory& y, int rows, int n, int k, bool accumulate) {
+  module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
+                                       .w = w.as<const void>(),
+                                       .bias = bias == nullptr ? nullptr : bias->as<const float>(),
+                                       .y = y.as<float>(),
+                                       .rows = rows,
+                                       .n = n,
+                                       .k = k,
+                                       .x_stride = k,
+                                       .y_stride = n,
+                                       .accumulate = accumulate ? 1 : 0,
+                                       .act = scheme_.act});
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,59 @@
+// The forward pass as a sequence of kernels.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cuda/kernels/args.h"
+#include "cuda/module.h"
+#include "cuda/step_memory.h"
+#include "cuda/weights.h"
+
+namespace gptoss::cuda {
+
+// What precision asks for.
+struct Scheme {
+  Act act;
+  Kv kv;
+};
+
+inline const char* name_of(Kv kv) { return kv == Kv::f32 ? "f32" : "f16"; }
+
+// Bytes of keys and values of one layer in a page, and of a page with the group's layers.
+int64_t layer_page_bytes(const ModelConfig& config, Kv kv);
+int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group);
+
+// (positions, D): cos (D/2), sin (D/2) of every position.
+std::vector<float> make_rotations(const ModelConfig& config, int positions);
+
+class Forward {
+ public:
+  // Everything is kept by reference; `pages` by group.
+  Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWeights& weights,
+          const StepMemory& memory, const std::vector<DeviceMemory>& pages, Module& module,
+          const Stream& stream);
+
+  // Queues a step, up to its logits.
+  void run(const Step& step, const BlockTables& tables, int highest_position);
+
+ private:
+  void attention(const Step& step, const BlockTables& tables, int highest_position, int layer);
+  void experts(const Step& step, int layer);
+  void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
+  void dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,
+             const DeviceMemory& y, int rows, int n, int k, bool accumulate = false);
+
+  const ModelConfig& config_;
+  const Scheme& scheme_;
+  const DeviceWeights& weights_;
+  const StepMemory& memory_;
+  const Workspace& work_;
+  const std::vector<DeviceMemory>& pages_;
+  Module& module_;
+  const Stream& stream_;
+  std::vector<KvGroup> groups_;
+  std::vector<int> index_in_group_;  // (layers)
+};
+
+}  // namespace gptoss::cuda

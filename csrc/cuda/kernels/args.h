@@ -1,0 +1,568 @@
+// What the host hands to each kernel: one struct per operation, passed by value as its only
+// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it
+// alike.
+//
+// Rules for all kernels:
+//   - One extern "C" entry per variant, named by launch_of(); `__launch_bounds__` of its threads.
+//   - Every array begins at a multiple of 256 bytes, unless it says less; rows are dense unless
+//     there is a stride, which counts elements.
+//   - A grid may be larger than the work: blocks without any leave. Nothing is written behind what
+//     a struct names, nothing that it names need be initialised but inputs.
+//   - Sums have a fixed order that depends on neither the number of rows, nor on which row a token
+//     is in, nor on the grid. No float atomics.
+//   - Activations are f32 where the suffix is _f32 (precision "reference"), and bf16 where it is
+//     _bf16: what comes out of a norm, of attention and of SwiGLU. The residual stream, QKV, the
+//     experts' outputs and logits are f32 always.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define GPTOSS_BOTH_SIDES __host__ __device__
+#else
+#define GPTOSS_BOTH_SIDES
+#endif
+
+namespace gptoss::cuda {
+
+inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
+inline constexpr int kMaxTop = 20;            // ops/sample.h: kMaxLogprobs
+inline constexpr int kMaxExperts = 256;
+inline constexpr int kMaxHidden = 12288;  // a row of the residual stream in shared memory
+inline constexpr uint32_t kSeen = 0x80000000u;
+
+// Of activations: what norms, attention and SwiGLU write, and matmuls read.
+enum class Act : int32_t { f32, bf16 };
+inline constexpr int size_of(Act act) { return act == Act::f32 ? 4 : 2; }
+
+// Of keys and values in pages.
+enum class Kv : int32_t { f32, f16 };
+inline constexpr int size_of(Kv kv) { return kv == Kv::f32 ? 4 : 2; }
+
+struct Launch {
+  const char* entry;
+  int grid_x, grid_y, grid_z;
+  int threads;         // per block
+  int dynamic_shared;  // bytes
+};
+
+GPTOSS_BOTH_SIDES inline constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// ---- A step ------------------------------------------------------------------------------------
+
+// What the device remembers of a slot's sequence.
+struct SlotState {
+  int32_t last_token;  // sampled or decided last
+  int32_t unused;
+  uint64_t index;  // of the next token in the output
+};
+
+// The ragged batch (backend/step.h: StepInput), in device memory.
+struct Step {
+  const int32_t* tokens;            // (T): ids, or -1: the slot's last token
+  const int32_t* positions;         // (T)
+  const int32_t* token_slots;       // (T)
+  const int32_t* sequence_offsets;  // (S + 1)
+  const int32_t* first_positions;   // (S)
+  const int32_t* sequence_slots;    // (S)
+  const int32_t* logit_rows;        // (R): tokens, ascending
+  const SlotState* slots;           // (slots)
+  int32_t n_tokens;                 // T
+  int32_t n_sequences;              // S
+  int32_t n_logit_rows;             // R
+};
+
+// x (T, hidden) f32 = rows of the embedding (V, hidden) bf16.
+struct EmbedArgs {
+  Step step;
+  const uint16_t* embedding;
+  float* x;
+  int32_t hidden;
+};
+inline Launch launch_of(const EmbedArgs& a) {
+  return {"gptoss_embed", a.step.n_tokens, 1, 1, 256, 0};
+}
+
+// ---- Norm --------------------------------------------------------------------------------------
+
+// y (rows, n) = x / sqrt(mean(x^2) + eps) * weight; row r of y is of x's row `row_index[r]`, or r
+// where that is null. y is f32 or bf16 (`act`).
+struct RmsNormArgs {
+  const float* x;  // (?, n)
+  const float* weight;
+  void* y;
+  const int32_t* row_index;  // nullable
+  int32_t rows, n;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const RmsNormArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_rms_norm_f32" : "gptoss_rms_norm_bf16", a.rows, 1, 1, 256, 0};
+}
+
+// ---- Dense matmul ------------------------------------------------------------------------------
+
+// What the bf16 kernels ask of every k: they read x in pieces of 16 bytes.
+inline constexpr bool supports_bf16_matmul(int64_t k) { return k % 8 == 0; }
+
+// y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
+//   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32
+//   Act::bf16: x bf16, x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in f32
+struct DenseMatmulArgs {
+  const void* x;
+  const void* w;
+  const float* bias;  // (n), nullable
+  float* y;
+  int32_t rows, n, k;
+  int32_t x_stride, y_stride;
+  int32_t accumulate;
+  Act act;
+};
+inline Launch launch_of(const DenseMatmulArgs& a) {
+  if (a.act == Act::f32) {  // a warp per output row of w, and per row of x
+    return {"gptoss_dense_matmul_f32", static_cast<int>(ceil_div(a.n, 8)), a.rows, 1, 256, 0};
+  }
+  if (a.rows > 64) {  // 128 rows of w, 64 of x
+    return {"gptoss_dense_matmul_bf16_64",
+            static_cast<int>(ceil_div(a.n, 128)),
+            static_cast<int>(ceil_div(a.rows, 64)),
+            1,
+            128,
+            0};
+  }
+  return {a.rows > 8 ? "gptoss_dense_matmul_bf16_32" : "gptoss_dense_matmul_bf16_8",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.rows, a.rows > 8 ? 32 : 8)),
+          1,
+          256,
+          0};
+}
+
+// Weights in fragments of mma.m16n8k16 as A (fragments.cuh), padded with zeros to 16 rows and 64
+// columns. Rows from a multiple of 16 on are bytes from shuffled_dense_bytes(row, k) on.
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_dense_bytes(int64_t n, int64_t k) {
+  return ceil_div(n, 16) * ceil_div(k, 64) * 16 * 64 * 2;
+}
+// On the device, when a model is loaded.
+struct ShuffleDenseArgs {
+  const uint16_t* from;  // (n, k) bf16, row-major; at any multiple of 2 bytes
+  void* to;              // shuffled_dense_bytes(n, k)
+  int32_t n, k;
+};
+inline Launch launch_of(const ShuffleDenseArgs& a) {
+  return {"gptoss_shuffle_dense",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.k, 64)),
+          1,
+          32,
+          0};
+}
+
+// ---- Experts -----------------------------------------------------------------------------------
+
+// Sorts (token, choice) pairs by expert, stably (ops/expert_gather.h). At most kMaxExperts.
+struct ExpertSortArgs {
+  const int32_t* experts;  // (T, A)
+  int32_t* pairs;          // (T * A): t * A + a of each sorted row
+  int32_t* offsets;        // (E + 1): expert e has sorted rows [offsets[e], offsets[e + 1])
+  int32_t n_pairs, n_experts;
+};
+inline Launch launch_of(const ExpertSortArgs&) { return {"gptoss_expert_sort", 1, 1, 1, 1024, 0}; }
+
+// Where sorted rows are cut into tiles of up to `tile` rows, each of one expert, there are at most
+// this many.
+inline constexpr int64_t max_expert_tiles(int64_t n_pairs, int64_t n_experts, int64_t tile) {
+  const int64_t touched = n_pairs < n_experts ? n_pairs : n_experts;
+  return touched + (n_pairs - touched) / tile;
+}
+// Rows of x that one block of the bf16 kernels takes: how many an expert has on average decides.
+inline constexpr int expert_tile_rows(int64_t n_pairs, int64_t n_experts) {
+  return n_pairs <= 4 * n_experts ? 8 : n_pairs <= 24 * n_experts ? 32 : 64;
+}
+
+// Matrices of all experts in MXFP4, one after the other.
+//   Act::f32:  blocks (E, n, k/32, 16), scales (E, n, k/32) as in the checkpoint (core/mxfp4.h)
+//   Act::bf16: as ShuffleMxfp4Args leaves them
+struct ExpertWeights {
+  const uint8_t* blocks;
+  const uint8_t* scales;
+  const float* bias;  // (E, n)
+};
+
+// h (pairs, I) in sorted order = SwiGLU(x[token] @ gate_up^T + bias); rows of gate and up are
+// interleaved (ops/swiglu.h). x and h f32 or bf16.
+struct GateUpArgs {
+  const void* x;  // (T, k)
+  ExpertWeights w;
+  const int32_t* pairs;
+  const int32_t* offsets;
+  void* h;
+  int32_t n_pairs, n_experts, n_active;
+  int32_t n, k;  // n = 2 I, k = hidden
+  float limit;
+  Act act;
+};
+inline Launch launch_of(const GateUpArgs& a) {
+  if (a.act == Act::f32) {  // a warp per gate and up row, and per pair
+    return {"gptoss_gate_up_f32", static_cast<int>(ceil_div(a.n / 2, 8)), a.n_pairs, 1, 256, 0};
+  }
+  const int tile = expert_tile_rows(a.n_pairs, a.n_experts);
+  return {tile == 8    ? "gptoss_gate_up_bf16_8"
+          : tile == 32 ? "gptoss_gate_up_bf16_32"
+                       : "gptoss_gate_up_bf16_64",
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+                                         : tile == 32 ? 16
+                                                      : 128)),
+          static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
+          1,
+          tile == 32 ? 256 : 128,
+          0};
+}
+
+// out (T * A, hidden) f32, by pair and not by sorted row: out[pairs[r]] = h[r] @ down^T + bias.
+struct DownArgs {
+  const void* h;  // (pairs, k), sorted
+  ExpertWeights w;
+  const int32_t* pairs;
+  const int32_t* offsets;
+  float* out;
+  int32_t n_pairs, n_experts;
+  int32_t n, k;  // n = hidden, k = I
+  Act act;
+};
+inline Launch launch_of(const DownArgs& a) {
+  if (a.act == Act::f32) {
+    return {"gptoss_down_f32", static_cast<int>(ceil_div(a.n, 8)), a.n_pairs, 1, 256, 0};
+  }
+  const int tile = expert_tile_rows(a.n_pairs, a.n_experts);
+  return {tile == 8    ? "gptoss_down_bf16_8"
+          : tile == 32 ? "gptoss_down_bf16_32"
+                       : "gptoss_down_bf16_64",
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+                                         : tile == 32 ? 16
+                                                      : 128)),
+          static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
+          1,
+          tile == 32 ? 256 : 128,
+          0};
+}
+
+// MXFP4 in fragments as well: per matrix, for each 16 rows and 64 columns, 16 bytes a lane; scales:
+// a 32-bit word for each pair of rows.
+inline constexpr int kShuffledMaxScale = 128;  // E8M0 byte; larger ones make infinite weights
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_mxfp4_block_bytes(int64_t n, int64_t k) {
+  return ceil_div(n, 16) * ceil_div(k, 64) * 16 * 32;
+}
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_mxfp4_scale_bytes(int64_t n, int64_t k) {
+  return ceil_div(n, 16) * ceil_div(k, 64) * 8 * 4;
+}
+struct ShuffleMxfp4Args {
+  const uint8_t* from_blocks;  // (matrices, n, k/32, 16)
+  const uint8_t* from_scales;  // (matrices, n, k/32)
+  uint8_t* to_blocks;          // (matrices, shuffled_mxfp4_block_bytes)
+  uint8_t* to_scales;          // (matrices, shuffled_mxfp4_scale_bytes)
+  int32_t matrices, n, k;
+};
+inline Launch launch_of(const ShuffleMxfp4Args& a) {
+  return {"gptoss_shuffle_mxfp4",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.k, 64)),
+          a.matrices,
+          32,
+          0};
+}
+
+// x (T, n) f32 += sum over a of weights[t, a] * out[t * A + a], in the order of a.
+struct CombineArgs {
+  const float* out;      // (T * A, n)
+  const float* weights;  // (T, A)
+  float* x;
+  int32_t tokens, n_active, n;
+};
+inline Launch launch_of(const CombineArgs& a) {
+  return {"gptoss_combine", a.tokens, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
+}
+
+// experts (T, A), weights (T, A) of logits (T, E): ops/route_topk.h.
+struct RouteTopkArgs {
+  const float* logits;
+  int32_t* experts;
+  float* weights;
+  int32_t tokens, n_experts, n_active;
+};
+inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
+  return {"gptoss_route_topk", static_cast<int>(ceil_div(a.tokens, 4)), 1, 1, 128, 0};
+}
+
+// All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
+// bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
+// weights as RouteTopkArgs. At most kMaxExperts, hidden up to kMaxHidden.
+struct RouteArgs {
+  const float* x;          // (T, hidden)
+  const float* weight;     // (hidden), of the norm
+  const uint16_t* router;  // (E, hidden) bf16
+  const float* bias;       // (E)
+  void* normed;
+  float* logits;
+  int32_t* experts;
+  float* weights;
+  int32_t tokens, hidden, n_experts, n_active;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const RouteArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_route_f32" : "gptoss_route_bf16",
+          a.tokens,
+          1,
+          1,
+          512,
+          a.hidden * 4};
+}
+
+// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to kMaxHidden.
+struct CombineNormArgs {
+  CombineArgs combine;
+  const float* weight;  // (n)
+  void* y;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const CombineNormArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_combine_norm_f32" : "gptoss_combine_norm_bf16",
+          a.combine.tokens,
+          1,
+          1,
+          512,
+          a.combine.n * 4};
+}
+
+// ---- Attention ---------------------------------------------------------------------------------
+
+// Keys and values of one layer in the pages of its group:
+//   base + page * page_stride: k (G, 64, D), then v (G, 64, D), of f32 or f16
+// Position p of the sequence in slot s is in page table[s * row_pages + (p / 64) % row_pages].
+struct KvLayer {
+  void* base;            // of this layer in page 0
+  int64_t page_stride;   // bytes
+  const int32_t* table;  // (slots, row_pages)
+  int32_t row_pages;
+  int32_t kv_heads, head_dim;  // G, D: a multiple of 16 up to 256
+  Kv kv;
+};
+
+// Rotates q in place, writes rotated k and v to the pages. qkv (T, qkv_stride): q (H, D), k (G, D),
+// v (G, D) f32. rotations (positions, D): cos (D/2), then sin (D/2), of every position, both times
+// the concentration (ops/rope.h). f16 is rounded to nearest, ties to even.
+struct RopeKvArgs {
+  Step step;
+  float* qkv;
+  int32_t qkv_stride;
+  int32_t heads;  // H
+  const float* rotations;
+  KvLayer kv;
+};
+inline Launch launch_of(const RopeKvArgs& a) {
+  return {a.kv.kv == Kv::f32 ? "gptoss_rope_kv_f32" : "gptoss_rope_kv_f16",
+          a.step.n_tokens,
+          1,
+          1,
+          256,
+          0};
+}
+
+// out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
+// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages). qkv_stride is even.
+struct AttentionArgs {
+  Step step;
+  const float* qkv;
+  int32_t qkv_stride;
+  int32_t heads;
+  KvLayer kv;
+  const float* sinks;  // (H)
+  void* out;
+  int32_t window;  // 0: all
+  float scale;
+  Act act;
+  int32_t n_splits;  // of AttentionSplitArgs
+  float* partials;   // likewise
+};
+
+// Keys whose softmax is carried alone, then joins that of the keys before them. Borders lie at
+// fixed positions, so that a token's sums are made in one order, whichever kernel makes them, and
+// whatever else is in the step.
+inline constexpr int kShortSplit = 128;
+inline constexpr int kLongSplit = 512;
+inline constexpr int kLongSplitsFrom = 4096;
+GPTOSS_BOTH_SIDES constexpr int split_of(int position) {
+  return position < kLongSplitsFrom
+             ? position / kShortSplit
+             : kLongSplitsFrom / kShortSplit + (position - kLongSplitsFrom) / kLongSplit;
+}
+GPTOSS_BOTH_SIDES constexpr int split_begin(int split) {
+  return split * kShortSplit <= kLongSplitsFrom
+             ? split * kShortSplit
+             : kLongSplitsFrom + (split - kLongSplitsFrom / kShortSplit) * kLongSplit;
+}
+
+// What tensor cores compute; other shapes take the plain kernel.
+inline bool has_fast_attention(const AttentionArgs& a) {
+  return a.act == Act::bf16 && a.heads / a.kv.kv_heads <= 16 &&
+         (a.kv.head_dim == 16 || a.kv.head_dim == 32 || a.kv.head_dim == 64);
+}
+// Of so many tokens of one sequence the query heads of a KV head make 16 rows.
+inline int row_tokens(const AttentionArgs& a) { return 16 / (a.heads / a.kv.kv_heads); }
+// At least the tiles of all sequences.
+inline int count_tiles(const AttentionArgs& a, int tile_tokens) {
+  const int tiles = a.step.n_tokens / tile_tokens + a.step.n_sequences;
+  return tiles < a.step.n_tokens ? tiles : a.step.n_tokens;
+}
+
+// Each block goes through all keys of some tokens.
+inline Launch launch_of(const AttentionArgs& a) {
+  if (!has_fast_attention(a)) {
+    return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
+            a.step.n_tokens,
+            a.kv.kv_heads,
+            1,
+            256,
+            0};
+  }
+  return {a.kv.head_dim == 64   ? "gptoss_attention_tile_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_tile_32"
+                                : "gptoss_attention_tile_16",
+          count_tiles(a, 4 * row_tokens(a)),
+          a.kv.kv_heads,
+          1,
+          128,
+          0};
+}
+
+// The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
+// the keys of one split, and leaves its softmax to the combination.
+//   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
+// n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
+// of the device idle: up to kSplitRows splits of all tokens together.
+inline constexpr int kSplitRows = 2048;
+inline bool pays_to_split(const AttentionArgs& a, int highest_position) {
+  const int splits = split_of(highest_position) + 1;
+  return has_fast_attention(a) && a.window == 0 && splits > 1 &&
+         a.step.n_tokens * static_cast<int64_t>(splits) <= kSplitRows;
+}
+inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
+  return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);
+}
+struct AttentionSplitArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionSplitArgs& s) {
+  const AttentionArgs& a = s.attention;
+  return {a.kv.head_dim == 64   ? "gptoss_attention_split_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_split_32"
+                                : "gptoss_attention_split_16",
+          count_tiles(a, row_tokens(a)),
+          a.kv.kv_heads,
+          a.n_splits,
+          32,
+          0};
+}
+struct AttentionCombineArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionCombineArgs& c) {
+  return {
+      "gptoss_attention_combine", c.attention.step.n_tokens, c.attention.kv.kv_heads, 1, 256, 0};
+}
+
+// ---- Results -----------------------------------------------------------------------------------
+
+// finite (S): of each sequence's tokens, those before the first whose row of x is not finite.
+struct FiniteArgs {
+  Step step;
+  const float* x;  // (T, hidden)
+  int32_t* finite;
+  int32_t hidden;
+};
+inline Launch launch_of(const FiniteArgs& a) {
+  return {"gptoss_finite", a.step.n_sequences, 1, 1, 1024, 0};
+}
+
+// Tokens of a slot's prompt, or of its output, join its counts: counts[t] |= kSeen, and + 1 for
+// those of the output, with integer atomics. Those of the output are the slot's latest: last_token
+// becomes the last of them, index grows by n.
+struct CountTokensArgs {
+  const int32_t* tokens;  // (n)
+  uint32_t* counts;       // (V), of the slot
+  SlotState* slot;
+  int32_t n;
+  int32_t is_output;
+};
+inline Launch launch_of(const CountTokensArgs& a) {
+  return {"gptoss_count_tokens", static_cast<int>(ceil_div(a.n, 256)), 1, 1, 256, 0};
+}
+
+// A row of logits and how it is used: RowSampling of backend/step.h, with what the host can
+// prepare.
+struct SampleRow {
+  int32_t row;  // of the step's logit rows
+  int32_t slot;
+  int32_t guess;  // -1: none
+  int32_t mask;   // -1: none
+  int32_t bias_begin, bias_end;
+  int32_t target;        // -1: sampled
+  int32_t top_k;         // 0: all
+  int32_t n_logprobs;    // -1: none
+  int32_t greedy;        // temperature 0
+  float exponent_scale;  // of the temperature; unused if greedy
+  float min_p;
+  float repetition_penalty, presence_penalty, frequency_penalty;
+  int32_t has_penalties;
+  uint64_t top_p_fraction;  // ops::top_p_fraction; unused if all_top_p
+  uint64_t seed;
+  int32_t all_top_p;  // top_p is 1
+  int32_t unused;
+};
+
+struct BiasEntry {
+  int32_t token;
+  float bias;
+};
+
+// What the host makes a log-probability of: x - x_max - log(mass / 2^40), in f64.
+struct TopEntry {
+  int32_t token;
+  float logit;  // unchanged
+};
+struct SampleOut {
+  int32_t sampled;  // 1 if the row was reached
+  int32_t status;   // ops::SampleStatus: 0 ok, 1 non_finite, 2 empty_mask
+  int32_t token;    // -1 unless ok
+  int32_t n_top;
+  float logit;            // of the token, unchanged
+  float largest_logit;    // x_max
+  uint64_t mass;          // sum of the masses of x at temperature 1, if n_logprobs >= 0 or target
+  TopEntry top[kMaxTop];  // in the order of x, -inf left out
+};
+
+// ops/sample.h, row by row: a unit is the rows [units[u], units[u + 1]) of one sequence, of which
+// each is sampled only if the one before chose its guess; a scored row (target >= 0) is a unit of
+// its own and leaves the slot alone. An accepted token joins the slot: last_token, index + 1, and
+// counts |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
+// reached.
+struct SampleArgs {
+  const float* logits;    // (R, V)
+  const SampleRow* rows;  // (M)
+  const int32_t* units;   // (U + 1)
+  const uint32_t* masks;  // (masks, ceil(V / 32))
+  const BiasEntry* biases;
+  uint32_t* counts;  // (slots, V): kSeen if in prompt or output, and the occurrences in the output
+  SlotState* slots;
+  float* changed;       // (U, V): scratch
+  int32_t* candidates;  // (U, V): scratch
+  SampleOut* out;       // (M)
+  int32_t n_units, vocab_size;
+};
+inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 512, 0}; }
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,112 @@
+// What kernels share: conversions, and sums over a warp or a block in a fixed order.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/kernels/args.h"
+
+namespace gptoss::cuda {
+
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x & 31); }
+__device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x >> 5); }
+
+__device__ __forceinline__ float from_bf16(uint16_t bits) {
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+__device__ __forceinline__ uint16_t to_bf16(float x) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+// Low half first.
+__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+__device__ __forceinline__ float from_f16(uint16_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+__device__ __forceinline__ uint16_t to_f16(float x) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+__device__ __forceinline__ uint32_t to_f16_pair(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// How an activation or a cached number of this type is read and written.
+template <class T>
+struct Stored;
+template <>
+struct Stored<float> {
+  using Element = float;
+  static __device__ __forceinline__ float load(const float* p) { return *p; }
+  static __device__ __forceinline__ void store(float* p, float x) { *p = x; }
+};
+struct Bf16 {};
+template <>
+struct Stored<Bf16> {
+  using Element = uint16_t;
+  static __device__ __forceinline__ float load(const uint16_t* p) { return from_bf16(*p); }
+  static __device__ __forceinline__ void store(uint16_t* p, float x) { *p = to_bf16(x); }
+};
+struct F16 {};
+template <>
+struct Stored<F16> {
+  using Element = uint16_t;
+  static __device__ __forceinline__ float load(const uint16_t* p) { return from_f16(*p); }
+  static __device__ __forceinline__ void store(uint16_t* p, float x) { *p = to_f16(x); }
+};
+
+// Rises with the number: equal for both zeros, 0 for NaN, above that for all others.
+__device__ __forceinline__ uint32_t rank_of(float x) {
+  if (x != x) return 0;
+  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
+  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+}
+
+// The same bits in every lane.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  return x;
+}
+__device__ __forceinline__ uint64_t warp_sum(uint64_t x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+// The same bits in every thread; all threads of the block take part. `parts` is shared memory that
+// nothing else uses until the next barrier.
+template <int kThreads>
+__device__ __forceinline__ float block_sum(float x, float (&parts)[kThreads / 32]) {
+  x = warp_sum(x);
+  if (lane_id() == 0) parts[warp_id()] = x;
+  __syncthreads();
+  float sum = parts[0];
+#pragma unroll
+  for (int i = 1; i < kThreads / 32; ++i) sum += parts[i];
+  return sum;
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,488 @@
+// Matrix products on tensor cores: weights in fragments (fragments.cuh) as A, bf16 activations as
+// B, sums in f32.
+//
+// The order of every sum is the same in all variants, so that bits depend on neither the number of
+// rows nor on which variant runs: k is cut into kSegments runs of groups, each summed by mma in
+// the order of k from zero, then added in order; then the bias, then what y held.
+//
+//   *_8, *_32  stream: a block makes 16 or 32 rows of w for up to 8 or 32 rows of x, a warp one or
+//              two segments: weights go from memory to registers, nothing waits but for the last
+//              sum.
+//   *_64       tiled: a block makes 128 rows of w for up to 64 rows of x, which come to shared
+//              memory by cp.async, a warp 32 rows over all of k.
+#include "cuda/kernels/expert_tile.cuh"
+#include "cuda/kernels/fragments.cuh"
+
+namespace gptoss::cuda {
+namespace {
+
+constexpr int kSegments = 8;
+
+__device__ __forceinline__ int segment_begin(int groups, int segment) {
+  return static_cast<int>(static_cast<unsigned>(groups * segment) / kSegments);
+}
+
+// ---- stream ------------------------------------------------------------------------------------
+
+// What a lane has of x: 8 tokens, 64 columns; words of columns 8 i + 2t and the next.
+struct Columns {
+  uint32_t words[2 * kSteps];
+
+  // x: the lane's token, from column 2t of the group on; `left` columns are left.
+  __device__ __forceinline__ void load(const uint16_t* x, int left) {
+    if (left >= kGroupColumns) {
+#pragma unroll
+      for (int i = 0; i < 2 * kSteps; ++i) words[i] = word(x + 8 * i);
+    } else {  // weights beyond k are zero, but what lies behind x need not be a number
+#pragma unroll
+      for (int i = 0; i < 2 * kSteps; ++i) words[i] = 8 * i < left ? word(x + 8 * i) : 0;
+    }
+  }
+
+  static __device__ __forceinline__ uint32_t word(const uint16_t* from) {
+    return __ldg(reinterpret_cast<const uint32_t*>(from));
+  }
+};
+
+// How a block streams: each warp kTiles tiles of w at once, which share what is loaded of x, times
+// up to 8 * kTokenTiles rows of x; kWarps warps share the segments, one or two each. kDepth groups
+// are on their way.
+template <int kTokenTiles_, int kTiles_, int kWarps_, int kDepth_>
+struct Streaming {
+  static constexpr int kTokenTiles = kTokenTiles_, kTiles = kTiles_, kWarps = kWarps_,
+                       kDepth = kDepth_;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kTokens = 8 * kTokenTiles;
+  static constexpr int kRows = kTileRows * kTiles;  // of w
+  static constexpr int kPitch = kTokens + 2;        // floats between rows: fewer bank conflicts
+  static_assert(kWarps == kSegments || 2 * kWarps == kSegments);
+};
+// Dense weights are many bytes for few instructions: small blocks fill the card better. MXFP4 is
+// instructions first: what a warp does once is spread over more weights.
+using Dense8 = Streaming<1, 1, 8, 2>;
+using Dense32 = Streaming<4, 1, 8, 2>;
+using Expert8 = Streaming<1, 2, 4, 2>;
+using Expert32 = Streaming<4, 1, 8, 3>;
+
+// Rows [begin, end) of x, at most kTokens, times tiles from `first_tile` on, of n_tiles. x_of(row)
+// is where a row begins; emit(tile, row, i, even, odd) takes the results of a tile's rows 2 i and
+// 2 i + 1.
+template <class S, class Weights, class XOf, class Emit>
+__device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_tiles, int begin,
+                                       int end, int k, XOf x_of, Emit emit) {
+  constexpr bool kTakesTwo = S::kWarps < kSegments;
+  constexpr int kSegmentsOfWarp = kSegments / S::kWarps;
+  __shared__ __align__(8) float partial[kSegments][S::kRows][S::kPitch];
+  const int g = lane_id() / 4, t = lane_id() % 4;
+  // From one lane, so that the compiler knows that all have the same.
+  const int warp = __shfl_sync(kAllLanes, warp_id(), 0);
+  const int segment = warp * kSegmentsOfWarp;
+  const int first = segment_begin(w.groups, segment);
+  const int middle = segment_begin(w.groups, segment + 1);
+  const int last = segment_begin(w.groups, segment + kSegmentsOfWarp);
+
+  // Tiles beyond the last compute it again, lanes without a token take the last one's: their
+  // results go nowhere.
+  using Tile = typename Weights::Tile;
+  Tile tiles[S::kTiles];
+  typename Tile::Group ahead[S::kDepth][S::kTiles];
+#pragma unroll
+  for (int i = 0; i < S::kTiles; ++i) {
+    tiles[i] = w.tile(min(first_tile + i, n_tiles - 1));
+    tiles[i].advance(first);
+  }
+#pragma unroll
+  for (int d = 0; d < S::kDepth; ++d) {
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) {
+      if (first + d < last) tiles[i].load(ahead[d][i], d);
+    }
+  }
+  const uint16_t* x[S::kTokenTiles];
+#pragma unroll
+  for (int j = 0; j < S::kTokenTiles; ++j) {
+    x[j] = x_of(min(begin + 8 * j + g, end - 1)) + first * kGroupColumns + 2 * t;
+  }
+
+  Sums sums[S::kTiles][S::kTokenTiles] = {};
+  const auto put = [&](int to) {
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+        float* const at = &partial[to][kTileRows * i + 2 * g][8 * j + 2 * t];
+        at[0] = sums[i][j][0];
+        at[1] = sums[i][j][1];
+        at[S::kPitch] = sums[i][j][2];
+        at[S::kPitch + 1] = sums[i][j][3];
+#pragma unroll
+        for (float& sum : sums[i][j]) sum = 0.0f;
+      }
+    }
+  };
+  for (int group = first; group < last; group += S::kDepth) {
+#pragma unroll
+    for (int d = 0; d < S::kDepth; ++d) {
+      if (group + d >= last) break;
+      if (kTakesTwo && group + d == middle) put(segment);
+      Columns columns[S::kTokenTiles];
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+        columns[j].load(x[j] + d * kGroupColumns, k - (group + d) * kGroupColumns);
+      }
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+        for (int i = 0; i < S::kTiles; ++i) {
+          const uint4 a = ahead[d][i].step(s);
+#pragma unroll
+          for (int j = 0; j < S::kTokenTiles; ++j) {
+            mma(sums[i][j], a, columns[j].words[2 * s], columns[j].words[2 * s + 1]);
+          }
+        }
+      }
+      if (group + d + S::kDepth < last) {
+#pragma unroll
+        for (int i = 0; i < S::kTiles; ++i) tiles[i].load(ahead[d][i], d + S::kDepth);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) tiles[i].advance(S::kDepth);
+#pragma unroll
+    for (int j = 0; j < S::kTokenTiles; ++j) x[j] += S::kDepth * kGroupColumns;
+  }
+  if (kTakesTwo && middle >= last) put(segment);  // the second one is empty
+  put(segment + kSegmentsOfWarp - 1);
+  __syncthreads();
+
+  constexpr int kPairs = S::kRows / 2;
+  for (int i = static_cast<int>(threadIdx.x); i < S::kTokens * kPairs; i += S::kThreads) {
+    const int token = i / kPairs, pair = i % kPairs;
+    const int tile = first_tile + pair / (kTileRows / 2);
+    if (begin + token >= end) return;
+    if (tile >= n_tiles) continue;
+    float even = 0.0f, odd = 0.0f;
+#pragma unroll
+    for (int from = 0; from < kSegments; ++from) {
+      even += partial[from][2 * pair][token];
+      odd += partial[from][2 * pair + 1][token];
+    }
+    emit(tile, begin + token, pair % (kTileRows / 2), even, odd);
+  }
+}
+
+// ---- tiled -------------------------------------------------------------------------------------
+
+constexpr int kTiledThreads = 128;
+constexpr int kTiledRows = 64;  // of x
+constexpr int kWarpTiles = 2;   // of w, per warp
+constexpr int kBlockTiles = kWarpTiles * kTiledThreads / 32;
+constexpr int kStages = 3;  // two on their way while one is used
+constexpr int kChunk = 8;   // numbers that one copy of 16 bytes brings
+constexpr int kChunks = kGroupColumns / kChunk;
+
+// Chunk c of row r is in place c ^ (r % 8): neither the copies nor ldmatrix meet in banks.
+struct Stage {
+  uint4 chunks[kTiledRows][kChunks];
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// 16 bytes to shared memory; zeros if not `inside`.
+__device__ __forceinline__ void copy_async(uint4* to, const uint16_t* from, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(inside ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until at most kPending groups are on their way.
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// B of two steps for 8 tokens: columns 0-7, 8-15 of the first, then of the second.
+__device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile, int step) {
+  const int token = token_tile * 8 + lane_id() % 8;
+  const int chunk = step * 2 + lane_id() / 8;
+  uint4 x;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(shared_address(&stage.chunks[token][chunk ^ (token % 8)]))
+               : "memory");
+  return x;
+}
+
+// As stream, for kBlockTiles tiles and up to kTiledRows rows.
+template <class Weights, class XOf, class Emit>
+__device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_tiles, int begin,
+                                      int end, int k, XOf x_of, Emit emit) {
+  constexpr int kTokenTiles = kTiledRows / 8;
+  constexpr int kCopies = kTiledRows * kChunks / kTiledThreads;  // per thread and stage
+  constexpr int kRowsApart = kTiledThreads / kChunks;
+  __shared__ __align__(128) Stage stages[kStages];
+
+  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+  const int copy_row = static_cast<int>(threadIdx.x) / kChunks;
+  const uint16_t* x[kCopies];
+#pragma unroll
+  for (int i = 0; i < kCopies; ++i) {
+    x[i] = x_of(min(begin + copy_row + i * kRowsApart, end - 1)) + chunk * kChunk;
+  }
+  const auto copy_group = [&](int group) {
+    if (group < w.groups) {
+      const int column = group * kGroupColumns;
+      const bool inside = column + chunk * kChunk < k;
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        const int row = copy_row + i * kRowsApart;
+        copy_async(&stages[group % kStages].chunks[row][chunk ^ (row % 8)],
+                   inside ? x[i] + column : x[i] - chunk * kChunk, inside);
+      }
+    }
+    commit_copies();  // an empty one keeps the count
+  };
+
+  // Tiles beyond the last compute it again and emit nothing.
+  using Tile = typename Weights::Tile;
+  Tile tiles[kWarpTiles];
+  typename Tile::Group now[kWarpTiles], next[kWarpTiles];
+#pragma unroll
+  for (int i = 0; i < kWarpTiles; ++i) {
+    tiles[i] = w.tile(min(first_tile + warp_id() * kWarpTiles + i, n_tiles - 1));
+    tiles[i].load(now[i], 0);
+  }
+#pragma unroll
+  for (int group = 0; group < kStages - 1; ++group) copy_group(group);
+
+  Sums totals[kWarpTiles][kTokenTiles] = {};
+  Sums sums[kWarpTiles][kTokenTiles] = {};
+  int segment = 0;
+  for (int group = 0; group < w.groups; ++group) {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();
+    copy_group(group + kStages - 1);
+    const bool is_last = group + 1 == w.groups;
+    if constexpr (!Tile::kLoadsSteps) {
+      if (!is_last) {
+#pragma unroll
+        for (int i = 0; i < kWarpTiles; ++i) tiles[i].load(next[i], 1);
+      }
+    }
+    const Stage& stage = stages[group % kStages];
+#pragma unroll
+    for (int s = 0; s < kSteps; s += 2) {
+      uint4 a[kWarpTiles][2];
+#pragma unroll
+      for (int i = 0; i < kWarpTiles; ++i) {
+        a[i][0] = now[i].step(s);
+        a[i][1] = now[i].step(s + 1);
+      }
+#pragma unroll
+      for (int j = 0; j < kTokenTiles; ++j) {
+        const uint4 b = load_columns(stage, j, s);
+#pragma unroll
+        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][0], b.x, b.y);
+#pragma unroll
+        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][1], b.z, b.w);
+      }
+      if constexpr (Tile::kLoadsSteps) {  // into registers that are free now: there are no
+                                          // others
+        if (!is_last) {
+#pragma unroll
+          for (int i = 0; i < kWarpTiles; ++i) {
+            tiles[i].load_step(now[i], 1, s);
+            tiles[i].load_step(now[i], 1, s + 1);
+          }
+        }
+      }
+    }
+    if constexpr (!Tile::kLoadsSteps) {
+#pragma unroll
+      for (int i = 0; i < kWarpTiles; ++i) now[i] = next[i];
+    }
+#pragma unroll
+    for (int i = 0; i < kWarpTiles; ++i) tiles[i].advance(1);
+    while (segment_begin(w.groups, segment + 1) <= group) ++segment;  // some may be empty
+    if (group + 1 == segment_begin(w.groups, segment + 1)) {
+#pragma unroll
+      for (int i = 0; i < kWarpTiles; ++i) {
+#pragma unroll
+        for (int j = 0; j < kTokenTiles; ++j) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            totals[i][j][c] += sums[i][j][c];
+            sums[i][j][c] = 0.0f;
+          }
+        }
+      }
+    }
+  }
+
+  const int g = lane_id() / 4, t = lane_id() % 4;
+#pragma unroll
+  for (int i = 0; i < kWarpTiles; ++i) {
+    const int tile = first_tile + warp_id() * kWarpTiles + i;
+    if (tile >= n_tiles) break;
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j) {
+      const int row = begin + 8 * j + 2 * t;
+      if (row < end) emit(tile, row, g, totals[i][j][0], totals[i][j][2]);
+      if (row + 1 < end) emit(tile, row + 1, g, totals[i][j][1], totals[i][j][3]);
+    }
+  }
+}
+
+// ---- dense -------------------------------------------------------------------------------------
+
+// y[n], y[n + 1] of a row.
+__device__ __forceinline__ void emit_dense(const DenseMatmulArgs& a, int row, int n, float even,
+                                           float odd) {
+  float* const y = a.y + static_cast<int64_t>(row) * a.y_stride + n;
+  const float results[2] = {even, odd};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (n + i >= a.n) return;
+    float sum = results[i];
+    if (a.bias != nullptr) sum += a.bias[n + i];
+    if (a.accumulate) sum += y[i];
+    y[i] = sum;
+  }
+}
+
+__device__ __forceinline__ const uint16_t* dense_x(const DenseMatmulArgs& a, int row) {
+  return static_cast<const uint16_t*>(a.x) + static_cast<int64_t>(row) * a.x_stride;
+}
+
+template <class S>
+__device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
+  const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
+  const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
+  if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  stream<S>(
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
+      min(begin + S::kTokens, a.rows), a.k, [&](int row) { return dense_x(a, row); },
+      [&](int tile, int row, int pair, float even, float odd) {
+        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+      });
+}
+
+__device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
+  const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
+  const int begin = static_cast<int>(blockIdx.y) * kTiledRows;
+  if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  tiled(
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
+      min(begin + kTiledRows, a.rows), a.k, [&](int row) { return dense_x(a, row); },
+      [&](int tile, int row, int pair, float even, float odd) {
+        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+      });
+}
+
+// ---- experts -----------------------------------------------------------------------------------
+
+// x of a sorted row, and where its results go.
+__device__ __forceinline__ const uint16_t* expert_x(const GateUpArgs& a, int row) {
+  return static_cast<const uint16_t*>(a.x) + static_cast<int64_t>(a.pairs[row] / a.n_active) * a.k;
+}
+__device__ __forceinline__ const uint16_t* expert_x(const DownArgs& a, int row) {
+  return static_cast<const uint16_t*>(a.h) + static_cast<int64_t>(row) * a.k;
+}
+
+__device__ __forceinline__ void emit_expert(const GateUpArgs& a, int expert, int row, int n,
+                                            float gate, float up) {
+  if (n >= a.n) return;
+  const float* const bias = a.w.bias + static_cast<int64_t>(expert) * a.n + n;
+  static_cast<uint16_t*>(a.h)[static_cast<int64_t>(row) * (a.n / 2) + n / 2] =
+      to_bf16(swiglu(gate + bias[0], up + bias[1], a.limit));
+}
+__device__ __forceinline__ void emit_expert(const DownArgs& a, int expert, int row, int n,
+                                            float even, float odd) {
+  if (n >= a.n) return;
+  const float* const bias = a.w.bias + static_cast<int64_t>(expert) * a.n + n;
+  float* const out = a.out + static_cast<int64_t>(a.pairs[row]) * a.n + n;
+  out[0] = even + bias[0];
+  if (n + 1 < a.n) out[1] = odd + bias[1];
+}
+
+template <class Args>
+__device__ __forceinline__ Mxfp4Weights expert_weights(const Args& a, int expert) {
+  return {a.w.blocks, a.w.scales, groups_of(a.k), expert, tiles_of(a.n)};
+}
+
+template <class S, class Args>
+__device__ __forceinline__ void expert_stream(const Args& a) {
+  const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
+  if (first_tile * kTileRows >= a.n) return;
+  const ExpertTile rows =
+      expert_tile<S::kTokens>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
+  if (rows.expert < 0) return;
+  stream<S>(
+      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
+      [&](int row) { return expert_x(a, row); },
+      [&](int tile, int row, int pair, float even, float odd) {
+        emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
+      });
+}
+
+template <class Args>
+__device__ __forceinline__ void expert_tiled(const Args& a) {
+  const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
+  if (first_tile * kTileRows >= a.n) return;
+  const ExpertTile rows =
+      expert_tile<kTiledRows>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
+  if (rows.expert < 0) return;
+  tiled(
+      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
+      [&](int row) { return expert_x(a, row); },
+      [&](int tile, int row, int pair, float even, float odd) {
+        emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
+      });
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(Dense8::kThreads, 3)
+    gptoss_dense_matmul_bf16_8(const __grid_constant__ DenseMatmulArgs a) {
+  dense_stream<Dense8>(a);
+}
+extern "C" __global__ void __launch_bounds__(Dense32::kThreads, 2)
+    gptoss_dense_matmul_bf16_32(const __grid_constant__ DenseMatmulArgs a) {
+  dense_stream<Dense32>(a);
+}
+extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
+    gptoss_dense_matmul_bf16_64(const __grid_constant__ DenseMatmulArgs a) {
+  dense_tiled(a);
+}
+
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
+    gptoss_gate_up_bf16_8(const __grid_constant__ GateUpArgs a) {
+  expert_stream<Expert8>(a);
+}
+extern "C" __global__ void __launch_bounds__(Expert32::kThreads, 2)
+    gptoss_gate_up_bf16_32(const __grid_constant__ GateUpArgs a) {
+  expert_stream<Expert32>(a);
+}
+extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
+    gptoss_gate_up_bf16_64(const __grid_constant__ GateUpArgs a) {
+  expert_tiled(a);
+}
+
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
+    gptoss_down_bf16_8(const __grid_constant__ DownArgs a) {
+  expert_stream<Expert8>(a);
+}
+extern "C" __global__ void __launch_bounds__(Expert32::kThreads, 2)
+    gptoss_down_bf16_32(const __grid_constant__ DownArgs a) {
+  expert_stream<Expert32>(a);
+}
+extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
+    gptoss_down_bf16_64(const __grid_constant__ DownArgs a) {
+  expert_tiled(a);
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,129 @@
+#include "cuda/memory.h"
+
+#include "platform/platform.h"
+
+namespace gptoss::cuda {
+Context::Context(const DeviceInfo& device)
+    : driver_(Driver::get()), device_(device), process_(platform::process_id()) {
+  driver_.check(driver_.cuDevicePrimaryCtxRetain(&context_, device_.handle), "the context of ",
+                device_.name);
+}
+
+Context::~Context() {
+  if (is_own()) driver_.cuDevicePrimaryCtxRelease(device_.handle);
+}
+
+bool Context::is_own() const { return platform::process_id() == process_; }
+
+int64_t Context::free_memory() const {
+  size_t free = 0;
+  size_t total = 0;
+  driver_.check(driver_.cuMemGetInfo(&free, &total), "free memory");
+  return static_cast<int64_t>(free);
+}
+
+Context::Scope::Scope(const Context& context) : driver_(context.driver_) {
+  if (!context.is_own()) {
+    throw BackendError(
+        "[cuda] this process was forked after the model had been loaded: a device cannot be used "
+        "in both; load the model in the new process, or start it without fork");
+  }
+  driver_.check(driver_.cuCtxPushCurrent(context.context_), "the context");
+}
+
+Context::Scope::~Scope() {
+  CUcontext popped = nullptr;
+  driver_.cuCtxPopCurrent(&popped);
+}
+
+int64_t allocation_bytes(int64_t bytes) {
+  const int64_t grain = bytes < (int64_t{1} << 20) ? 512 : int64_t{2} << 20;
+  return (bytes + grain - 1) / grain * grain;
+}
+
+DeviceMemory::DeviceMemory(const Context& context, int64_t bytes, const char* what)
+    : context_(&context), bytes_(bytes) {
+  const Driver& driver = context.driver();
+  driver.check(driver.cuMemAlloc(&address_, static_cast<size_t>(bytes)), bytes, " bytes for ",
+               what);
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (address_ != 0) context_->release([&](const Driver& driver) { driver.cuMemFree(address_); });
+}
+
+PinnedMemory::PinnedMemory(const Context& context, int64_t bytes, const char* what)
+    : context_(&context) {
+  const Driver& driver = context.driver();
+  void* data = nullptr;
+  driver.check(driver.cuMemHostAlloc(&data, static_cast<size_t>(bytes), kHostAllocPortable), bytes,
+               " bytes of pinned host memory for ", what);
+  data_ = static_cast<uint8_t*>(data);
+}
+
+PinnedMemory::~PinnedMemory() {
+  if (data_ != nullptr)
+    context_->release([&](const Driver& driver) { driver.cuMemFreeHost(data_); });
+}
+
+Stream::Stream(const Context& context) : context_(context) {
+  const Driver& driver = context.driver();
+  driver.check(driver.cuStreamCreate(&stream_, kStreamNonBlocking), "a stream");
+}
+
+Stream::~Stream() {
+  context_.release([&](const Driver& driver) { driver.cuStreamDestroy(stream_); });
+}
+
+void Stream::upload(CUdeviceptr to, const void* from, int64_t bytes) const {
+  if (bytes == 0) return;
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuMemcpyHtoDAsync(to, from, static_cast<size_t>(bytes), stream_),
+               "a copy of ", bytes, " bytes to the device");
+}
+
+void Stream::download(void* to, CUdeviceptr from, int64_t bytes) const {
+  if (bytes == 0) return;
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuMemcpyDtoHAsync(to, from, static_cast<size_t>(bytes), stream_),
+               "a copy of ", bytes, " bytes from the device");
+}
+
+void Stream::copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const {
+  if (bytes == 0) return;
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuMemcpyDtoDAsync(to, from, static_cast<size_t>(bytes), stream_),
+               "a copy of ", bytes, " bytes on the device");
+}
+
+void Stream::clear(CUdeviceptr to, int64_t bytes) const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuMemsetD8Async(to, 0, static_cast<size_t>(bytes), stream_), "clearing ",
+               bytes, " bytes");
+}
+
+void Stream::wait() const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuStreamSynchronize(stream_), "the device's work");
+}
+
+Event::Event(const Context& context) : context_(context) {
+  const Driver& driver = context.driver();
+  driver.check(driver.cuEventCreate(&event_, kEventDisableTiming), "an event");
+}
+
+Event::~Event() {
+  context_.release([&](const Driver& driver) { driver.cuEventDestroy(event_); });
+}
+
+void Event::record(const Stream& stream) const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuEventRecord(event_, stream.handle()), "an event");
+}
+
+void Event::wait() const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuEventSynchronize(event_), "the device's work");
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,147 @@
+// A device's context and what lives in it: memory, streams, events. All of it is given back when
+// its object is destroyed; in a process that was forked from the one that made it, nothing is done.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "cuda/driver.h"
+
+namespace gptoss::cuda {
+
+// The device's primary context, which other libraries of the process use too: retained, never
+// reset, and current only within a Scope.
+class Context {
+ public:
+  explicit Context(const DeviceInfo& device);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  const DeviceInfo& device() const { return device_; }
+  const Driver& driver() const { return driver_; }
+  // False in a fork of the process.
+  bool is_own() const;
+  // Bytes that are free on the device. In a Scope.
+  int64_t free_memory() const;
+
+  // The context is current in this thread, as long as it lives. Throws BackendError in a fork.
+  class Scope {
+   public:
+    explicit Scope(const Context& context);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    const Driver& driver_;
+  };
+
+  // Runs f(driver) in the context, for destructors: does nothing where it cannot be had.
+  template <class F>
+  void release(F&& f) const {
+    if (!is_own() || driver_.cuCtxPushCurrent(context_) != kSuccess) return;
+    f(driver_);
+    CUcontext popped = nullptr;
+    driver_.cuCtxPopCurrent(&popped);
+  }
+
+ private:
+  const Driver& driver_;
+  const DeviceInfo device_;
+  const int64_t process_;
+  CUcontext context_ = nullptr;
+};
+
+// What an allocation of so many bytes takes: the driver hands out small ones by 512 bytes, others
+// by 2 MiB.
+int64_t allocation_bytes(int64_t bytes);
+
+// Memory of the device, not initialised. Made in a Scope.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  // Throws OutOfMemory naming what it was for.
+  DeviceMemory(const Context& context, int64_t bytes, const char* what);
+  ~DeviceMemory();
+  DeviceMemory(DeviceMemory&& other) noexcept { *this = std::move(other); }
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+    std::swap(context_, other.context_);
+    std::swap(address_, other.address_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+
+  CUdeviceptr address() const { return address_; }
+  int64_t size_bytes() const { return bytes_; }
+  // As kernels take it; not for the host to follow.
+  template <class T>
+  T* as(int64_t offset_bytes = 0) const {
+    return reinterpret_cast<T*>(address_ + static_cast<CUdeviceptr>(offset_bytes));
+  }
+
+ private:
+  const Context* context_ = nullptr;
+  CUdeviceptr address_ = 0;
+  int64_t bytes_ = 0;
+};
+
+// Memory of the host that the device reads and writes itself. Made in a Scope.
+class PinnedMemory {
+ public:
+  PinnedMemory() = default;
+  // Throws OutOfMemory.
+  PinnedMemory(const Context& context, int64_t bytes, const char* what);
+  ~PinnedMemory();
+  PinnedMemory(PinnedMemory&& other) noexcept { *this = std::move(other); }
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+    std::swap(context_, other.context_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+
+  uint8_t* data() const { return data_; }
+
+ private:
+  const Context* context_ = nullptr;
+  uint8_t* data_ = nullptr;
+};
+
+// A queue of work that does not wait for the one that other libraries use by default.
+class Stream {
+ public:
+  explicit Stream(const Context& context);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  CUstream handle() const { return stream_; }
+  void upload(CUdeviceptr to, const void* from, int64_t bytes) const;
+  void download(void* to, CUdeviceptr from, int64_t bytes) const;
+  void copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const;
+  void clear(CUdeviceptr to, int64_t bytes) const;
+  // Waits for all that was queued. Throws BackendError with what went wrong in it.
+  void wait() const;
+
+ private:
+  const Context& context_;
+  CUstream stream_ = nullptr;
+};
+
+// A point in a stream's work.
+class Event {
+ public:
+  explicit Event(const Context& context);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(const Stream& stream) const;
+  void wait() const;
+
+ private:
+  const Context& context_;
+  CUevent event_ = nullptr;
+};
+
+}  // namespace gptoss::cuda

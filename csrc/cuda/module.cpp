@@ -1,0 +1,102 @@
+#include "cuda/module.h"
+
+#include <cstring>
+
+namespace gptoss::cuda {
+namespace {
+
+// What every fat binary begins with.
+struct ImageHeader {
+  uint32_t magic;
+  uint16_t version;
+  uint16_t header_bytes;
+  uint64_t body_bytes;
+};
+constexpr uint32_t kImageMagic = 0xba55ed50;
+
+constexpr int kDefaultDynamicShared = 48 * 1024;  // what a launch may ask for without further ado
+
+}  // namespace
+
+Module::Module(const Context& context) : context_(context) {
+  const std::span<const uint8_t> images = embedded_kernels();
+  for (size_t at = 0; at + sizeof(ImageHeader) <= images.size();) {
+    ImageHeader header{};
+    std::memcpy(&header, images.data() + at, sizeof(header));
+    const uint64_t bytes = header.header_bytes + header.body_bytes;
+    if (header.magic != kImageMagic || bytes > images.size() - at) {
+      throw BackendError("[cuda] the kernels of this build are damaged: no fat binary");
+    }
+    // The driver may want more alignment than a place within the others has.
+    const std::vector<uint64_t> image = [&] {
+      std::vector<uint64_t> words((bytes + 7) / 8);
+      std::memcpy(words.data(), images.data() + at, bytes);
+      return words;
+    }();
+    load(reinterpret_cast<const uint8_t*>(image.data()));
+    at += bytes;
+  }
+}
+
+Module::~Module() {
+  context_.release([&](const Driver& driver) {
+    for (CUmodule module : modules_) driver.cuModuleUnload(module);
+  });
+}
+
+void Module::load(const uint8_t* image) {
+  const Driver& driver = context_.driver();
+  const DeviceInfo& device = context_.device();
+  char log[4096] = "";
+  int options[] = {kJitErrorLog, kJitErrorLogBytes};
+  void* values[] = {log, reinterpret_cast<void*>(sizeof(log))};
+  CUmodule module = nullptr;
+  const CUresult result = driver.cuModuleLoadDataEx(&module, image, 2, options, values);
+  if (result == kUnsupportedPtxVersion || result == kNoBinaryForGpu) {
+    throw BackendError(concat("[cuda] this build has no kernels for ", device.name,
+                              " (compute capability ", device.major, ".", device.minor,
+                              ") that its driver, made for CUDA ", version_text(driver.version()),
+                              ", can load: ", driver.describe(result), "; a newer driver may"));
+  }
+  driver.check(result, "loading the kernels on ", device.name, log[0] == '\0' ? "" : ": ", log);
+  modules_.push_back(module);
+}
+
+CUfunction Module::function(const Launch& launch) {
+  const Driver& driver = context_.driver();
+  auto place = entries_.find(launch.entry);
+  if (place == entries_.end()) {
+    CUfunction function = nullptr;
+    for (CUmodule module : modules_) {
+      if (driver.cuModuleGetFunction(&function, module, launch.entry) == kSuccess) break;
+      function = nullptr;
+    }
+    if (function == nullptr) {
+      throw BackendError(concat("[cuda] this build lacks the kernel ", launch.entry));
+    }
+    place = entries_.emplace(launch.entry, Entry{function, kDefaultDynamicShared}).first;
+  }
+  Entry& entry = place->second;
+  if (launch.dynamic_shared > entry.dynamic_shared) {
+    driver.check(
+        driver.cuFuncSetAttribute(entry.function, kFunctionMaxDynamicShared, launch.dynamic_shared),
+        launch.dynamic_shared, " bytes of shared memory for ", launch.entry);
+    entry.dynamic_shared = launch.dynamic_shared;
+  }
+  return entry.function;
+}
+
+void Module::launch(const Stream& stream, const Launch& launch, void* args) {
+  if (launch.grid_x == 0 || launch.grid_y == 0 || launch.grid_z == 0) return;
+  const Driver& driver = context_.driver();
+  void* parameters[] = {args};
+  driver.check(driver.cuLaunchKernel(function(launch), static_cast<unsigned>(launch.grid_x),
+                                     static_cast<unsigned>(launch.grid_y),
+                                     static_cast<unsigned>(launch.grid_z),
+                                     static_cast<unsigned>(launch.threads), 1, 1,
+                                     static_cast<unsigned>(launch.dynamic_shared), stream.handle(),
+                                     parameters, nullptr),
+               "launching ", launch.entry);
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,46 @@
+// The kernels, as they are embedded in this library, loaded on a device.
+#pragma once
+
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "cuda/kernels/args.h"
+#include "cuda/memory.h"
+
+namespace gptoss::cuda {
+
+// Fat binaries, one after the other (CMakeLists.txt, cmake/cuda_kernels.cmake).
+std::span<const uint8_t> embedded_kernels();
+
+class Module {
+ public:
+  // Throws BackendError where the kernels cannot run on the device.
+  explicit Module(const Context& context);
+  ~Module();
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  // Queues a kernel with one of the structs of kernels/args.h; none where its grid is empty.
+  template <class Args>
+  void run(const Stream& stream, const Args& args) {
+    Args copy = args;
+    launch(stream, launch_of(args), &copy);
+  }
+
+ private:
+  void load(const uint8_t* image);
+  CUfunction function(const Launch& launch);
+  void launch(const Stream& stream, const Launch& launch, void* args);
+
+  struct Entry {
+    CUfunction function;
+    int dynamic_shared;
+  };
+
+  const Context& context_;
+  std::vector<CUmodule> modules_;
+  std::unordered_map<const char*, Entry> entries_;  // by the address of a name, which is a literal
+};
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,78 @@
+// What a step needs on the device beside weights and pages, and in pinned memory of the host.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cuda/kernels/args.h"
+#include "cuda/memory.h"
+
+namespace gptoss::cuda {
+
+// Activations of one step, used again by the next: the stream keeps their order.
+struct Workspace {
+  DeviceMemory x;               // (T, hidden) f32: the residual stream
+  DeviceMemory normed;          // (T, hidden): inputs of matmuls
+  DeviceMemory qkv;             // (T, H*D + 2 G*D) f32
+  DeviceMemory attended;        // (T, H*D)
+  DeviceMemory partials;        // of attention in splits (kernels/args.h)
+  DeviceMemory router_logits;   // (T, E) f32
+  DeviceMemory experts;         // (T, A)
+  DeviceMemory expert_weights;  // (T, A) f32
+  DeviceMemory pairs;           // (T*A)
+  DeviceMemory offsets;         // (E + 1)
+  DeviceMemory h;               // (T*A, I)
+  DeviceMemory expert_out;      // (T*A, hidden) f32
+  DeviceMemory logits;          // (R, V) f32
+  DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
+  DeviceMemory candidates;      // (R, V)
+};
+
+// What stays from step to step.
+struct SlotMemory {
+  DeviceMemory states;               // (slots) SlotState
+  DeviceMemory counts;               // (slots, V)
+  DeviceMemory tokens;               // tokens that join a slot's counts, on their way
+  DeviceMemory rotations;            // (positions, D) f32
+  std::vector<DeviceMemory> tables;  // [group] (slots, row_pages)
+};
+
+// Places of a step's arrays in one piece of memory, which is copied at once.
+struct InputLayout {
+  InputLayout(int tokens, int sequences, int logit_rows);
+
+  int64_t positions, token_slots, sequence_offsets, first_positions, sequence_slots, logit_rows;
+  int64_t bytes;  // tokens come first
+};
+
+// Inputs and results of a step in flight: pinned memory, and the device's twin of it.
+struct FlightMemory {
+  DeviceMemory input;        // InputLayout
+  DeviceMemory sample_rows;  // (R) SampleRow
+  DeviceMemory units;        // (R + 1)
+  DeviceMemory masks;        // (R, mask_words(V))
+  DeviceMemory samples;      // (R) SampleOut
+  DeviceMemory finite;       // (S)
+  DeviceMemory biases;       // BiasEntry; grows
+  PinnedMemory host_input, host_sample_rows, host_units, host_masks, host_samples, host_finite;
+  std::vector<PinnedMemory> host_tables;  // [group], as SlotMemory.tables
+};
+
+// Entries of a row of a group's block table at most, whatever the engine makes of these limits.
+int most_row_pages(const KvGroup& group, const StepLimits& limits);
+
+// Each allocates within these limits, or counts what that takes on the device.
+struct StepMemory {
+  static int64_t device_bytes(const ModelConfig& config, Act act, const StepLimits& limits,
+                              int flights);
+  StepMemory() = default;
+  StepMemory(const Context& context, const ModelConfig& config, Act act, const StepLimits& limits,
+             int n_flights);
+
+  Workspace work;
+  SlotMemory slots;
+  std::vector<FlightMemory> flights;
+};
+
+}  // namespace gptoss::cuda

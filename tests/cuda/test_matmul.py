@@ -1,0 +1,553 @@
+"""Matrix products: every kernel against float64, at odd and edge shapes, without a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cuda.kernels import SEEDS, Gpu, bf16, fill, from_bf16
+from emulator.device import Buffer
+from gptoss.reference.mxfp4 import dequantize
+from gptoss.reference.swiglu import swiglu
+from support.tolerances import U
+
+Floats = npt.NDArray[np.float64]
+F32, BF16 = 0, 1  # Act of args.h
+LIMIT = 7.0
+
+
+def grid_f32(n: int, rows: int) -> tuple[int, int]:
+    """One row and one block of outputs more than there are."""
+    return -(-n // 8) + 1, rows + 1
+
+
+@dataclass
+class Experts:
+    """Matrices of all experts, (E, n, k), and which rows go to which."""
+
+    blocks: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.uint8]
+    bias: npt.NDArray[np.float32]
+    weights: Floats  # what blocks and scales mean
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, n_experts: int, n: int, k: int) -> Experts:
+        blocks = rng.integers(0, 256, (n_experts, n, k // 32, 16), np.uint8)
+        scales = rng.integers(118, 126, (n_experts, n, k // 32), np.uint8)
+        bias = rng.normal(size=(n_experts, n)).astype(np.float32)
+        return cls(blocks, scales, bias, dequantize(blocks, scales))
+
+
+@dataclass
+class Routing:
+    """(T, A) experts, sorted as gptoss_expert_sort does."""
+
+    experts: npt.NDArray[np.int32]
+    pairs: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, experts: npt.NDArray[np.int32], n_experts: int) -> Routing:
+        flat = experts.reshape(-1)
+        pairs = np.argsort(flat, kind="stable").astype(np.int32)
+        offsets = np.searchsorted(flat[pairs], np.arange(n_experts + 1)).astype(np.int32)
+        return cls(experts, pairs, offsets)
+
+    @classmethod
+    def random(
+        cls, rng: np.random.Generator, tokens: int, n_experts: int, n_active: int
+    ) -> Routing:
+        rows = [rng.permutation(n_experts)[:n_active] for _ in range(tokens)]
+        return cls.of(np.array(rows, np.int32), n_experts)
+
+
+def sum_bound_f32(k: int) -> float:
+    """Relative to the sum of magnitudes: ceil(k / 32) fused steps, five of the tree, the bias and
+    what y held.
+    """
+    return (-(-k // 32) + 7) * U
+
+
+def swiglu_error(gate: Floats, up: Floats, error: Floats) -> Floats:
+    """Bound what SwiGLU makes of errors of gate and up, beside its own roundings.
+
+    The slope of g sigmoid(1.702 g) is below 1.2 everywhere, that of the clamped up is 1.
+    """
+    g = np.minimum(gate, LIMIT)
+    u = np.clip(up, -LIMIT, LIMIT)
+    gated = np.abs(g / (1 + np.exp(-1.702 * g)))
+    spread = 1.2 * error[..., 0::2] * (np.abs(u + 1) + error[..., 1::2]) + gated * error[..., 1::2]
+    own = (2 * 1.702 * np.abs(g) + 12) * U * gated * (np.abs(u) + 1)
+    return spread + own
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "k"), [(1, 1, 1), (2, 9, 33), (3, 8, 64), (5, 17, 95), (1, 7, 720)]
+)
+@pytest.mark.parametrize("accumulate", [0, 1])
+def test_dense_in_f32(rows: int, n: int, k: int, accumulate: int) -> None:
+    rng = np.random.default_rng(rows + n + k)
+    x = rng.normal(size=(rows, k + 3)).astype(np.float32)
+    w = bf16(rng.normal(size=(n, k)))
+    bias = rng.normal(size=n).astype(np.float32)
+    before = rng.normal(size=(rows, n + 2)).astype(np.float32)
+    for seed in SEEDS:
+        gpu = Gpu("matmul_f32")
+        y = gpu.put(before)
+        has_bias = seed % 2 == 0
+        args = fill(
+            "DenseMatmulArgs",
+            x=gpu.put(x),
+            w=gpu.put(w),
+            bias=gpu.put(bias) if has_bias else 0,
+            y=y,
+            rows=rows,
+            n=n,
+            k=k,
+            x_stride=k + 3,
+            y_stride=n + 2,
+            accumulate=accumulate,
+            act=F32,
+        )
+        gpu.launch("gptoss_dense_matmul_f32", grid_f32(n, rows), 256, args, seed=seed)
+        wide, weights = x[:, :k].astype(np.float64), from_bf16(w)
+        extra = bias * has_bias + before[:, :n].astype(np.float64) * accumulate
+        expected = wide @ weights.T + extra
+        bound = sum_bound_f32(k) * (np.abs(wide) @ np.abs(weights).T + np.abs(bias) + np.abs(extra))
+        found = y.numpy()
+        assert (np.abs(found[:, :n] - expected) <= bound).all()
+        assert (found[:, n:] == before[:, n:]).all()
+
+
+def expert_args(gpu: Gpu, w: Experts, routing: Routing) -> dict[str, Any]:
+    """Return what GateUpArgs and DownArgs have in common."""
+    return {
+        "pairs": gpu.put(routing.pairs),
+        "offsets": gpu.put(routing.offsets),
+        "n_pairs": routing.pairs.size,
+        "n_experts": len(w.blocks),
+        "n": w.weights.shape[1],
+        "k": w.weights.shape[2],
+    }
+
+
+def expert_weights(gpu: Gpu, w: Experts) -> Any:
+    return fill(
+        "ExpertWeights", blocks=gpu.put(w.blocks), scales=gpu.put(w.scales), bias=gpu.put(w.bias)
+    )
+
+
+EXPERT_CASES = [  # tokens, experts, active, intermediate, hidden
+    (1, 1, 1, 1, 32),
+    (3, 5, 2, 9, 64),
+    (2, 40, 3, 4, 96),
+    (5, 4, 4, 8, 32),
+]
+
+
+@pytest.mark.parametrize(("tokens", "n_experts", "n_active", "i", "k"), EXPERT_CASES)
+def test_gate_up_in_f32(tokens: int, n_experts: int, n_active: int, i: int, k: int) -> None:
+    rng = np.random.default_rng(tokens + i + k)
+    w = Experts.random(rng, n_experts, 2 * i, k)
+    x = (4 * rng.normal(size=(tokens, k))).astype(np.float32)
+    routing = Routing.random(rng, tokens, n_experts, n_active)
+    expected, magnitude = sorted_products(x.astype(np.float64), w, routing, n_active)
+    bound = swiglu_error(expected[:, 0::2], expected[:, 1::2], sum_bound_f32(k) * magnitude)
+    for seed in SEEDS:
+        gpu = Gpu("matmul_f32")
+        h = gpu.empty((routing.pairs.size, i), "f4")
+        args = fill(
+            "GateUpArgs",
+            x=gpu.put(x),
+            w=expert_weights(gpu, w),
+            h=h,
+            n_active=n_active,
+            limit=LIMIT,
+            act=F32,
+            **expert_args(gpu, w, routing),
+        )
+        grid = grid_f32(i, routing.pairs.size)
+        gpu.launch("gptoss_gate_up_f32", grid, 256, args, seed=seed)
+        assert (np.abs(h.numpy() - swiglu(expected, LIMIT)) <= bound).all()
+
+
+def sorted_products(
+    x: Floats, w: Experts, routing: Routing, n_active: int
+) -> tuple[Floats, Floats]:
+    """Return x[token] @ w[expert]^T + bias of each sorted row, and the sum of magnitudes."""
+    experts = routing.experts.reshape(-1)[routing.pairs]
+    rows = x[routing.pairs // n_active] if n_active else x
+    bias = w.bias.astype(np.float64)[experts]
+    exact = np.einsum("rk,rnk->rn", rows, w.weights[experts]) + bias
+    magnitude = np.einsum("rk,rnk->rn", np.abs(rows), np.abs(w.weights[experts])) + np.abs(bias)
+    return exact, magnitude
+
+
+@pytest.mark.parametrize(("tokens", "n_experts", "n_active", "n", "k"), EXPERT_CASES)
+def test_down_in_f32(tokens: int, n_experts: int, n_active: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(tokens + n + k)
+    w = Experts.random(rng, n_experts, n, k)
+    routing = Routing.random(rng, tokens, n_experts, n_active)
+    h = rng.normal(size=(routing.pairs.size, k)).astype(np.float32)
+    expected, magnitude = sorted_products(h.astype(np.float64), w, routing, 0)
+    for seed in SEEDS:
+        gpu = Gpu("matmul_f32")
+        out = gpu.empty((routing.pairs.size, n), "f4")
+        args = fill(
+            "DownArgs",
+            h=gpu.put(h),
+            w=expert_weights(gpu, w),
+            out=out,
+            act=F32,
+            **expert_args(gpu, w, routing),
+        )
+        grid = grid_f32(n, routing.pairs.size)
+        gpu.launch("gptoss_down_f32", grid, 256, args, seed=seed)
+        found = out.numpy()[routing.pairs]
+        assert (np.abs(found - expected) <= sum_bound_f32(k) * magnitude).all()
+
+
+def test_every_code_and_scale_is_decoded_exactly() -> None:
+    # Row c of expert 0 has code c in one place, whose x is 1, for every scale that has a finite
+    # product.
+    scales = np.array([0, 1, 2, 3, 100, 126, 127, 128, 200, 251], np.uint8)
+    blocks = np.zeros((1, 16 * len(scales), 1, 16), np.uint8)
+    blocks[0, :, 0, 3] = np.tile(np.arange(16), len(scales))
+    expert_scales = np.repeat(scales, 16)[None, :, None]
+    weights = dequantize(blocks, expert_scales)
+    w = Experts(blocks, expert_scales, np.zeros(blocks.shape[:2], np.float32), weights)
+    h = np.zeros((1, 32), np.float32)
+    h[0, 6] = 1
+    gpu = Gpu("matmul_f32")
+    out = gpu.empty((1, blocks.shape[1]), "f4")
+    routing = Routing.of(np.zeros((1, 1), np.int32), 1)
+    args = fill(
+        "DownArgs", h=gpu.put(h), w=expert_weights(gpu, w), out=out, **expert_args(gpu, w, routing)
+    )
+    gpu.launch("gptoss_down_f32", (blocks.shape[1] // 8, 1), 256, args)
+    assert (out.numpy()[0] == weights[0, :, 6]).all()
+
+
+# ---- Fragments -----------------------------------------------------------------------------------
+
+LANES = np.arange(32)
+STEPS = np.arange(4)
+WORDS = np.arange(4)
+
+
+def fragment_places(n: int, k: int) -> tuple[Any, Any]:
+    """Return row and column of the lower half of every word: (tiles, groups, lane, step, word)."""
+    tile, group, lane, step, word = np.ix_(
+        np.arange(-(-n // 16)), np.arange(-(-k // 64)), LANES, STEPS, WORDS
+    )
+    row = 16 * tile + 2 * (lane // 4) + word % 2
+    column = 64 * group + 16 * step + 8 * (word // 2) + 2 * (lane % 4)
+    return np.broadcast_arrays(row, column)
+
+
+def padded(matrix: Any, n: int, k: int) -> Any:
+    """Pad with zeros to whole tiles and groups."""
+    return np.pad(matrix, [(0, -n % 16), (0, -k % 64)])
+
+
+def shuffle_dense(gpu: Gpu, w: npt.NDArray[np.uint16], seed: int = 0) -> Buffer:
+    n, k = w.shape
+    tiles, groups = -(-n // 16), -(-k // 64)
+    to = gpu.empty((tiles, groups, 4, 32, 4, 2), "u2")
+    args = fill("ShuffleDenseArgs", n=n, k=k, to=to, **{"from": gpu.put(w)})
+    gpu.launch("gptoss_shuffle_dense", (tiles, groups), 32, args, seed=seed)
+    return to
+
+
+def shuffle_mxfp4(gpu: Gpu, w: Experts, seed: int = 0) -> Any:
+    n_experts, n, k = w.weights.shape
+    tiles, groups = -(-n // 16), -(-k // 64)
+    blocks = gpu.empty((n_experts, tiles, groups, 32, 4), "u4")
+    scales = gpu.empty((n_experts, tiles, groups, 8, 4), "u1")
+    args = fill(
+        "ShuffleMxfp4Args",
+        from_blocks=gpu.put(w.blocks),
+        from_scales=gpu.put(w.scales),
+        to_blocks=blocks,
+        to_scales=scales,
+        matrices=n_experts,
+        n=n,
+        k=k,
+    )
+    gpu.launch("gptoss_shuffle_mxfp4", (tiles, groups, n_experts), 32, args, seed=seed)
+    return blocks, scales
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 64), (17, 65), (35, 130)])
+def test_dense_weights_are_where_the_layout_says(n: int, k: int) -> None:
+    w = np.random.default_rng(n).integers(1, 65536, (n, k), np.uint16)
+    row, column = fragment_places(n, k)
+    matrix = padded(w, n, k)
+    expected = np.stack([matrix[row, column], matrix[row, column + 1]], axis=-1)
+    found = shuffle_dense(Gpu("shuffle"), w).numpy()
+    assert (found == expected.swapaxes(2, 3)).all()  # lanes stand within steps
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (16, 64), (35, 160)])
+def test_mxfp4_weights_are_where_the_layout_says(n: int, k: int) -> None:
+    w = Experts.random(np.random.default_rng(n), 2, n, k)
+    blocks, scales = (b.numpy() for b in shuffle_mxfp4(Gpu("shuffle"), w))
+    row, column = fragment_places(n, k)
+    # s, e, e, m of the codes of words 0 to 3.
+    bits = np.array([[15, 8, 7, 6], [12, 5, 4, 3], [9, 2, 1, 0], [14, 11, 10, 13]])
+    codes = np.stack([w.blocks & 15, w.blocks >> 4], axis=-1).reshape(2, n, k)
+    for expert in range(2):
+        matrix = padded(codes[expert], n, k)
+        for half in range(2):
+            taken = blocks[expert][..., None, None] >> (bits + 16 * half) & 1
+            found = (taken * [8, 4, 2, 1]).sum(axis=-1)
+            assert (found == matrix[row, column + half]).all()
+        biased = padded(np.repeat(w.scales[expert] + 126, 32, axis=-1), n, k)[:, ::32]
+        # Bytes: two rows of the first 32 columns, then of the others.
+        expected = biased.reshape(-(-n // 16), 8, 2, -1, 2).transpose(0, 3, 1, 4, 2)
+        assert (scales[expert] == expected.reshape(scales[expert].shape)).all()
+
+
+# ---- Tensor cores --------------------------------------------------------------------------------
+
+VARIANTS = [8, 32, 64]  # rows of x that a block takes
+# Rows of w that a block takes, and its threads: launch_of() in args.h.
+DENSE_BLOCKS = {8: (16, 256), 32: (16, 256), 64: (128, 128)}
+EXPERT_BLOCKS = {8: (32, 128), 32: (16, 256), 64: (128, 128)}
+
+
+def sum_bound_bf16(k: int) -> float:
+    """Relative to the sum of magnitudes.
+
+    A tensor core may cut a product or a sum anywhere below 2^-22 of the largest, once a term
+    (docs/emulator.md); eight segments, the bias and what y held are added in f32.
+    """
+    return k * 2.0**-22 + 10 * U
+
+
+def run_dense(
+    gpu: Gpu,
+    variant: int,
+    x: npt.NDArray[np.uint16],
+    w: Buffer,
+    bias: npt.NDArray[np.float32] | None,
+    before: npt.NDArray[np.float32] | None,
+    shape: tuple[int, int, int],
+    seed: int,
+) -> npt.NDArray[np.float32]:
+    rows, n, k = shape
+    y = gpu.empty((rows, n + 3), "f4") if before is None else gpu.put(before)
+    args = fill(
+        "DenseMatmulArgs",
+        x=gpu.put(x),
+        w=w,
+        bias=0 if bias is None else gpu.put(bias),
+        y=y,
+        rows=rows,
+        n=n,
+        k=k,
+        x_stride=x.shape[1],
+        y_stride=n + 3,
+        accumulate=before is not None,
+        act=BF16,
+    )
+    tile, threads = DENSE_BLOCKS[variant]
+    grid = (-(-n // tile) + 1, -(-rows // variant) + 1)  # one more than needed in either direction
+    entry = f"gptoss_dense_matmul_bf16_{variant}"
+    gpu.launch(entry, grid, threads, args, seed=seed, hostile=True)
+    return y.numpy()
+
+
+DENSE_CASES = [  # rows, n, k; one group, one a segment, more; whole and cut groups and tiles
+    (1, 1, 8),
+    (3, 16, 64),
+    (9, 33, 520),
+    (33, 17, 1096),
+    (67, 130, 200),
+]
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), DENSE_CASES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dense_on_tensor_cores(variant: int, rows: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(rows + n + k)
+    x = np.full((rows, k + 8), 0x7FC0, np.uint16)  # NaN between rows
+    x[:, :k] = bf16(rng.normal(size=(rows, k)))
+    w = bf16(rng.normal(size=(n, k)))
+    bias = rng.normal(size=n).astype(np.float32)
+    wide, weights = from_bf16(x[:, :k]), from_bf16(w)
+    product = wide @ weights.T
+    magnitude = np.abs(wide) @ np.abs(weights).T + np.abs(bias)
+    for seed in SEEDS:
+        gpu = Gpu("shuffle", "matmul_bf16")
+        fragments = shuffle_dense(gpu, w, seed)
+        before = rng.normal(size=(rows, n + 3)).astype(np.float32) if seed % 2 == 0 else None
+        extra = 0.0 if before is None else before[:, :n].astype(np.float64)
+        has_bias = seed % 3 != 1
+        found = run_dense(
+            gpu, variant, x, fragments, bias if has_bias else None, before, (rows, n, k), seed
+        )
+        bound = sum_bound_bf16(k) * (magnitude + np.abs(extra))
+        assert (np.abs(found[:, :n] - (product + extra + has_bias * bias)) <= bound).all()
+        if before is not None:
+            assert (found[:, n:] == before[:, n:]).all()
+
+
+def test_bits_of_a_dense_row_depend_on_no_other_row() -> None:
+    rows, n, k = 67, 37, 712
+    rng = np.random.default_rng(7)
+    x = bf16(rng.normal(size=(rows, k)))
+    w = bf16(rng.normal(size=(n, k)))
+    bias = rng.normal(size=n).astype(np.float32)
+    for seed in SEEDS:
+        gpu = Gpu("shuffle", "matmul_bf16")
+        fragments = shuffle_dense(gpu, w, seed)
+
+        def run(
+            variant: int,
+            part: slice,
+            gpu: Gpu = gpu,
+            fragments: Buffer = fragments,
+            seed: int = seed,
+        ) -> npt.NDArray[np.uint32]:
+            shape = (len(x[part]), n, k)
+            y = run_dense(gpu, variant, x[part], fragments, bias, None, shape, seed)
+            return y[:, :n].view(np.uint32)
+
+        whole = run(64, slice(0, rows))
+        for variant, part in [
+            (64, slice(11, 12)),
+            (32, slice(0, 40)),
+            (32, slice(29, 31)),
+            (8, slice(0, 11)),
+            (8, slice(66, 67)),
+        ]:
+            assert (run(variant, part) == whole[part]).all(), (variant, part, seed)
+
+
+BF16_EXPERT_CASES = [  # tokens, experts, active, n / 2, k
+    (1, 1, 1, 1, 32),
+    (11, 3, 2, 9, 96),
+    (40, 2, 1, 8, 544),
+    (40, 33, 1, 7, 64),
+]
+
+
+def launch_experts(
+    gpu: Gpu, entry: str, variant: int, args: Any, routing: Routing, seed: int
+) -> None:
+    tile, threads = EXPERT_BLOCKS[variant]
+    grid = (-(-args.n // tile) + 1, expert_tiles(routing, variant) + 1)
+    gpu.launch(entry, grid, threads, args, seed=seed, hostile=True)
+
+
+def run_gate_up(
+    gpu: Gpu,
+    variant: int,
+    x: npt.NDArray[np.uint16],
+    w: Experts,
+    routing: Routing,
+    n_active: int,
+    seed: int,
+) -> npt.NDArray[np.uint16]:
+    blocks, scales = shuffle_mxfp4(gpu, w, seed)
+    h = gpu.empty((routing.pairs.size, w.weights.shape[1] // 2), "u2")
+    args = fill(
+        "GateUpArgs",
+        x=gpu.put(x),
+        w=fill("ExpertWeights", blocks=blocks, scales=scales, bias=gpu.put(w.bias)),
+        h=h,
+        n_active=n_active,
+        limit=LIMIT,
+        act=BF16,
+        **expert_args(gpu, w, routing),
+    )
+    launch_experts(gpu, f"gptoss_gate_up_bf16_{variant}", variant, args, routing, seed)
+    return h.numpy()
+
+
+def expert_tiles(routing: Routing, rows: int) -> int:
+    """Return how many tiles of up to `rows` rows there are, as max_expert_tiles bounds it."""
+    counts = np.diff(routing.offsets)
+    tiles = int((-(-counts // rows)).sum())
+    touched = min(routing.pairs.size, len(counts))
+    assert tiles <= touched + (routing.pairs.size - touched) // rows
+    return tiles
+
+
+@pytest.mark.parametrize(("tokens", "n_experts", "n_active", "i", "k"), BF16_EXPERT_CASES)
+def test_gate_up_on_tensor_cores(
+    tokens: int, n_experts: int, n_active: int, i: int, k: int
+) -> None:
+    rng = np.random.default_rng(tokens + i + k)
+    w = Experts.random(rng, n_experts, 2 * i, k)
+    x = bf16(4 * rng.normal(size=(tokens, k)))
+    routing = Routing.random(rng, tokens, n_experts, n_active)
+    sums, magnitude = sorted_products(from_bf16(x), w, routing, n_active)
+    expected = swiglu(sums, LIMIT)
+    bound = swiglu_error(sums[:, 0::2], sums[:, 1::2], sum_bound_bf16(k) * magnitude)
+    bound = 2.0**-8 * np.abs(expected) + 1.01 * bound  # h is rounded to 8 bits
+    for seed in SEEDS:
+        found = [
+            run_gate_up(Gpu("shuffle", "matmul_bf16"), v, x, w, routing, n_active, seed)
+            for v in VARIANTS
+        ]
+        assert (np.abs(from_bf16(found[0]) - expected) <= bound).all()
+        assert (found[1] == found[0]).all()
+        assert (found[2] == found[0]).all()
+
+
+def run_down(
+    gpu: Gpu,
+    variant: int,
+    h: npt.NDArray[np.uint16],
+    w: Experts,
+    routing: Routing,
+    seed: int,
+) -> npt.NDArray[np.float32]:
+    blocks, scales = shuffle_mxfp4(gpu, w, seed)
+    out = gpu.empty((routing.pairs.size, w.weights.shape[1]), "f4")
+    args = fill(
+        "DownArgs",
+        h=gpu.put(h),
+        w=fill("ExpertWeights", blocks=blocks, scales=scales, bias=gpu.put(w.bias)),
+        out=out,
+        act=BF16,
+        **expert_args(gpu, w, routing),
+    )
+    launch_experts(gpu, f"gptoss_down_bf16_{variant}", variant, args, routing, seed)
+    return out.numpy()
+
+
+@pytest.mark.parametrize(("tokens", "n_experts", "n_active", "n", "k"), BF16_EXPERT_CASES)
+def test_down_on_tensor_cores(tokens: int, n_experts: int, n_active: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(tokens + n + k)
+    w = Experts.random(rng, n_experts, n, k)
+    routing = Routing.random(rng, tokens, n_experts, n_active)
+    h = bf16(rng.normal(size=(routing.pairs.size, k)))
+    expected, magnitude = sorted_products(from_bf16(h), w, routing, 0)
+    for seed in SEEDS:
+        found = [run_down(Gpu("shuffle", "matmul_bf16"), v, h, w, routing, seed) for v in VARIANTS]
+        assert (np.abs(found[0][routing.pairs] - expected) <= sum_bound_bf16(k) * magnitude).all()
+        assert (found[1] == found[0]).all()
+        assert (found[2] == found[0]).all()
+
+
+def test_every_code_and_scale_is_unpacked_exactly() -> None:
+    scales = np.array([0, 1, 2, 3, 100, 126, 127, 128, 129, 254], np.uint8)
+    blocks = np.zeros((1, 16 * len(scales), 1, 16), np.uint8)
+    blocks[0, :, 0, 3] = np.tile(np.arange(16), len(scales))
+    expert_scales = np.repeat(scales, 16)[None, :, None]
+    weights = dequantize(blocks, expert_scales)
+    w = Experts(blocks, expert_scales, np.zeros(blocks.shape[:2], np.float32), weights)
+    h = np.zeros((1, 32), np.uint16)
+    h[0, 6] = 0x3F80  # 1
+    gpu = Gpu("shuffle", "matmul_bf16")
+    found = run_down(gpu, 8, h, w, Routing.of(np.zeros((1, 1), np.int32), 1), 0)[0]
+    fits = np.repeat(scales <= 128, 16)
+    assert (found[fits] == weights[0, fits, 6]).all()
+    assert not np.isfinite(found[~fits]).any()  # and never a wrong number

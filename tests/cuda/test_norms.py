@@ -1,0 +1,80 @@
+"""Embedding, RMSNorm and the search for what is not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cuda.kernels import Batch, Gpu, bf16, fill, from_bf16, seeds
+from gptoss.reference.rms_norm import rms_norm
+from support import tolerances
+
+RNG = np.random.default_rng(1)
+
+
+def test_embed() -> None:
+    gpu = Gpu("embed")
+    vocab, hidden = 7, 300
+    table = bf16(RNG.normal(size=(vocab, hidden)))
+    batch = Batch(gpu, [(1, 0, [3, 6, 0]), (2, 5, [-1]), (0, 9, [-1])], last_tokens=[-1, 4, 5])
+    x = gpu.empty((5, hidden), np.float32)
+    args = fill("EmbedArgs", step=batch.step, embedding=gpu.put(table), x=x, hidden=hidden)
+    for seed in seeds():
+        gpu.launch("gptoss_embed", 7, 256, args, seed=seed)
+        # A slot without a token gives some row, and nothing outside the table.
+        assert np.array_equal(x.numpy(), from_bf16(table[[3, 6, 0, 5, 0]]))
+
+
+@pytest.mark.parametrize("n", [1, 31, 64, 257, 2880])
+@pytest.mark.parametrize("act", ["f32", "bf16"])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_rms_norm(n: int, act: str, indexed: bool) -> None:
+    gpu = Gpu("embed")
+    x = RNG.normal(scale=3, size=(5, n)).astype(np.float32)
+    weight = RNG.normal(size=n).astype(np.float32)
+    rows = [4, 0, 2] if indexed else [0, 1, 2, 3, 4]
+    y = gpu.empty((len(rows), n), np.float32 if act == "f32" else np.uint16)
+    args = fill(
+        "RmsNormArgs",
+        x=gpu.put(x),
+        weight=gpu.put(weight),
+        y=y,
+        row_index=gpu.put(rows, np.int32) if indexed else 0,
+        rows=len(rows),
+        n=n,
+        eps=1e-5,
+    )
+    expected = rms_norm(x[rows].astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
+    bound = tolerances.rms_norm_bound(expected)
+    for seed in seeds():
+        gpu.launch(f"gptoss_rms_norm_{act}", len(rows) + 1, 256, args, seed=seed)
+        found = y.numpy() if act == "f32" else from_bf16(y.numpy())
+        rounding = 0 if act == "f32" else 2.0**-8 * np.abs(expected)
+        assert (np.abs(found - expected) <= bound + rounding).all()
+
+
+def test_finite() -> None:
+    gpu = Gpu("embed")
+    hidden = 301
+    x = RNG.normal(size=(7, hidden)).astype(np.float32)
+    x[1, 300], x[2, 0], x[5, 17] = np.inf, np.nan, -np.inf
+    x[0, 5] = np.finfo(np.float32).max
+    batch = Batch(gpu, [(0, 0, [1, 1, 1]), (1, 3, [1, 1]), (2, 0, [1]), (3, 0, [1])])
+    finite = gpu.empty(4, np.int32)
+    args = fill("FiniteArgs", step=batch.step, x=gpu.put(x), finite=finite, hidden=hidden)
+    for seed in seeds():
+        gpu.launch("gptoss_finite", 5, 1024, args, seed=seed)
+        assert finite.numpy().tolist() == [1, 2, 0, 1]
+
+
+def test_finite_in_a_long_sequence() -> None:
+    gpu = Gpu("embed")
+    x = RNG.normal(size=(100, 3)).astype(np.float32)
+    batch = Batch(gpu, [(0, 0, [1] * 100)])
+    for odd in ([99], [40, 41, 90], []):
+        values = x.copy()
+        values[odd, 1] = np.nan
+        finite = gpu.empty(1, np.int32)
+        args = fill("FiniteArgs", step=batch.step, x=gpu.put(values), finite=finite, hidden=3)
+        gpu.launch("gptoss_finite", 1, 1024, args)
+        assert finite.numpy().tolist() == [min(odd, default=100)]
