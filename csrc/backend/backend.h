@@ -24,6 +24,7 @@
 
 #include "backend/step.h"
 #include "core/kv_page.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 
 namespace gptoss {
@@ -102,6 +103,12 @@ class Backend {
   // Tokens that were not sampled but decided on join the slot's output.
   virtual void append_output(int slot, std::span<const int32_t> tokens) = 0;
   virtual void close_slot(int slot) = 0;
+
+  // Takes an adapter under an id that is not in use, 1 or more: steps that are submitted from now
+  // on may name it. Without traits().adapters nobody calls these. Throws OutOfMemory.
+  virtual void add_adapter(int id, std::shared_ptr<const Adapter> adapter);
+  // Lets go of it. No step in flight uses it.
+  virtual void remove_adapter(int id);
 
   virtual void copy_pages(std::span<const PageCopy> copies) = 0;
   // Contents of pages of a group, one after the other, to and from host memory. Bytes mean

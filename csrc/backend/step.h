@@ -113,7 +113,7 @@ struct StepInput {
   std::span<const int32_t> sequence_offsets;  // (S + 1): sequence s has [offset s, offset s+1)
   std::span<const int32_t> first_positions;   // (S): position of a sequence's first token here
   std::span<const int32_t> slots;             // (S): where each sequence's state is, while it runs
-  std::span<const int32_t> adapters;          // (S), or empty: none; 0: none
+  std::span<const int32_t> adapters;          // (S), or empty: none; 0: none, else Backend's ids
   std::span<const int32_t> logit_rows;        // (R): tokens whose logits are wanted, ascending
   const BlockTables* tables;
   std::span<const Keep> keeps = {};

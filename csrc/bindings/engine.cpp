@@ -3,7 +3,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <unordered_map>
 
@@ -13,6 +15,7 @@
 #include "core/thread_pool.h"
 #include "cpu/isa/isa.h"
 #include "cpu/sample.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 #include "testing/fake_backend.h"
 
@@ -80,6 +83,34 @@ std::vector<TensorSource> to_sources(const py::dict& tensors) {
     sources.push_back(std::move(source));
   }
   return sources;
+}
+
+// From a mapping of roles to pairs of float32 arrays, which are kept alive.
+Adapter to_adapter(const ModelConfig& config, const py::dict& changes) {
+  std::map<std::string, LowRankSource> sources;
+  const auto shape_of = [](const Array<float>& array) {
+    return std::vector<int64_t>(array.shape(), array.shape() + array.ndim());
+  };
+  for (const auto& [role, factors] : changes) {
+    const auto [in, out] = factors.cast<std::pair<py::object, py::object>>();
+    check(py::isinstance<Array<float>>(in) && py::isinstance<Array<float>>(out), "factors of ",
+          role.cast<std::string>(), " must be C-contiguous float32 arrays");
+    const auto first = py::cast<Array<float>>(in);
+    const auto second = py::cast<Array<float>>(out);
+    // Released wherever the adapter is, which may be without the GIL.
+    sources[role.cast<std::string>()] = {
+        .in = first.data(),
+        .out = second.data(),
+        .in_shape = shape_of(first),
+        .out_shape = shape_of(second),
+        .owner =
+            std::shared_ptr<const void>(new std::pair<Array<float>, Array<float>>(first, second),
+                                        [](const std::pair<Array<float>, Array<float>>* owned) {
+                                          const py::gil_scoped_acquire acquire;
+                                          delete owned;
+                                        })};
+  }
+  return make_adapter(config, sources);
 }
 
 // From a gptoss.SamplingParams.
@@ -462,10 +493,13 @@ PyEngine make_fake_engine(int vocab_size, const std::vector<int32_t>& script, in
 
 void register_engine(py::module_& m) {
   py::class_<RequestParams, std::shared_ptr<RequestParams>>(m, "RequestParams")
-      .def(py::init([](const py::object& params) {
-             return std::make_shared<RequestParams>(to_params(params));
+      .def(py::init([](const py::object& params, int adapter, std::optional<uint64_t> salt) {
+             auto made = std::make_shared<RequestParams>(to_params(params));
+             made->adapter = adapter;
+             if (salt) made->salt = *salt;
+             return made;
            }),
-           "params"_a)
+           "params"_a, "adapter"_a = 0, "salt"_a = py::none())
       .def_readonly("salt", &RequestParams::salt);
   py::class_<Event>(m, "Event")
       .def_readonly("request", &Event::sequence)
@@ -613,6 +647,17 @@ void register_engine(py::module_& m) {
           },
           "request"_a, "tokens"_a.noconvert(), "positions"_a.noconvert(), "chunk_tokens"_a,
           "layers"_a.noconvert(), "keys"_a, "arrays"_a, "params"_a)
+      .def(
+          "add_adapter",
+          [](PyEngine& engine, int64_t request, int adapter, const py::dict& changes) {
+            engine->add_adapter(
+                request, adapter,
+                std::make_shared<const Adapter>(to_adapter(engine->config(), changes)));
+          },
+          "request"_a, "adapter"_a, "changes"_a)
+      .def(
+          "remove_adapter", [](PyEngine& engine, int adapter) { engine->remove_adapter(adapter); },
+          "adapter"_a)
       .def(
           "check_request",
           [](const PyEngine& engine, const Array<int32_t>& prompt,

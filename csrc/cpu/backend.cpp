@@ -121,6 +121,11 @@ class CpuBackend final : public Backend {
   }
   void close_slot(int slot) override { slots_[static_cast<size_t>(slot)] = {}; }
 
+  void add_adapter(int id, std::shared_ptr<const Adapter> adapter) override {
+    layers_.add_adapter(id, std::move(adapter));
+  }
+  void remove_adapter(int id) override { layers_.remove_adapter(id); }
+
   void copy_pages(std::span<const PageCopy> copies) override {
     for (const PageCopy& copy : copies) layers_.storage(copy.group).copy_page(copy.from, copy.to);
   }
@@ -246,6 +251,7 @@ class CpuBackend final : public Backend {
 
   const Scheme scheme_;
   const BackendTraits traits_{
+      .adapters = true,
       .reads = true,
       .steers = true,
       .formats = {Format::bf16, Format::bf12, Format::q8, Format::q8_0, Format::mxfp4},

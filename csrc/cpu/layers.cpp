@@ -221,11 +221,84 @@ void CpuLayers::begin(const StepInput& input) {
       }
     }
   }
+  adapted_.of_token.clear();
+  if (std::any_of(input.adapters.begin(), input.adapters.end(), [](int32_t id) { return id; })) {
+    adapted_.of_token.resize(static_cast<size_t>(tokens_), nullptr);
+    for (size_t s = 0; s < input.adapters.size(); ++s) {
+      const int32_t id = input.adapters[s];
+      if (id == 0) continue;
+      const auto found = adapters_.find(id);
+      check(found != adapters_.end(), "[cpu] there is no adapter ", id);
+      std::fill(adapted_.of_token.begin() + input.sequence_offsets[s],
+                adapted_.of_token.begin() + input.sequence_offsets[s + 1], found->second.get());
+    }
+  }
   pool_.run(tokens_, [&](int64_t token) {
     float* const cos = step_.rotations.data() + token * config_.head_dim;
     rope_table_.rotation(step_.positions[static_cast<size_t>(token)], cos,
                          cos + config_.head_dim / 2);
   });
+}
+
+const LowRank* CpuLayers::change_of(int64_t token, LowRank Adapter::* matrix) const {
+  if (!has_adapters()) return nullptr;
+  const Adapter* const adapter = adapted_.of_token[static_cast<size_t>(token)];
+  return adapter == nullptr || (adapter->*matrix).rank == 0 ? nullptr : &(adapter->*matrix);
+}
+
+const LowRank* CpuLayers::change_of(int64_t token, int layer,
+                                    LowRank AdapterLayer::* matrix) const {
+  if (!has_adapters()) return nullptr;
+  const Adapter* const adapter = adapted_.of_token[static_cast<size_t>(token)];
+  if (adapter == nullptr) return nullptr;
+  const LowRank& change = adapter->layers[static_cast<size_t>(layer)].*matrix;
+  return change.rank == 0 ? nullptr : &change;
+}
+
+LowRankTask CpuLayers::low_rank_task(int layer, LowRank AdapterLayer::* matrix, const float* x,
+                                     int k, float* y, int n, int64_t y_stride) const {
+  LowRankTask task = {.changes = {}, .x = x, .k = k, .y = y, .n = n, .y_stride = y_stride};
+  task.changes.reserve(static_cast<size_t>(tokens_));
+  for (int t = 0; t < tokens_; ++t) task.changes.push_back(change_of(t, layer, matrix));
+  return task;
+}
+
+bool CpuLayers::start_expert_changes(int layer, LowRank AdapterLayer::* matrix, const float* x,
+                                     bool is_by_token, int k) {
+  int rank = 0;
+  for (int t = 0; has_adapters() && t < tokens_; ++t) {
+    const LowRank* const change = change_of(t, layer, matrix);
+    if (change != nullptr) rank = std::max(rank, change->rank);
+  }
+  if (rank == 0) return false;
+  adapted_.rank = rank;
+  const auto size = static_cast<size_t>(tokens_) * static_cast<size_t>(config_.n_active * rank);
+  if (adapted_.low.size() < size) adapted_.low.resize(size);
+  const int blocks = (rank + kRankRows - 1) / kRankRows;
+  pool_.run(static_cast<int64_t>(step_.groups.size()) * blocks, [&](int64_t unit) {
+    const auto [first, count] = step_.groups[static_cast<size_t>(unit / blocks)];
+    const int begin = static_cast<int>(unit % blocks) * kRankRows;
+    for (int row = first; row < first + count; ++row) {
+      const int token = token_of_row(row);
+      const LowRank* const change = change_of(token, layer, matrix);
+      if (change == nullptr || change->rank <= begin) continue;
+      const auto pair = static_cast<size_t>(step_.pairs[static_cast<size_t>(row)]);
+      const int64_t in_row = int64_t{step_.experts[pair]} * change->rank + begin;
+      kernels_.low_rank_in(x + int64_t{is_by_token ? token : row} * k, change->in + in_row * k, k,
+                           std::min(kRankRows, change->rank - begin),
+                           adapted_.low.data() + int64_t{row} * rank + begin);
+    }
+  });
+  return true;
+}
+
+void CpuLayers::add_expert_change(int layer, LowRank AdapterLayer::* matrix, int64_t row,
+                                  int expert, int n, int begin, int end, float* y) const {
+  const LowRank* const change = change_of(token_of_row(row), layer, matrix);
+  if (change == nullptr) return;
+  kernels_.low_rank_out(adapted_.low.data() + row * adapted_.rank,
+                        change->out + int64_t{expert} * change->rank * n + begin, n, change->rank,
+                        end - begin, y);
 }
 
 void CpuLayers::embed() {
@@ -238,6 +311,10 @@ void CpuLayers::embed() {
                       static_cast<const uint16_t*>(w.scales) + token * (w.k / kQ8Block), w.k, x);
     } else {
       kernels_.from_bf16(static_cast<const uint16_t*>(w.data) + token * w.k, w.k, x);
+    }
+    if (const LowRank* const change = change_of(t, &Adapter::embedding)) {
+      kernels_.low_rank_out(change->in + token * change->rank, change->out, w.k, change->rank, w.k,
+                            x);
     }
   });
 }
@@ -257,6 +334,14 @@ void CpuLayers::attention_in(int layer) {
       dense_task(w.k, w.k_bias, qkv + config_.q_size(), qkv_size()),
       dense_task(w.v, w.v_bias, qkv + config_.q_size() + config_.kv_size(), qkv_size())};
   matmul_panels(matmul, pool_, tasks);
+  if (has_adapters()) {
+    const float* const x = step_.normed.data();
+    const LowRankTask changes[] = {
+        low_rank_task(layer, &AdapterLayer::q, x, hidden, tasks[0].y, w.q.n, qkv_size()),
+        low_rank_task(layer, &AdapterLayer::k, x, hidden, tasks[1].y, w.k.n, qkv_size()),
+        low_rank_task(layer, &AdapterLayer::v, x, hidden, tasks[2].y, w.v.n, qkv_size())};
+    add_low_rank(kernels_, pool_, changes, adapted_.low);
+  }
 
   pool_.run(tokens_, [&](int64_t t) {
     float* const q = qkv + t * qkv_size();
@@ -303,6 +388,12 @@ void CpuLayers::attention_out(int layer) {
   MatmulTask task = dense_task(w.o, w.o_bias, step_.x.data(), config_.hidden_size);
   task.accumulate = true;
   matmul_panels(matmul, pool_, {&task, 1});
+  if (has_adapters()) {
+    const LowRankTask change =
+        low_rank_task(layer, &AdapterLayer::o, step_.attended.data(), q_size, step_.x.data(),
+                      config_.hidden_size, config_.hidden_size);
+    add_low_rank(kernels_, pool_, {&change, 1}, adapted_.low);
+  }
 }
 
 void CpuLayers::route(int layer) {
@@ -318,6 +409,12 @@ void CpuLayers::route(int layer) {
       dense_task(w.router, w.router_bias, step_.router_logits.data(), config_.n_experts);
   task.x = step_.router_in.data();
   matmul_panels(router_matmul_, pool_, {&task, 1});
+  if (has_adapters()) {
+    const LowRankTask change =
+        low_rank_task(layer, &AdapterLayer::router, step_.normed.data(), hidden,
+                      step_.router_logits.data(), config_.n_experts, config_.n_experts);
+    add_low_rank(kernels_, pool_, {&change, 1}, adapted_.low);
+  }
   route_topk({.logits = step_.router_logits.data(),
               .experts = step_.experts.data(),
               .weights = step_.expert_weights.data(),
@@ -360,6 +457,14 @@ void CpuLayers::route(int layer) {
 void CpuLayers::experts_in(int layer) {
   const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
   const int gate_up_rows = 2 * config_.intermediate_size;
+  const bool is_changed = start_expert_changes(layer, &AdapterLayer::gate_up, step_.normed.data(),
+                                               true, config_.hidden_size);
+  const bool is_kept = has_adapters();  // h as it is before it is packed
+  if (is_kept) {
+    const auto size = static_cast<size_t>(tokens_) *
+                      static_cast<size_t>(config_.n_active * config_.intermediate_size);
+    if (adapted_.hidden.size() < size) adapted_.hidden.resize(size);
+  }
   for_each_expert_panel(gate_up_rows, [&](int expert, int row_begin, int row_end) {
     constexpr int kChunkTokens = 128;  // 32 kB of scratch
     float gate_up[kChunkTokens * kPanelRows];
@@ -375,11 +480,20 @@ void CpuLayers::experts_in(int layer) {
       task.x = step_.gathered.data() + row * expert_matmul_.row_bytes(config_.hidden_size);
       task.tokens = std::min(kChunkTokens, end - row);
       expert_matmul_.run(task);
+      for (int t = 0; is_changed && t < task.tokens; ++t) {
+        add_expert_change(layer, &AdapterLayer::gate_up, row + t, expert, gate_up_rows, row_begin,
+                          row_end, gate_up + t * kPanelRows);
+      }
       for (int t = 0; t < task.tokens; t += kGroupTokens) {
         const int count = std::min(kGroupTokens, task.tokens - t);
         for (int i = 0; i < count; ++i) {
           kernels_.swiglu(gate_up + (t + i) * kPanelRows, kPanelRows / 2, config_.swiglu_limit,
                           h + i * kPanelRows / 2);
+          if (is_kept) {
+            std::copy_n(h + i * kPanelRows / 2, (row_end - row_begin) / 2,
+                        adapted_.hidden.data() + int64_t{row + t + i} * config_.intermediate_size +
+                            row_begin / 2);
+          }
         }
         expert_matmul_.pack_block(
             h, kPanelRows / 2, count, config_.intermediate_size, row_begin / kPanelRows,
@@ -393,6 +507,8 @@ void CpuLayers::experts_in(int layer) {
 void CpuLayers::experts_out(int layer) {
   const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
   const int hidden = config_.hidden_size;
+  const bool is_changed = start_expert_changes(layer, &AdapterLayer::down, adapted_.hidden.data(),
+                                               false, config_.intermediate_size);
   for_each_expert_panel(hidden, [&](int expert, int row_begin, int row_end) {
     MatmulTask task = expert_task(w.down, w.down_bias, expert);
     const int64_t begin = step_.offsets[static_cast<size_t>(expert)];
@@ -404,6 +520,10 @@ void CpuLayers::experts_out(int layer) {
     task.y = step_.expert_out.data() + begin * hidden + row_begin;
     task.y_stride = hidden;
     expert_matmul_.run(task);
+    for (int t = 0; is_changed && t < task.tokens; ++t) {
+      add_expert_change(layer, &AdapterLayer::down, begin + t, expert, hidden, row_begin, row_end,
+                        task.y + int64_t{t} * hidden);
+    }
   });
   // The router's order, whatever the order in which experts were computed.
   pool_.run(tokens_, [&](int64_t t) {
@@ -430,7 +550,7 @@ void CpuLayers::unembed() {
   const int hidden = config_.hidden_size;
   const Matmul& matmul = scheme_.dense_of(weights_.unembedding);
   for_each_group(n_rows, [&](int64_t first, int count) {
-    float* const normed = group_scratch();
+    float* const normed = has_adapters() ? step_.normed.data() + first * hidden : group_scratch();
     for (int i = 0; i < count; ++i) {
       norm_row(weights_.final_norm, input_.logit_rows[static_cast<size_t>(first + i)],
                normed + i * hidden);
@@ -441,6 +561,18 @@ void CpuLayers::unembed() {
   MatmulTask task = dense_task(weights_.unembedding, {}, logits_, config_.vocab_size);
   task.tokens = n_rows;
   matmul_panels(matmul, pool_, {&task, 1});
+  if (has_adapters()) {
+    LowRankTask change = {.changes = {},
+                          .x = step_.normed.data(),
+                          .k = hidden,
+                          .y = logits_,
+                          .n = config_.vocab_size,
+                          .y_stride = config_.vocab_size};
+    for (const int32_t row : input_.logit_rows) {
+      change.changes.push_back(change_of(row, &Adapter::unembedding));
+    }
+    add_low_rank(kernels_, pool_, {&change, 1}, adapted_.low);
+  }
 }
 
 // Where one layer's keys and values of one sequence of the step are stored.
@@ -496,9 +628,9 @@ void CpuLayers::norm_row(const std::vector<float>& weight, int64_t token, float*
 }
 
 CpuLayers::GroupRows CpuLayers::norm_rows(const std::vector<float>& weight, int64_t first,
-                                          int count) const {
+                                          int count) {
   const int hidden = config_.hidden_size;
-  float* const normed = group_scratch();
+  float* const normed = has_adapters() ? step_.normed.data() + first * hidden : group_scratch();
   for (int i = 0; i < count; ++i) norm_row(weight, first + i, normed + i * hidden);
   return rows_of(normed, count, hidden);
 }

@@ -5,14 +5,17 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <type_traits>
+#include <unordered_map>
 #include <vector>
 
 #include "backend/layers.h"
 #include "core/aligned_bytes.h"
 #include "core/thread_pool.h"
 #include "cpu/kv_storage.h"
+#include "cpu/low_rank.h"
 #include "cpu/ops.h"
 #include "cpu/weights.h"
 
@@ -93,6 +96,14 @@ struct StepArrays {
   }
 };
 
+// What it holds beside them of a step in which there are adapters. Grown when one needs it.
+struct AdapterArrays {
+  std::vector<const Adapter*> of_token;  // (T); null: none. Empty where no token has one
+  std::vector<float> low;                // (tokens or pairs, rank): between a change's two factors
+  int rank = 0;                          // of the experts' rows in it: the highest
+  std::vector<float> hidden;             // (T*A, I): inputs of the experts' second matmul, as f32
+};
+
 // What is kept of a step for one of its StepInput.keeps.
 struct Kept {
   std::vector<int32_t> rows, layers;
@@ -128,6 +139,11 @@ class CpuLayers final : public Layers {
   // Of the last step, as Backend::read says.
   void read(int keep, Activation activation, int layer, void* values);
 
+  void add_adapter(int id, std::shared_ptr<const Adapter> adapter) {
+    adapters_[id] = std::move(adapter);
+  }
+  void remove_adapter(int id) { adapters_.erase(id); }
+
   void begin(const StepInput& input) override;
   void embed() override;
   void attention_in(int layer) override;
@@ -148,6 +164,24 @@ class CpuLayers final : public Layers {
   void keep_routing(int layer);
   void keep_residual(int layer);
 
+  bool has_adapters() const { return !adapted_.of_token.empty(); }
+  // What the token's adapter changes of a matrix; null: nothing.
+  const LowRank* change_of(int64_t token, LowRank Adapter::* matrix) const;
+  const LowRank* change_of(int64_t token, int layer, LowRank AdapterLayer::* matrix) const;
+  // Adds to y (T, N), rows y_stride apart, what adapters make of x (T, K).
+  LowRankTask low_rank_task(int layer, LowRank AdapterLayer::* matrix, const float* x, int k,
+                            float* y, int n, int64_t y_stride) const;
+  // The rows sorted by expert through the first factor of their change. x: (T, K), or (T*A, K) of
+  // the rows. Returns whether any has one.
+  bool start_expert_changes(int layer, LowRank AdapterLayer::* matrix, const float* x,
+                            bool is_by_token, int k);
+  // And through the second: adds outputs [begin, end) of N to y.
+  void add_expert_change(int layer, LowRank AdapterLayer::* matrix, int64_t row, int expert, int n,
+                         int begin, int end, float* y) const;
+  int token_of_row(int64_t row) const {
+    return step_.pairs[static_cast<size_t>(row)] / config_.n_active;
+  }
+
   // f(first token, count) for groups of tokens, in parallel.
   template <class F>
   void for_each_group(int tokens, F&& f);
@@ -159,7 +193,7 @@ class CpuLayers final : public Layers {
   static GroupRows rows_of(const float* x, int count, int64_t stride);
   float* group_scratch() const;
   void norm_row(const std::vector<float>& weight, int64_t token, float* y) const;
-  GroupRows norm_rows(const std::vector<float>& weight, int64_t first, int count) const;
+  GroupRows norm_rows(const std::vector<float>& weight, int64_t first, int count);
   MatmulTask dense_task(const Matrix& w, const std::vector<float>& bias, float* y,
                         int y_stride) const;
   static MatmulTask expert_task(const ExpertMatrices& matrices, const std::vector<float>& bias,
@@ -179,6 +213,8 @@ class CpuLayers final : public Layers {
   int tokens_ = 0;  // T
   float* logits_ = nullptr;
   StepArrays step_;
+  std::unordered_map<int, std::shared_ptr<const Adapter>> adapters_;
+  AdapterArrays adapted_;
   std::vector<Kept> kept_;  // [keep]
 };
 

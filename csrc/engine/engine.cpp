@@ -297,12 +297,18 @@ void Engine::check_request(std::span<const int32_t> prompt, const RequestParams&
   }
   check_params(params, config_.vocab_size);
   check_changes(params);
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  check_adapter(params.adapter);
+}
+
+// With the lock.
+void Engine::check_adapter(int adapter) const {
+  check(adapter == 0 || adapters_.contains(adapter), "there is no adapter ", adapter,
+        ", or it was removed");
 }
 
 // What changes the model for a request.
 void Engine::check_changes(const RequestParams& params) const {
-  check(params.adapter == 0 || backend_->traits().adapters,
-        "this device has no adapters, got adapter ", params.adapter);
   check(params.steering.empty() || backend_->traits().steers,
         "this device cannot steer: load the model on one that can, such as 'cpu'");
   std::vector<int32_t> layers;
@@ -317,7 +323,37 @@ void Engine::check_changes(const RequestParams& params) const {
 
 void Engine::add_to_inbox(std::unique_ptr<Sequence> sequence) {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  check_adapter(sequence->params->adapter);  // it may have been removed since
   submitted_.push_back(std::move(sequence));
+}
+
+void Engine::add_adapter(int64_t sequence, int adapter, std::shared_ptr<const Adapter> weights) {
+  check(adapter >= 1, "an adapter's id must be at least 1, got ", adapter);
+  if (!backend_->traits().adapters) {
+    throw BackendError(concat("this device has no adapters: ", backend_->description()));
+  }
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  check(adapters_.insert(adapter).second, "there is an adapter ", adapter, " already");
+  new_adapters_.push_back({sequence, adapter, std::move(weights)});
+}
+
+void Engine::remove_adapter(int adapter) {
+  const std::lock_guard<std::mutex> lock(inbox_mutex_);
+  if (adapters_.erase(adapter) > 0) removed_adapters_.push_back(adapter);
+}
+
+// Lets go of removed adapters that no sequence has.
+void Engine::drop_adapters() {
+  if (leaving_adapters_.empty()) return;
+  std::unordered_set<int> used;
+  for (const auto& sequence : scheduler_->running()) used.insert(sequence->params->adapter);
+  for (const auto& sequence : scheduler_->waiting()) used.insert(sequence->params->adapter);
+  for (const Held& held : held_) used.insert(held.sequence->params->adapter);
+  std::erase_if(leaving_adapters_, [&](int adapter) {
+    if (used.contains(adapter)) return false;
+    backend_->remove_adapter(adapter);
+    return true;
+  });
 }
 
 bool Engine::ends_with(const RequestParams& params, int32_t token) const {
@@ -402,10 +438,30 @@ void Engine::cancel(int64_t id) {
 void Engine::take_inbox(std::vector<Event>& events) {
   std::vector<std::unique_ptr<Sequence>> submitted;
   std::unordered_set<int64_t> cancelled;
+  std::vector<NewAdapter> new_adapters;
   {
     const std::lock_guard<std::mutex> lock(inbox_mutex_);
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
+    new_adapters.swap(new_adapters_);
+    leaving_adapters_.insert(leaving_adapters_.end(), removed_adapters_.begin(),
+                             removed_adapters_.end());
+    removed_adapters_.clear();
+  }
+  for (NewAdapter& adapter : new_adapters) {
+    Event event;
+    event.sequence = adapter.sequence;
+    event.finish = FinishReason::stop;
+    try {
+      backend_->add_adapter(adapter.id, std::move(adapter.weights));
+    } catch (const std::exception& error) {
+      event.finish = FinishReason::error;
+      event.error = error.what();
+      const std::lock_guard<std::mutex> lock(inbox_mutex_);
+      adapters_.erase(adapter.id);
+      std::erase(leaving_adapters_, adapter.id);
+    }
+    events.push_back(std::move(event));
   }
   std::vector<Accepted> beginning;
   for (auto& sequence : submitted) {
@@ -995,6 +1051,7 @@ std::vector<Event> Engine::step() {
         land(std::move(flight), events);
         if (!flights_.empty() && !flights_.front().is_sampled) sample(flights_.front(), events);
       }
+      drop_adapters();
       return true;
     });
   } catch (...) {
@@ -1060,12 +1117,14 @@ void Engine::drop_inbox() {
   submitted.swap(submitted_);
   found.swap(found_);
   wanted.swap(wanted_);
+  new_adapters_.clear();
   cancelled_.clear();
 }
 
 bool Engine::idle() {
   const std::lock_guard<std::mutex> lock(inbox_mutex_);
-  return submitted_.empty() && found_.empty() && wanted_.empty() && scheduler_->idle();
+  return submitted_.empty() && found_.empty() && wanted_.empty() && new_adapters_.empty() &&
+         removed_adapters_.empty() && scheduler_->idle();
 }
 
 EngineStats Engine::stats() {

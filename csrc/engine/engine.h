@@ -119,6 +119,14 @@ class Engine {
   // What the store has room for; given to it in the next step. Likewise.
   void want(WantedPages wanted);
 
+  // Gives the device an adapter under an id that was never used before, 1 or more. An event of
+  // `sequence`, an id as of a sequence, says when it is there, or why it cannot be. May be called
+  // while another thread is in step(). Throws BackendError if the device has no adapters.
+  void add_adapter(int64_t sequence, int adapter, std::shared_ptr<const Adapter> weights);
+  // From now on no sequence with it is taken. It goes when those that were have ended. Unknown ids
+  // are ignored. May be called while another thread is in step().
+  void remove_adapter(int adapter);
+
   // Throws std::invalid_argument for what can never run: an empty or too long prompt, ids outside
   // the vocabulary, parameters out of range.
   void check_request(std::span<const int32_t> prompt, const RequestParams& params) const;
@@ -163,7 +171,16 @@ class Engine {
     bool is_sought = false;
   };
 
+  // An adapter that the device is to be given.
+  struct NewAdapter {
+    int64_t sequence;
+    int id;
+    std::shared_ptr<const Adapter> weights;
+  };
+
   void check_prompt(std::span<const int32_t> tokens) const;
+  void check_adapter(int adapter) const;
+  void drop_adapters();
   void check_changes(const RequestParams& params) const;
   void check_page(const PageRef& ref) const;
   void size_pages();
@@ -210,16 +227,20 @@ class Engine {
   std::deque<Held> held_;                             // in the order of arrival
   bool held_changed_ = false;                         // since seek_held() looked
   std::deque<Flight> flights_;                        // oldest first
+  std::vector<int> leaving_adapters_;                 // that go when no sequence has them
   std::exception_ptr fatal_;                          // why nothing can be computed any more
   EngineStats counters_{};
 
   std::atomic<bool> abandon_{false};
-  std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach
+  mutable std::mutex inbox_mutex_;  // guards what follows: the parts that other threads reach
   std::vector<std::unique_ptr<Sequence>> submitted_;
   std::unordered_set<int64_t> cancelled_;
   std::deque<FoundPages> found_;
   std::deque<WantedPages> wanted_;
-  std::vector<int64_t> computing_;  // sequences of the steps in flight
+  std::vector<NewAdapter> new_adapters_;
+  std::vector<int> removed_adapters_;
+  std::unordered_set<int> adapters_;  // that sequences may have
+  std::vector<int64_t> computing_;    // sequences of the steps in flight
   EngineStats published_{};
 };
 

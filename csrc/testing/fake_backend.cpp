@@ -133,6 +133,20 @@ void FakeBackend::close_slot(int slot) {
   enqueue([this, slot] { slots_[static_cast<size_t>(slot)] = {}; });
 }
 
+void FakeBackend::add_adapter(int id, std::shared_ptr<const Adapter>) {
+  if (id < 1) breach(concat("an adapter has the id ", id));
+  if (!adapters_.insert(id).second) breach(concat("adapter ", id, " is added twice"));
+}
+
+void FakeBackend::remove_adapter(int id) {
+  for (const InFlight& flight : flights_) {
+    if (flight.adapters.contains(id)) {
+      breach(concat("adapter ", id, " is removed while step ", flight.id, " is in flight"));
+    }
+  }
+  if (adapters_.erase(id) == 0) breach(concat("adapter ", id, " is removed, and was not there"));
+}
+
 // No step in flight may use a page that is overwritten.
 void FakeBackend::check_unused(int group, int32_t page, const char* what) const {
   for (const InFlight& flight : flights_) {
@@ -195,6 +209,9 @@ void FakeBackend::note_uses(const StepInput& input, InFlight& flight) const {
     const int64_t run = runs_.at(static_cast<size_t>(slot));
     if (run == 0) breach(concat("step ", flight.id, " uses slot ", slot, ", which is not open"));
     if (!flight.slots.insert(slot).second) breach(concat("slot ", slot, " is twice in a step"));
+    const int adapter = input.adapters.empty() ? 0 : input.adapters[s];
+    if (adapter != 0 && !adapters_.contains(adapter)) breach(concat("no adapter ", adapter));
+    flight.adapters.insert(adapter);
     const int first = input.first_positions[s];
     const int end = first + input.sequence_offsets[s + 1] - input.sequence_offsets[s];
     if (end > limits_.max_pages_per_sequence * kPageTokens) breach("a sequence is too long");

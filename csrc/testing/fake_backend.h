@@ -5,7 +5,7 @@
 // alone. A wrong page, a missing copy, a stale slot, a range that was left out, or pages of another
 // adapter give another token. What the contract of Backend forbids is an error: a page that two
 // sequences write, one that is handed on while a step in flight uses it, a slot that is not open, a
-// token that was not sampled.
+// token that was not sampled, an adapter that is not there or goes while a step in flight uses it.
 //
 // Work is put off until a step is waited for, or done at once, as a seed decides.
 #pragma once
@@ -14,6 +14,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <random>
 #include <set>
 #include <span>
@@ -58,6 +59,8 @@ class FakeBackend final : public Backend {
                  std::span<const int32_t> output) override;
   void append_output(int slot, std::span<const int32_t> tokens) override;
   void close_slot(int slot) override;
+  void add_adapter(int id, std::shared_ptr<const Adapter> adapter) override;
+  void remove_adapter(int id) override;
   void copy_pages(std::span<const PageCopy> copies) override;
   std::string kv_layout() const override { return "fake"; }
   void read_pages(int group, std::span<const int32_t> pages, uint8_t* bytes) override;
@@ -71,6 +74,8 @@ class FakeBackend final : public Backend {
 
   // What the steps so far have cost, by FakeOptions::cost.
   double clock() const { return clock_; }
+  // Those that are there.
+  const std::set<int>& adapters() const { return adapters_; }
   // Steps that were submitted.
   int64_t steps() const { return last_step_; }
 
@@ -82,7 +87,7 @@ class FakeBackend final : public Backend {
   struct InFlight {
     StepId id = 0;
     std::map<Place, std::set<int64_t>> reads, writes;  // by which runs of a slot
-    std::set<int> slots;
+    std::set<int> slots, adapters;
     bool is_sampled = false;
   };
   struct Slot {
@@ -119,6 +124,7 @@ class FakeBackend final : public Backend {
   // The host's view, at the time of the call.
   std::vector<int64_t> runs_;  // [slot]; 0: not open
   int64_t next_run_ = 1;
+  std::set<int> adapters_;
   std::deque<InFlight> flights_;
   StepId last_step_ = 0, last_waited_ = 0;
   bool fatal_ = false;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss import _core
+from gptoss.adapters import AdapterReader
 from gptoss.chat import (
     ChatMessages,
     ChatResult,
@@ -58,11 +60,13 @@ class LLM:
         tokenizer: Tokenizer | None,
         name: str,
         store: PageStore | None = None,
+        adapters: AdapterReader | None = None,
     ) -> None:
         self._loop = EngineLoop(engine, store)
         self._config = config
         self._text = TextEngine(self._loop, config, tokenizer, name)
         self._name = name
+        self._adapters = adapters
         self._context_length = engine.context_length
         self._description = engine.description
         # Also at the end of the process, before the thread is stopped in the middle of a step; and
@@ -121,6 +125,67 @@ class LLM:
     def max_sequences(self) -> int:
         """Most sequences that are computed at a time; others wait."""
         return self._loop.max_sequences
+
+    def load_adapter(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Load a LoRA adapter, for requests that name it (`adapter=`).
+
+        Parameters
+        ----------
+        name : str
+            What requests call it; of no other adapter that is loaded.
+        path : str or path
+            A folder as PEFT's `save_pretrained` makes it, with adapter_config.json and
+            adapter_model.safetensors: changes of attention, router, experts, embedding and
+            unembedding.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such folder, a file is damaged, the adapter is of another base model, or
+            it has what is not LoRA: `modules_to_save`, DoRA, biases.
+        ValueError, TypeError
+            There is an adapter of this name, or an argument is of the wrong type.
+        BackendError
+            The device has no adapters.
+        MemoryError
+            Its factors, held in float32, do not fit.
+
+        Notes
+        -----
+        May be called while requests run, from any thread. A request with an adapter shares no
+        prefix with one that has another or none, and its results do not depend on what others
+        have.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {name!r}")
+        if not name or not name.isprintable():
+            raise ValueError(f"name must be printable and not empty, got {name!r:.100}")
+        if self._adapters is None:
+            raise ValueError("this model was not made by gptoss.load: it takes no adapters")
+        if name in self._loop.adapter_names:  # before a large file is read
+            raise ValueError(f"there is an adapter named {name!r} already: unload it first")
+        adapter = self._adapters.read(path)
+        self._loop.load_adapter(name, adapter.changes, adapter.digest)
+
+    def unload_adapter(self, name: str) -> None:
+        """Let an adapter go; requests that have it are computed with it to their end.
+
+        Parameters
+        ----------
+        name : str
+            As `load_adapter` was given it; it can be given to another from now on.
+
+        Raises
+        ------
+        ValueError
+            There is no adapter of this name.
+        """
+        self._loop.unload_adapter(name)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that are loaded."""
+        return self._loop.adapter_names
 
     def stats(self) -> EngineStats:
         """Return counters: requests, KV cache, tokens and speed."""
@@ -543,6 +608,8 @@ class LLM:
         token_ids: Prompt,
         positions: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
         chunk_tokens: int | None = None,
+        *,
+        adapter: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """Compute the model's logits for a text that is given.
 
@@ -555,6 +622,8 @@ class LLM:
             ones count from the end. None means all, 0.8 MB each with the published vocabulary.
         chunk_tokens : int, optional
             Most tokens to compute at once, up to the `max_step_tokens` of `load`, the default.
+        adapter : str, optional
+            The name of an adapter that is loaded; None is the model as it is.
 
         Returns
         -------
@@ -565,13 +634,13 @@ class LLM:
         ------
         ValueError
             `token_ids` is empty or longer than the context, or a value is out of range; a string
-            came and there is no tokenizer.
+            came and there is no tokenizer; there is no such adapter.
 
         Notes
         -----
         It is computed beside running requests, as one more of them.
         """
-        return self._text.logits(token_ids, positions, chunk_tokens)
+        return self._text.logits(token_ids, positions, chunk_tokens, adapter)
 
     def trace(
         self,

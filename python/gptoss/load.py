@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 from gptoss import _core, tokenizer
+from gptoss.adapters import AdapterReader
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.convert import Dtype
 from gptoss.checkpoint.identity import identity as checkpoint_identity
@@ -188,7 +189,8 @@ def load(
             )
         check_scales(checkpoint)
     store = None if files is None else _page_store(files, engine, checkpoint)
-    return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name, store)
+    adapters = AdapterReader(checkpoint.config, checkpoint.tensors)
+    return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name, store, adapters)
 
 
 def _page_files(folder: str | os.PathLike[str] | None, max_bytes: int | None) -> PageFiles | None:

@@ -76,11 +76,16 @@ class TextEngine:
         """Begin to continue a prompt, and return at once; the request keeps `model` alive."""
         self._loop.check_usable()
         ids = self._checked_prompt(prompt, params)
-        completion = Completion(self._loop, ids, EngineParams(params), self._tokenizer)
+        engine_params = EngineParams(params, self._loop)
+        completion = Completion(self._loop, ids, engine_params, self._tokenizer)
         return Request(completion, model)
 
     def logits(
-        self, token_ids: Prompt, positions: Any = None, chunk_tokens: int | None = None
+        self,
+        token_ids: Prompt,
+        positions: Any = None,
+        chunk_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """Compute the logits at `positions` of a text, (len(positions), V)."""
         ids = self._prompt(token_ids)
@@ -89,7 +94,7 @@ class TextEngine:
         most = self._loop.max_step_tokens
         chunk = count_or_zero("chunk_tokens", chunk_tokens, most) or most
         logits = np.empty((len(ascending), self._vocab_size), np.float32)
-        params = EngineParams(SamplingParams()).first
+        params = EngineParams(SamplingParams(adapter=adapter), self._loop).first
         places = ascending.astype(np.int32)
         self._loop.read(
             lambda engine, sequence: engine.submit_logits(
@@ -103,7 +108,7 @@ class TextEngine:
         self, text: Prompt, layers: Any, positions: Any, what: Any, max_bytes: int, steer: Any
     ) -> Trace:
         """Compute a text and keep what is inside the layers."""
-        params = EngineParams(SamplingParams(steer=steer)).first
+        params = EngineParams(SamplingParams(steer=steer), self._loop).first
         ids = self._prompt(text)
         plan = TracePlan.make(
             self._config, ids, self._positions(ids, positions), layers, what, max_bytes
@@ -143,7 +148,7 @@ class TextEngine:
     ) -> Iterator[tuple[Batch, ProgressBar]]:
         """Check all prompts; cancel what is not finished in the end."""
         self._loop.check_usable()
-        engine_params = EngineParams(params)
+        engine_params = EngineParams(params, self._loop)
 
         def check(prompt: Prompt) -> npt.NDArray[np.int32]:
             ids = self._checked_prompt(prompt, params)

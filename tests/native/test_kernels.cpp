@@ -183,6 +183,62 @@ GPTOSS_TEST(swiglu_agrees_with_double) {
   }
 }
 
+GPTOSS_TEST(low_rank_changes_agree_with_double) {
+  for (const Kernels* kernels : supported_kernels()) {
+    Random random(9);
+    for (const int n : kSizes) {
+      for (const int rank : {1, 3, 4, 8, 13, 16}) {
+        const auto size = static_cast<size_t>(n);
+        const auto ranks = static_cast<size_t>(rank);
+        const std::vector<float> x = random.floats(size);
+        const std::vector<float> in = random.floats(ranks * size);
+        Output<float> low(ranks);
+        kernels->low_rank_in(Input<float>(x, 4).data(), Input<float>(in, 8).data(), n, rank,
+                             low.data());
+        const std::vector<float> h = low.values();
+        note_bits(*kernels, "low_rank_in", h);
+        GPTOSS_CHECK(low.intact(), kernels->name, " n ", n);
+        for (size_t r = 0; r < ranks; ++r) {
+          double expected = 0;
+          double magnitude = 0;
+          for (size_t i = 0; i < size; ++i) {
+            const double product = static_cast<double>(x[i]) * in[r * size + i];
+            expected += product;
+            magnitude += std::fabs(product);
+          }
+          GPTOSS_CHECK(is_near(h[r], expected, sum_roundings(n) * kUnit * magnitude), kernels->name,
+                       " n ", n, " rank ", rank);
+          float one = 0;  // a row does not depend on those beside it
+          kernels->low_rank_in(x.data(), in.data() + r * size, n, 1, &one);
+          GPTOSS_CHECK(std::bit_cast<uint32_t>(one) == std::bit_cast<uint32_t>(h[r]));
+        }
+
+        const int stride = n + 5;
+        const std::vector<float> out = random.floats(ranks * static_cast<size_t>(stride));
+        const std::vector<float> before = random.floats(size);
+        Output<float> y(size, 4);
+        std::memcpy(y.data(), before.data(), size * sizeof(float));
+        kernels->low_rank_out(h.data(), Input<float>(out, 4).data(), stride, rank, n, y.data());
+        const std::vector<float> found = y.values();
+        note_bits(*kernels, "low_rank_out", found);
+        GPTOSS_CHECK(y.intact(), kernels->name, " n ", n);
+        for (size_t i = 0; i < size; ++i) {
+          double expected = before[i];
+          double magnitude = std::fabs(expected);
+          for (size_t r = 0; r < ranks; ++r) {
+            const double product =
+                static_cast<double>(h[r]) * out[r * static_cast<size_t>(stride) + i];
+            expected += product;
+            magnitude += std::fabs(product);
+          }
+          GPTOSS_CHECK(is_near(found[i], expected, (2.0 * rank + 1) * kUnit * magnitude),
+                       kernels->name, " n ", n, " rank ", rank);
+        }
+      }
+    }
+  }
+}
+
 GPTOSS_TEST(add_scaled_agrees_with_double) {
   for (const Kernels* kernels : supported_kernels()) {
     Random random(5);

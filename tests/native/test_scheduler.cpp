@@ -55,6 +55,12 @@ struct FakeEngine {
     engine_options.context_length = context;
     engine = std::make_unique<Engine>(std::move(made), fake_config(options, context), Ids{kEos},
                                       engine_options);
+    for (const int adapter : {1, 2}) {
+      engine->add_adapter(-adapter, adapter, std::make_shared<const Adapter>());
+    }
+    for (const Event& event : engine->step()) {
+      GPTOSS_CHECK(event.sequence < 0 && event.finish == FinishReason::stop);
+    }
   }
 };
 
@@ -804,6 +810,52 @@ GPTOSS_TEST(pages_of_another_adapter_are_not_shared) {
                alone(options, jobs[1], 256).tokens);
 }
 
+GPTOSS_TEST(an_adapter_leaves_when_the_last_sequence_that_has_it_has_ended) {
+  for (const int ahead : {0, 1, 2}) {
+    FakeOptions options;
+    options.max_steps_ahead = ahead;
+    FakeEngine fake(options, 256, {.max_step_tokens = 64, .max_sequences = 2});
+    std::vector<Job> jobs;
+    for (const int adapter : {1, 2, 1, 1}) {  // two of them wait
+      Random random(5 + adapter);
+      Job job;
+      job.prompt = random_ids(random, 70);
+      job.params->stop = exactly(9);
+      job.params->adapter = adapter;
+      job.params->salt = static_cast<uint64_t>(adapter);
+      jobs.push_back(job);
+    }
+    int64_t next = 1;
+    for (const Job& job : jobs) fake.engine->submit(next++, job.prompt, job.params, job.seed);
+    std::map<int64_t, Outcome> outcomes;
+    take(fake.engine->step(), outcomes);
+    fake.engine->remove_adapter(1);
+    fake.engine->remove_adapter(1);
+    fake.engine->remove_adapter(7);
+    GPTOSS_CHECK_THROWS(std::invalid_argument,
+                        fake.engine->submit(9, jobs[0].prompt, jobs[0].params, 1));
+    GPTOSS_CHECK_THROWS(std::invalid_argument,
+                        fake.engine->check_request(jobs[0].prompt, *jobs[0].params));
+    while (!fake.engine->idle()) {
+      GPTOSS_CHECK(fake.backend->adapters() == (std::set<int>{1, 2}));
+      take(fake.engine->step(), outcomes);
+    }
+    GPTOSS_CHECK(fake.backend->adapters() == std::set<int>{2});
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      check_outcome(outcomes.at(static_cast<int64_t>(i) + 1), alone(options, jobs[i], 256), false);
+    }
+    // One that nobody has goes at once; its id may not come again while it is there.
+    fake.engine->remove_adapter(2);
+    GPTOSS_CHECK(!fake.engine->idle());
+    GPTOSS_CHECK(fake.engine->step().empty() && fake.backend->adapters().empty());
+    GPTOSS_CHECK(fake.engine->idle());
+    fake.engine->add_adapter(10, 3, std::make_shared<const Adapter>());
+    GPTOSS_CHECK_THROWS(std::invalid_argument, fake.engine->add_adapter(11, 3, nullptr));
+    fake.engine->remove_adapter(3);  // before it is there
+    GPTOSS_CHECK(fake.engine->step().size() == 1 && fake.backend->adapters().empty());
+  }
+}
+
 // What the fake is there to notice, done to it by hand.
 struct ByHand {
   FakeBackend backend{[] {
@@ -814,6 +866,7 @@ struct ByHand {
   }()};
   BlockTables tables{2, {4}};
   std::atomic<bool> abandon{false};
+  Ids adapters;  // of the one sequence of a step; empty: none
 
   ByHand() {
     const int pages[] = {8};
@@ -831,7 +884,7 @@ struct ByHand {
     const Ids slots = {slot};
     const Ids rows = {offsets[1] - 1};
     const StepId id =
-        backend.submit({tokens, offsets, positions, slots, {}, rows, &tables}, abandon);
+        backend.submit({tokens, offsets, positions, slots, adapters, rows, &tables}, abandon);
     tables.clear_dirty();
     const RowSampling row = {.row = 0, .slot = slot, .rule = {}};
     backend.sample(id, {.rows = {&row, 1}, .masks = {}, .biases = {}});
@@ -884,6 +937,22 @@ GPTOSS_TEST(the_fake_backend_notices_what_its_contract_forbids) {
     GPTOSS_CHECK_THROWS(std::logic_error, hand.submit(1, {5}));
     GPTOSS_CHECK_THROWS(std::logic_error, hand.backend.close_slot(1));
     GPTOSS_CHECK_THROWS(std::logic_error, hand.submit(0, {5}));  // has no page
+  }
+  {
+    ByHand hand;  // adapters
+    hand.put(0, 0);
+    hand.adapters = {4};
+    GPTOSS_CHECK_THROWS(std::logic_error, hand.submit(0, {5}));
+  }
+  {
+    ByHand hand;
+    hand.put(0, 0);
+    hand.backend.add_adapter(4, nullptr);
+    GPTOSS_CHECK_THROWS(std::logic_error, hand.backend.add_adapter(4, nullptr));
+    hand.adapters = {4};
+    hand.submit(0, {5});
+    GPTOSS_CHECK_THROWS(std::logic_error, hand.backend.remove_adapter(4));
+    GPTOSS_CHECK_THROWS(std::logic_error, hand.backend.remove_adapter(5));
   }
 }
 

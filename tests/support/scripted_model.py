@@ -59,6 +59,7 @@ class ScriptedModel:
 
     name = "scripted"
     max_sequences = 16
+    adapters: tuple[str, ...] = ()
     chat = LLM.chat
     achat = LLM.achat
     run = LLM.run

@@ -112,14 +112,14 @@ def put(*files: str, **contents: object) -> Callable[[Path], None]:
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "GGUF": (put("a.gguf", "b.gguf"), "a.gguf and other files: pass the GGUF file itself"),
-    "adapter": (put("adapter_config.json"), "LoRA adapter, not a whole model: merge it"),
+    "adapter": (put("adapter_config.json"), "LoRA adapter, not a whole model: load its base model"),
     "adapter with its base": (
         put(
             "adapter_model.safetensors",
             "tokenizer.json",
             adapter_config__json={"base_model_name_or_path": "openai/gpt-oss-20b"},
         ),
-        "LoRA adapter of openai/gpt-oss-20b, not a whole model: merge it",
+        "LoRA adapter of openai/gpt-oss-20b, not a whole model: load its base model",
     ),
     "old adapter": (put("adapter_config.json", "adapter_model.bin"), "LoRA adapter"),
     "adapter of MLX": (put("adapters.safetensors"), "LoRA adapter"),

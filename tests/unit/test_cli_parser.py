@@ -15,7 +15,13 @@ PARSER = make_parser()
 COMMANDS = PARSER.commands()
 # Of each type of argument a text that it takes.
 SAMPLES: dict[Any, str] = {None: "some text", int: "7", float: "0.5", as_text: "more text"}
-SPECIAL = {"--logit-bias": "3=1.5", "--stop-token-ids": "5,6", "--batch": "1,4", "--prompt": "9"}
+SPECIAL = {
+    "--adapter": "name=folder",
+    "--logit-bias": "3=1.5",
+    "--stop-token-ids": "5,6",
+    "--batch": "1,4",
+    "--prompt": "9",
+}
 
 
 def values_of(action: argparse.Action) -> list[str]:

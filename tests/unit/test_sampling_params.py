@@ -36,6 +36,7 @@ def test_names_and_defaults() -> None:
         "prompt_logprobs": None,
         "constraint": None,
         "cache_salt": None,
+        "adapter": None,
         "steer": {},
     }
 

@@ -173,6 +173,11 @@ struct Kernels {
                            int64_t out_stride);
   // y (n) += weight * x (n)
   void (*add_scaled)(const float* x, float weight, int n, float* y);
+  // The two halves of a change of low rank. y (rows) = w (rows, k) x (k): 16 lanes over K, then a
+  // tree.
+  void (*low_rank_in)(const float* x, const float* w, int k, int rows, float* y);
+  // y (n) += h (rank) w (rank, n), rows of w `stride` apart: summed rank by rank, then added.
+  void (*low_rank_out)(const float* h, const float* w, int64_t stride, int rank, int n, float* y);
   SampleKernels sample;
 };
 

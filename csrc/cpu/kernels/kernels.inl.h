@@ -13,6 +13,7 @@
 #include "cpu/kernels/bf12_f32.inl.h"
 #include "cpu/kernels/elementwise.inl.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/low_rank.inl.h"
 #include "cpu/kernels/matmul_f32.inl.h"
 #include "cpu/kernels/matmul_q8.inl.h"
 #include "cpu/kernels/sample.inl.h"
@@ -39,6 +40,8 @@ constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16
           .attention_merge = attention_merge,
           .attention_finish = attention_finish,
           .add_scaled = add_scaled,
+          .low_rank_in = low_rank_in,
+          .low_rank_out = low_rank_out,
           .sample = kSampleKernels};
 }
 

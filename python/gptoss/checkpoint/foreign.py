@@ -100,7 +100,7 @@ def what_config(values: Mapping[str, Any]) -> str | None:
             return f"{names[0]} has no output for text: use the model that it was made from"
         return _quantization(values)
     if "peft_type" in values:
-        return "this is the config of a LoRA adapter: merge it into its base model first"
+        return "this is the config of a LoRA adapter: load its base model, then the adapter"
     if "_class_name" in values or "_diffusers_version" in values:
         return f"this is a model of diffusers; {_OURS}"
     if names or isinstance(kind, str):
@@ -131,9 +131,8 @@ def _adapter(folder: Path) -> str:
         base = read_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
     of = f" of {base}" if isinstance(base, str) and base else ""
     return (
-        f"a LoRA adapter{of}, not a whole model: merge it into its base model first "
-        "(PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT) of peft) "
-        "and pass OUT"
+        f"a LoRA adapter{of}, not a whole model: load its base model, then "
+        "llm.load_adapter(NAME, FOLDER), or pass --adapter NAME=FOLDER"
     )
 
 

@@ -54,7 +54,11 @@ def run(options: argparse.Namespace) -> int:
     path = Path(options.output)
     if path.exists() and path.samefile(options.input):
         raise ValueError(f"{path}: the output must be another file than the input")
-    options.model = options.model or os.environ.get("GPTOSS_MODEL") or _named_model(lines)
+    options.model = (
+        options.model
+        or os.environ.get("GPTOSS_MODEL")
+        or _named_model(lines, {name for name, _ in options.adapter or ()})
+    )
     if options.overwrite:
         path.unlink(missing_ok=True)
     with BatchOutput(path, lines) as output:
@@ -86,8 +90,9 @@ def run(options: argparse.Namespace) -> int:
     return _SOME_FAILED if output.failed else 0
 
 
-def _named_model(lines: list[BatchLine]) -> str:
+def _named_model(lines: list[BatchLine], adapters: set[str]) -> str:
     names = {str(line.body["model"]) for line in lines if line.body and line.body.get("model")}
+    names -= adapters
     if len(names) != 1:
         listed = ", ".join(sorted(names)[:5]) or "none"
         raise ValueError(f"which model? The requests name {listed}: pass --model MODEL")

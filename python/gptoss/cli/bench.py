@@ -125,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
     for name, value in (("--new", options.new - 1), ("--rounds", options.rounds)):
         if value < 1:
             raise ValueError(f"{name} must be at least {2 if name == '--new' else 1}")
+    shared.check_one_adapter(options, "bench")
     price = options.hourly_price
     if price is not None and not 0 <= price < float("inf"):
         raise ValueError(f"--hourly-price must be at least 0 and finite, got {price}")
@@ -181,6 +182,7 @@ class _Bench:
         self._llm = llm
         self._options = options
         self._meter = meter
+        self._adapter = shared.adapter_of(options)
         self._rng = np.random.default_rng(0)
         self._device = llm.description.partition(",")[0]
         path = local_model(options.model)
@@ -196,7 +198,7 @@ class _Bench:
                 f"{longest} tokens and one more do not fit into the context of "
                 f"{self._llm.context_length}: pass --context-length or fewer tokens"
             )
-        self._llm.generate(self._prompt(_SHORT_PROMPT_TOKENS), max_tokens=2, ignore_eos=True)
+        self._generate(self._prompt(_SHORT_PROMPT_TOKENS), max_tokens=2)
         return [
             *(self._figure("prefill", n, self._prefill) for n in options.prompt),
             *(self._figure("decode", n, self._decode) for n in options.batch),
@@ -205,16 +207,17 @@ class _Bench:
     def _prompt(self, tokens: int) -> list[int]:
         return [int(i) for i in self._rng.integers(0, self._llm.config.vocab_size, tokens)]
 
+    def _generate(self, prompts: Any, **params: Any) -> Any:
+        return self._llm.generate(prompts, ignore_eos=True, adapter=self._adapter, **params)
+
     def _prefill(self, tokens: int) -> tuple[float, int]:
         """Tokens per second, and how many tokens that took energy."""
-        result = self._llm.generate(self._prompt(tokens), max_tokens=1, ignore_eos=True)
+        result = self._generate(self._prompt(tokens), max_tokens=1)
         return result.timings.prompt_tps, tokens
 
     def _decode(self, requests: int) -> tuple[float, int]:
         prompts = [self._prompt(_SHORT_PROMPT_TOKENS) for _ in range(requests)]
-        results = self._llm.generate(
-            prompts, max_tokens=self._options.new, ignore_eos=True, temperature=0
-        )
+        results = self._generate(prompts, max_tokens=self._options.new, temperature=0)
         return sum(r.timings.generation_tps for r in results), requests * self._options.new
 
     def _figure(self, measure: str, count: int, work: Callable[[int], tuple[float, int]]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import json
@@ -31,6 +32,7 @@ COMMANDS = {
     "/effort": ("[low|medium|high]", "how much the model thinks"),
     "/show-reasoning": ("[on|off]", "show what it thinks, or not"),
     "/system": ("[TEXT]", "its instructions; - for none"),
+    "/adapter": ("[NAME]", "the adapter it answers with; - for none"),
     "/tools": ("[FILE.py]", "the functions it may call; with a file, those that are in there"),
     "/retry": ("", "answer the last question again"),
     "/undo": ("", "forget the last question and its answer"),
@@ -204,6 +206,8 @@ class Conversation(Session):
             if argument:
                 self._system = None if argument == "-" else argument
             return f"system: {'none' if self._system is None else self._system}"
+        if name == "/adapter":
+            return self._choose_adapter(argument)
         if name == "/tools":
             if argument:
                 self._tools = functions_of(argument)
@@ -225,6 +229,17 @@ class Conversation(Session):
         if name == "/help":
             return _help()
         raise ValueError(f"there is no command {name}{_meant(name)}")
+
+    def _choose_adapter(self, argument: str) -> str:
+        names = self._llm.adapters
+        if argument:
+            adapter = None if argument == "-" else argument
+            if adapter is not None and adapter not in names:
+                raise ValueError(f"no adapter is named {adapter!r}: {', '.join(names) or 'none'}")
+            self._params = dataclasses.replace(self._params, adapter=adapter)
+        others = [name for name in names if name != self._params.adapter]
+        loaded = f" (loaded, too: {', '.join(others)})" if others else ""
+        return f"adapter: {self._params.adapter or 'none'}{loaded}"
 
     def _take_back(self) -> str:
         """Forget the last question and all that came after it; return the question."""

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the continuation as it comes, several at the end, and the speed on stderr."""
     shared.check_model_argument(options, "generate")
+    shared.check_one_adapter(options, "generate")
     params = shared.sampling_params(options)
     prompt = shared.read_text(options.prompt, "PROMPT")
     shared.prepare_stdout()

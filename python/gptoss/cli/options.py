@@ -137,6 +137,13 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
     group.add_argument(
         "--context-length", type=int, metavar="N", help="most tokens, prompt and output together"
     )
+    group.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        metavar="NAME=DIR",
+        help="load a LoRA adapter from this folder, as PEFT saves it; may be repeated",
+    )
     group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     group.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     group.add_argument("--yes", "-y", action="store_true", help="download the model without asking")
@@ -185,7 +192,24 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
     for name in (*_SIMPLE, "stop", "stop_token_ids", "ignore_eos"):
         if getattr(options, name, None) is not None:
             values[name] = getattr(options, name)
-    return SamplingParams(**values, logit_bias=dict(options.logit_bias or ()))
+    return SamplingParams(
+        **values, adapter=adapter_of(options), logit_bias=dict(options.logit_bias or ())
+    )
+
+
+def adapter_of(options: argparse.Namespace) -> str | None:
+    """The adapter that a command begins with: the first one that is named."""
+    named = getattr(options, "adapter", None)
+    return named[0][0] if named else None
+
+
+def check_one_adapter(options: argparse.Namespace, command: str) -> None:
+    """Raise ValueError for several adapters where one prompt is answered."""
+    if options.adapter and len(options.adapter) > 1:
+        raise ValueError(
+            f"gptoss {command} answers with one --adapter, got {len(options.adapter)}: "
+            "gptoss serve and gptoss batch choose among several"
+        )
 
 
 def model_name(options: argparse.Namespace) -> str:
@@ -212,7 +236,14 @@ def load(options: argparse.Namespace) -> gptoss.LLM:
 def load_named(name: str, options: argparse.Namespace, **more: int) -> gptoss.LLM:
     """Load a model as the options, and more arguments of `gptoss.load`, say."""
     given = {option: getattr(options, option) for option in _LOADING if hasattr(options, option)}
-    return gptoss.load(name, **{**given, **more})
+    llm = gptoss.load(name, **{**given, **more})
+    try:
+        for adapter, folder in getattr(options, "adapter", None) or ():
+            llm.load_adapter(adapter, folder)
+    except BaseException:
+        llm.close()
+        raise
+    return llm
 
 
 def confirm_download(name: str, options: argparse.Namespace) -> None:
@@ -322,6 +353,13 @@ def _ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected ID or ID,ID,..., got {text!r}") from None
+
+
+def _adapter(text: str) -> tuple[str, str]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"expected NAME=DIR, got {text!r}")
+    return name, folder
 
 
 def _bias(text: str) -> tuple[int, float]:

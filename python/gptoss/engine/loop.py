@@ -9,7 +9,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import asyncio  # imported where it is used: most programs do without
 
 _sequence_ids = itertools.count(1)
+_adapter_numbers = itertools.count(1)
 
 # What is computed and not yet written when a model is closed: a gigabyte to a slow disk.
 _FINISH_S = 30.0
@@ -49,6 +50,24 @@ class Delivery(NamedTuple):
     time_s: float  # on the clock of time.perf_counter()
     errors: dict[int, BaseException]  # of sequences whose last event says "error"
 
+
+class LoadedAdapter(NamedTuple):
+    """An adapter that the engine has; without one, the model as it is.
+
+    Attributes
+    ----------
+    number : int
+        The engine's name for it; 0 is none.
+    digest : bytes
+        Of all that its results depend on.
+    """
+
+    number: int = 0
+    digest: bytes = b""
+
+
+# By role (csrc/model/adapter.h), the two factors of a change.
+AdapterChanges: TypeAlias = Mapping[str, "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]"]
 
 # A step's news, or why there will be no more; None is for who waits to look again.
 Letter: TypeAlias = Delivery | BaseException | None
@@ -148,6 +167,7 @@ class EngineLoop:
         self._lock = threading.RLock()
         self._closed = False
         self._mailboxes: dict[int, Mailbox] = {}  # of the sequences that are not finished
+        self._adapters: dict[str, LoadedAdapter | None] = {}  # None: it is being loaded
         self._bell: SimpleQueue[None] = SimpleQueue()  # wakes the thread
         self._thread: threading.Thread | None = None
         self._has_thread = threading.Lock()  # taken by the thread, for good
@@ -200,6 +220,70 @@ class EngineLoop:
         assert letter is not None
         for error in letter.errors.values():
             raise error
+
+    def load_adapter(self, name: str, changes: AdapterChanges, digest: bytes) -> None:
+        """Give the engine an adapter.
+
+        Raises
+        ------
+        ValueError
+            There is one of this name, or a change does not fit the model.
+        BackendError
+            The device has no adapters, or no room for it.
+        """
+        engine = self.check_usable()
+        with self._lock:
+            if name in self._adapters:
+                raise ValueError(f"there is an adapter named {name!r} already: unload it first")
+            self._adapters[name] = None
+        number, sequence, mailbox = next(_adapter_numbers), new_sequence(), Mailbox()
+        try:
+            self._submit(
+                sequence,
+                lambda engine: engine.add_adapter(sequence, number, dict(changes)),
+                mailbox,
+            )
+            letter = mailbox.get()
+            if isinstance(letter, BaseException):
+                raise letter
+            assert letter is not None
+            for error in letter.errors.values():
+                raise error
+            self._adapters[name] = LoadedAdapter(number, digest)
+        except BaseException:
+            with self._lock:
+                self._adapters.pop(name, None)
+            self.cancel(sequence)
+            engine.remove_adapter(number)
+            self._bell.put(None)
+            raise
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter from the engine; ValueError if there is none of this name.
+
+        Requests that have it go on with it.
+        """
+        engine = self.check_usable()
+        with self._lock:
+            number = self.adapter(name).number
+            del self._adapters[name]
+            engine.remove_adapter(number)
+        self._bell.put(None)
+
+    def adapter(self, name: str | None) -> LoadedAdapter:
+        """Return the adapter of a name, or what stands for none; ValueError if there is none."""
+        if name is None:
+            return LoadedAdapter()
+        found = self._adapters.get(name)
+        if found is None:
+            names = ", ".join(map(repr, self.adapter_names)) or "none"
+            raise ValueError(f"there is no adapter named {name!r:.100}: loaded are {names}")
+        return found
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The names of the adapters that requests may have."""
+        return tuple(name for name, found in self._adapters.copy().items() if found is not None)
 
     def cancel(self, *sequences: int) -> None:
         """End sequences; finished ones and unknown ones are ignored."""

@@ -39,14 +39,23 @@ if TYPE_CHECKING:
 
 
 class EngineParams:
-    """Parameters as the engine takes them: converted once, shared by prompts and samples."""
+    """Parameters as the engine takes them: converted once, shared by prompts and samples.
 
-    def __init__(self, params: SamplingParams) -> None:
+    Raises ValueError if the engine has no such adapter.
+    """
+
+    def __init__(self, params: SamplingParams, loop: EngineLoop) -> None:
         self.given = params
-        self.first = self.others = _core.RequestParams(params)
+        adapter = loop.adapter(params.adapter)
+        salt = params._salt_with(adapter.digest)
+
+        def convert(params: SamplingParams) -> _core.RequestParams:
+            return _core.RequestParams(params, adapter.number, salt)
+
+        self.first = self.others = convert(params)
         if params.n > 1 and params.prompt_logprobs is not None:
             # The samples have one prompt: it is scored once.
-            self.others = _core.RequestParams(dataclasses.replace(params, prompt_logprobs=None))
+            self.others = convert(dataclasses.replace(params, prompt_logprobs=None))
 
 
 class Completion:

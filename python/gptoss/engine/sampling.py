@@ -29,6 +29,8 @@ _MAX_SAMPLES = 128
 # What other libraries call them.
 _OTHER_NAMES = {
     "eos_token_id": "stop_token_ids",
+    "lora": "adapter",
+    "lora_request": "adapter",
     "max_completion_tokens": "max_tokens",
     "max_length": "max_tokens",
     "max_new_tokens": "max_tokens",
@@ -101,6 +103,8 @@ class SamplingParams:
     cache_salt : str, optional
         What is computed of a prompt is reused for requests with the same salt only: one for each
         user keeps them from telling by the time of an answer what others have asked.
+    adapter : str, optional
+        The name of an adapter that `LLM.load_adapter` has loaded; None is the model as it is.
     steer : mapping of int to array
         Vectors (hidden_size) f32 by layer, from 0: each is added to the residual stream after its
         layer, at every token of the prompt and the output. What is computed of a prompt is reused
@@ -138,6 +142,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     constraint: Constraint | ConstraintFactory | None = field(default=None, compare=False)
     cache_salt: str | None = None
+    adapter: str | None = None
     steer: Mapping[int, npt.ArrayLike] = field(default_factory=dict, hash=False)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SamplingParams:
@@ -203,6 +208,8 @@ class SamplingParams:
             raise TypeError(f"cache_salt must be a string, got {self.cache_salt!r}")
         if self.cache_salt == "":
             raise ValueError("cache_salt must not be empty")
+        if self.adapter is not None and not isinstance(self.adapter, str):
+            raise TypeError(f"adapter must be an adapter's name, got {self.adapter!r}")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -225,10 +232,14 @@ class SamplingParams:
     @property
     def _salt(self) -> int:
         """The core's number for what pages must have in common: `cache_salt` and `steer`."""
-        if self.cache_salt is None and not self.steer:
+        return self._salt_with(b"")
+
+    def _salt_with(self, adapter: bytes) -> int:
+        """The same beside an adapter's digest: pages are those of an adapter, too."""
+        if self.cache_salt is None and not self.steer and not adapter:
             return 0
         text = "" if self.cache_salt is None else self.cache_salt
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=adapter)
         for layer, vector in self.steer.items():
             numbers = np.asarray(vector, np.float32).tobytes()
             digest.update(b"\xff%d:" % layer + numbers)  # \xff is not in UTF-8

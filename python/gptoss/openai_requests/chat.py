@@ -270,7 +270,10 @@ def _function_name(tool: Any) -> Any:
 
 
 async def answer_chat(llm: LLM, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer the body of a POST to /v1/chat/completions, whatever model it names.
+    """Answer the body of a POST to /v1/chat/completions.
+
+    Whatever model it names, it is this one that answers, with the adapter of that name if there
+    is one.
 
     Parameters
     ----------
@@ -294,5 +297,7 @@ async def answer_chat(llm: LLM, body: Mapping[str, Any]) -> dict[str, Any]:
     request = ChatRequest.read(body, strict=True)
     if request.stream:
         raise RequestError("stream may only be False here, got True", "stream")
-    result: ChatResult = await llm.achat(request.messages, **request.arguments)
-    return result.to_openai()
+    adapter = request.model if request.model in llm.adapters else None
+    result: ChatResult = await llm.achat(request.messages, **request.arguments, adapter=adapter)
+    answer = result.to_openai()
+    return answer if adapter is None else {**answer, "model": adapter}

@@ -213,8 +213,10 @@ async def answer_completion(llm: LLM, body: Mapping[str, Any]) -> dict[str, Any]
     request = CompletionRequest.read(body, strict=True)
     if request.stream:
         raise RequestError("stream may only be False here, got True", "stream")
-    results = await llm.agenerate(request.encoded(llm), request.params)
-    return completion_dict(llm, request, results)
+    adapter = request.model if request.model in llm.adapters else None
+    results = await llm.agenerate(request.encoded(llm), request.params, adapter=adapter)
+    answer = completion_dict(llm, request, results)
+    return answer if adapter is None else {**answer, "model": adapter}
 
 
 def completion_dict(

@@ -24,8 +24,7 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         asked = await read_request(service, request, ChatRequest.read)
-        service.check_model(asked.model)
-        call = service.call(request)
+        call = service.call(request, asked.model)
         shows_reasoning = asked.sends_reasoning and service.settings.reasoning == "show"
         call.admit(asked.n, "n")
         try:
@@ -116,7 +115,7 @@ def total_usage(result: ChatResult) -> Usage:
 
 def _body(call: Call, result: ChatResult, shows_reasoning: bool) -> bytes:
     answer = result.to_openai()
-    answer["model"] = call.service.model_names[0]
+    answer["model"] = call.model
     for choice in answer["choices"]:
         _show_reasoning(choice["message"], shows_reasoning)
         choice["message"].setdefault("refusal", None)
@@ -126,7 +125,7 @@ def _body(call: Call, result: ChatResult, shows_reasoning: bool) -> bytes:
 async def _events(
     call: Call, stream: ChatStream, asked: ChatRequest, shows_reasoning: bool
 ) -> AsyncGenerator[bytes, None]:
-    model = call.service.model_names[0]
+    model = call.model
     more: dict[str, Any] = {"usage": None} if asked.include_usage else {}
     begun: set[int] = set()
     chunk: dict[str, Any] = {}

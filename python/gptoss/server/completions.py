@@ -14,7 +14,6 @@ from starlette.routing import Route
 from gptoss.chat.openai import usage_dict
 from gptoss.engine.outputs import GenerationChunk, GenerationResult
 from gptoss.engine.request import Request
-from gptoss.llm import LLM
 from gptoss.openai_requests.completions import (
     CompletionRequest,
     TextOffsets,
@@ -33,11 +32,10 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: HttpRequest) -> Response:
         asked = await read_request(service, request, CompletionRequest.read)
-        service.check_model(asked.model)
-        call = service.call(request)
+        call = service.call(request, asked.model)
         call.admit(asked.cost, "n" if len(asked.prompts) == 1 else "prompt")
         try:
-            requests = await call.check(_begin, call.llm, asked)
+            requests = await call.check(_begin, call, asked)
             if asked.stream:
                 return EventStream(call, _events(call, asked, requests))
             results = await call.run(_results(call, requests))
@@ -51,15 +49,15 @@ def routes(service: Service) -> list[Route]:
     return [Route("/v1/completions", create, methods=["POST"])]
 
 
-def _begin(llm: LLM, asked: CompletionRequest) -> list[Request]:
+def _begin(call: Call, asked: CompletionRequest) -> list[Request]:
     """Check all prompts, then begin them."""
-    encoded = asked.encoded(llm)
-    return [llm.submit(ids, asked.params) for ids in encoded]
+    encoded = asked.encoded(call.llm)
+    return [call.llm.submit(ids, asked.params, **call.adapter) for ids in encoded]
 
 
 def _body(call: Call, asked: CompletionRequest, results: Sequence[GenerationResult]) -> bytes:
     answer = completion_dict(call.llm, asked, results)
-    answer["model"] = call.service.model_names[0]
+    answer["model"] = call.model
     return json_bytes(answer)
 
 
@@ -118,7 +116,7 @@ class _Choice:
 async def _events(
     call: Call, asked: CompletionRequest, requests: Sequence[Request]
 ) -> AsyncGenerator[bytes, None]:
-    head = completion_head(call.service.model_names[0])
+    head = completion_head(call.model)
     count = asked.params.n
     choices = [
         _Choice(call, asked, place, place * count + sample)

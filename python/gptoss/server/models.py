@@ -1,4 +1,4 @@
-"""/v1/models: the one model, under each of its names."""
+"""/v1/models: the one model, under each of its names, and its adapters."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ def routes(service: Service) -> list[Route]:
             "created": service.created,
             "owned_by": "gptoss",
             "root": service.model_names[0],
-            "parent": None,
+            "parent": service.model_names[0] if name in service.adapter_names else None,
         }
         if service.is_ready:
             found["max_model_len"] = service.llm.context_length
         return found
 
     async def list_all(request: Request) -> Response:
-        return JsonResponse(
-            {"object": "list", "data": [model(name) for name in service.model_names]}
-        )
+        names = (*service.model_names, *service.adapter_names)
+        return JsonResponse({"object": "list", "data": [model(name) for name in names]})
 
     async def retrieve(request: Request) -> Response:
         name = request.path_params["name"]

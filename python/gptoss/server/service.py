@@ -138,7 +138,17 @@ class Service:
         return self.accepting and self._llm is not None
 
     def set_model(self, llm: LLM) -> None:
-        """Begin to answer; may be called from any thread."""
+        """Begin to answer; may be called from any thread.
+
+        Raises
+        ------
+        ValueError
+            An adapter has a name of the model.
+        """
+        served = self.settings.served_model_names or (_short_name(llm.name),)
+        twice = set(served) & set(llm.adapters)
+        if twice:
+            raise ValueError(f"{twice.pop()!r} is the name of the model: call the adapter another")
         if self._make_measures is not None:
             name = (self.settings.served_model_names or (_short_name(llm.name),))[0]
             self.measures = self._make_measures(llm, name)
@@ -152,12 +162,19 @@ class Service:
         name = self._name if self._llm is None else self._llm.name
         return (_short_name(name or "model"),)
 
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The adapters, which clients name like models; none before the model is there."""
+        names = () if self._llm is None else self._llm.adapters
+        return tuple(name for name in names if name not in self.model_names)
+
     def check_model(self, name: str | None) -> None:
         """Raise a 404 for a model that is not served."""
-        if name is not None and name not in self.model_names:
+        names = (*self.model_names, *self.adapter_names)
+        if name is not None and name not in names:
             raise ApiError(
                 404,
-                f"there is no model {name!r:.100} here, only {', '.join(self.model_names)}",
+                f"there is no model {name!r:.100} here, only {', '.join(names)}",
                 param="model",
                 code="model_not_found",
             )
@@ -173,9 +190,10 @@ class Service:
             self._workers, functools.partial(function, *args, **named)
         )
 
-    def call(self, request: Request) -> Call:
-        """Begin to answer a request; raises a 503 if there is no model."""
-        return Call(self, request, self.llm)
+    def call(self, request: Request, model: str | None = None) -> Call:
+        """Begin to answer a request for a model; raises a 404 or 503 if it is not there."""
+        self.check_model(model)
+        return Call(self, request, self.llm, model)
 
     def take_places(self, count: int, what: str) -> None:
         """Take places of the queue; raises a 429 if they are not free."""
@@ -239,19 +257,32 @@ class Call:
     ----------
     llm : LLM
         The model that answers it.
+    model : str
+        What the answer calls it: the adapter that was asked for, or the model's first name.
     log : RequestLog
         For the access line.
     """
 
-    def __init__(self, service: Service, request: Request, llm: LLM) -> None:
+    def __init__(
+        self, service: Service, request: Request, llm: LLM, model: str | None = None
+    ) -> None:
         self.service = service
         self.request = request
         self.llm = llm
+        self.set_model(model)
         self.log: RequestLog = request.scope.get("gptoss.log") or RequestLog("")
         self._places = 0
         self._last_s: dict[int, float] = {}  # when each sample had its last token
         timeout_s = service.settings.timeout_s
         self.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def set_model(self, model: str | None) -> None:
+        """Take what was asked for, which `Service.check_model` has let through."""
+        names = self.service.model_names
+        adapter = None if model is None or model in names else model
+        self.model = adapter or names[0]
+        # What the methods of `LLM` are to be given more.
+        self.adapter: dict[str, Any] = {} if adapter is None else {"adapter": adapter}
 
     def __enter__(self) -> Call:
         return self
@@ -349,7 +380,7 @@ class Call:
 
     async def begin_chat(self, messages: list[Any], **chat: Any) -> ChatStream:
         """Check a conversation and begin to answer it; the parameters are those of `LLM.chat`."""
-        return await self.check(self.llm.chat, messages, stream=True, **chat)
+        return await self.check(self.llm.chat, messages, stream=True, **chat, **self.adapter)
 
 
 async def until_left(request: Request) -> None:

@@ -59,14 +59,12 @@ def routes(service: Service) -> list[Route]:
         given = await read_request(service, request, TOKENIZE.check)
         if ("prompt" in given) == ("messages" in given):
             raise RequestError("pass prompt or messages, one of them", "prompt")
-        service.check_model(given.get("model"))
-        with service.call(request) as call:
+        with service.call(request, given.get("model")) as call:
             return bytes_response(await call.check(_tokenize, call.llm, given))
 
     async def detokenize(request: Request) -> Response:
         given = await read_request(service, request, DETOKENIZE.check)
-        service.check_model(given.get("model"))
-        with service.call(request) as call:
+        with service.call(request, given.get("model")) as call:
             return bytes_response(await call.check(_detokenize, call.llm, given))
 
     return [

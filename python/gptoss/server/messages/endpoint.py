@@ -40,13 +40,12 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         asked = read_request(await read_json(service, request))
-        service.check_model(asked.model)
-        call = service.call(request)
+        call = service.call(request, asked.model)
         call.admit(1, "messages")
         try:
             stream = await call.begin_chat(asked.messages, **asked.chat)
             shows_thinking = asked.shows_thinking and service.settings.reasoning == "show"
-            writer = MessageWriter(service.model_names[0], shows_thinking=shows_thinking)
+            writer = MessageWriter(call.model, shows_thinking=shows_thinking)
             events = _events(call, stream, writer)
             if asked.stream:
                 return EventStream(call, events, _error_event)
@@ -59,8 +58,7 @@ def routes(service: Service) -> list[Route]:
 
     async def count(request: Request) -> Response:
         asked = read_request(await read_json(service, request))
-        service.check_model(asked.model)
-        with service.call(request) as call:
+        with service.call(request, asked.model) as call:
             return JsonResponse({"input_tokens": await call.check(_count, call.llm, asked)})
 
     return [

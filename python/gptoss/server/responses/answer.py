@@ -36,8 +36,10 @@ _KEPT_EVENTS_BYTES = 16 << 20
 _PARAMS = {"messages": "input", "response_format": "text.format", "tools": "tools"}
 
 
-def begin_chat(llm: LLM, asked: ResponseRequest, history: Sequence[Item]) -> ChatStream:
-    """Begin to answer a request that follows on `history`.
+def begin_chat(
+    llm: LLM, asked: ResponseRequest, history: Sequence[Item], adapter: dict[str, Any]
+) -> ChatStream:
+    """Begin to answer a request that follows on `history`; `adapter` as `Call` has it.
 
     Raises
     ------
@@ -48,9 +50,10 @@ def begin_chat(llm: LLM, asked: ResponseRequest, history: Sequence[Item]) -> Cha
     if asked.instructions is not None:
         messages.insert(0, {"role": "developer", "content": asked.instructions})
     try:
+        chat = {**asked.chat, **adapter}
         if not asked.may_drop:
-            return llm.chat(messages, stream=True, **asked.chat)
-        return _begin_with_room(llm, messages, asked.chat)
+            return llm.chat(messages, stream=True, **chat)
+        return _begin_with_room(llm, messages, chat)
     except ContextLengthError as error:
         raise RequestError(str(error), "input", "context_length_exceeded") from error
     except RequestError:
@@ -123,7 +126,7 @@ class Answer:
         self._store = store
         self._is_kept = asked.store
         self.writer = EventWriter(
-            asked.new_response(service.model_names[0]),
+            asked.new_response(call.model),
             asked.tools,
             shows_reasoning=asked.shows_reasoning and service.settings.reasoning == "show",
             has_logprobs=asked.has_logprobs,

@@ -58,9 +58,10 @@ class _Responses:
         call = self._service.call(request)
         asked, history = await call.check(self._read, body)
         self._service.check_model(asked.model)
+        call.set_model(asked.model)
         call.admit(1, "input")
         try:
-            stream = await call.check(begin_chat, call.llm, asked, history)
+            stream = await call.check(begin_chat, call.llm, asked, history, call.adapter)
             answer = Answer(call, stream, asked, history, self._store)
             if asked.background:
                 return await self._in_background(answer, is_streamed=asked.stream)
