@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from conversations import Draw, example, render
+from conversations import earlier_call, example, render
+from draws import Draw
 from evaluate import evaluate
 from export import export
-from model import ROUND, Batch, FastModel, Params, Shape, init, shipped
+from model import PRODUCTS, ROUND, Batch, FastModel, Params, Shape, init, shipped
 from torch import Tensor
 from vocabulary import VOCABULARY, train_tokenizer
 
@@ -28,9 +29,9 @@ from gptoss.harmony import HarmonyEncoding
 from gptoss.tokenizer import Tokenizer
 
 SEED = 20
-BATCH_TOKENS = 6144
+BATCH_TOKENS = 4096
 STEPS = 4450
-QUANTISED_FROM = 1000  # the step from which the forward pass has the experts in MXFP4
+QUANTISED_FROM = 0.35  # the part of the run after which the forward pass has the experts in MXFP4
 DECAY = 0.6  # the part of the run, its end, in which the learning rate goes down
 MUON_RATE, ADAM_RATE = 6e-3, 4e-3
 WARM_UP = 80
@@ -51,6 +52,9 @@ def make_batch(encoding: HarmonyEncoding, seed: int, tokens: int) -> Batch:
     while len(ids) < tokens:
         prompt, answer = render(example(draw), encoding)
         begin = len(ids) + len(prompt) - 1
+        call = earlier_call(prompt, encoding)
+        rows += range(len(ids) + call.start - 1, len(ids) + call.stop - 1)
+        targets += prompt[call.start : call.stop]
         rows += range(begin, begin + len(answer))
         targets += answer
         ids += prompt + answer[:-1]
@@ -73,7 +77,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """The nearest matrix with equal singular values, roughly, by Newton-Schulz; batched."""
     x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     wide = x.shape[-2] <= x.shape[-1]
-    x = (x if wide else x.mT).bfloat16()
+    x = (x if wide else x.mT).to(PRODUCTS)
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.775 * a + 2.0315 * (a @ a)) @ x
@@ -129,9 +133,9 @@ class Optimizer:
                 value.sub_(change, alpha=ADAM_RATE * factor)
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, progress: float) -> float:
     """Part of the peak learning rate: warm-up, constant, then a line down."""
-    left = (steps - step) / (DECAY * steps)
+    left = max(0.0, 1 - progress) / DECAY
     return min((step + 1) / WARM_UP, LAST_RATE + (1 - LAST_RATE) * min(1.0, left))
 
 
@@ -178,9 +182,10 @@ class Trainer:
         torch.save(state, new)
         new.replace(self.file)
 
-    def step(self, step: int, factor: float) -> tuple[float, float]:
-        """One step; returns the loss and the norm of the gradient."""
-        weights = shipped(self.params, step >= QUANTISED_FROM)
+    def step(self, step: int, progress: float) -> tuple[float, float]:
+        """One step, at this part of the run; returns the loss and the norm of the gradient."""
+        weights = shipped(self.params, progress >= QUANTISED_FROM)
+        factor = rate(step, progress)
 
         def gradient(part: int) -> tuple[float, Params, int]:
             seed = SEED * 1_000_003 + step * self.threads + part
@@ -207,8 +212,8 @@ class Trainer:
         return sum(loss for loss, _, _ in results) * share, norm
 
 
-def train(out: Path, steps: int, threads: int) -> None:
-    """Train into OUT/run, and write the checkpoint."""
+def train(out: Path, steps: int, minutes: float | None, threads: int) -> None:
+    """Train into OUT/run for so many steps, or minutes, and write the checkpoint."""
     run = out / "run"
     run.mkdir(parents=True, exist_ok=True)
     tokenizer_file = run / "tokenizer.json"
@@ -218,27 +223,34 @@ def train(out: Path, steps: int, threads: int) -> None:
     trainer = Trainer(run, encoding, threads)
     print(f"{sum(p.numel() for p in trainer.params.values()):,} parameters", flush=True)
     losses: list[float] = []
+    step = trainer.begin
+
+    def progress() -> float:
+        return step / steps if minutes is None else trainer.seconds / (60 * minutes)
+
     with (run / "log.jsonl").open("a", encoding="utf-8") as log:
-        for step in range(trainer.begin, steps):
+        while progress() < 1:
             start = time.perf_counter()
-            loss, norm = trainer.step(step, rate(step, steps))
+            loss, norm = trainer.step(step, progress())
+            step += 1
             losses.append(loss)
             trainer.seconds += time.perf_counter() - start
-            if (step + 1) % 50 == 0:
+            if step % 50 == 0:
                 line = {
-                    "step": step + 1,
+                    "step": step,
                     "tokens": trainer.tokens,
                     "loss": round(sum(losses) / len(losses), 4),
                     "gradient": round(norm, 3),
-                    "rate": round(rate(step, steps), 4),
+                    "rate": round(rate(step, progress()), 4),
                     "seconds": round(trainer.seconds),
                 }
                 print(json.dumps(line), flush=True)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 losses.clear()
-            if (step + 1) % 100 == 0 or step + 1 == steps:
-                trainer.save(step + 1)
+            if step % 100 == 0:
+                trainer.save(step)
+        trainer.save(step)
     export(out, trainer.shape, trainer.params, tokenizer_file)
 
 
@@ -248,9 +260,10 @@ def main() -> None:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--minutes", type=float, help="instead of steps: how long it may train")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    train(options.out, options.steps, options.threads)
+    train(options.out, options.steps, options.minutes, options.threads)
     with gptoss.load(options.out, context_length=2048) as llm:
         print(json.dumps(evaluate(llm, count=200)))
 
