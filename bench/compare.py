@@ -44,17 +44,17 @@ from rich.table import Table
 
 from bench_phases import peaks, phase_parameters
 from compare_workers import SHORT_PROMPT_TOKENS, files_of
-from gguf_writer import write_gguf
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
+from gptoss.convert import write_gguf
 from hw_limits import limits_by, measuring_program
 from make_checkpoint import hf_config, write_safetensors_header
 from shapes import PAGE_TOKENS
 
 # Changed when the files that are made here change, so that old ones are not taken again.
-_FILES_VERSION = 1
+_FILES_VERSION = 2
 _COPY_BYTES = 1 << 26
 _MESSAGE_CHARACTERS = 300
 _WORKERS = Path(__file__).with_name("compare_workers.py")

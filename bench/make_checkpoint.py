@@ -37,11 +37,15 @@ from rich.progress import (
 
 from gptoss.checkpoint.layout import MXFP4_BLOCK_SIZE, Layout, Part, Stored, stored_tensors
 from gptoss.config import ModelConfig
+from gptoss.convert.safetensors_writer import (
+    SHARD_BYTES,
+    hf_fields,
+    safetensors_header,
+    shards_of,
+)
 from gptoss.published import GPT_OSS_20B, GPT_OSS_120B, alternating
 from gptoss.reference.mxfp4 import FP4_VALUES, dequantize
 
-# The published shards of 20b are just below this.
-SHARD_BYTES = 4_800_000_000
 # Bounds the memory for making weights: some copies of one chunk.
 _CHUNK_BYTES = 1 << 24
 
@@ -137,7 +141,7 @@ def make_checkpoint(
     total = sum(tensor.nbytes for tensor in tensors)
     folder = out / "original" if layout == "original" else out
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(tensors, shard_bytes if layout == "hf" else total)
+    shards = shards_of(tensors, shard_bytes if layout == "hf" else total)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bars:
         task = bars.add_task("Writing", total=total)
@@ -162,50 +166,12 @@ def make_checkpoint(
 
 def hf_config(config: ModelConfig, *, bf16_experts: bool = False) -> dict[str, Any]:
     """Return the config.json of the Hugging Face layout."""
-    values = dataclasses.asdict(config)
-    rope = values.pop("rope")
-    eos = values.pop("eos_token_ids")
     # In a vocabulary without room for them there are no special tokens.
     ids = _special_ids(config.vocab_size) or dict.fromkeys(SPECIAL_TOKENS)
-    result = {
-        "architectures": ["GptOssForCausalLM"],
-        "attention_bias": True,
-        "attention_dropout": 0.0,
-        "eos_token_id": list(eos) or ids["<|return|>"],
-        "experts_per_token": config.num_experts_per_tok,
-        "hidden_act": "silu",
-        "initial_context_length": rope["original_context_length"],
-        "initializer_range": 0.02,
-        "model_type": "gpt_oss",
-        "output_router_logits": False,
-        "pad_token_id": ids["<|endoftext|>"],
-        "quantization_config": {
-            "modules_to_not_convert": [
-                "model.layers.*.self_attn",
-                "model.layers.*.mlp.router",
-                "model.embed_tokens",
-                "lm_head",
-            ],
-            "quant_method": "mxfp4",
-        },
-        "rope_scaling": {
-            "beta_fast": rope["beta_fast"],
-            "beta_slow": rope["beta_slow"],
-            "factor": rope["factor"],
-            "original_max_position_embeddings": rope["original_context_length"],
-            "rope_type": "yarn",
-            "truncate": rope["truncate"],
-        },
-        "rope_theta": rope["theta"],
-        "router_aux_loss_coef": 0.9,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        **values,
-    }
-    if bf16_experts:
-        del result["quantization_config"]
-    return dict(sorted(result.items()))
+    fields = hf_fields(config, "bf16" if bf16_experts else "mxfp4")
+    if not config.eos_token_ids:
+        fields["eos_token_id"] = ids["<|return|>"]
+    return dict(sorted((fields | {"pad_token_id": ids["<|endoftext|>"]}).items()))
 
 
 def original_config(config: ModelConfig) -> dict[str, Any]:
@@ -235,36 +201,9 @@ def _is_original(config: ModelConfig) -> bool:
     return read_back == dataclasses.replace(config, eos_token_ids=())
 
 
-def _shards(tensors: list[Stored], shard_bytes: int) -> dict[str, list[Stored]]:
-    shards: list[list[Stored]] = [[]]
-    used = 0
-    for tensor in tensors:
-        if used and used + tensor.nbytes > shard_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(tensor)
-        used += tensor.nbytes
-    if len(shards) == 1:
-        return {"model.safetensors": shards[0]}
-    # Counted as the published files are: from 0, with the last number as the count.
-    last = len(shards) - 1
-    return {f"model-{i:05}-of-{last:05}.safetensors": shard for i, shard in enumerate(shards)}
-
-
 def write_safetensors_header(file: BinaryIO, tensors: list[Stored]) -> None:
     """Write what comes before the data of a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor in tensors:
-        begin, end = end, end + tensor.nbytes
-        header[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data starts aligned
-    file.write(len(text).to_bytes(8, "little") + text)
+    file.write(safetensors_header(tensors))
 
 
 @dataclass(frozen=True)

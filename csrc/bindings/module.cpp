@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core_of_main, m) {
   gptoss::bindings::register_errors(m);
   gptoss::bindings::register_system(m);
   gptoss::bindings::register_ops(m);
+  gptoss::bindings::register_ggml(m);
   gptoss::bindings::register_engine(m);
 }
 

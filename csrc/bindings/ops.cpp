@@ -82,7 +82,7 @@ py::tuple q8_encode(const Array<uint16_t>& w, const std::string& target) {
 
 Array<float> q8_matmul(const Array<float>& x, const Array<int8_t>& codes,
                        const Array<uint16_t>& scales, const std::optional<Array<float>>& bias,
-                       const std::string& target) {
+                       bool q8_0, bool exact, const std::string& target) {
   Array<float> y({x.shape(0), codes.shape(0)});
   run(target, ops::Q8Matmul{.x = x.data(),
                             .codes = codes.data(),
@@ -91,7 +91,9 @@ Array<float> q8_matmul(const Array<float>& x, const Array<int8_t>& codes,
                             .y = y.mutable_data(),
                             .tokens = dim(x, 0),
                             .n = dim(codes, 0),
-                            .k = dim(x, 1)});
+                            .k = dim(x, 1),
+                            .q8_0 = q8_0,
+                            .exact = exact});
   return y;
 }
 
@@ -155,13 +157,14 @@ Array<float> mxfp4_dequantize(const Array<uint8_t>& blocks, const Array<uint8_t>
   return y;
 }
 
-py::tuple mxfp4_quantize(const Array<float>& x, const std::string& target) {
+py::tuple mxfp4_quantize(const Array<float>& x, bool least_squares, const std::string& target) {
   Array<uint8_t> blocks({x.shape(0), py::ssize_t{kMxfp4BlockBytes}});
   Array<uint8_t> scales(x.shape(0));
   run(target, ops::Mxfp4Quantize{.values = x.data(),
                                  .blocks = blocks.mutable_data(),
                                  .scales = scales.mutable_data(),
-                                 .n_blocks = x.shape(0)});
+                                 .n_blocks = x.shape(0),
+                                 .least_squares = least_squares});
   return py::make_tuple(blocks, scales);
 }
 
@@ -368,13 +371,15 @@ void register_ops(py::module_& m) {
         "escapes"_a.noconvert(), "bias"_a.noconvert() = py::none(), "target"_a = "cpu");
   m.def("q8_encode", &q8_encode, "w"_a.noconvert(), "target"_a = "cpu");
   m.def("q8_matmul", &q8_matmul, "x"_a.noconvert(), "codes"_a.noconvert(), "scales"_a.noconvert(),
-        py::arg("bias").noconvert() = py::none(), "target"_a = "cpu");
+        py::arg("bias").noconvert() = py::none(), "q8_0"_a = false, "exact"_a = false,
+        "target"_a = "cpu");
   m.def("mxfp4_matmul", &mxfp4_matmul, "x"_a.noconvert(), "blocks"_a.noconvert(),
         "scales"_a.noconvert(), py::arg("bias").noconvert() = py::none(),
         "int8_activations"_a = false, "target"_a = "cpu");
   m.def("mxfp4_dequantize", &mxfp4_dequantize, "blocks"_a.noconvert(), "scales"_a.noconvert(),
         "target"_a = "cpu");
-  m.def("mxfp4_quantize", &mxfp4_quantize, "x"_a.noconvert(), "target"_a = "cpu");
+  m.def("mxfp4_quantize", &mxfp4_quantize, "x"_a.noconvert(), "least_squares"_a = false,
+        "target"_a = "cpu");
   m.def("rope", &rope, "x"_a.noconvert(), "positions"_a.noconvert(), "config"_a,
         "target"_a = "cpu");
   m.def("banded_attention", &banded_attention, "q"_a.noconvert(), "k"_a.noconvert(),

@@ -14,6 +14,7 @@ using Array = py::array_t<T, py::array::c_style>;
 void register_errors(py::module_& m);
 void register_system(py::module_& m);
 void register_ops(py::module_& m);
+void register_ggml(py::module_& m);
 void register_engine(py::module_& m);
 
 }  // namespace gptoss::bindings

@@ -1,9 +1,9 @@
 #include "backend/backend.h"
 #include "backend/targets.h"
 #include "bindings/register.h"
-#include "core/mapped_file.h"
 #include "core/thread_pool.h"
 #include "cpu/isa/isa.h"
+#include "platform/platform.h"
 
 namespace gptoss::bindings {
 
@@ -44,7 +44,7 @@ void register_system(py::module_& m) {
   m.def(
       "default_threads", [] { return resolve_thread_count(0); },
       "Threads that a model uses unless told otherwise.");
-  m.def("available_memory_bytes", &available_memory_bytes,
+  m.def("available_memory_bytes", &platform::available_memory,
         "Bytes this process can still take without swapping.");
 }
 

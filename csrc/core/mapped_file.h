@@ -5,39 +5,32 @@
 #include <string>
 #include <vector>
 
-namespace gptoss {
+#include "platform/platform.h"
 
-struct FaultRegion;
+namespace gptoss {
 
 // A whole file, mapped read-only. The pages belong to the system's cache: they are read when first
 // touched, shared between processes, and given back under memory pressure.
 //
 // Bytes that the file loses while it is mapped, because somebody writes it anew in place or a disk
-// fails, read as zeros: a handler of SIGBUS, which would else end the process, puts zeros in their
-// place, and check() then throws. So what was computed from a file that has passed check()
-// afterwards came from bytes that were there. A file that is replaced by renaming another one over
-// it stays as it was.
+// fails, read as zeros on POSIX systems: a handler of SIGBUS, which would else end the process,
+// puts zeros in their place, and check() then throws. So what was computed from a file that has
+// passed check() afterwards came from bytes that were there. A file that is replaced by renaming
+// another one over it stays as it was. Windows refuses to cut or replace a mapped file.
 class MappedFile {
  public:
   // Throws BackendError with the system's message.
   explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
 
-  const uint8_t* data() const { return data_; }
-  int64_t size_bytes() const { return size_bytes_; }
+  const uint8_t* data() const { return mapping_->data(); }
+  int64_t size_bytes() const { return mapping_->size_bytes(); }
 
   // Throws BackendError if the file has become shorter or bytes of it could not be read.
   void check() const;
 
  private:
   const std::string path_;
-  const int fd_;
-  const uint8_t* data_ = nullptr;
-  int64_t size_bytes_ = 0;
-  uint64_t device_ = 0, inode_ = 0;
-  FaultRegion* region_ = nullptr;
+  std::unique_ptr<const platform::FileMapping> mapping_;
 };
 
 // The files that a model's weights are mapped from. Looks after those that are still mapped, and
@@ -66,11 +59,7 @@ class MappedFiles {
   std::vector<std::weak_ptr<const MappedFile>> files_;
 };
 
-// Drops a mapped file's pages that are whole within these bytes; they are read again, most
-// often from the system's cache, when they are next touched.
-void release_file_pages(const uint8_t* data, int64_t size_bytes);
-
-// Anonymous memory that the system commits page by page as it is touched; zero at first.
+// Anonymous memory that takes room as it is used; zero at first.
 class LazyMemory {
  public:
   LazyMemory() = default;
@@ -82,14 +71,12 @@ class LazyMemory {
 
   uint8_t* data() const { return data_; }
   int64_t size_bytes() const { return size_bytes_; }
+  // Before bytes are first touched; again costs little. Throws OutOfMemory.
+  void commit(int64_t begin, int64_t size_bytes) const;
 
  private:
   uint8_t* data_ = nullptr;
   int64_t size_bytes_ = 0;
 };
-
-// Bytes that this process can still take without swapping: the system's available memory, or what
-// is left of the cgroup's limit where that is less.
-int64_t available_memory_bytes();
 
 }  // namespace gptoss

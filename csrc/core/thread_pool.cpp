@@ -1,70 +1,16 @@
 #include "core/thread_pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <chrono>
 #include <cstdlib>
-#include <fstream>
 #include <map>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "core/check.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "platform/platform.h"
 
 namespace gptoss {
 namespace {
-
-// How long a thread watches for the next job before it sleeps. The gaps between the phases of a
-// forward pass are a few microseconds; waking a sleeping thread costs some 50. Longer spinning
-// only takes time from others when cores are shared.
-constexpr auto kSpinTime = std::chrono::microseconds(60);
-constexpr int kSpinsPerClockRead = 64;
-
-void pause_cpu() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Waits until value() differs from `old`: spinning first, then asleep.
-template <class T>
-void wait_for_change(std::atomic<T>& value, T old) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
-  do {
-    for (int i = 0; i < kSpinsPerClockRead; ++i) {
-      if (value.load(std::memory_order_acquire) != old) return;
-      pause_cpu();
-    }
-  } while (std::chrono::steady_clock::now() < deadline);
-  value.wait(old, std::memory_order_acquire);
-}
-
-// CPUs granted by a cgroup quota, rounded up, or `fallback` where there is none.
-int cgroup_cpus(int fallback) {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (v2 >> quota >> period && quota != "max" && period > 0) {
-    return std::max(1, static_cast<int>(std::stod(quota) / period + 0.999));
-  }
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double quota_us = 0;
-  if (v1_quota >> quota_us && v1_period >> period && quota_us > 0 && period > 0) {
-    return std::max(1, static_cast<int>(quota_us / period + 0.999));
-  }
-  return fallback;
-}
 
 int check_thread_count(const char* source, long count) {
   check(count >= 1 && count <= kMaxThreads, source, " must be between 1 and ", kMaxThreads,
@@ -121,7 +67,7 @@ class SharedPools {
 
   ThreadPool& of_ops() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (of_ops_ == nullptr || owner_ != getpid()) {
+    if (of_ops_ == nullptr || owner_ != platform::process_id()) {
       of_ops_ = new std::shared_ptr<ThreadPool>(find_or_make(resolve_thread_count(0)));
     }
     return **of_ops_;
@@ -130,15 +76,15 @@ class SharedPools {
  private:
   // A fork waits until nobody holds the mutex, so that the child does not inherit it locked.
   SharedPools() {
-    pthread_atfork([] { get().mutex_.lock(); }, [] { get().mutex_.unlock(); },
-                   [] { get().mutex_.unlock(); });
+    platform::at_fork([] { get().mutex_.lock(); }, [] { get().mutex_.unlock(); },
+                      [] { get().mutex_.unlock(); });
   }
 
   std::shared_ptr<ThreadPool> find_or_make(int n_threads) {
     check_thread_count("threads", n_threads);
-    if (owner_ != getpid()) {  // what was made before a fork is the parent's
+    if (owner_ != platform::process_id()) {  // what was made before a fork is the parent's
       by_size_.clear();
-      owner_ = getpid();
+      owner_ = platform::process_id();
     }
     std::weak_ptr<ThreadPool>& entry = by_size_[n_threads];
     std::shared_ptr<ThreadPool> pool = entry.lock();
@@ -150,22 +96,12 @@ class SharedPools {
   }
 
   std::mutex mutex_;
-  pid_t owner_ = 0;
+  int64_t owner_ = 0;
   std::map<int, std::weak_ptr<ThreadPool>> by_size_;
   std::shared_ptr<ThreadPool>* of_ops_ = nullptr;  // never released: there are references
 };
 
 }  // namespace
-
-int available_cpus() {
-  int count = static_cast<int>(std::thread::hardware_concurrency());
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) count = CPU_COUNT(&mask);
-#endif
-  count = std::max(1, count);
-  return std::min(count, cgroup_cpus(count));
-}
 
 int resolve_thread_count(int requested) {
   if (requested != 0) return check_thread_count("threads", requested);
@@ -175,7 +111,7 @@ int resolve_thread_count(int requested) {
     check(*end == '\0', "GPTOSS_NUM_THREADS must be a whole number, got '", text, "'");
     return check_thread_count("GPTOSS_NUM_THREADS", count);
   }
-  return available_cpus();
+  return platform::usable_cpus();
 }
 
 void prepare_thread() {
@@ -186,7 +122,7 @@ void prepare_thread() {
 
 ThreadPool::ThreadPool(int n_threads)
     : n_threads_(check_thread_count("threads", n_threads)),
-      pid_(getpid()),
+      process_(platform::process_id()),
       shares_(static_cast<size_t>(n_threads)) {
   threads_.reserve(static_cast<size_t>(n_threads - 1));
   try {
@@ -205,7 +141,7 @@ ThreadPool::ThreadPool(int n_threads)
 }
 
 ThreadPool::~ThreadPool() {
-  if (getpid() != pid_) {
+  if (platform::process_id() != process_) {
     // The threads exist only in the parent: their handles can be neither joined nor detached here.
     new std::vector<std::thread>(std::move(threads_));
     return;
@@ -217,14 +153,13 @@ void ThreadPool::stop() {
   // The caller of a job may still be on its way out of run_raw().
   const std::lock_guard<std::mutex> lock(callers_);
   stopping_.store(true, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  epoch_.add(1);
   for (auto& thread : threads_) thread.join();
 }
 
 void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) {
-  if (getpid() != pid_) {
-    throw BackendError(concat("this process was forked from process ", pid_,
+  if (platform::process_id() != process_) {
+    throw BackendError(concat("this process was forked from process ", process_,
                               ", whose threads did not come along: load the model in the "
                               "process that uses it"));
   }
@@ -241,8 +176,8 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
   // work_on()).
   function_.store(function, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
-  units_done_.store(0, std::memory_order_relaxed);
-  const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+  units_done_.reset(0);
+  const uint32_t epoch = epoch_.load() + 1;
   int64_t begin = 0;
   for (int i = 0; i < n_threads_; ++i) {
     const int64_t end = n_units * (i + 1) / n_threads_;
@@ -253,15 +188,13 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
         std::memory_order_release);
     begin = end;
   }
-  // Sequentially consistent: it must be seen before notify_all() looks whether anybody sleeps.
   epoch_.store(epoch);
-  epoch_.notify_all();
 
   work(epoch, 0);
   for (;;) {
-    const uint32_t done = units_done_.load(std::memory_order_acquire);
+    const uint32_t done = units_done_.load();
     if (done == n_units) break;
-    wait_for_change(units_done_, done);
+    units_done_.wait_for_change(done);
   }
   if (error_) {
     const std::lock_guard<std::mutex> error_lock(error_mutex_);
@@ -273,8 +206,8 @@ void ThreadPool::worker(int index) {
   prepare_thread();
   uint32_t seen = 0;
   for (;;) {
-    wait_for_change(epoch_, seen);
-    seen = epoch_.load(std::memory_order_acquire);
+    epoch_.wait_for_change(seen);
+    seen = epoch_.load();
     if (stopping_.load(std::memory_order_relaxed)) return;
     work(seen, index);
   }
@@ -286,10 +219,7 @@ void ThreadPool::work(uint32_t epoch, int index) {
   for (int i = 0; i < n_threads_; ++i) {
     done += work_on(shares_[static_cast<size_t>((index + i) % n_threads_)], epoch);
   }
-  if (done != 0) {
-    units_done_.fetch_add(done, std::memory_order_acq_rel);
-    units_done_.notify_all();
-  }
+  if (done != 0) units_done_.add(done);
 }
 
 uint32_t ThreadPool::work_on(Share& share, uint32_t epoch) {

@@ -7,8 +7,6 @@
 // are then the same for any number of threads.
 #pragma once
 
-#include <sys/types.h>
-
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -18,12 +16,11 @@
 #include <thread>
 #include <vector>
 
+#include "core/watched_word.h"
+
 namespace gptoss {
 
-// CPUs that this process may use: affinity mask and cgroup quota, at least 1.
-int available_cpus();
-
-// `requested` threads if positive; else GPTOSS_NUM_THREADS; else available_cpus().
+// `requested` threads if positive; else GPTOSS_NUM_THREADS; else the CPUs that the process may use.
 // Throws std::invalid_argument for values below 1 or above kMaxThreads.
 int resolve_thread_count(int requested);
 
@@ -78,13 +75,13 @@ class ThreadPool {
   uint32_t work_on(Share& share, uint32_t epoch);
 
   const int n_threads_;
-  const pid_t pid_;
+  const int64_t process_;
   std::vector<Share> shares_;
   std::vector<std::thread> threads_;
   std::mutex callers_;
 
-  alignas(64) std::atomic<uint32_t> units_done_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};  // what idle threads watch
+  alignas(64) WatchedWord units_done_;
+  alignas(64) WatchedWord epoch_;  // what idle threads watch
   std::atomic<UnitFunction> function_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<bool> stopping_{false};

@@ -14,6 +14,7 @@
 #include "cpu/isa/isa.h"
 #include "cpu/layers.h"
 #include "cpu/sample.h"
+#include "platform/platform.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -97,7 +98,7 @@ class CpuBackend final : public Backend {
                        .page = page_bytes(layers_.config(), scheme_.kv_type)};
     // Weights are there already.
     plan.available =
-        std::max<int64_t>(0, available_memory_bytes() - kReservedBytes - plan.workspace);
+        std::max<int64_t>(0, platform::available_memory() - kReservedBytes - plan.workspace);
     return plan;
   }
 
@@ -137,6 +138,7 @@ class CpuBackend final : public Backend {
   void write_pages(int group, std::span<const int32_t> pages, const uint8_t* bytes) override {
     KvStorage& storage = layers_.storage(group);
     for (const int32_t page : pages) {
+      storage.open_page(page);
       std::memcpy(storage.page(page), bytes, static_cast<size_t>(storage.page_bytes()));
       bytes += storage.page_bytes();
     }
@@ -154,6 +156,8 @@ class CpuBackend final : public Backend {
       }
       StepInput known = input;
       known.tokens = tokens_;
+      logits_.commit(0, static_cast<int64_t>(input.logit_rows.size()) *
+                            layers_.config().vocab_size * int64_t{sizeof(float)});
       result_.abandoned = !run_layers(layers_, layers_.config().n_layers, known, abandon, seconds_);
       if (!result_.abandoned) result_.finite_tokens = layers_.finite_tokens();
     } catch (...) {
@@ -244,8 +248,9 @@ class CpuBackend final : public Backend {
   }
 
   const Scheme scheme_;
-  const BackendTraits traits_{.formats = {Format::bf16, Format::bf12, Format::q8, Format::mxfp4},
-                              .batch_sizes = {}};
+  const BackendTraits traits_{
+      .formats = {Format::bf16, Format::bf12, Format::q8, Format::q8_0, Format::mxfp4},
+      .batch_sizes = {}};
   const std::shared_ptr<ThreadPool> pool_;
   CpuLayers layers_;
   LazyMemory logits_;  // (max_logit_rows, V) f32
@@ -280,7 +285,7 @@ MemoryPlan plan(const ModelConfig& config, const BackendOptions& options,
                      .workspace = workspace_bytes(config, scheme, limits),
                      .page = page_bytes(config, scheme.kv_type)};
   plan.available = std::max<int64_t>(
-      0, available_memory_bytes() - kReservedBytes - plan.weights - plan.workspace);
+      0, platform::available_memory() - kReservedBytes - plan.weights - plan.workspace);
   return plan;
 }
 

@@ -19,6 +19,7 @@ const char* name_of(KvType type) {
 void KvStorage::allocate(int n_pages) { memory_ = LazyMemory(n_pages * page_bytes()); }
 
 void KvStorage::copy_page(int32_t from, int32_t to) {
+  open_page(to);
   std::memcpy(page(to), page(from), static_cast<size_t>(page_bytes()));
 }
 

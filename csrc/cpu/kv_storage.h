@@ -23,6 +23,8 @@ class KvStorage {
 
   // Makes room for this many pages; what was stored is lost. Throws OutOfMemory.
   void allocate(int n_pages);
+  // Before a page is written to; again costs little. Throws OutOfMemory.
+  void open_page(int32_t page) { memory_.commit(page * page_bytes(), page_bytes()); }
 
   void copy_page(int32_t from, int32_t to);
 

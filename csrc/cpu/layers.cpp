@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/ggml.h"
 #include "cpu/attention.h"
 #include "cpu/isa/isa.h"
 
@@ -32,6 +33,7 @@ const ModelConfig& checked(const ModelConfig& config) {
 Scheme::Scheme(const Kernels& table, const BackendOptions& options)
     : kernels(table),
       dense(kernels.matmul(options.dense, inputs_of(options))),
+      q8_0(kernels.matmul(Format::q8_0, inputs_of(options))),
       router(kernels.matmul(Format::bf16, Inputs::exact)),  // much depends on it
       expert(kernels.matmul(Format::mxfp4, inputs_of(options))),
       kv_type(kv_type_of(options)),
@@ -41,7 +43,6 @@ CpuLayers::CpuLayers(Weights weights, const BackendOptions& options, ThreadPool&
     : scheme_(select_kernels(), options),
       kernels_(scheme_.kernels),
       pool_(pool),
-      dense_matmul_(scheme_.dense),
       router_matmul_(scheme_.router),
       expert_matmul_(scheme_.expert),
       config_(checked(weights.config)),
@@ -67,21 +68,29 @@ std::string CpuLayers::description() const {
 std::string CpuLayers::arithmetic() const { return concat(kernels_.name, ", ", formats()); }
 
 std::string CpuLayers::formats() const {
-  return concat("KV cache ", name_of(scheme_.kv_type), ", expert inputs ", expert_matmul_.inputs,
-                ", dense inputs ", dense_matmul_.inputs,
-                scheme_.dense_format == Format::bf16 ? "" : ", dense weights ",
-                scheme_.dense_format == Format::bf16 ? ""
-                : scheme_.dense_format == Format::q8 ? "int8"
-                                                     : gptoss::name_of(scheme_.dense_format));
+  std::string text =
+      concat("KV cache ", name_of(scheme_.kv_type), ", expert inputs ", expert_matmul_.inputs,
+             ", dense inputs ", scheme_.dense.inputs,
+             scheme_.dense_format == Format::bf16 ? "" : ", dense weights ",
+             scheme_.dense_format == Format::bf16 ? ""
+             : scheme_.dense_format == Format::q8 ? "int8"
+                                                  : gptoss::name_of(scheme_.dense_format));
+  int in_q8_0 = weights_.unembedding.format == Format::q8_0;
+  for (const PreparedLayer& w : weights_.layers) {
+    for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) in_q8_0 += matrix->format == Format::q8_0;
+  }
+  if (in_q8_0 > 0) {
+    text += concat(", ", in_q8_0, " dense weights in q8_0 with inputs ", scheme_.q8_0.inputs);
+  }
+  return text;
 }
 
 int64_t CpuLayers::workspace_bytes(const ModelConfig& config, const Scheme& scheme, int tokens) {
   StepArrays arrays;
   int64_t total = 0;
-  arrays.for_each(config, tokens, scheme.dense, scheme.router, scheme.expert,
-                  [&](auto& array, int64_t elements) {
-                    total += elements * static_cast<int64_t>(sizeof(*array.data()));
-                  });
+  arrays.for_each(config, tokens, scheme, [&](auto& array, int64_t elements) {
+    total += elements * static_cast<int64_t>(sizeof(*array.data()));
+  });
   return total;
 }
 
@@ -109,17 +118,22 @@ void CpuLayers::begin(const StepInput& input) {
   input_ = input;
   tokens_ = static_cast<int>(input.tokens.size());
   // Grown to the largest step so far, within what workspace_bytes() says.
-  step_.for_each(config_, tokens_, dense_matmul_, router_matmul_, expert_matmul_,
-                 [](auto& array, int64_t elements) {
-                   if (array.size() < static_cast<size_t>(elements)) {
-                     array.resize(static_cast<size_t>(elements));
-                   }
-                 });
+  step_.for_each(config_, tokens_, scheme_, [](auto& array, int64_t elements) {
+    if (array.size() < static_cast<size_t>(elements)) array.resize(static_cast<size_t>(elements));
+  });
   for (size_t s = 0; s + 1 < input.sequence_offsets.size(); ++s) {
     for (int token = input.sequence_offsets[s]; token < input.sequence_offsets[s + 1]; ++token) {
       step_.positions[static_cast<size_t>(token)] =
           input.first_positions[s] + token - input.sequence_offsets[s];
       step_.sequence_of_token[static_cast<size_t>(token)] = static_cast<int>(s);
+    }
+    const int first = input.first_positions[s];
+    const int end = first + input.sequence_offsets[s + 1] - input.sequence_offsets[s];
+    for (size_t group = 0; group < storage_.size(); ++group) {
+      const auto row = input.tables->row(static_cast<int>(group), input.slots[s]);
+      for (int entry = first / kPageTokens; entry * kPageTokens < end; ++entry) {
+        storage_[group].open_page(row[static_cast<size_t>(entry) % row.size()]);
+      }
     }
   }
   pool_.run(tokens_, [&](int64_t token) {
@@ -130,27 +144,34 @@ void CpuLayers::begin(const StepInput& input) {
 }
 
 void CpuLayers::embed() {
+  const Matrix& w = weights_.embedding;
   pool_.run(tokens_, [&](int64_t t) {
-    kernels_.from_bf16(weights_.embedding + input_.tokens[static_cast<size_t>(t)] *
-                                                static_cast<int64_t>(config_.hidden_size),
-                       config_.hidden_size, step_.x.data() + t * config_.hidden_size);
+    const int64_t token = input_.tokens[static_cast<size_t>(t)];
+    float* const x = step_.x.data() + t * w.k;
+    if (w.format == Format::q8_0) {
+      q8_0_decode_row(static_cast<const int8_t*>(w.data) + token * w.k,
+                      static_cast<const uint16_t*>(w.scales) + token * (w.k / kQ8Block), w.k, x);
+    } else {
+      kernels_.from_bf16(static_cast<const uint16_t*>(w.data) + token * w.k, w.k, x);
+    }
   });
 }
 
 void CpuLayers::attention_in(int layer) {
   const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
   const int hidden = config_.hidden_size;
+  const Matmul& matmul = scheme_.dense_of(w.q);  // k and v are in the same format
   for_each_group(tokens_, [&](int64_t first, int count) {
     const auto rows = norm_rows(w.attention_norm, first, count);
-    dense_matmul_.pack(rows.data(), count, hidden,
-                       step_.dense_in.data() + first * dense_matmul_.row_bytes(hidden));
+    matmul.pack(rows.data(), count, hidden,
+                step_.dense_in.data() + first * matmul.row_bytes(hidden));
   });
   float* const qkv = step_.qkv.data();
   const MatmulTask tasks[] = {
       dense_task(w.q, w.q_bias, qkv, qkv_size()),
       dense_task(w.k, w.k_bias, qkv + config_.q_size(), qkv_size()),
       dense_task(w.v, w.v_bias, qkv + config_.q_size() + config_.kv_size(), qkv_size())};
-  matmul_panels(dense_matmul_, pool_, tasks);
+  matmul_panels(matmul, pool_, tasks);
 
   pool_.run(tokens_, [&](int64_t t) {
     float* const q = qkv + t * qkv_size();
@@ -187,14 +208,15 @@ void CpuLayers::attend(int layer) {
 
 void CpuLayers::attention_out(int layer) {
   const int q_size = config_.q_size();
-  for_each_group(tokens_, [&](int64_t first, int count) {
-    dense_matmul_.pack(rows_of(step_.attended.data() + first * q_size, count, q_size).data(), count,
-                       q_size, step_.dense_in.data() + first * dense_matmul_.row_bytes(q_size));
-  });
   const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
+  const Matmul& matmul = scheme_.dense_of(w.o);
+  for_each_group(tokens_, [&](int64_t first, int count) {
+    matmul.pack(rows_of(step_.attended.data() + first * q_size, count, q_size).data(), count,
+                q_size, step_.dense_in.data() + first * matmul.row_bytes(q_size));
+  });
   MatmulTask task = dense_task(w.o, w.o_bias, step_.x.data(), config_.hidden_size);
   task.accumulate = true;
-  matmul_panels(dense_matmul_, pool_, {&task, 1});
+  matmul_panels(matmul, pool_, {&task, 1});
 }
 
 void CpuLayers::route(int layer) {
@@ -311,18 +333,19 @@ void CpuLayers::unembed() {
   const auto n_rows = static_cast<int>(input_.logit_rows.size());
   if (n_rows == 0) return;
   const int hidden = config_.hidden_size;
+  const Matmul& matmul = scheme_.dense_of(weights_.unembedding);
   for_each_group(n_rows, [&](int64_t first, int count) {
     float* const normed = group_scratch();
     for (int i = 0; i < count; ++i) {
       norm_row(weights_.final_norm, input_.logit_rows[static_cast<size_t>(first + i)],
                normed + i * hidden);
     }
-    dense_matmul_.pack(rows_of(normed, count, hidden).data(), count, hidden,
-                       step_.dense_in.data() + first * dense_matmul_.row_bytes(hidden));
+    matmul.pack(rows_of(normed, count, hidden).data(), count, hidden,
+                step_.dense_in.data() + first * matmul.row_bytes(hidden));
   });
   MatmulTask task = dense_task(weights_.unembedding, {}, logits_, config_.vocab_size);
   task.tokens = n_rows;
-  matmul_panels(dense_matmul_, pool_, {&task, 1});
+  matmul_panels(matmul, pool_, {&task, 1});
 }
 
 // Where one layer's keys and values of one sequence of the step are stored.

@@ -21,8 +21,15 @@ namespace gptoss::cpu {
 struct Scheme {
   Scheme(const Kernels& kernels, const BackendOptions& options);
 
+  // The dense matmul of such a matrix: one in the format that was asked for, or in q8_0.
+  const Matmul& dense_of(const Matrix& w) const { return w.format == Format::q8_0 ? q8_0 : dense; }
+  // Bytes of a token's activations, whichever it is.
+  int64_t dense_row_bytes(int64_t k) const {
+    return std::max(dense.row_bytes(k), q8_0.row_bytes(k));
+  }
+
   const Kernels& kernels;
-  const Matmul &dense, &router, &expert;
+  const Matmul &dense, &q8_0, &router, &expert;
   KvType kv_type;
   Format dense_format;
 };
@@ -58,16 +65,17 @@ struct StepArrays {
 
   // f(array, elements) for every array of a step of so many tokens.
   template <class F>
-  void for_each(const ModelConfig& config, int tokens, const Matmul& dense, const Matmul& router,
-                const Matmul& expert, F&& f) {
+  void for_each(const ModelConfig& config, int tokens, const Scheme& scheme, F&& f) {
+    const Matmul& router = scheme.router;
+    const Matmul& expert = scheme.expert;
     const int64_t t = tokens;
     const int64_t n_pairs = t * config.n_active;
     f(positions, t);
     f(sequence_of_token, t);
     f(rotations, t * config.head_dim);
     f(x, t * config.hidden_size);
-    f(dense_in,
-      t * std::max(dense.row_bytes(config.hidden_size), dense.row_bytes(config.q_size())));
+    f(dense_in, t * std::max(scheme.dense_row_bytes(config.hidden_size),
+                             scheme.dense_row_bytes(config.q_size())));
     f(qkv, t * (config.q_size() + 2 * config.kv_size()));
     f(attended, t * config.q_size());
     f(normed, t * config.hidden_size);
@@ -142,7 +150,7 @@ class CpuLayers final : public Layers {
   const Scheme scheme_;
   const Kernels& kernels_;
   ThreadPool& pool_;
-  const Matmul &dense_matmul_, &router_matmul_, &expert_matmul_;
+  const Matmul &router_matmul_, &expert_matmul_;
   const ModelConfig config_;
   const PreparedWeights weights_;
   const ops::RopeTable rope_table_;

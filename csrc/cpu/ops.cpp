@@ -168,7 +168,7 @@ void mxfp4_quantize(ThreadPool& pool, const ops::Mxfp4Quantize& op) {
   for_each_blocks(pool, op.n_blocks, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       mxfp4_encode_block(op.values + i * kMxfp4BlockSize, op.blocks + i * kMxfp4BlockBytes,
-                         op.scales + i);
+                         op.scales + i, op.least_squares);
     }
   });
 }
@@ -190,7 +190,8 @@ void q8_encode(const Kernels& kernels, ThreadPool& pool, const ops::Q8Encode& op
 }
 
 void q8_matmul(const Kernels& kernels, ThreadPool& pool, const ops::Q8Matmul& op) {
-  run_matmul(kernels, pool, op, Format::q8, Inputs::fast, op.codes, op.scales);
+  run_matmul(kernels, pool, op, op.q8_0 ? Format::q8_0 : Format::q8,
+             op.exact ? Inputs::exact : Inputs::fast, op.codes, op.scales);
 }
 
 void bf12_encode(ThreadPool& pool, const ops::Bf12Encode& op) {

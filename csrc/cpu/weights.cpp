@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/q8.h"
 #include "cpu/ops.h"
+#include "platform/platform.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -41,20 +42,28 @@ int64_t PreparedWeights::allocated_bytes(const ModelConfig& c, Format dense) {
 
 PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& kernels,
                                  ThreadPool& pool)
-    : embedding(static_cast<const uint16_t*>(weights.embedding.data)),
-      checkpoint_(std::move(weights)) {
-  if (dense != Format::bf16) {
-    int64_t total = encoded_bytes(dense, checkpoint_.unembedding);
-    for (const LayerWeights& w : checkpoint_.layers) {
-      for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) total += encoded_bytes(dense, *matrix);
-    }
+    : embedding(weights.embedding), checkpoint_(std::move(weights)) {
+  // Those in q8_0 stay.
+  const auto is_encoded = [&](const Matrix& w) {
+    return dense != Format::bf16 && w.format == Format::bf16;
+  };
+  int64_t total = 0;
+  const auto count = [&](const Matrix& w) {
+    if (is_encoded(w)) total += encoded_bytes(dense, w);
+  };
+  count(checkpoint_.unembedding);
+  for (const LayerWeights& w : checkpoint_.layers) {
+    for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o}) count(*matrix);
+  }
+  if (total > 0) {
     encoded_ = LazyMemory(total);
+    encoded_.commit(0, total);
   }
   uint8_t* next = encoded_.data();
   // A dense matrix where it is, or encoded from there by all threads; the system may then have back
   // the pages of the file that it came from.
   const auto prepare = [&](const std::string& role, const Matrix& w) {
-    if (dense == w.format) return w;
+    if (!is_encoded(w)) return w;
     const auto* const from = static_cast<const uint16_t*>(w.data);
     uint8_t* const data = next;
     uint8_t* const scales = data + data_bytes(dense, w.n, w.k);
@@ -77,7 +86,8 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
       throw CheckpointError(concat(role, ": ", error.what()));
     }
     if (w.mapped) {
-      release_file_pages(static_cast<const uint8_t*>(w.data), data_bytes(w.format, w.n, w.k));
+      platform::drop_file_pages(static_cast<const uint8_t*>(w.data),
+                                data_bytes(w.format, w.n, w.k));
     }
     return encoded;
   };

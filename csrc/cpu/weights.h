@@ -1,6 +1,6 @@
 // A model's weights as the CPU reads them: matrices where they are in the checkpoint, unless the
-// dense ones are asked for in another format; norms, sinks and biases, which are small, widened to
-// f32.
+// dense ones in bf16 are asked for in another format; norms, sinks and biases, which are small,
+// widened to f32.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ class PreparedWeights {
   // escapes are not counted.
   static int64_t allocated_bytes(const ModelConfig& config, Format dense);
 
-  const uint16_t* const embedding;  // (V, hidden) bf16, at any address
+  const Matrix embedding;  // (V, hidden)
   std::vector<PreparedLayer> layers;
   std::vector<float> final_norm;  // (hidden)
   Matrix unembedding;             // (V, hidden)

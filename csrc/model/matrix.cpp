@@ -15,6 +15,8 @@ const char* name_of(Format format) {
       return "bf12";
     case Format::q8:
       return "q8";
+    case Format::q8_0:
+      return "q8_0";
     case Format::mxfp4:
       return "mxfp4";
   }
@@ -22,7 +24,8 @@ const char* name_of(Format format) {
 }
 
 Format format_named(const std::string& name) {
-  for (const Format format : {Format::bf16, Format::bf12, Format::q8, Format::mxfp4}) {
+  for (const Format format :
+       {Format::bf16, Format::bf12, Format::q8, Format::q8_0, Format::mxfp4}) {
     if (name == name_of(format)) return format;
   }
   throw std::invalid_argument(concat("unknown format '", name, "'"));
@@ -35,6 +38,7 @@ int64_t data_bytes(Format format, int64_t n, int64_t k) {
     case Format::bf12:
       return n * bf12_row_bytes(k);
     case Format::q8:
+    case Format::q8_0:
       return n * k;
     case Format::mxfp4:
       return n * (k / kMxfp4BlockSize) * kMxfp4BlockBytes;
@@ -48,6 +52,7 @@ int64_t scales_bytes(Format format, int64_t n, int64_t k) {
     case Format::bf12:
       return 0;
     case Format::q8:
+    case Format::q8_0:
       return n * (k / kQ8Block) * int64_t{sizeof(uint16_t)};
     case Format::mxfp4:
       return n * (k / kMxfp4BlockSize);

@@ -6,12 +6,13 @@
 
 namespace gptoss {
 
-// What a matrix's `data` and `scales` are. A checkpoint has bf16 and mxfp4; the others are made of
-// bf16 when a model is loaded.
+// What a matrix's `data` and `scales` are. A checkpoint has bf16 and mxfp4, and one in GGUF q8_0;
+// the others are made of bf16 when a model is loaded.
 enum class Format : uint8_t {
   bf16,   // data (N, K) bf16; no scales
   bf12,   // data (N, bf12_row_bytes(K)), scales: the matrix's escapes; see core/bf12.h
   q8,     // data (N, K) i8 codes, scales (N, K/32) bf16; see core/q8.h
+  q8_0,   // data (N, K) i8 codes, scales (N, K/32) f16; see core/q8.h
   mxfp4,  // data (N, K/32, 16) blocks, scales (N, K/32) E8M0; see core/mxfp4.h
 };
 

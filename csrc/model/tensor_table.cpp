@@ -1,16 +1,29 @@
 #include "model/tensor_table.h"
 
+#include <stdexcept>
 #include <utility>
 
 #include "core/check.h"
 
 namespace gptoss {
 
-const char* name_of(DType dtype) { return dtype == DType::bf16 ? "BF16" : "U8"; }
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::bf16:
+      return "BF16";
+    case DType::f16:
+      return "F16";
+    case DType::u8:
+      return "U8";
+  }
+  return "";
+}
 
 DType dtype_named(const std::string& name) {
-  check(name == "BF16" || name == "U8", "tensor dtype must be BF16 or U8, got ", name);
-  return name == "BF16" ? DType::bf16 : DType::u8;
+  for (const DType dtype : {DType::bf16, DType::f16, DType::u8}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  throw std::invalid_argument(concat("tensor dtype must be BF16, F16 or U8, got ", name));
 }
 
 TensorTable make_tensor_table(const std::vector<TensorSource>& sources) {

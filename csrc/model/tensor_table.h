@@ -11,13 +11,13 @@
 
 namespace gptoss {
 
-enum class DType : uint8_t { bf16, u8 };
+enum class DType : uint8_t { bf16, f16, u8 };
 
-// "BF16" and "U8", as safetensors files spell them.
+// "BF16", "F16" and "U8", as safetensors files spell them.
 const char* name_of(DType dtype);
 // Throws std::invalid_argument.
 DType dtype_named(const std::string& name);
-inline int64_t size_of(DType dtype) { return dtype == DType::bf16 ? 2 : 1; }
+inline int64_t size_of(DType dtype) { return dtype == DType::u8 ? 1 : 2; }
 
 // One tensor of a checkpoint, by its role in the model (model/weights.h): bytes of a file, or of
 // memory.

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/mxfp4.h"
+#include "core/q8.h"
 
 namespace gptoss {
 namespace {
@@ -34,6 +35,20 @@ class Finder {
             .data = tensor.data,
             .scales = nullptr,
             .mapped = tensor.mapped};
+  }
+  // In bf16 or q8_0.
+  Matrix dense(const std::string& role, int n, int k) const {
+    if (!table_.tensors.contains(role + ".codes")) return matrix(role, n, k);
+    check(k % kQ8Block == 0, "[weights] ", role, " must have whole blocks of ", kQ8Block,
+          " in-features, got ", k);
+    const TensorView& codes = find(role + ".codes", DType::u8, {n, k});
+    const TensorView& scales = find(role + ".scales", DType::f16, {n, k / kQ8Block});
+    return {.format = Format::q8_0,
+            .n = n,
+            .k = k,
+            .data = codes.data,
+            .scales = scales.data,
+            .mapped = codes.mapped};
   }
   ExpertMatrices matrices(const std::string& role, int experts, int n, int k) const {
     const int64_t blocks = k / kMxfp4BlockSize;
@@ -81,23 +96,23 @@ Weights make_weights(const ModelConfig& config, TensorTable table) {
 
   Weights weights;
   weights.config = config;
-  weights.embedding = find.matrix("embedding", config.vocab_size, hidden);
+  weights.embedding = find.dense("embedding", config.vocab_size, hidden);
   weights.final_norm = find.vector("final_norm", hidden);
-  weights.unembedding = find.matrix("unembedding", config.vocab_size, hidden);
+  weights.unembedding = find.dense("unembedding", config.vocab_size, hidden);
   for (int i = 0; i < config.n_layers; ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
     const std::string attention = layer + "attention.";
     const std::string experts = layer + "experts.";
     weights.layers.push_back(
         {.attention_norm = find.vector(attention + "norm", hidden),
-         .q = find.matrix(attention + "q", q_size, hidden),
-         .k = find.matrix(attention + "k", kv_size, hidden),
-         .v = find.matrix(attention + "v", kv_size, hidden),
+         .q = find.dense(attention + "q", q_size, hidden),
+         .k = find.dense(attention + "k", kv_size, hidden),
+         .v = find.dense(attention + "v", kv_size, hidden),
          .q_bias = find.vector(attention + "q_bias", q_size),
          .k_bias = find.vector(attention + "k_bias", kv_size),
          .v_bias = find.vector(attention + "v_bias", kv_size),
          .sinks = find.vector(attention + "sinks", config.n_heads),
-         .o = find.matrix(attention + "o", hidden, q_size),
+         .o = find.dense(attention + "o", hidden, q_size),
          .o_bias = find.vector(attention + "o_bias", hidden),
          .mlp_norm = find.vector(layer + "mlp.norm", hidden),
          .router = find.matrix(layer + "router", n_experts, hidden),
@@ -107,6 +122,10 @@ Weights make_weights(const ModelConfig& config, TensorTable table) {
              find.vectors(experts + "gate_up_bias", n_experts, int64_t{2} * intermediate),
          .down = find.matrices(experts + "down", n_experts, hidden, intermediate),
          .down_bias = find.vectors(experts + "down_bias", n_experts, hidden)});
+    const LayerWeights& made = weights.layers.back();
+    check(made.q.format == made.k.format && made.q.format == made.v.format, "[weights] ", attention,
+          "q, k and v must be in one format, got ", name_of(made.q.format), ", ",
+          name_of(made.k.format), " and ", name_of(made.v.format));
   }
   weights.owners = std::move(table.owners);
   return weights;

@@ -13,6 +13,9 @@ namespace gptoss {
 // The roles of layer i are, after "layers.<i>.": attention.{norm, q, q_bias, k, k_bias, v, v_bias,
 // sinks, o, o_bias}, mlp.norm, router, router_bias, and experts.{gate_up, down}.{blocks, scales},
 // experts.{gate_up_bias, down_bias}.
+//
+// q, k, v and o, the embedding and the unembedding are bf16, or in q8_0, as <role>.{codes, scales};
+// q, k and v of a layer alike.
 struct LayerWeights {
   Vector attention_norm;          // (hidden)
   Matrix q, k, v;                 // (H*D | G*D | G*D, hidden)

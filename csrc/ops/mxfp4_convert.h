@@ -3,8 +3,9 @@
 //   blocks (B, 16)  u8   byte i: element 2i = low nibble, 2i+1 = high nibble
 //   scales (B)      u8   E8M0: 2^(s-127)
 // Requires B >= 1. Dequantising is exact, but for products beyond the range of f32. Quantising
-// takes finite values: the scale is 2^(floor(log2(largest magnitude)) - 2), elements are rounded to
-// the nearest value, ties to the even code.
+// takes finite values: the scale is 2^(floor(log2(largest magnitude)) - 2), or with `least_squares`
+// the one with the least square error; elements are rounded to the nearest value, ties to the even
+// code.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,7 @@ struct Mxfp4Quantize {
   uint8_t* blocks;
   uint8_t* scales;
   int64_t n_blocks;
+  bool least_squares;
 };
 
 inline void validate(const Mxfp4Dequantize& op) {

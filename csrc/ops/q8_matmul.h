@@ -1,12 +1,12 @@
-// y = x @ w^T + bias, w = codes * scales / 2
+// y = x @ w^T + bias, w = codes * scales / 2; or, of q8_0, w = codes * scales
 //   x      (T, K)     f32   row-major; rounded to int8 first, 32 elements to a scale
-//                           (largest / 127)
-//   codes  (N, K)     i8    in [-127, 127], ordered as q8_encode writes them
-//   scales (N, K/32)  bf16
+//                           (largest / 127), unless `exact`
+//   codes  (N, K)     i8    in [-127, 127], ordered as q8_encode writes them; of q8_0 from -128 on
+//   scales (N, K/32)  bf16, of q8_0 f16
 //   bias   (N)        f32   nullable
 //   y      (T, N)     f32   overwritten; must not alias x
-// Requires T, N >= 1, K % 32 == 0. Products within a block of 32 are exact integers, sums over
-// blocks f32.
+// Requires T, N >= 1, K % 32 == 0; `exact` goes with q8_0. Products within a block of 32 are exact
+// integers and sums over blocks f32, or all are f32 if `exact`.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,8 @@ struct Q8Matmul {
   const float* bias;
   float* y;
   int tokens, n, k;
+  bool q8_0;   // the scales are f16 and not halved
+  bool exact;  // x is not rounded
 };
 
 inline void validate(const Q8Encode& op) {
@@ -46,6 +48,7 @@ inline void validate(const Q8Matmul& op) {
         ", ", op.n);
   check(op.k >= 1 && op.k % kQ8Block == 0, "[q8_matmul] K must be a multiple of ", kQ8Block,
         ", got ", op.k);
+  check(op.q8_0 || !op.exact, "[q8_matmul] exact goes with float16 scales only");
 }
 
 }  // namespace gptoss::ops

@@ -61,8 +61,23 @@ def q8_matmul(
     codes: npt.NDArray[np.int8],
     scales: npt.NDArray[np.uint16],
     bias: npt.NDArray[np.float32] | None = None,
+    q8_0: bool = False,
+    exact: bool = False,
     target: str = "cpu",
 ) -> npt.NDArray[np.float32]: ...
+def mxfp4_from_ggml(
+    ggml: npt.NDArray[np.uint8],
+    blocks: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.uint8],
+    first: int = 0,
+    step: int = 1,
+) -> None: ...
+def q8_0_from_ggml(
+    ggml: npt.NDArray[np.uint8],
+    codes: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.uint16],
+    first: int = 0,
+) -> tuple[int, int] | None: ...
 def mxfp4_matmul(
     x: npt.NDArray[np.float32],
     blocks: npt.NDArray[np.uint8],
@@ -76,6 +91,7 @@ def mxfp4_dequantize(
 ) -> npt.NDArray[np.float32]: ...
 def mxfp4_quantize(
     x: npt.NDArray[np.float32],
+    least_squares: bool = False,
     target: str = "cpu",
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]: ...
 def rope(

@@ -26,7 +26,11 @@ _FORMATS: tuple[tuple[bytes, str], ...] = (
         rb"version https://git-lfs",
         "a Git LFS pointer in place of the file: run `git lfs pull` in its folder",
     ),
-    (rb"GGUF|FUGG|tjgg|lmgg|fmgg|algg", f"a GGUF file: GGUF is not read; {_SAFETENSORS}"),
+    (rb"GGUF", "a GGUF file: pass it as the model, in place of a folder"),
+    (
+        rb"FUGG|tjgg|lmgg|fmgg|algg",
+        f"an old file of ggml, which is not read; {_SAFETENSORS}, or GGUF as of 2023 and later",
+    ),
     (
         rb"PK\x03\x04|\x80[\x02-\x05]",
         "a PyTorch file or another archive: pickles are not read; save the model as safetensors "

@@ -68,9 +68,10 @@ def load(
     Parameters
     ----------
     path_or_repo : str or path
-        A checkpoint's folder in the Hugging Face or the original layout, or a Hub id such as
-        "openai/gpt-oss-20b", which is downloaded unless the Hub's local cache has it; or
-        "demo", a small model that comes with gptoss.
+        A checkpoint's folder in the Hugging Face or the original layout; a GGUF file, of a split
+        one any part, or a folder with one; a Hub id such as "openai/gpt-oss-20b", which is
+        downloaded unless the Hub's local cache has it; or "demo", a small model that comes with
+        gptoss.
     device : str
         "auto", or the name of a backend: "cpu". `gptoss doctor` lists them.
     threads : int, optional
@@ -80,6 +81,7 @@ def load(
     dense : {"bf16", "bf12", "q8"}
         How attention's matrices and the unembedding are held; the last two are made while loading
         and do not go with precision "reference". "bf16": as they are stored, mapped from the file.
+        Those that a GGUF file has in Q8_0 stay so, whatever is asked for here.
         "bf12": the same numbers in 12 bits each, without loss, for the same results; a sixth less
         is read per decoded token, which helps one request at a time, and with AVX512_BF16 up to
         about four; eight or more may be slower. "q8": in int8, 32 weights to a scale; a third less
@@ -132,7 +134,8 @@ def load(
     BackendError
         The device is not available.
     MemoryError
-        The KV cache for one request of `context_length` does not fit.
+        The KV cache for one request of `context_length` does not fit, or what is to be made of a
+        GGUF file.
     ValueError, TypeError
         An argument is out of range or of the wrong type.
     OSError
@@ -142,7 +145,8 @@ def load(
     Notes
     -----
     Weights are mapped from their files, not read: pages come into memory when they are first
-    used. Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
+    used. Of a GGUF file only those in BF16 are; the others are made at load (docs/gguf.md).
+    Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
     second if the system has them cached). While a model is loaded its files must not be written
     to: replace them by renaming new ones over them (docs/checkpoints.md).
     """

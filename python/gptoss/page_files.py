@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gptoss import _private
+
 _MAGIC = b"gptoss kv page 1"
 _DIGEST_BYTES = 32
 # Magic, SHA-256 of name and contents, zeros: contents begin at a multiple of a cache line.
@@ -81,7 +83,9 @@ class PageFiles:
         status = self.folder.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(f"{self.folder}: expected a folder for the prefix cache")
-        user, mode = os.geteuid(), stat.S_IMODE(status.st_mode)
+        user, mode = _private.user(), stat.S_IMODE(status.st_mode)
+        if user is None:
+            return
         if status.st_uid != user:
             raise PermissionError(
                 f"{self.folder}: expected a folder of this user ({user}) for the prefix cache, "
@@ -97,7 +101,7 @@ class PageFiles:
         """Return the contents of a page, or None; what is damaged is removed."""
         path = self.folder / name
         # A pipe in its place would block.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = _private.flags("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
         try:
             descriptor = os.open(path, flags)
         except FileNotFoundError:
@@ -137,7 +141,8 @@ class PageFiles:
         if not self.has(name, size_bytes):
             return False
         with contextlib.suppress(OSError):  # a folder that can only be read
-            os.utime(self.folder / name, ns=(time_ns, time_ns), follow_symlinks=False)
+            follow = os.utime not in os.supports_follow_symlinks
+            os.utime(self.folder / name, ns=(time_ns, time_ns), follow_symlinks=follow)
         return True
 
     def write(self, name: str, contents: npt.NDArray[np.uint8], time_ns: int) -> None:
@@ -158,14 +163,14 @@ class PageFiles:
 
     def _write(self, name: str, contents: npt.NDArray[np.uint8], time_ns: int) -> None:
         unfinished = self.folder / next(self._unfinished_names)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = _private.flags("O_WRONLY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
         try:
             with os.fdopen(os.open(unfinished, flags, 0o600), "wb", buffering=0) as file:
                 for part in (_header(name, contents), contents.data):
                     left = memoryview(part)
                     while left:
                         left = left[file.write(left) :]
-                os.utime(file.fileno(), ns=(time_ns, time_ns))
+            os.utime(unfinished, ns=(time_ns, time_ns))
             unfinished.replace(self.folder / name)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -183,7 +188,8 @@ class PageFiles:
             for entry in entries:
                 if total <= share * _LOW_SHARES:
                     break
-                with contextlib.suppress(FileNotFoundError):  # another process was first
+                # Another process was first, or (Windows) is reading it.
+                with contextlib.suppress(FileNotFoundError, PermissionError):
                     (self.folder / entry.name).unlink()
                 total -= entry.size_bytes
         self._uncounted_bytes = size_bytes
@@ -211,15 +217,12 @@ class PageFiles:
 
 def _read(descriptor: int, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | None:
     status = os.fstat(descriptor)
-    if (
-        not stat.S_ISREG(status.st_mode)
-        or status.st_uid != os.geteuid()
-        or status.st_size != HEADER_BYTES + size_bytes
-    ):
+    if not _private.is_own_file(status) or status.st_size != HEADER_BYTES + size_bytes:
         return None
     header, contents = bytearray(HEADER_BYTES), np.empty(size_bytes, np.uint8)
-    if os.readv(descriptor, [header, contents.data]) != HEADER_BYTES + size_bytes:
-        return None
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        if file.readinto(header) != HEADER_BYTES or file.readinto(contents.data) != size_bytes:
+            return None
     return contents if header == _header(name, contents) else None
 
 

@@ -54,6 +54,9 @@ template <class... Args>
     if (!thrown) gptoss::test::fail(__FILE__, __LINE__, #expression, " did not throw"); \
   } while (false)
 
+// An environment variable; "" is as good as none.
+void set_variable(const char* name, const char* value);
+
 // Half of the distance from 1 to the next float: the relative error of one rounding.
 inline constexpr double kUnit = 0x1p-24;
 

@@ -2,6 +2,7 @@
 // machines that have fused multiply-add. An argument without dashes runs the tests whose name
 // contains it.
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 
@@ -39,6 +40,14 @@ GPTOSS_TEST(isas_with_fused_multiply_add_give_the_same_bits) {
 
 Registration::Registration(const char* name, TestFunction function) {
   tests().push_back({name, function});
+}
+
+void set_variable(const char* name, const char* value) {
+#if defined(_WIN32)
+  _putenv_s(name, value);
+#else
+  setenv(name, value, 1);
+#endif
 }
 
 std::vector<const cpu::Kernels*> supported_kernels() {

@@ -255,11 +255,11 @@ GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
     const Precision precision = mode.precision;
     std::vector<float> fused;
     for (const cpu::Kernels* kernels : supported_kernels()) {
-      setenv("GPTOSS_ISA", kernels->name, 1);
+      set_variable("GPTOSS_ISA", kernels->name);
       const auto engine = make_engine({.threads = 1, .precision = precision, .dense = mode.dense});
       const auto threaded =
           make_engine({.threads = 3, .precision = precision, .dense = mode.dense});
-      unsetenv("GPTOSS_ISA");
+      set_variable("GPTOSS_ISA", "");
       const std::vector<float> whole = logits_of(*engine, tokens, kMaxStepTokens);
       for (const float logit : whole) GPTOSS_CHECK(std::isfinite(logit), kernels->name);
       for (const int chunk : {1, 7}) {

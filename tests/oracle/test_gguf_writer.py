@@ -1,4 +1,4 @@
-"""The GGUF writer of the benchmarks, read back by the `gguf` library."""
+"""GGUF files, written here and read by the `gguf` library, and the other way round."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gguf_writer import quantize_q8_0, write_gguf
 from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
 from gptoss.config import LayerType
+from gptoss.convert.gguf_writer import quantize_q8_0, write_gguf
+from gptoss.reference.model import load_tensors
 from gptoss.reference.mxfp4 import dequantize
 from support.checkpoints import MICRO, make_checkpoint
+from support.gguf_files import metadata_of, tensors_of
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.oracle
 
 # The vocabulary has no room for special tokens, and so none for a tokenizer.
 NO_TOKENIZER = dataclasses.replace(MICRO, vocab_size=33)
+# All matrices have rows of whole blocks.
+Q8_0_SHAPE = dataclasses.replace(MICRO, num_attention_heads=4)
 
 
 def written(folder: Path, dense: str = "bf16", config: Any = MICRO) -> tuple[Checkpoint, Any]:
@@ -164,7 +168,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("gguf_writer.repack_mxfp4", fail)
+    monkeypatch.setattr("gptoss.convert.gguf_writer.repack_mxfp4", fail)
     with pytest.raises(OSError, match="the disk is full"):
         write_gguf(checkpoint, tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
@@ -183,3 +187,100 @@ def test_what_llama_cpp_cannot_run_is_refused(
     make_checkpoint(tmp_path / "model", dataclasses.replace(MICRO, **change))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         write_gguf(open_checkpoint(tmp_path / "model"), tmp_path / "model.gguf")
+
+
+def test_a_file_that_the_library_writes_is_read(tmp_path: Path) -> None:
+    """With its own quantiser, its own order of fields, and a float16 matrix."""
+    make_checkpoint(tmp_path / "model", Q8_0_SHAPE)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gpt-oss")
+    c = checkpoint.config
+    writer.add_name("made by the library")
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_expert_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_key_length(c.head_dim)
+    writer.add_value_length(c.head_dim)
+    writer.add_expert_count(c.num_local_experts)
+    writer.add_expert_used_count(c.num_experts_per_tok)
+    writer.add_sliding_window(c.sliding_window)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(c.rope.theta)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(c.rope.factor)
+    writer.add_rope_scaling_orig_ctx_len(c.rope.original_context_length)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-4o")
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    vocab = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    special = {added["content"] for added in tokenizer["added_tokens"]}
+    writer.add_token_list(vocab)
+    writer.add_token_types([3 if piece in special else 1 for piece in vocab])
+    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+    writer.add_token_merges(merges or ["a b"])
+    expected: dict[str, Any] = {}
+    for name, (kind, shape, data) in tensors_of(checkpoint).items():
+        if kind == "MXFP4":
+            raw = np.frombuffer(data, np.uint8).reshape(*shape[:-1], -1)
+            writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+            continue
+        values = (
+            np.frombuffer(data, np.float32)
+            if kind == "F32"
+            else (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        ).reshape(shape)
+        if kind == "F32":
+            writer.add_tensor(name, values)
+            continue
+        quantised = gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+        expected[name] = gguf.dequantize(quantised, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = open_checkpoint(tmp_path / "m.gguf")
+    tensors, exact = load_tensors(found), load_tensors(checkpoint)
+    assert found.tokenizer_json is not None
+    for name, values in tensors.items():
+        if "experts" in name or values.ndim == 1 or "router" in name:
+            np.testing.assert_array_equal(values, exact[name], err_msg=name)
+    for name, own in (
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("output.weight", "lm_head.weight"),
+        ("blk.1.attn_output.weight", "model.layers.1.self_attn.o_proj.weight"),
+    ):
+        np.testing.assert_array_equal(tensors[own], expected[name])
+
+
+def test_a_split_file_of_the_library_is_read(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "model", NO_TOKENIZER)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gpt-oss", split_max_tensors=20)
+    for key, value in metadata_of(checkpoint).items():
+        if key == "general.architecture":
+            continue
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_uint32(key, value)
+    for name, (kind, shape, data) in tensors_of(checkpoint).items():
+        raw = np.frombuffer(data, np.float32 if kind == "F32" else np.uint8)
+        raw = raw.reshape(*shape[:-1], -1)
+        number = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, raw, raw_dtype=None if kind == "F32" else number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    paths = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(paths) > 1
+    found = open_checkpoint(paths[-1])
+    for name, tensor in checkpoint.tensors.items():
+        assert found.tensors[name].read().tobytes() == tensor.read().tobytes(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,27 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+SYSTEM = re.compile(
+    r"#\s*(?:if|elif|ifdef|ifndef)\b.*\b_*(?:WIN32|WIN64|APPLE|linux|unix|MINGW32|MSC_VER)_*\b"
+    r"|#\s*include\s*<(?:windows\.h|unistd\.h|fcntl\.h|pthread\.h|sched\.h|sys/|mach/|linux/|asm/)"
+)
+
+
+def systems_named(
+    folder: Path, apart_from: tuple[str, ...] = ("platform", "emulator")
+) -> list[str]:
+    """Lines of C++ that ask which operating system this is, or include a header of one."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if path.suffix not in {".h", ".cpp"} or place.parts[0] in apart_from:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if SYSTEM.match(line.strip()):
+                found.append(f"{place}:{number}: {line.strip()}")
+    return found
+
+
 class TestTheHouseThatStands:
     def test_python_has_no_import_circle(self) -> None:
         assert circles(imports(PACKAGE)) == []
@@ -46,6 +68,10 @@ class TestTheHouseThatStands:
         graph = includes(CSRC)
         rooms = read_rooms(HOUSE.read_text(), "csrc")
         assert forbidden(graph, rooms, {name: csrc_room(name, rooms) for name in graph}) == []
+
+    def test_one_room_knows_which_system_it_is(self) -> None:
+        assert systems_named(CSRC) == []
+        assert systems_named(CSRC / "platform", apart_from=()) != []
 
     def test_all_of_it_was_read(self) -> None:
         graph = imports(PACKAGE)

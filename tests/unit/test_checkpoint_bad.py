@@ -262,8 +262,8 @@ BAD = [
     ),
     Bad(
         "tied embeddings",
-        config(tie_word_embeddings=True),
-        ("tie_word_embeddings: expected False, found True",),
+        config(tie_word_embeddings="yes"),
+        ("tie_word_embeddings: expected true or false, found 'yes'",),
     ),
     Bad("other alpha", config(swiglu_alpha=1.0), ("swiglu_alpha: expected 1.702, found 1.0",)),
     Bad(
@@ -555,12 +555,12 @@ def test_weights_are_not_touched(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nowhere", "expected a folder or a Hub id"),
-        ("no/where/at/all", "expected a folder or a Hub id"),
-        ("./owner/name", "expected a folder or a Hub id"),
+        ("nowhere", "expected a folder, a GGUF file or a Hub id"),
+        ("no/where/at/all", "expected a folder, a GGUF file or a Hub id"),
+        ("./owner/name", "expected a folder, a GGUF file or a Hub id"),
         ("~no-such-user/x", "expected a folder"),
         ("x" * 5000, "expected a folder"),
-        (Path("owner/name"), "expected a folder or a Hub id"),
+        (Path("owner/name"), "expected a folder, a GGUF file or a Hub id"),
     ],
 )
 def test_a_path_that_is_nowhere(

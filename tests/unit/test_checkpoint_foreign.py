@@ -55,9 +55,7 @@ def refusal(path: Path) -> str:
 
 
 FILES: dict[str, tuple[bytes, str]] = {
-    "model.gguf": (b"GGUF\x03\x00\x00\x00", "GGUF is not read"),
-    "no-suffix": (b"GGUF\x03\x00\x00\x00", "GGUF is not read"),
-    "old.bin": (b"tjgg\x03\x00\x00\x00", "GGUF is not read"),
+    "old.bin": (b"tjgg\x03\x00\x00\x00", "an old file of ggml, which is not read"),
     "model.pth": (b"PK\x03\x04\x00\x00", "PyTorch file.*save_pretrained"),
     "old.pt": (b"\x80\x02}q\x00", "PyTorch file.*save_pretrained"),
     "model.tar.gz": (b"\x1f\x8b\x08\x00", "compressed archive: unpack it"),
@@ -113,8 +111,7 @@ def put(*files: str, **contents: object) -> Callable[[Path], None]:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "GGUF": (put("gpt-oss-20b-Q4_K_M.gguf"), "gpt-oss-20b-Q4_K_M.gguf: GGUF is not read"),
-    "GGUF with a readme": (put("README.md", "m.gguf"), "GGUF is not read"),
+    "GGUF": (put("a.gguf", "b.gguf"), "a.gguf and other files: pass the GGUF file itself"),
     "adapter": (put("adapter_config.json"), "LoRA adapter, not a whole model: merge it"),
     "adapter with its base": (
         put(
@@ -182,6 +179,16 @@ def test_a_folder_with_config_and_without_weights(name: str, copy: Path) -> None
     assert "expected model.safetensors or model.safetensors.index.json" in refusal(copy)
     with pytest.raises(CheckpointError, match=FOLDERS[name][1]):
         gptoss.load(copy)
+
+
+def test_a_gguf_file_in_the_place_of_another(copy: Path) -> None:
+    for place in (SHARD, "config.json", INDEX, "tokenizer.json"):
+        before = (copy / place).read_bytes()
+        (copy / place).write_bytes(b"GGUF\x03\x00\x00\x00")
+        with pytest.raises(CheckpointError, match="a GGUF file: pass it as the model") as raised:
+            gptoss.load(copy)
+        assert place in str(raised.value)
+        (copy / place).write_bytes(before)
 
 
 @pytest.mark.parametrize("name", ["unfinished", "unfinished by hf", "unfinished by curl"])

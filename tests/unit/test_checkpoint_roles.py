@@ -61,7 +61,7 @@ def test_tensors_under_another_layouts_names_are_refused(checkpoint: Checkpoint)
     [
         ({"shape": (3,)}, r"\[weights\] final_norm must have shape \(\d+\), got \(3\)"),
         ({"dtype": "U8"}, r"\[weights\] final_norm must be BF16, got U8"),
-        ({"dtype": "F32"}, "tensor dtype must be BF16 or U8, got F32"),
+        ({"dtype": "F32"}, "tensor dtype must be BF16, F16 or U8, got F32"),
         ({"offset": 2**40}, r"final_norm ends at byte \d+ of .*, which has \d+"),
         ({"offset": -1}, "final_norm ends at byte"),
         ({"array": np.zeros(3, np.uint16)}, r"array of final_norm must have \d+ bytes, got 6"),

@@ -428,7 +428,7 @@ class TestLoad:
             gptoss.load(tiny_checkpoint("hf"), **arguments)
 
     def test_no_such_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="expected a folder or a Hub id"):
+        with pytest.raises(CheckpointError, match="expected a folder, a GGUF file or a Hub id"):
             gptoss.load(tmp_path / "nothing")
 
     def test_scales_are_checked(self, tmp_path: Path) -> None:

@@ -287,7 +287,44 @@ def test_q8_matmul(target: str, rng: np.random.Generator, tokens: int, n: int, k
     assert_within(found, expected, tolerances.matmul_bound(x, w, 0.0))
 
 
+@pytest.mark.parametrize("tokens", [1, 4, 5, 9, 16, 33])
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (16, 96), (63, 64), (64, 160), (65, 128)])
+def test_q8_matmul_of_q8_0(
+    target: str, rng: np.random.Generator, tokens: int, n: int, k: int
+) -> None:
+    x, bias = floats(rng, tokens, k), floats(rng, n)
+    codes = rng.integers(-128, 128, (n, k // 32, 32))
+    # Subnormal scales, and more bits than those of q8 have.
+    scales = (rng.standard_normal((n, k // 32)) * 10.0 ** rng.integers(-6, 1, (n, 1))).astype("f2")
+    in_groups = q8.in_groups(codes).astype(np.int8)
+    w = q8.decode_q8_0(in_groups, scales)
+    np.testing.assert_array_equal(w, (codes * scales.astype(np.float64)[..., None]).reshape(n, k))
+    expected = dense.dense(x.astype(np.float64), w, bias.astype(np.float64))
+    matmul_bound = tolerances.matmul_bound(x, w, bias)
+    found = ops.q8_matmul(x, in_groups, scales, bias, target=target)
+    assert_within(found, expected, tolerances.int8_bound(x, w) + matmul_bound)
+    found = ops.q8_matmul(x, in_groups, scales, bias, exact=True, target=target)
+    assert_within(found, expected, matmul_bound)
+    x = rng.integers(-127, 128, (tokens, k)).astype(np.float32)
+    x[:, ::32] = 127
+    expected = dense.dense(x.astype(np.float64), w)
+    found = ops.q8_matmul(x, in_groups, scales, target=target)
+    assert_within(found, expected, tolerances.matmul_bound(x, w, 0.0))
+
+
+def test_exact_q8_matmul_is_of_q8_0_only() -> None:
+    x, codes = np.zeros((1, 32), np.float32), np.zeros((1, 32), np.int8)
+    with pytest.raises(ValueError, match="exact goes with float16 scales only"):
+        ops.q8_matmul(x, codes, np.zeros((1, 1), np.uint16), exact=True)
+
+
 def test_q8_matmul_of_the_largest_codes(target: str) -> None:
+    w = np.full((17, 128), -128, np.int8)
+    x = np.full((20, 128), 127.0, np.float32)
+    np.testing.assert_array_equal(
+        ops.q8_matmul(x, w, np.ones((17, 4), np.float16), target=target),
+        np.full((20, 17), -128 * 128 * 127),
+    )
     for sign in (1.0, -1.0):
         w = np.full((17, 128), 127, np.int8)
         x = np.full((20, 128), 127.0 * sign, np.float32)
@@ -559,10 +596,38 @@ def test_quantize_agrees_with_the_reference(
             np.testing.assert_array_equal(found, expected)
 
 
+def test_least_squares_quantize_errs_least(target: str, rng: np.random.Generator) -> None:
+    """No scale of any block gives a smaller square error."""
+    x = floats(rng, 60, 96) * np.float32(10.0) ** rng.integers(-3, 4, (60, 1)).astype(np.float32)
+    x[:20] *= rng.choice([1, 0.05], (20, 96)).astype(np.float32)  # one large number among small
+    x[20] = 0
+    x[21, 1:32] = 0.24 * np.float32(2.0**-9)
+    x[21, 0] = 4 * np.float32(2.0**-9)
+    blocks, scales = ops.mxfp4_quantize(x, least_squares=True, target=target)
+    plain = mxfp4.quantize(x)[1]
+    exact = x.astype(np.float64).reshape(60, 3, 32)
+
+    def errors(scales: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        units = np.ldexp(1.0, scales.astype(int) - 127)[..., None]
+        values = np.unique(mxfp4.FP4_VALUES)
+        distance = np.abs((exact / units)[..., None] - values).min(-1)
+        return ((distance * units[..., 0][..., None]) ** 2).sum(-1)
+
+    decoded = mxfp4.dequantize(blocks, scales).reshape(exact.shape)
+    found = ((decoded - exact) ** 2).sum(-1)
+    others = [errors(np.clip(plain.astype(int) + step, 0, 252)) for step in range(-5, 6)]
+    assert (found <= np.min(others, axis=0) * (1 + 1e-5)).all()
+    better = found < errors(plain.astype(int)) * (1 - 1e-5)
+    assert (scales[better] != plain[better]).all()
+    assert set(np.unique(scales[21:].astype(int) - plain[21:])) == {-1, 0, 1}
+
+
 def test_quantize_brings_mxfp4_back(target: str, rng: np.random.Generator) -> None:
     blocks = rng.integers(0, 256, (4, 50, 16), dtype=np.uint8)
     scales = rng.integers(0, 253, (4, 50), dtype=np.uint8)
     values = ops.mxfp4_dequantize(blocks, scales, target=target)
+    best = ops.mxfp4_quantize(values, least_squares=True, target=target)
+    np.testing.assert_array_equal(ops.mxfp4_dequantize(*best, target=target), values)
     again = ops.mxfp4_dequantize(*ops.mxfp4_quantize(values, target=target), target=target)
     np.testing.assert_array_equal(again.view(np.uint32), values.view(np.uint32))
 

@@ -79,6 +79,20 @@ class TestWhoMayLookIn:
         monkeypatch.setattr(os, "geteuid", lambda: user + 1)
         assert files.read(name_of(1), SIZE) is None
 
+    def test_where_files_have_no_owners(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("geteuid", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
+            monkeypatch.delattr(os, name)
+        monkeypatch.setattr(os, "supports_follow_symlinks", set())
+        tmp_path.chmod(0o777)
+        files = PageFiles(tmp_path / "pages", LIMIT)
+        files.write(name_of(1), contents_of(1), 0)
+        assert files.touch(name_of(1), SIZE, time.time_ns())
+        read = files.read(name_of(1), SIZE)
+        assert read is not None
+        assert np.array_equal(read, contents_of(1))
+
     def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(NotADirectoryError, match="expected a folder for the prefix cache"):

@@ -1,4 +1,4 @@
-"""A model's name means the same wherever one is named: "demo", a folder, a Hub id."""
+"""A model's name means the same wherever one is named: "demo", a folder, a GGUF file, a Hub id."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 from huggingface_hub import constants
 
 import gptoss
+from gptoss.checkpoint import open_checkpoint
 from gptoss.checkpoint.resolve import find_model, find_tokenizer
 from gptoss.cli import main
+from gptoss.convert import write_gguf
 from gptoss.errors import CheckpointError
 from gptoss.harmony import load_harmony_encoding
 
@@ -47,11 +49,15 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     folder = tmp_path / "folder"
     shutil.copytree(DEMO, folder)
+    write_gguf(open_checkpoint(DEMO), tmp_path / "demo.gguf")
     monkeypatch.chdir(tmp_path)
-    return {"demo": "demo", "Hub id": REPO, "folder": str(folder), "relative": "folder"}
+    return {
+        **{"demo": "demo", "Hub id": REPO, "folder": str(folder), "relative": "folder"},
+        "GGUF": "demo.gguf",
+    }
 
 
-@pytest.mark.parametrize("kind", ["demo", "Hub id", "folder", "relative"])
+@pytest.mark.parametrize("kind", ["demo", "Hub id", "folder", "relative", "GGUF"])
 @pytest.mark.parametrize("use", USES)
 def test_every_name_works_everywhere(names: dict[str, str], kind: str, use: str) -> None:
     USES[use](names[kind])
@@ -62,7 +68,9 @@ def test_an_absent_model_is_the_same_error_everywhere(
     names: dict[str, str], use: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="not there: expected a folder or a Hub id"):
+    with pytest.raises(
+        CheckpointError, match="not there: expected a folder, a GGUF file or a Hub id"
+    ):
         USES[use]("not there")
     with pytest.raises(CheckpointError, match="someone/else: no such folder, not in the Hub's"):
         USES[use]("someone/else")
@@ -72,16 +80,17 @@ def test_a_folder_wins_over_a_hub_id(names: dict[str, str], tmp_path: Path) -> N
     del names
     folder = tmp_path / REPO
     shutil.copytree(DEMO, folder)
-    assert find_tokenizer(REPO) == Path(REPO) / "tokenizer.json"
+    assert find_tokenizer(REPO).source == str(Path(REPO) / "tokenizer.json")
     assert find_model(REPO).path == Path(REPO)
 
 
 class TestFindTokenizer:
     def test_the_file_itself(self, tmp_path: Path) -> None:
-        assert find_tokenizer(DEMO / "tokenizer.json") == DEMO / "tokenizer.json"
+        assert find_tokenizer(DEMO / "tokenizer.json").source == str(DEMO / "tokenizer.json")
         # A file's name is never a Hub id.
         absent = tmp_path / "tokenizer.json"
-        assert find_tokenizer(absent) == absent
+        with pytest.raises(CheckpointError, match="expected a readable file"):
+            find_tokenizer(absent)
         with pytest.raises(CheckpointError, match="expected a readable file"):
             gptoss.Tokenizer.from_file("some/tokenizer.json")
 
@@ -91,8 +100,8 @@ class TestFindTokenizer:
         with pytest.raises(CheckpointError, match=r"original: expected tokenizer\.json"):
             find_tokenizer(inner)
         shutil.copy(DEMO / "tokenizer.json", inner.parent)
-        assert find_tokenizer(inner) == inner.parent / "tokenizer.json"
-        assert find_tokenizer(inner.parent) == inner.parent / "tokenizer.json"
+        for folder in (inner, inner.parent):
+            assert find_tokenizer(folder).source == str(inner.parent / "tokenizer.json")
 
     def test_none_in_the_folder(self, tmp_path: Path) -> None:
         shutil.copy(DEMO / "tokenizer.json", tmp_path)

@@ -255,7 +255,10 @@ class TestWrite:
         assert "the file is cut off" in capsys.readouterr().err
         assert not (folder / "SHA256SUMS").exists()
         assert main(["verify", "--write", REPO]) == 2
-        assert f"--write needs a folder, got the Hub id {REPO}" in capsys.readouterr().err
+        assert (
+            f"--write needs a folder or a GGUF file, got the Hub id {REPO}"
+            in capsys.readouterr().err
+        )
 
     @pytest.mark.parametrize(
         ("line", "message"),

@@ -4,16 +4,10 @@
 #include <cstdlib>
 
 #include "core/check.h"
+#include "platform/platform.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-#elif defined(__aarch64__) && defined(__linux__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
 #endif
 
 namespace gptoss::cpu {
@@ -51,17 +45,6 @@ struct Cpuid {
   }
 };
 
-// Linux gives a process the tiles' registers when it asks.
-bool request_tiles() {
-#if defined(__linux__)
-  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
-  constexpr int kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-
 class Requirements {
  public:
   Requirements& need(bool present, const char* feature) {
@@ -95,7 +78,7 @@ std::vector<Isa> detect() {
   amx.need(id.leaf7_edx & (1u << 24), "AMX_TILE")
       .need(id.leaf7_edx & (1u << 25), "AMX_INT8")
       .need(id.leaf7_edx & (1u << 22), "AMX_BF16")
-      .need((id.xcr0 & 0x60000) == 0x60000 && request_tiles(),
+      .need((id.xcr0 & 0x60000) == 0x60000 && platform::request_amx_tiles(),
             "operating system support for AMX state");
   return {{&kScalarKernels, 0, ""},
           {&kAvx2Kernels, 20, avx2.missing()},
@@ -108,19 +91,12 @@ std::vector<Isa> detect() {
 
 #elif defined(__aarch64__)
 
-bool has_dotprod() {
-#if defined(__linux__)
-  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-#else
-  return true;  // every Apple processor from the M1 on
-#endif
-}
-
 // Baseline ARMv8-A has all that the NEON kernels use.
 std::vector<Isa> detect() {
-  return {{&kScalarKernels, 0, ""},
-          {&kNeonKernels, 20, ""},
-          {&kNeonDotprodKernels, 40, has_dotprod() ? "" : "dot product (ASIMDDP)"}};
+  return {
+      {&kScalarKernels, 0, ""},
+      {&kNeonKernels, 20, ""},
+      {&kNeonDotprodKernels, 40, platform::has_arm_dot_products() ? "" : "dot product (ASIMDDP)"}};
 }
 
 #else

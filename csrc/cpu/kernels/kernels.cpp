@@ -24,6 +24,7 @@ const Matmul& Kernels::matmul(Format format, Inputs inputs) const {
   const Variants& variants = format == Format::bf16   ? bf16
                              : format == Format::bf12 ? bf12
                              : format == Format::q8   ? q8
+                             : format == Format::q8_0 ? q8_0
                                                       : mxfp4;
   const Matmul& matmul = inputs == Inputs::exact ? variants.exact : variants.fast;
   check(matmul.run != nullptr, "[cpu] weights in ", gptoss::name_of(format),

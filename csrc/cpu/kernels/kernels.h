@@ -145,11 +145,12 @@ struct Kernels {
   //   bf12.fast  the bits of bf16.fast
   //   q8.fast    from Q8 rows. Four f32 chains per output, block b in chain b % 4, blocks in
   //              order; then (chain 0 + chain 2) + (chain 1 + chain 3)
+  //   q8_0.fast  likewise
   //   mxfp4.fast likewise; a scale byte of 0 (2^-127) counts as zero
   struct Variants {
     Matmul exact, fast;
   };
-  Variants bf16, bf12, q8, mxfp4;
+  Variants bf16, bf12, q8, q8_0, mxfp4;
   // Throws std::invalid_argument where there is none: bf12 and q8 take fast inputs only.
   const Matmul& matmul(Format format, Inputs inputs) const;
 

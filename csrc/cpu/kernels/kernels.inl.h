@@ -28,6 +28,7 @@ constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16
           .bf16 = {kBf16F32, bf16_fast},
           .bf12 = {{}, bf12},
           .q8 = {{}, kQ8Int8},
+          .q8_0 = {kQ80F32, kQ80Int8},
           .mxfp4 = {kMxfp4F32, kMxfp4Int8},
           .encode_q8_weights = encode_q8_weights,
           .from_bf16 = from_bf16,

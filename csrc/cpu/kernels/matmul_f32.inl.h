@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/float16.h"
 #include "core/mxfp4.h"
+#include "core/q8.h"
 #include "cpu/kernels/kernels.h"
 #include GPTOSS_ISA_SIMD
 
@@ -65,6 +67,29 @@ struct Mxfp4Rows {
   void prefetch(int64_t row, int block) const {
     if (block % 4 != 0) return;  // four to a cache line
     __builtin_prefetch(blocks + (row * blocks_per_row + block) * kMxfp4BlockBytes, 0, 2);
+  }
+};
+
+struct Q80Rows {
+  static constexpr bool kAnyK = false;
+  const int8_t* codes;
+  const uint16_t* scales;
+  int64_t k;
+
+  explicit Q80Rows(const MatmulTask& task)
+      : codes(static_cast<const int8_t*>(task.w.data)),
+        scales(static_cast<const uint16_t*>(task.w.scales)),
+        k(task.w.k) {}
+  void load(int64_t row, int block, F32x16& even, F32x16& odd) const {
+    // Products of 8 and 11 bits: exact.
+    const F32x16 scale = set1(half_to_float(load_u16(scales + row * (k / kQ8Block) + block)));
+    int64_t to_odd;
+    const int8_t* const at = codes + row * k + q8_block_offset(k, block, &to_odd);
+    even = mul(load_int8(at), scale);
+    odd = mul(load_int8(at + to_odd), scale);
+  }
+  void prefetch(int64_t row, int block) const {
+    __builtin_prefetch(codes + row * k + int64_t{kQ8Block} * block, 0, 2);
   }
 };
 
@@ -144,6 +169,7 @@ void matmul(const MatmulTask& task) {
 }
 
 constexpr Matmul kBf16F32 = {"f32", f32_row_bytes, pack_block_f32, matmul<Bf16Rows>};
+constexpr Matmul kQ80F32 = {"f32", f32_row_bytes, pack_block_f32, matmul<Q80Rows>};
 constexpr Matmul kMxfp4F32 = {"f32", f32_row_bytes, pack_block_f32, matmul<Mxfp4Rows>};
 
 }  // namespace

@@ -13,6 +13,25 @@
 #include GPTOSS_ISA_PANELS
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
+
+// q8_0: the codes of q8, scales in f16.
+struct Q80Group : Q8Group {
+  using Scale = HalfScale;
+};
+// Lane 4b + r: twice scale b of row r, as those of q8 are stored; 0 from n_blocks on.
+inline F32x16 load_scales4x4(const HalfScale* r0, const HalfScale* r1, const HalfScale* r2,
+                             const HalfScale* r3, int n_blocks) {
+  uint16_t words[16] = {};
+  for (int b = 0; b < n_blocks; ++b) {
+    words[4 * b] = r0[b].bits;
+    words[4 * b + 1] = r1[b].bits;
+    words[4 * b + 2] = r2[b].bits;
+    words[4 * b + 3] = r3[b].bits;
+  }
+  const F32x16 scales = load_half(words);
+  return add(scales, scales);
+}
+
 namespace {
 
 void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
@@ -135,7 +154,7 @@ void q8_tile(const MatmulTask& task, int row, int n_rows, int token, const Q8Inp
   F32x16 sums[kTokens];
   for (int t = 0; t < kTokens; ++t) sums[t] = set1(0.0f);
   const auto add_group = [&](int64_t group, int n_blocks) {
-    Group codes[4];
+    decltype(Group::load(nullptr, 0)) codes[4];
     for (int r = 0; r < 4; ++r) {
       const uint8_t* const at = blocks[r] + group * kGroupBytes;
       for (int line = 0; line < kGroupBytes; line += 64) {
@@ -211,6 +230,7 @@ void matmul_q8(const MatmulTask& task) {
 }
 
 constexpr Matmul kQ8Int8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q8Group>};
+constexpr Matmul kQ80Int8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Q80Group>};
 constexpr Matmul kMxfp4Int8 = {"int8", q8_row_bytes, pack_block_q8, matmul_q8<Mxfp4Group>};
 
 }  // namespace

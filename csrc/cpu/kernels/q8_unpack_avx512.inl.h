@@ -91,24 +91,43 @@ void unpack_scales(const uint8_t* scales_of_first, int64_t row_blocks, int count
   }
 }
 
-template <int kStep>
-void unpack_scales(const uint16_t* scales_of_first, int64_t row_blocks, int count, __m512* scales) {
+// The same of 16-bit scales, `upper_halves` being in the upper half of each lane.
+template <int kStep, class Convert>
+void unpack_scales16(const void* scales_of_first, int64_t row_blocks, int count, __m512* scales,
+                     Convert&& upper_halves) {
   const auto mask = static_cast<__mmask16>((1u << count) - 1);
   uint8_t rows[kLanes][32];
   for (int r = 0; r < kLanes; ++r) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows[r]),
-                        _mm256_maskz_loadu_epi16(mask, scales_of_first + r * row_blocks));
+                        _mm256_maskz_loadu_epi16(
+                            mask, static_cast<const uint16_t*>(scales_of_first) + r * row_blocks));
   }
   for (int first = 0; first < count; first += 8) {
     __m512i words[4];  // two scales each
     transpose_words(rows[0] + 2 * first, sizeof rows[0], words);
     for (int b = first; b < count && b < first + 8; ++b) {
       const __m512i pair = words[(b - first) / 2];
-      const __m512i bits = b % 2 == 0 ? _mm512_slli_epi32(pair, 16)
-                                      : _mm512_and_si512(pair, _mm512_set1_epi32(~0xffff));
-      scales[b * kStep] = _mm512_castsi512_ps(bits);
+      scales[b * kStep] =
+          upper_halves(b % 2 == 0 ? _mm512_slli_epi32(pair, 16)
+                                  : _mm512_and_si512(pair, _mm512_set1_epi32(~0xffff)));
     }
   }
+}
+
+template <int kStep>
+void unpack_scales(const uint16_t* scales_of_first, int64_t row_blocks, int count, __m512* scales) {
+  unpack_scales16<kStep>(scales_of_first, row_blocks, count, scales,
+                         [](__m512i bits) { return _mm512_castsi512_ps(bits); });
+}
+
+// Of q8_0, doubled.
+template <int kStep>
+void unpack_scales(const HalfScale* scales_of_first, int64_t row_blocks, int count,
+                   __m512* scales) {
+  unpack_scales16<kStep>(scales_of_first, row_blocks, count, scales, [](__m512i bits) {
+    const __m512 scale = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+    return _mm512_add_ps(scale, scale);
+  });
 }
 
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gptoss.checkpoint.layout import Layout
+from gptoss.checkpoint.layout import MAX_SCALE_BYTE, Layout
 from gptoss.checkpoint.safetensors import TensorSource
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
 from gptoss.tokenizer.json_file import TokenizerJson
 
-# 6 * 2^(252 - 127) is the largest product of an FP4 value and a scale that bfloat16 holds.
-_MAX_SCALE_BYTE = 252
 _NAN_SCALE_BYTE = 255
 
 
@@ -25,16 +23,17 @@ class Checkpoint:
     Attributes
     ----------
     path : Path
-        The folder that holds the weights.
-    layout : {"hf", "original"}
-        Which of the two published layouts it has.
+        The folder that holds the weights, or the GGUF file (of a split one the first).
+    layout : {"hf", "original", "gguf"}
+        Which of the two published layouts it has, or that it is GGUF.
     config : ModelConfig
         The model's dimensions, and the ids to stop at.
     tensors : dict of str to TensorSource
         All tensors under canonical names (those of the Hugging Face layout), in the order of
-        the model; the same set for both layouts.
+        the model; the same set for all layouts, but that a matrix which GGUF has in Q8_0 is two:
+        "....weight.codes" and "....weight.scales".
     tokenizer_path : Path or None
-        The tokenizer.json that belongs to it, if there is one.
+        The tokenizer.json that belongs to it, if there is one; or the GGUF file.
     tokenizer_json : TokenizerJson or None
         What is in that file.
     name : str
@@ -53,6 +52,11 @@ class Checkpoint:
     def weight_bytes(self) -> int:
         """Bytes of all tensors together."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def converted_bytes(self) -> int:
+        """Bytes of the tensors that were made at load, in memory; the others are mapped."""
+        return sum(tensor.nbytes for tensor in self.tensors.values() if tensor.array is not None)
 
 
 def check_scales(checkpoint: Checkpoint) -> None:
@@ -81,12 +85,12 @@ def check_scales(checkpoint: Checkpoint) -> None:
             continue
         _, rows, blocks = tensor.shape
         for expert, scales in enumerate(tensor.pieces(rows * blocks)):
-            if scales.max() <= _MAX_SCALE_BYTE:
+            if scales.max() <= MAX_SCALE_BYTE:
                 continue
-            row, block = divmod(int(np.argmax(scales > _MAX_SCALE_BYTE)), blocks)
+            row, block = divmod(int(np.argmax(scales > MAX_SCALE_BYTE)), blocks)
             byte = scales[row * blocks + block]
             meaning = "NaN" if byte == _NAN_SCALE_BYTE else "beyond bfloat16"
             raise CheckpointError(
-                f"{tensor.path}: tensor {name}: expected scale bytes up to {_MAX_SCALE_BYTE}, "
+                f"{tensor.path}: tensor {name}: expected scale bytes up to {MAX_SCALE_BYTE}, "
                 f"found {byte} ({meaning}) at [{expert}, {row}, {block}]"
             )

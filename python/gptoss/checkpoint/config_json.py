@@ -12,17 +12,30 @@ from gptoss.errors import CheckpointError
 # Upper bounds that no gpt-oss-like model comes near. They keep a damaged config from asking for
 # absurd work, and every tensor's size inside 64 bits.
 _MAX_SIZE = 1 << 24
-_MAX_COUNT = 1 << 12
-_MAX_POSITIONS = 1 << 24
+MAX_COUNT = 1 << 12
+MAX_POSITIONS = 1 << 24
 
 # The two constants of the architecture that the kernels hold as literals.
 _SWIGLU_ALPHA = 1.702
 _ORIGINAL_RMS_NORM_EPS = 1e-5
 
+# The sizes of `read_dimensions`, as the two layouts call them.
+_HF_NAMES = {
+    name: name
+    for name in (
+        *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+        *("head_dim", "vocab_size", "num_local_experts", "num_experts_per_tok", "sliding_window"),
+    )
+}
+_ORIGINAL_NAMES = _HF_NAMES | {
+    "num_local_experts": "num_experts",
+    "num_experts_per_tok": "experts_per_token",
+}
+
 
 def config_from_hf(config: Mapping[str, Any], source: str) -> ModelConfig:
     """Read the config.json of the Hugging Face layout; `ModelConfig.from_hf` documents it."""
-    fields = _Fields(config, source)
+    fields = Fields(config, source)
     architectures = config.get("architectures")
     if architectures is None:
         fields.expect("model_type", "gpt_oss")
@@ -30,15 +43,15 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> ModelConfig:
         raise fields.error("architectures", "['GptOssForCausalLM']", architectures)
     fields.expect("hidden_act", "silu", default="silu")
     fields.expect("attention_bias", True, default=True)
-    fields.expect("tie_word_embeddings", False, default=False)
+    fields.flag("tie_word_embeddings", default=False)
     fields.expect("swiglu_alpha", _SWIGLU_ALPHA, default=_SWIGLU_ALPHA)
     quantization = config.get("quantization_config")
     if quantization is not None:
         fields.section("quantization_config").expect("quant_method", "mxfp4")
-    layers = fields.integer("num_hidden_layers", maximum=_MAX_COUNT)
-    max_positions = fields.integer("max_position_embeddings", maximum=_MAX_POSITIONS)
+    layers = fields.integer("num_hidden_layers", maximum=MAX_COUNT)
+    max_positions = fields.integer("max_position_embeddings", maximum=MAX_POSITIONS)
     return ModelConfig(
-        **_dimensions(fields, experts="num_local_experts", active="num_experts_per_tok"),
+        **read_dimensions(fields, _HF_NAMES),
         num_hidden_layers=layers,
         layer_types=_layer_types(fields, layers),
         rms_norm_eps=fields.number("rms_norm_eps", default=1e-5),
@@ -51,8 +64,8 @@ def config_from_hf(config: Mapping[str, Any], source: str) -> ModelConfig:
 
 def config_from_original(config: Mapping[str, Any], source: str) -> ModelConfig:
     """Read the config.json of the original layout; `ModelConfig.from_original` documents it."""
-    fields = _Fields(config, source)
-    layers = fields.integer("num_hidden_layers", maximum=_MAX_COUNT)
+    fields = Fields(config, source)
+    layers = fields.integer("num_hidden_layers", maximum=MAX_COUNT)
     rope = RopeConfig(
         theta=fields.number("rope_theta", above=1.0),
         factor=fields.number("rope_scaling_factor", at_least=1.0),
@@ -61,16 +74,16 @@ def config_from_original(config: Mapping[str, Any], source: str) -> ModelConfig:
         original_context_length=fields.integer("initial_context_length"),
         truncate=False,
     )
-    _check_betas(fields, rope, "rope_ntk_beta", "rope_ntk_alpha")
+    check_betas(fields, rope, "rope_ntk_beta", "rope_ntk_alpha")
     max_positions = math.floor(rope.original_context_length * rope.factor)
-    if max_positions > _MAX_POSITIONS:
+    if max_positions > MAX_POSITIONS:
         raise fields.error(
-            "rope_scaling_factor", f"a context of at most {_MAX_POSITIONS}", max_positions
+            "rope_scaling_factor", f"a context of at most {MAX_POSITIONS}", max_positions
         )
     return ModelConfig(
-        **_dimensions(fields, experts="num_experts", active="experts_per_token"),
+        **read_dimensions(fields, _ORIGINAL_NAMES),
         num_hidden_layers=layers,
-        layer_types=_alternating(layers),
+        layer_types=alternating_layers(layers),
         rms_norm_eps=_ORIGINAL_RMS_NORM_EPS,
         swiglu_limit=fields.number("swiglu_limit", default=7.0),
         max_position_embeddings=max_positions,
@@ -79,8 +92,8 @@ def config_from_original(config: Mapping[str, Any], source: str) -> ModelConfig:
     )
 
 
-class _Fields:
-    """Typed access to a JSON object; each failure names the file, the field, and both values."""
+class Fields:
+    """Typed access to a config; each failure names the file, the field, and both values."""
 
     def __init__(self, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
         self.values = values
@@ -95,11 +108,11 @@ class _Fields:
             f"{self.source}: field {self.prefix}{name}: expected {expected}, found {text}"
         )
 
-    def section(self, name: str) -> _Fields:
+    def section(self, name: str) -> Fields:
         value = self.values.get(name)
         if not isinstance(value, Mapping):
             raise self.error(name, "an object", value)
-        return _Fields(value, self.source, f"{self.prefix}{name}.")
+        return Fields(value, self.source, f"{self.prefix}{name}.")
 
     def get(self, name: str, expected: str, default: object = None) -> Any:
         value = self.values.get(name, default)
@@ -159,37 +172,47 @@ def read_token_ids(config: Mapping[str, Any], name: str, *, source: str) -> tupl
     ids = [] if value is None else value if isinstance(value, list) else [value]
     for token_id in ids:
         if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise _Fields(config, source).error(name, "a token id or a list of them", value)
+            raise Fields(config, source).error(name, "a token id or a list of them", value)
     return tuple(dict.fromkeys(ids))
 
 
-def _dimensions(fields: _Fields, *, experts: str, active: str) -> dict[str, int]:
-    """Read the sizes that both layouts state, within what the kernels support."""
+def read_dimensions(fields: Fields, names: Mapping[str, str]) -> dict[str, int]:
+    """Read the sizes that every layout states, within what the kernels support.
+
+    `names` has the layout's own names by those of `ModelConfig`.
+    """
     sizes = {
-        "hidden_size": fields.integer("hidden_size", multiple_of=32),
-        "intermediate_size": fields.integer("intermediate_size", multiple_of=32),
-        "num_attention_heads": fields.integer("num_attention_heads", maximum=_MAX_COUNT),
-        "num_key_value_heads": fields.integer("num_key_value_heads", maximum=_MAX_COUNT),
-        "head_dim": fields.integer("head_dim", maximum=_MAX_COUNT, multiple_of=16),
-        "vocab_size": fields.integer("vocab_size"),
-        "num_local_experts": fields.integer(experts, maximum=_MAX_COUNT),
-        "sliding_window": fields.integer("sliding_window"),
+        size: fields.integer(names[size], maximum=maximum, multiple_of=multiple)
+        for size, maximum, multiple in (
+            ("hidden_size", _MAX_SIZE, 32),
+            ("intermediate_size", _MAX_SIZE, 32),
+            ("num_attention_heads", MAX_COUNT, 1),
+            ("num_key_value_heads", MAX_COUNT, 1),
+            ("head_dim", MAX_COUNT, 16),
+            ("vocab_size", _MAX_SIZE, 1),
+            ("num_local_experts", MAX_COUNT, 1),
+            ("sliding_window", _MAX_SIZE, 1),
+        )
     }
     heads, kv_heads = sizes["num_attention_heads"], sizes["num_key_value_heads"]
     if heads % kv_heads:
-        raise fields.error("num_key_value_heads", f"a divisor of {heads} query heads", kv_heads)
-    sizes["num_experts_per_tok"] = fields.integer(active, maximum=sizes["num_local_experts"])
+        raise fields.error(
+            names["num_key_value_heads"], f"a divisor of {heads} query heads", kv_heads
+        )
+    sizes["num_experts_per_tok"] = fields.integer(
+        names["num_experts_per_tok"], maximum=sizes["num_local_experts"]
+    )
     return sizes
 
 
-def _alternating(layers: int) -> tuple[LayerType, ...]:
+def alternating_layers(layers: int) -> tuple[LayerType, ...]:
     return tuple("full_attention" if i % 2 else "sliding_attention" for i in range(layers))
 
 
-def _layer_types(fields: _Fields, layers: int) -> tuple[LayerType, ...]:
+def _layer_types(fields: Fields, layers: int) -> tuple[LayerType, ...]:
     types = fields.values.get("layer_types")
     if types is None:
-        return _alternating(layers)
+        return alternating_layers(layers)
     if not isinstance(types, list):
         raise fields.error("layer_types", "a list", types)
     if len(types) != layers:
@@ -200,7 +223,7 @@ def _layer_types(fields: _Fields, layers: int) -> tuple[LayerType, ...]:
     return cast(tuple[LayerType, ...], tuple(types))
 
 
-def _hf_rope(fields: _Fields) -> RopeConfig:
+def _hf_rope(fields: Fields) -> RopeConfig:
     if fields.values.get("rope_parameters") is not None:
         rope = fields.section("rope_parameters")
         nested = [name for name in ("sliding_attention", "full_attention") if name in rope.values]
@@ -217,7 +240,7 @@ def _hf_rope(fields: _Fields) -> RopeConfig:
     return _rope_settings(rope, fields)
 
 
-def _rope_settings(rope: _Fields, top: _Fields) -> RopeConfig:
+def _rope_settings(rope: Fields, top: Fields) -> RopeConfig:
     theta = (rope if "rope_theta" in rope.values else top).number("rope_theta", above=1.0)
     rope.expect("partial_rotary_factor", 1, default=1)
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
@@ -234,7 +257,7 @@ def _rope_settings(rope: _Fields, top: _Fields) -> RopeConfig:
         original_context_length=rope.integer("original_max_position_embeddings"),
         truncate=rope.flag("truncate", default=True),
     )
-    _check_betas(rope, settings, "beta_fast", "beta_slow")
+    check_betas(rope, settings, "beta_fast", "beta_slow")
     scale = 0.1 * math.log(settings.factor) + 1.0
     if rope.values.get("attention_factor") is not None:
         found = rope.number("attention_factor")
@@ -246,7 +269,7 @@ def _rope_settings(rope: _Fields, top: _Fields) -> RopeConfig:
     return settings
 
 
-def _check_betas(fields: _Fields, rope: RopeConfig, fast: str, slow: str) -> None:
+def check_betas(fields: Fields, rope: RopeConfig, fast: str, slow: str) -> None:
     if rope.beta_fast <= rope.beta_slow:
         raise fields.error(fast, f"more than {slow} ({rope.beta_slow:g})", rope.beta_fast)
 

@@ -64,7 +64,7 @@ def what_folder(folder: Path) -> str | None:
         )
     gguf = _first(folder, "*.gguf")
     if gguf:
-        return f"{gguf}: GGUF is not read; use safetensors, as openai/gpt-oss-20b has them"
+        return f"{gguf} and other files: pass the GGUF file itself"
     if folder.name.startswith("models--") or (folder / "snapshots").is_dir():
         inner = sorted((folder / "snapshots").glob("*"))
         way = f"or {inner[-1]}" if inner else "which downloads it anew"

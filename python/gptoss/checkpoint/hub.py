@@ -339,8 +339,9 @@ def _clear_errors(repo_id: str, revision: str | None, file_name: str = CONFIG) -
         if file_name != CONFIG:
             raise CheckpointError(f"{what}: expected {file_name}, found no such file") from error
         raise CheckpointError(
-            f"{what}: expected {CONFIG}, found no such file; repositories of GGUF files or of "
-            "adapters (LoRA) cannot be used: take the safetensors checkpoint, with adapters merged"
+            f"{what}: expected {CONFIG}, found no such file; of a repository of GGUF files "
+            "download the file (hf download) and pass it; adapters (LoRA) are merged into their "
+            "model first"
         ) from error
     except Exception as error:
         # Connection failures reach us as types of whichever HTTP library the installed

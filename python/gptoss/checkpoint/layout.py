@@ -10,7 +10,7 @@ from typing import Literal
 from gptoss.checkpoint.safetensors import ITEM_BYTES, TensorSource
 from gptoss.config import ModelConfig
 
-Layout = Literal["hf", "original"]
+Layout = Literal["hf", "original", "gguf"]
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -18,6 +18,11 @@ INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 MXFP4_BLOCK_SIZE = 32
+# 6 * 2^(252 - 127) is the largest product of an FP4 value and a scale that bfloat16 holds.
+MAX_SCALE_BYTE = 252
+# What is appended to the name of a matrix in Q8_0: one tensor for its int8 codes, in the kernels'
+# order (csrc/core/q8.h), and one for its float16 scales.
+Q8_0_CODES, Q8_0_SCALES = ".codes", ".scales"
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,9 @@ def stored_tensors(
     ----------
     config : ModelConfig
         Gives the shapes.
-    layout : {"hf", "original"}
-        Gives the names. The original layout fuses q, k and v.
+    layout : {"hf", "original", "gguf"}
+        Gives the names. The original layout fuses q, k and v. GGUF has names of its own
+        (`gguf_model`): here it has the canonical ones.
     bf16_experts : bool
         The experts are dequantised, as [E, in, out] (layout "hf" only). Their names are then
         `..._proj` and not canonical.
@@ -149,18 +155,23 @@ def tensors_by_role(
     Returns
     -------
     dict of str to TensorSource
-        The same tensors by role (csrc/model/weights.h), for example "layers.3.attention.q".
+        The same tensors by role (csrc/model/weights.h), for example "layers.3.attention.q"; one in
+        Q8_0 as "....codes" and "....scales".
 
     Raises
     ------
     KeyError
         A tensor is missing.
     """
-    return {
-        part.role: tensors[part.name]
-        for stored in stored_tensors(config, "hf")
-        for part in stored.parts
-    }
+    roles: dict[str, TensorSource] = {}
+    for stored in stored_tensors(config, "hf"):
+        for part in stored.parts:
+            if part.name + Q8_0_CODES in tensors:
+                for suffix in (Q8_0_CODES, Q8_0_SCALES):
+                    roles[part.role + suffix] = tensors[part.name + suffix]
+            else:
+                roles[part.role] = tensors[part.name]
+    return roles
 
 
 def _attention(

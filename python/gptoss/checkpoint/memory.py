@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from gptoss.checkpoint.gguf_model import held_in_q8_0, match_gguf
 from gptoss.checkpoint.layout import Layout, stored_tensors
 from gptoss.checkpoint.open import (
+    Located,
     find_tensors,
     has_bf16_experts,
-    local_folder,
+    local_model,
     match_tensors,
 )
 from gptoss.checkpoint.resolve import find_model
@@ -40,7 +42,8 @@ class MemoryEstimate:
         "int8": 1 byte for a KV element, and 4 for each token's key and value of each head.
     weights : dict of str to int
         Bytes of the weights, by component. They are mapped from the file, not copied, but for
-        dense weights in q8 or bf12; the groups that bf12 keeps whole are not counted.
+        dense weights in q8 or bf12, and all of a GGUF file but what it has in BF16; the groups
+        that bf12 keeps whole are not counted.
     kv_bytes : int
         KV cache, in pages of 64 tokens: all tokens on full-attention layers, a ring of pages on
         window layers.
@@ -98,8 +101,8 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate the memory that a model takes, without reading its weights.
 
-    For a Hub id only config.json is fetched: the config gives every tensor's size. A folder is
-    validated as `open_checkpoint` does. bfloat16 experts are counted as the MXFP4 that they
+    For a Hub id only config.json is fetched: the config gives every tensor's size. A folder or GGUF
+    file is validated as `open_checkpoint` does. bfloat16 experts are counted as the MXFP4 that they
     become at load.
 
     Parameters
@@ -134,7 +137,8 @@ def estimate_memory(
     """
     check_modes(precision, dense, kv_cache_dtype)
     located = find_model(path_or_repo, revision=revision, local_files_only=local_files_only)
-    if local_folder(path_or_repo) is not None:
+    q8_0 = matrices_in_q8_0(located)
+    if located.gguf is None and local_model(path_or_repo) is not None:
         found = find_tensors(located)
         match_tensors(located, found, bf16_experts=has_bf16_experts(found))
     return estimate_config(
@@ -146,7 +150,15 @@ def estimate_memory(
         kv_cache_dtype=kv_cache_dtype,
         chunk_tokens=chunk_tokens,
         layout=located.layout,
+        q8_0=q8_0,
     )
+
+
+def matrices_in_q8_0(located: Located) -> frozenset[str]:
+    """Names of a GGUF file's matrices that stay in Q8_0; raises CheckpointError as loading does."""
+    if located.gguf is None:
+        return frozenset()
+    return held_in_q8_0(match_gguf(located.gguf, located.config))
 
 
 def estimate_config(
@@ -159,8 +171,9 @@ def estimate_config(
     kv_cache_dtype: KvCacheDtype = "auto",
     chunk_tokens: int = 512,
     layout: Layout = "hf",
+    q8_0: frozenset[str] = frozenset(),
 ) -> MemoryEstimate:
-    """Estimate as `estimate_memory` does, from the config alone."""
+    """Estimate as `estimate_memory` does, from the config alone, and the matrices held in Q8_0."""
     from gptoss import _core  # here, because reading a checkpoint does without it
 
     for what, value, limit in (
@@ -177,6 +190,8 @@ def estimate_config(
             if part.name.endswith(DENSE_MATRICES):
                 nbytes = _core.matrix_bytes(dense, *part.shape)
                 encoded += nbytes if dense != "bf16" else 0
+            if part.name in q8_0:
+                nbytes = _core.matrix_bytes("q8_0", *part.shape)
             weights[part.component] = weights.get(part.component, 0) + nbytes
     plan = _core.plan_memory(
         config,

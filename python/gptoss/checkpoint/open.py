@@ -15,6 +15,8 @@ from gptoss.checkpoint.checkpoint import Checkpoint
 from gptoss.checkpoint.config_json import config_from_hf, config_from_original, read_token_ids
 from gptoss.checkpoint.convert import FLOAT_DTYPES, Dtype, convert_tensors
 from gptoss.checkpoint.foreign import what_config, what_file, what_folder
+from gptoss.checkpoint.gguf_file import GgufFile, is_gguf, read_gguf, split_stem
+from gptoss.checkpoint.gguf_model import gguf_config, gguf_tokenizer, load_gguf, match_gguf
 from gptoss.checkpoint.layout import (
     CONFIG,
     GENERATION_CONFIG,
@@ -43,12 +45,13 @@ _PUBLISHED_VOCAB_SIZE = 201_088
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint's folder, its layout and its parsed config."""
+    """A checkpoint's folder or GGUF file, its layout and its parsed config."""
 
     path: Path
     layout: Layout
     config: ModelConfig
     name: str
+    gguf: GgufFile | None = None
 
 
 def open_checkpoint(
@@ -60,14 +63,15 @@ def open_checkpoint(
     dtype: Dtype = "as_stored",
     progress: bool = True,
 ) -> Checkpoint:
-    """Find a checkpoint and validate it, without reading its weights.
+    """Find a checkpoint and validate it, without reading the weights that are used as they lie.
 
     Parameters
     ----------
     path_or_repo : str or path
         A folder in the Hugging Face or the original layout, a folder that holds `original/`, a
-        Hub id such as "openai/gpt-oss-20b", or "demo". An existing folder wins over a Hub id, and a
-        complete copy in the Hub's local cache is used without asking the Hub.
+        GGUF file or a folder with one, a Hub id such as "openai/gpt-oss-20b", or "demo". What
+        exists wins over a Hub id, and a complete copy in the Hub's local cache is used without
+        asking the Hub.
     revision : str, optional
         Branch, tag or commit on the Hub.
     local_files_only : bool
@@ -80,7 +84,8 @@ def open_checkpoint(
         What is done with tensors in float16 or float32, as some fine-tunes have them: they become
         bfloat16 in memory. "convert" rounds; "as_stored" takes only what needs no rounding.
     progress : bool
-        Show progress bars for a download, for quantising and for converting.
+        Show progress bars for a download, for quantising and for converting, and say in one line
+        what was made of a GGUF file.
 
     Returns
     -------
@@ -92,6 +97,8 @@ def open_checkpoint(
     CheckpointError
         There is no such checkpoint, or it is damaged, incomplete or of another model. The
         message names the file, the tensor or field, what was expected and what was found.
+    MemoryError
+        What is to be made of a GGUF file does not fit.
     ValueError
         `experts` or `dtype` is not one of the two.
 
@@ -103,27 +110,39 @@ def open_checkpoint(
         raise ValueError(f"experts must be one of {get_args(Experts)}, got {experts!r}")
     if dtype not in get_args(Dtype):
         raise ValueError(f"dtype must be one of {get_args(Dtype)}, got {dtype!r}")
-    local = local_folder(path_or_repo)
-    if local is None:
-        from gptoss.checkpoint import hub  # here, because importing it takes a while
-
-        repo_id = os.fspath(path_or_repo)
-        # The config first: a wrong model is refused before its gigabytes come.
-        config_path = hub.fetch_file(
-            repo_id, CONFIG, revision=revision, local_files_only=local_files_only
-        )
-        parse_config(config_path)
-        local = hub.fetch_checkpoint(
-            repo_id, revision=revision, local_files_only=local_files_only, progress=progress
-        )
-        located = dataclasses.replace(locate(local), name=repo_id)
-    else:
-        located = locate(local)
+    located = fetch_model(
+        path_or_repo, revision=revision, local_files_only=local_files_only, progress=progress
+    )
     return _open_located(located, experts, dtype, progress)
 
 
-def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
-    """Return the existing folder that is meant, or None if it must be a Hub id.
+def fetch_model(
+    path_or_repo: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    progress: bool = True,
+) -> Located:
+    """Find a model's files, of a Hub id after downloading them; raises as `open_checkpoint`."""
+    local = local_model(path_or_repo)
+    if local is not None:
+        return locate(local)
+    from gptoss.checkpoint import hub  # here, because importing it takes a while
+
+    repo_id = os.fspath(path_or_repo)
+    # The config first: a wrong model is refused before its gigabytes come.
+    config_path = hub.fetch_file(
+        repo_id, CONFIG, revision=revision, local_files_only=local_files_only
+    )
+    parse_config(config_path)
+    local = hub.fetch_checkpoint(
+        repo_id, revision=revision, local_files_only=local_files_only, progress=progress
+    )
+    return dataclasses.replace(locate(local), name=repo_id)
+
+
+def local_model(path_or_repo: str | os.PathLike[str]) -> Path | None:
+    """Return the existing folder or GGUF file that is meant, or None if it must be a Hub id.
 
     Raises
     ------
@@ -140,27 +159,35 @@ def local_folder(path_or_repo: str | os.PathLike[str]) -> Path | None:
     if not isinstance(text, str):
         raise TypeError(f"a checkpoint must be given as a path of str, got {text!r}")
     if not text:
-        raise CheckpointError("expected a folder or a Hub id (owner/name), found an empty string")
+        raise CheckpointError(
+            "expected a folder, a GGUF file or a Hub id (owner/name), found an empty string"
+        )
     try:
         path = Path(text).expanduser()
         if path.is_dir():
             return path
         exists = path.exists()
+        if exists and is_gguf(path):
+            return path
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, NUL, unknown ~user
         raise CheckpointError(f"{text!r}: expected a folder, found: {error}") from error
     if exists:
-        raise CheckpointError(f"{path}: expected a checkpoint's folder, found {what_file(path)}")
+        raise CheckpointError(
+            f"{path}: expected a checkpoint's folder or a GGUF file, found {what_file(path)}"
+        )
     if isinstance(path_or_repo, str) and _REPO_ID.fullmatch(text):
         return None
     raise CheckpointError(
-        f"{text}: expected a folder or a Hub id (owner/name), found neither: there is no folder "
-        f"{path.absolute()}"
+        f"{text}: expected a folder, a GGUF file or a Hub id (owner/name), found neither: there is "
+        f"no {path.absolute()}"
     )
 
 
 @clear_system_errors()
 def locate(folder: Path) -> Located:
-    """Find the weights' folder inside `folder`, and read its config."""
+    """Find the weights' folder inside `folder`, or the GGUF file, and read its config."""
+    if not folder.is_dir():
+        return _locate_gguf(folder)
     inner = folder / "original"
     has_config = (folder / CONFIG).is_file()
     has_weights = next(folder.glob("*.safetensors"), None) is not None
@@ -168,6 +195,8 @@ def locate(folder: Path) -> Located:
         path = inner
     elif has_config:
         path = folder
+    elif not has_config and not has_weights and len(models := _gguf_models(folder)) == 1:
+        return _locate_gguf(models[0])
     else:
         raise CheckpointError(
             f"{folder}: expected config.json or original/config.json, found neither{_but(folder)}"
@@ -176,6 +205,17 @@ def locate(folder: Path) -> Located:
     absolute = _absolute(path)
     name = absolute.parent.name if absolute.name == "original" else absolute.name
     return Located(path, layout, config, name)
+
+
+def _locate_gguf(path: Path) -> Located:
+    file = read_gguf(path)
+    return Located(file.path, "gguf", gguf_config(file), file.name, file)
+
+
+def _gguf_models(folder: Path) -> list[Path]:
+    """The GGUF files in a folder, one of each split model."""
+    models = {split_stem(path): path for path in sorted(folder.glob("*.gguf"), reverse=True)}
+    return sorted(models.values())
 
 
 def _absolute(path: Path) -> Path:
@@ -215,7 +255,19 @@ def _but(folder: Path) -> str:
 
 @clear_system_errors()
 def find_tensors(located: Located) -> dict[str, TensorSource]:
-    """Read the headers of a checkpoint's files: all tensors, under the names they have there."""
+    """Read the headers of a checkpoint's files: all tensors, under the names they have there.
+
+    Where the config ties them, the unembedding is the embedding, as in transformers.
+    """
+    found = _read_headers(located)
+    embedding = found.get("model.embed_tokens.weight")
+    tied = located.layout == "hf" and read_json(located.path / CONFIG).get("tie_word_embeddings")
+    if tied and embedding is not None:
+        found["lm_head.weight"] = embedding
+    return found
+
+
+def _read_headers(located: Located) -> dict[str, TensorSource]:
     index_path = located.path / INDEX
     single = located.path / SINGLE_FILE
     # As transformers does: the one file wins. The original layout has no index.
@@ -342,12 +394,14 @@ def _and_more(names: list[str]) -> str:
 
 @clear_system_errors()
 def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bool) -> Checkpoint:
+    if located.gguf is not None:
+        return _open_gguf(located, located.gguf, experts, dtype, progress)
     found = find_tensors(located)
     bf16_experts = has_bf16_experts(found)
     tensors = match_tensors(located, found, bf16_experts=bf16_experts)
-    tokenizer_path = _companion(located, TOKENIZER)
-    tokenizer_json = None if tokenizer_path is None else TokenizerJson.read(tokenizer_path)
-    stop_ids = _stop_ids(located, tokenizer_json)
+    tokenizer_path = companion(located, TOKENIZER)
+    tokenizer_json = read_tokenizer_json(located)
+    stop_ids = stop_token_ids(located, tokenizer_json)
     # Each reads gigabytes: whatever can be refused without that has been.
     if bf16_experts and experts == "as_stored":
         refuse_wide_experts(tensors)
@@ -365,7 +419,41 @@ def _open_located(located: Located, experts: Experts, dtype: Dtype, progress: bo
     )
 
 
-def _companion(located: Located, file_name: str) -> Path | None:
+def _open_gguf(
+    located: Located, file: GgufFile, experts: Experts, dtype: Dtype, progress: bool
+) -> Checkpoint:
+    parts = match_gguf(file, located.config)
+    tokenizer_json = read_tokenizer_json(located)
+    stop_ids = stop_token_ids(located, tokenizer_json)
+    return Checkpoint(
+        path=located.path,
+        layout="gguf",
+        config=dataclasses.replace(located.config, eos_token_ids=stop_ids),
+        tensors=load_gguf(file, parts, experts, dtype, progress),
+        tokenizer_path=None if tokenizer_json is None else located.path,
+        tokenizer_json=tokenizer_json,
+        name=located.name,
+    )
+
+
+def read_gguf_tokenizer(file: GgufFile) -> TokenizerJson | None:
+    """Read the tokenizer of a GGUF file, or else the tokenizer.json beside it, if there is one."""
+    found = gguf_tokenizer(file)
+    beside = file.path.parent / TOKENIZER
+    if found is None and beside.is_file():
+        return TokenizerJson.read(beside)
+    return found
+
+
+def read_tokenizer_json(located: Located) -> TokenizerJson | None:
+    """Read the tokenizer that belongs to a model, if there is one; raises CheckpointError."""
+    if located.gguf is not None:
+        return read_gguf_tokenizer(located.gguf)
+    path = companion(located, TOKENIZER)
+    return None if path is None else TokenizerJson.read(path)
+
+
+def companion(located: Located, file_name: str) -> Path | None:
     """Find a file beside the weights; for the original layout also in the folder above."""
     folders = [located.path]
     absolute = _absolute(located.path)
@@ -374,11 +462,12 @@ def _companion(located: Located, file_name: str) -> Path | None:
     return next((f / file_name for f in folders if (f / file_name).is_file()), None)
 
 
-def _stop_ids(located: Located, tokenizer_json: TokenizerJson | None) -> tuple[int, ...]:
+def stop_token_ids(located: Located, tokenizer_json: TokenizerJson | None) -> tuple[int, ...]:
     """Stop at what the generation config lists, else the config, and at every end of a turn."""
     config = located.config
-    ids, source = config.eos_token_ids, str(located.path / CONFIG)
-    generation_path = _companion(located, GENERATION_CONFIG)
+    ids = config.eos_token_ids
+    source = str(located.path if located.layout == "gguf" else located.path / CONFIG)
+    generation_path = companion(located, GENERATION_CONFIG)
     if generation_path is not None:
         generation = read_json(generation_path)
         listed = read_token_ids(generation, "eos_token_id", source=str(generation_path))

@@ -67,11 +67,11 @@ class TensorSource:
     nbytes : int
         Size of the tensor.
     dtype : str
-        "BF16" or "U8"; of a header also any other of the format.
+        "BF16" or "U8", and "F16" of the scales of Q8_0; of a header also any other of the format.
     shape : tuple of int
         Row-major.
     array : numpy.ndarray or None
-        C-contiguous uint16 (the bits of bf16) or uint8.
+        C-contiguous uint16 (the bits of bf16), uint8 or float16.
     """
 
     path: Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gptoss import _core
 from gptoss.checkpoint.layout import stored_tensors
 from gptoss.checkpoint.memory import DENSE_MATRICES
@@ -17,6 +19,7 @@ def decode_bytes(
     kv_cache_dtype: KvCacheDtype = "auto",
     depth: int = 0,
     sequences: int = 1,
+    q8_0: Collection[str] = (),
 ) -> float:
     """Bytes that a step reads to decode one token of each of some sequences.
 
@@ -31,6 +34,8 @@ def decode_bytes(
     sequences : int
         How many are decoded together. The experts that any of them needs are read once; the
         number of these is an expectation, with each expert as likely as the others.
+    q8_0 : collection of str
+        Matrices that a GGUF file has in Q8_0, by their canonical names.
 
     Returns
     -------
@@ -44,9 +49,11 @@ def decode_bytes(
     for stored in stored_tensors(c, "hf"):
         (part,) = stored.parts
         nbytes: float = stored.nbytes
-        if part.name.endswith(DENSE_MATRICES):
+        if part.name in q8_0:
+            nbytes = _core.matrix_bytes("q8_0", *part.shape)
+        elif part.name.endswith(DENSE_MATRICES):
             nbytes = _core.matrix_bytes(dense, *part.shape)
-        elif part.component == "embedding":
+        if part.component == "embedding":
             nbytes = sequences * nbytes / c.vocab_size
         elif part.component.startswith("expert"):
             nbytes *= experts

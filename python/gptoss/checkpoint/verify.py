@@ -16,14 +16,16 @@ from typing import Literal
 
 from gptoss._files import read_json
 from gptoss.checkpoint.checkpoint import check_scales
+from gptoss.checkpoint.gguf_model import check_gguf_scales, match_gguf
 from gptoss.checkpoint.layout import CONFIG, INDEX, SINGLE_FILE
 from gptoss.checkpoint.open import (
     find_tensors,
     has_bf16_experts,
-    local_folder,
+    local_model,
     locate,
     match_tensors,
     open_checkpoint,
+    read_gguf_tokenizer,
 )
 from gptoss.checkpoint.safetensors import read_header
 from gptoss.errors import CheckpointError
@@ -100,7 +102,7 @@ def verify_model(
     Parameters
     ----------
     path_or_repo : str or path
-        A folder; or a Hub id, whose copy in the Hub's local cache is checked.
+        A folder or a GGUF file; or a Hub id, whose copy in the Hub's local cache is checked.
     revision : str, optional
         Of a Hub id, or of `against`.
     against : str, optional
@@ -125,13 +127,16 @@ def verify_model(
     of the demo, the installed package's list. The Hub has SHA-256 of large files, and git's SHA-1
     of the others.
     """
-    folder = local_folder(path_or_repo)
-    if folder is None:
+    model = local_model(path_or_repo)
+    if model is None:
         from gptoss.checkpoint import hub
 
-        folder = hub.cached_folder(os.fspath(path_or_repo), revision=revision)
-    sums = _known_sums(folder, against, revision)
-    names = sorted({*sums, *_needed(folder)})
+        model = hub.cached_folder(os.fspath(path_or_repo), revision=revision)
+    folder, needed = _files_of(model)
+    sums = _known_sums(folder, needed, against, revision)
+    if not model.is_dir():  # other files of the folder are not the model's
+        sums = {name: sums[name] for name in needed if name in sums}
+    names = sorted({*sums, *needed})
     present = [name for name in names if (folder / name).is_file()]
     sizes = {name: (folder / name).stat().st_size for name in present}
     count = _Counter(sum(sizes[name] for name in present if name in sums), on_bytes)
@@ -154,25 +159,31 @@ def verify_model(
 
     with ThreadPoolExecutor(max_workers=_MAX_THREADS) as pool:
         files = list(pool.map(check, names))
-    return VerifyReport(folder, files, _problem(folder))
+    return VerifyReport(folder, files, _problem(model))
 
 
-def write_sums(folder: Path, on_bytes: Callable[[int, int], None] = lambda a, b: None) -> Path:
-    """Write SHA256SUMS for a folder's model files, as the command sha256sum does.
+def write_sums(model: Path, on_bytes: Callable[[int, int], None] = lambda a, b: None) -> Path:
+    """Write SHA256SUMS for a folder's model files, or beside a GGUF file, as sha256sum does.
 
     Raises
     ------
     CheckpointError
-        The folder holds no model.
+        There is no model.
     OSError
         A file cannot be read or written.
     """
-    open_checkpoint(folder, progress=False)
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix in (".json", ".safetensors") and not _is_hidden(path.relative_to(folder))
-    )
+    located = locate(model)
+    folder = model if model.is_dir() else model.parent
+    if located.gguf is not None:
+        match_gguf(located.gguf, located.config)
+        names = [path.name for path in located.gguf.paths]
+    else:
+        open_checkpoint(folder, progress=False)
+        names = sorted(
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.suffix in (".json", ".safetensors") and not _is_hidden(path.relative_to(folder))
+        )
     count = _Counter(sum((folder / name).stat().st_size for name in names), on_bytes)
     lines = [f"{_hash(hashlib.sha256(), folder / name, count)}  {name}\n" for name in names]
     path = folder / SUMS
@@ -199,8 +210,18 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+def _files_of(model: Path) -> tuple[Path, list[str]]:
+    """A model's folder, and the files without which it cannot be loaded."""
+    folder = model if model.is_dir() else model.parent
+    with contextlib.suppress(CheckpointError):  # which opening it tells
+        gguf = locate(model).gguf
+        if gguf is not None:
+            return folder, [path.name for path in gguf.paths]
+    return folder, [model.name] if model is not folder else list(_needed(folder))
+
+
 def _known_sums(
-    folder: Path, against: str | None, revision: str | None
+    folder: Path, needed: list[str], against: str | None, revision: str | None
 ) -> dict[str, tuple[str, str]]:
     """Of each file the checksum that it should have, and who says so."""
     known: dict[str, tuple[str, str]] = {}
@@ -214,7 +235,6 @@ def _known_sums(
     if against is not None:
         from gptoss.checkpoint import hub
 
-        needed = set(_needed(folder))
         for name, value in hub.checksums(against, revision=revision).items():
             # Not what else a repository has, such as another layout.
             if name in needed or (folder / name).is_file():
@@ -242,7 +262,7 @@ def _listed_sums(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _installed_sums(folder: Path) -> Iterator[tuple[str, str]]:
     """Of the demo, what the installed wheel's own list of files says."""
-    if folder != local_folder("demo"):
+    if folder != local_model("demo"):
         return
     from importlib import metadata
 
@@ -327,14 +347,18 @@ def _why(path: Path) -> str:
     return ""
 
 
-def _problem(folder: Path) -> str | None:
+def _problem(model: Path) -> str | None:
     try:
-        located = locate(folder)
+        located = locate(model)
+        if located.gguf is not None:
+            check_gguf_scales(match_gguf(located.gguf, located.config))
+            read_gguf_tokenizer(located.gguf)
+            return None
         found = find_tensors(located)
         bf16_experts = has_bf16_experts(found)
         match_tensors(located, found, bf16_experts=bf16_experts)
         if not bf16_experts:  # which would be quantised, to no end here
-            check_scales(open_checkpoint(folder, progress=False))
+            check_scales(open_checkpoint(model, progress=False))
     except CheckpointError as error:
         return str(error)
     return None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gptoss.cli import batch, bench, chat, doctor, generate, info, serve, verify
+from gptoss.cli import batch, bench, chat, convert, doctor, generate, info, serve, verify
 from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
@@ -23,6 +23,7 @@ _COMMANDS: dict[str, Any] = {
     "info": info,
     "doctor": doctor,
     "verify": verify,
+    "convert": convert,
 }
 
 _FAILED = 2

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptoss.checkpoint.open import local_folder
+from gptoss.checkpoint.open import local_model
 from gptoss.cli import options as shared
 from gptoss.errors import CheckpointError
 
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="a folder, a Hub id, or `demo`, which answers all requests whatever model they name; "
-        "by default GPTOSS_MODEL, or else the one that they all name",
+        help="a folder, a GGUF file, a Hub id, or `demo`, which answers all requests whatever "
+        "model they name; by default GPTOSS_MODEL, or else the one that they all name",
     )
     parser.add_argument(
         "--in-flight", type=int, default=32, metavar="N", help="most requests at a time"
@@ -93,11 +93,11 @@ def _named_model(lines: list[BatchLine]) -> str:
         raise ValueError(f"which model? The requests name {listed}: pass --model MODEL")
     (name,) = names
     try:
-        local_folder(name)
+        local_model(name)
     except CheckpointError:
         raise ValueError(
-            f"which model? The requests name {name}, which is no folder and no Hub id: pass "
-            "--model MODEL"
+            f"which model? The requests name {name}, which is no folder, no GGUF file and no Hub "
+            "id: pass --model MODEL"
         ) from None
     return name
 

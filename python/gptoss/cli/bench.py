@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import gptoss
+from gptoss.checkpoint.memory import matrices_in_q8_0
+from gptoss.checkpoint.open import local_model, locate
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.cli import options as shared
 from gptoss.cli.chart import Panel, bar_chart, short_number
@@ -34,7 +36,7 @@ _SECONDS_PER_HOUR = 3600
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument(
         "--devices",
         default="auto",
@@ -181,6 +183,8 @@ class _Bench:
         self._meter = meter
         self._rng = np.random.default_rng(0)
         self._device = llm.description.partition(",")[0]
+        path = local_model(options.model)
+        self._q8_0 = frozenset() if path is None else matrices_in_q8_0(locate(path))
         self._probe = ReadProbe() if self._device == "cpu" else None
 
     def figures(self) -> list[Figure]:
@@ -253,6 +257,7 @@ class _Bench:
             kv_cache_dtype=options.kv_cache_dtype,
             depth=_SHORT_PROMPT_TOKENS + options.new // 2,
             sequences=requests,
+            q8_0=self._q8_0,
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.checkpoint.layout import Layout
-from gptoss.checkpoint.open import local_folder
+from gptoss.checkpoint.open import local_model
 from gptoss.checkpoint.resolve import find_model
 from gptoss.cli.options import format_bytes
 from gptoss.config import ModelConfig
@@ -17,7 +17,7 @@ _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument("--precision", default="auto", metavar="MODE", help="auto or reference")
     parser.add_argument("--dense", default="bf16", metavar="FORM", help="bf16, bf12 or q8")
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="auto or int8")
@@ -54,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _files(model: str, *, revision: str | None, local_files_only: bool) -> str:
     """Where the model's files are, or what is to be downloaded."""
-    folder = local_folder(model)
-    if folder is not None:
-        return str(folder)
+    path = local_model(model)
+    if path is not None:
+        return str(path)
     from gptoss.checkpoint import hub
 
     try:
@@ -82,7 +82,7 @@ def _architecture(
     windows = config.layer_types.count("sliding_attention")
     rope = config.rope
     rows = {
-        "layout": "Hugging Face" if layout == "hf" else "original",
+        "layout": {"hf": "Hugging Face", "original": "original", "gguf": "GGUF"}[layout],
         "layers": f"{config.num_hidden_layers}, {windows} of them with a window of "
         f"{config.sliding_window} tokens",
         "hidden size": f"{config.hidden_size:,}",

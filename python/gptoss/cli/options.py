@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gptoss
-from gptoss.checkpoint.open import local_folder
+from gptoss.checkpoint.open import local_model
 from gptoss.engine.outputs import Timings, Usage
 from gptoss.engine.sampling import SamplingParams
 from gptoss.errors import CheckpointError
@@ -47,7 +47,8 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         nargs="?",
-        help="a folder, a Hub id, or `demo`; by default GPTOSS_MODEL, or else the demo",
+        help="a folder, a GGUF file, a Hub id, or `demo`; by default GPTOSS_MODEL, or else the "
+        "demo",
     )
 
 
@@ -57,13 +58,13 @@ def check_model_argument(options: argparse.Namespace, command: str) -> None:
     Raises
     ------
     ValueError
-        MODEL has spaces, and there is no such folder.
+        MODEL has spaces, and there is no such folder or file.
     """
     name = options.model
     if name is None or not any(map(str.isspace, name)):
         return
     try:
-        if local_folder(name) is not None:
+        if local_model(name) is not None:
             return
     except CheckpointError:
         pass
@@ -225,7 +226,7 @@ def confirm_download(name: str, options: argparse.Namespace) -> None:
         The disk has too little room.
     """
     try:
-        if local_folder(name) is not None:
+        if local_model(name) is not None:
             return
     except CheckpointError:
         return  # loading it says the same

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gptoss.checkpoint.open import local_folder
+from gptoss.checkpoint.open import local_model
 from gptoss.cli.options import format_bytes
 
 _STYLES = {"ok": "green", "unknown": "yellow", "wrong": "red", "missing": "red"}
@@ -20,7 +20,7 @@ _DIFFERS = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a folder, a Hub id, or `demo`")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument("--against", metavar="HUB-ID", help="ask the Hub for the checksums of this")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument(
@@ -37,11 +37,13 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(highlight=False, soft_wrap=True)
     if options.write:
-        folder = local_folder(options.model)
-        if folder is None:
-            raise ValueError(f"--write needs a folder, got the Hub id {options.model}")
+        model = local_model(options.model)
+        if model is None:
+            raise ValueError(
+                f"--write needs a folder or a GGUF file, got the Hub id {options.model}"
+            )
         with _progress(options.quiet) as on_bytes:
-            path = write_sums(folder, on_bytes)
+            path = write_sums(model, on_bytes)
         if not options.quiet:
             console.print(f"wrote {path}", markup=False)
         return 0

@@ -183,9 +183,10 @@ def q8_encode(
 def q8_matmul(
     x: F32Array,
     codes: npt.NDArray[np.int8],
-    scales: npt.NDArray[np.uint16],
+    scales: npt.NDArray[np.uint16] | npt.NDArray[np.float16],
     bias: F32Array | None = None,
     *,
+    exact: bool = False,
     target: str | None = None,
     isa: str | None = None,
 ) -> F32Array:
@@ -197,9 +198,12 @@ def q8_matmul(
         (T, K) float32, K a multiple of 32. Rounded to int8, 32 elements to a scale of (largest
         magnitude) / 127.
     codes, scales : numpy.ndarray
-        (N, K) int8 and (N, K/32) uint16, from `q8_encode`.
+        (N, K) int8 and (N, K/32) uint16, from `q8_encode`. Or float16 scales of Q8_0, the form of
+        GGUF files: w = code * scale, codes in the same order.
     bias : numpy.ndarray, optional
         (N) float32.
+    exact : bool
+        Do not round x; goes with Q8_0.
     target, isa : str, optional
         Where to run; see the module.
 
@@ -219,13 +223,17 @@ def q8_matmul(
 
     Notes
     -----
-    Products within a block are exact integers, and only the sum over blocks is float32.
+    Products within a block are exact integers, and only the sum over blocks is float32. With
+    `exact` sums are float32: 16 lanes over K, then a tree.
     """
     check = Arguments("q8_matmul")
     check.array("x", x, np.float32, "T K")
     check.multiple_of("K", BLOCK_SIZE)
     check.array("codes", codes, np.int8, "N K")
-    check.array("scales", scales, np.uint16, f"N K/{BLOCK_SIZE}")
+    q8_0 = isinstance(scales, np.ndarray) and scales.dtype == np.float16
+    check.array("scales", scales, np.float16 if q8_0 else np.uint16, f"N K/{BLOCK_SIZE}")
     if bias is not None:
         check.array("bias", bias, np.float32, "N")
-    return _core.q8_matmul(x, codes, scales, bias, check.target(target, isa))
+    return _core.q8_matmul(
+        x, codes, scales.view(np.uint16), bias, q8_0, bool(exact), check.target(target, isa)
+    )

@@ -48,7 +48,9 @@ def mxfp4_dequantize(blocks: U8Array, scales: U8Array, *, target: str | None = N
     return values.reshape(*scales.shape[:-1], scales.shape[-1] * BLOCK_SIZE)
 
 
-def mxfp4_quantize(x: F32Array, *, target: str | None = None) -> tuple[U8Array, U8Array]:
+def mxfp4_quantize(
+    x: F32Array, *, least_squares: bool = False, target: str | None = None
+) -> tuple[U8Array, U8Array]:
     """Turn float32 into MXFP4.
 
     A block's scale is 2^(floor(log2(largest magnitude)) - 2), within E8M0's range; elements are
@@ -59,6 +61,9 @@ def mxfp4_quantize(x: F32Array, *, target: str | None = None) -> tuple[U8Array, 
     ----------
     x : numpy.ndarray
         (..., K) float32, finite, K a multiple of 32.
+    least_squares : bool
+        Take the scale with which a block's square error is least, in place of the one above, which
+        is left for one of its two neighbours where that errs less.
     target : str, optional
         Where to run; see the module.
 
@@ -88,7 +93,9 @@ def mxfp4_quantize(x: F32Array, *, target: str | None = None) -> tuple[U8Array, 
     if not np.isfinite(x).all():
         raise ValueError("[mxfp4_quantize] expected finite x, got NaN or infinity")
     shape = (*x.shape[:-1], x.shape[-1] // BLOCK_SIZE)
-    blocks, scales = _core.mxfp4_quantize(x.reshape(-1, BLOCK_SIZE), check.target(target))
+    blocks, scales = _core.mxfp4_quantize(
+        x.reshape(-1, BLOCK_SIZE), bool(least_squares), check.target(target)
+    )
     return blocks.reshape(*shape, BLOCK_BYTES), scales.reshape(shape)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gptoss.checkpoint import Checkpoint
 from gptoss.config import ModelConfig
-from gptoss.reference import bf16, mxfp4
+from gptoss.reference import bf16, mxfp4, q8
 from gptoss.reference.arrays import FloatArray, IntArray
 from gptoss.reference.attention import banded_attention
 from gptoss.reference.dense import dense, embed, unembed
@@ -33,7 +33,8 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, FloatArray]:
     Returns
     -------
     dict of str to numpy.ndarray
-        By canonical name. The experts' blocks and scales become one tensor, without the suffix:
+        By canonical name; Q8_0 as its numbers.
+        The experts' blocks and scales become one tensor, without the suffix:
         `...gate_up_proj` (E, 2I, N) and `...down_proj` (E, N, I).
     """
     tensors: dict[str, FloatArray] = {}
@@ -44,6 +45,10 @@ def load_tensors(checkpoint: Checkpoint) -> dict[str, FloatArray]:
             stem = name.removesuffix("_blocks")
             scales = checkpoint.tensors[stem + "_scales"].read()
             tensors[stem] = mxfp4.dequantize(source.read(), scales)
+        elif name.endswith(".codes"):
+            stem = name.removesuffix(".codes")
+            scales = checkpoint.tensors[stem + ".scales"].read()
+            tensors[stem] = q8.decode_q8_0(source.read().view(np.int8), scales)
     return tensors
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,6 +43,27 @@ def decode(codes: npt.NDArray[np.int64], scales: FloatArray) -> FloatArray:
     """Turn codes (N, K/32, 32) and scales (N, K/32) into weights (N, K) float64."""
     weights: FloatArray = (codes * scales[..., None] / 2).reshape(len(codes), -1)
     return weights
+
+
+def decode_q8_0(codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float16]) -> FloatArray:
+    """Turn codes (N, K) as the kernels read them and scales (N, K/32) of Q8_0 into (N, K) float64.
+
+    A weight is code * scale.
+    """
+    ordered = from_groups(codes)
+    weights: FloatArray = ordered * scales.astype(np.float64)[..., None]
+    return weights.reshape(codes.shape)
+
+
+def from_groups(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Undo `in_groups`: codes (N, K) to (N, K/32, 32)."""
+    blocks = np.empty((len(codes), codes.shape[1] // BLOCK, BLOCK), codes.dtype)
+    for first in range(0, blocks.shape[1], 4):
+        group = blocks[:, first : first + 4]
+        count = group.shape[1]
+        halves = codes[:, first * BLOCK : (first + count) * BLOCK].reshape(len(codes), 2, count, -1)
+        group[..., 0::2], group[..., 1::2] = halves[:, 0], halves[:, 1]
+    return blocks
 
 
 def in_groups(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Finding a tokenizer.json: a file, or what a model's name leads to."""
+"""Finding a tokenizer: a file, or what a model's name leads to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gptoss.tokenizer.json_file import TokenizerJson
 
-# (path_or_repo, revision, local_files_only) to the file.
-Finder = Callable[["str | os.PathLike[str]", "str | None", bool], Path]
+# (path_or_repo, revision, local_files_only) to what is in the file.
+Finder = Callable[["str | os.PathLike[str]", "str | None", bool], TokenizerJson]
 
 _finders: list[Finder] = []
 
@@ -24,8 +24,7 @@ def read_tokenizer(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> TokenizerJson:
-    """Read the tokenizer.json that a file's or a model's name leads to; raises CheckpointError."""
-    path = Path(path_or_repo)
+    """Read the tokenizer that a file's or a model's name leads to; raises CheckpointError."""
     for finder in _finders:
-        path = finder(path_or_repo, revision, local_files_only)
-    return TokenizerJson.read(path)
+        return finder(path_or_repo, revision, local_files_only)
+    return TokenizerJson.read(Path(path_or_repo))

@@ -30,8 +30,8 @@ class Tokenizer:
     Parameters
     ----------
     source : str, path or TokenizerJson
-        A model as for `load`: "demo", a folder or a Hub id; a tokenizer.json; its text, which
-        begins with a brace; or what is read of it.
+        A model as for `load`: "demo", a folder, a GGUF file or a Hub id; a tokenizer.json; its
+        text, which begins with a brace; or what is read of it.
 
     Raises
     ------

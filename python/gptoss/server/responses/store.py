@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptoss import _private
 from gptoss.server.responses.objects import Item
 
 _APPLICATION_ID = 0x67707472  # "gptr", in the file's header
@@ -267,16 +267,14 @@ def _open(path: str | os.PathLike[str] | None) -> sqlite3.Connection:
 
 def _make_private(path: Path) -> None:
     """Have a file that only its owner may read: prompts are in it."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     try:
-        handle = os.open(path, flags, 0o600)
+        handle = os.open(path, _private.flags("O_RDWR", "O_CREAT", "O_NOFOLLOW"), 0o600)
     except OSError as error:
         raise ValueError(f"{path}: the store of responses cannot be opened: {error}") from error
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+        if not _private.is_own_file(os.fstat(handle)):
             raise ValueError(f"{path}: must be a file of the user who runs the server")
-        os.fchmod(handle, 0o600)
+        _private.hide(handle)
     finally:
         os.close(handle)
 

@@ -1,6 +1,4 @@
-"""Write a gpt-oss checkpoint as a GGUF file for llama.cpp.
-
-    python bench/gguf_writer.py /path/to/20b out.gguf --dense q8_0
+"""A checkpoint as a GGUF file, for llama.cpp and what is built on it.
 
 The experts keep their MXFP4 values bit for bit; the dense matrices stay bfloat16 or become Q8_0.
 Names, types and metadata are those that llama.cpp's own converter gives to these models.
@@ -8,31 +6,38 @@ Names, types and metadata are those that llama.cpp's own converter gives to thes
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from gptoss.checkpoint import Checkpoint, TensorSource, open_checkpoint
+from gptoss.checkpoint import Checkpoint
+from gptoss.checkpoint.gguf_model import (
+    ARCHITECTURE,
+    CONTROL,
+    NORMAL,
+    PRE_TOKENIZER,
+    PRE_TOKENIZER_PATTERN,
+    SWIGLU_LIMIT,
+    UNUSED,
+    USER_DEFINED,
+)
+from gptoss.checkpoint.layout import stored_tensors
 from gptoss.config import ModelConfig
+from gptoss.convert.resumable import OutputFile, Unit
+from gptoss.convert.source import Source
 
-Dense = Literal["bf16", "q8_0"]
+GgufDense = Literal["bf16", "q8_0"]
 
 _ALIGNMENT = 32
 _BLOCK = 32  # elements of a Q8_0 or MXFP4 block
-# Bounds the memory of a conversion: some copies of one chunk.
-_CHUNK_ELEMENTS = 1 << 23
-# What llama.cpp holds as literals for these models.
-_SWIGLU_LIMIT = 7.0
 
 
 class GgmlType(IntEnum):
@@ -50,20 +55,24 @@ _BLOCK_BYTES = {GgmlType.F32: 128, GgmlType.Q8_0: 34, GgmlType.BF16: 64, GgmlTyp
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of the file: row-major shape, and its bytes in pieces."""
+    """A tensor of the file: row-major shape, and its bytes."""
 
     name: str
     type: GgmlType
     shape: tuple[int, ...]
-    pieces: Callable[[], Iterator[npt.NDArray[Any]]]
+    units: list[Unit]
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _BLOCK_BYTES[self.type] // _BLOCK
+        return _nbytes(self.type, self.shape)
+
+
+def _nbytes(type: GgmlType, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * _BLOCK_BYTES[type] // _BLOCK
 
 
 def write_gguf(
-    checkpoint: Checkpoint, path: Path, *, dense: Dense = "bf16", progress: bool = False
+    checkpoint: Checkpoint, path: Path, *, dense: GgufDense = "bf16", progress: bool = False
 ) -> int:
     """Write a checkpoint's tensors, config and tokenizer into one GGUF file.
 
@@ -88,26 +97,36 @@ def write_gguf(
     ------
     ValueError
         llama.cpp cannot run such a config: it has the pattern of the layers, starting with a
-        window, and the SwiGLU limit of 7 as constants.
+        window, and the SwiGLU limit of 7 as constants; or the checkpoint is GGUF itself.
     """
-    tensors = list(_tensors(checkpoint, GgmlType.Q8_0 if dense == "q8_0" else GgmlType.BF16))
-    metadata = _config_metadata(checkpoint) | _tokenizer_metadata(checkpoint)
+    file = gguf_file(Source.of_checkpoint(checkpoint), path.name, dense)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file, Progress(disable=not progress) as bars:
-            task = bars.add_task(path.name, total=sum(tensor.nbytes for tensor in tensors))
-            _write_header(file, metadata, tensors)
-            for tensor in tensors:
-                begin = file.tell()
-                for piece in tensor.pieces():
-                    file.write(piece.data)
+        with partial.open("wb") as out, Progress(disable=not progress) as bars:
+            task = bars.add_task(path.name, total=file.nbytes)
+            out.write(file.header)
+            for unit in file.units:
+                for piece in unit.pieces():
+                    out.write(piece.data)
                     bars.advance(task, piece.nbytes)
-                assert file.tell() - begin == tensor.nbytes, tensor.name
-                _pad(file)
+        assert partial.stat().st_size == file.nbytes
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def gguf_file(source: Source, name: str, dense: GgufDense) -> OutputFile:
+    """Describe the file; raises ValueError as `write_gguf` does."""
+    tensors = list(_tensors(source, GgmlType.Q8_0 if dense == "q8_0" else GgmlType.BF16))
+    metadata = _config_metadata(source) | _tokenizer_metadata(source)
+    units = []
+    for tensor in tensors:
+        units += tensor.units
+        padding = -tensor.nbytes % _ALIGNMENT
+        if padding:
+            units.append(Unit(padding, lambda n=padding: iter([np.zeros(n, np.uint8)])))  # type: ignore[misc]
+    return OutputFile(name, _header(metadata, tensors), units)
 
 
 def repack_mxfp4(
@@ -163,19 +182,23 @@ def quantize_q8_0(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return result
 
 
-def _tensors(checkpoint: Checkpoint, dense: GgmlType) -> Iterator[_Tensor]:
-    sources = checkpoint.tensors
+def _tensors(source: Source, dense: GgmlType) -> Iterator[_Tensor]:
+    shapes = {
+        part.name: part.shape
+        for stored in stored_tensors(source.config, "hf")
+        for part in stored.parts
+    }
 
     def matrix(name: str, hf_name: str) -> _Tensor:
-        return _dense(name, sources[f"{hf_name}.weight"], dense)
+        return _dense(name, source, f"{hf_name}.weight", shapes[f"{hf_name}.weight"], dense)
 
-    def f32(name: str, hf_name: str) -> _Tensor:
-        return _dense(name, sources[hf_name], GgmlType.F32)
+    def f32(name: str, hf_name: str, last_axis: slice = slice(None)) -> _Tensor:
+        return _dense(name, source, hf_name, shapes[hf_name], GgmlType.F32, last_axis)
 
     yield matrix("token_embd.weight", "model.embed_tokens")
     yield f32("output_norm.weight", "model.norm.weight")
     yield matrix("output.weight", "lm_head")
-    for layer in range(checkpoint.config.num_hidden_layers):
+    for layer in range(source.config.num_hidden_layers):
         block, hf = f"blk.{layer}", f"model.layers.{layer}"
         attention, experts = f"{hf}.self_attn", f"{hf}.mlp.experts"
         yield f32(f"{block}.attn_norm.weight", f"{hf}.input_layernorm.weight")
@@ -192,44 +215,54 @@ def _tensors(checkpoint: Checkpoint, dense: GgmlType) -> Iterator[_Tensor]:
             ("up", "gate_up_proj", slice(1, None, 2)),
             ("down", "down_proj", slice(None)),
         ):
-            blocks, scales, bias = (
-                sources[f"{experts}.{hf_name}_{kind}"] for kind in ("blocks", "scales", "bias")
-            )
-            yield _mxfp4(f"{block}.ffn_{name}_exps.weight", blocks, scales, rows)
-            yield _dense(f"{block}.ffn_{name}_exps.bias", bias, GgmlType.F32, rows)
+            stem = f"{experts}.{hf_name}"
+            weights = f"{block}.ffn_{name}_exps.weight"
+            yield _mxfp4(weights, source, stem, shapes[f"{stem}_scales"], rows)
+            yield f32(f"{block}.ffn_{name}_exps.bias", f"{stem}_bias", rows)
 
 
 def _dense(
-    name: str, source: TensorSource, type: GgmlType, last_axis: slice = slice(None)
+    name: str,
+    source: Source,
+    hf_name: str,
+    shape: tuple[int, ...],
+    type: GgmlType,
+    last_axis: slice = slice(None),
 ) -> _Tensor:
     """Take a bfloat16 tensor, or some elements of each of its rows."""
-    columns = len(range(*last_axis.indices(source.shape[-1])))
+    columns = len(range(*last_axis.indices(shape[-1])))
 
     def pieces() -> Iterator[npt.NDArray[Any]]:
-        bits = source.read().reshape(-1, source.shape[-1])
-        step = max(1, _CHUNK_ELEMENTS // bits.shape[1])
-        for begin in range(0, len(bits), step):
-            chunk = np.ascontiguousarray(bits[begin : begin + step, last_axis])
-            if type is not GgmlType.BF16:
-                chunk = (chunk.astype(np.uint32) << 16).view(np.float32)
-            yield quantize_q8_0(chunk) if type is GgmlType.Q8_0 else chunk
+        for bits in source.bf16(hf_name):
+            chunk = np.ascontiguousarray(bits.reshape(-1, shape[-1])[:, last_axis])
+            if type is GgmlType.BF16:
+                yield chunk
+                continue
+            values = (chunk.astype(np.uint32) << 16).view(np.float32)
+            yield quantize_q8_0(values) if type is GgmlType.Q8_0 else values
 
-    return _Tensor(name, type, (*source.shape[:-1], columns), pieces)
+    own_shape = (*shape[:-1], columns)
+    return _Tensor(name, type, own_shape, [Unit(_nbytes(type, own_shape), pieces)])
 
 
-def _mxfp4(name: str, blocks: TensorSource, scales: TensorSource, rows: slice) -> _Tensor:
-    experts, all_rows, groups = scales.shape
+def _mxfp4(
+    name: str, source: Source, stem: str, scales_shape: tuple[int, ...], rows: slice
+) -> _Tensor:
+    experts, all_rows, groups = scales_shape
     shape = (experts, len(range(*rows.indices(all_rows))), groups * _BLOCK)
 
-    def pieces() -> Iterator[npt.NDArray[np.uint8]]:
-        for expert in zip(blocks.read(), scales.read(), strict=True):
-            yield repack_mxfp4(expert[0][rows], expert[1][rows])
+    def unit(expert: int) -> Unit:
+        def pieces() -> Iterator[npt.NDArray[np.uint8]]:
+            blocks, scales = source.expert_mxfp4(stem, expert)
+            yield repack_mxfp4(blocks[rows], scales[rows])
 
-    return _Tensor(name, GgmlType.MXFP4, shape, pieces)
+        return Unit(_nbytes(GgmlType.MXFP4, shape) // experts, pieces)
+
+    return _Tensor(name, GgmlType.MXFP4, shape, [unit(expert) for expert in range(experts)])
 
 
-def _config_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.config
+def _config_metadata(source: Source) -> dict[str, Any]:
+    config = source.config
     _check_supported(config)
     rope = config.rope
     fields: dict[str, Any] = {
@@ -258,9 +291,9 @@ def _config_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
             "rope.scaling.yarn_beta_slow": rope.beta_slow,
         }
     return {
-        "general.architecture": "gpt-oss",
-        "general.name": checkpoint.name,
-        **{f"gpt-oss.{name}": value for name, value in fields.items()},
+        "general.architecture": ARCHITECTURE,
+        "general.name": source.name,
+        **{f"{ARCHITECTURE}.{name}": value for name, value in fields.items()},
     }
 
 
@@ -268,46 +301,52 @@ def _check_supported(config: ModelConfig) -> None:
     pattern = ("sliding_attention", "full_attention")
     if any(kind != pattern[i % 2] for i, kind in enumerate(config.layer_types)):
         raise ValueError("llama.cpp needs layers that alternate, starting with a window")
-    if config.swiglu_limit != _SWIGLU_LIMIT:
+    if config.swiglu_limit != SWIGLU_LIMIT:
         raise ValueError(
-            f"llama.cpp needs a swiglu_limit of {_SWIGLU_LIMIT}, got {config.swiglu_limit}"
+            f"llama.cpp needs a swiglu_limit of {SWIGLU_LIMIT}, got {config.swiglu_limit}"
         )
 
 
-def _tokenizer_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    if checkpoint.tokenizer_path is None:
+def _tokenizer_metadata(source: Source) -> dict[str, Any]:
+    """The tokenizer; whole as well where its pattern is not the one that llama.cpp has."""
+    file = source.tokenizer_json
+    if file is None:
         return {"tokenizer.ggml.model": "none"}
-    normal, control, unused = 1, 3, 5
-    tokenizer = json.loads(checkpoint.tokenizer_path.read_text(encoding="utf-8"))
-    size = checkpoint.config.vocab_size
+    tokenizer = json.loads(file.text)
+    size = source.config.vocab_size
     tokens = [f"[PAD{i}]" for i in range(size)]
-    types = np.full(size, unused, np.int32)
+    types = np.full(size, UNUSED, np.int32)
     for text, token_id in tokenizer["model"]["vocab"].items():
-        tokens[token_id], types[token_id] = text, normal
-    for added in tokenizer["added_tokens"]:
-        tokens[added["id"]], types[added["id"]] = added["content"], control
+        tokens[token_id], types[token_id] = text, NORMAL
+    for added in file.added:
+        tokens[added.id] = added.content
+        types[added.id] = CONTROL if added.special else USER_DEFINED
     merges = tokenizer["model"]["merges"]
-    return {
+    fields = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-4o",
+        "tokenizer.ggml.pre": PRE_TOKENIZER,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
-        "tokenizer.ggml.eos_token_id": checkpoint.config.eos_token_ids[0],
+        "tokenizer.ggml.eos_token_id": source.config.eos_token_ids[0],
     }
+    if json.dumps(PRE_TOKENIZER_PATTERN) not in json.dumps(tokenizer.get("pre_tokenizer")):
+        fields["tokenizer.huggingface.json"] = file.text
+    return fields
 
 
-def _write_header(file: BinaryIO, metadata: dict[str, Any], tensors: list[_Tensor]) -> None:
-    file.write(b"GGUF" + _u32(3) + _u64(len(tensors)) + _u64(len(metadata)))
+def _header(metadata: dict[str, Any], tensors: list[_Tensor]) -> bytes:
+    head = [b"GGUF", _u32(3), _u64(len(tensors)), _u64(len(metadata))]
     for key, value in metadata.items():
-        file.write(_text(key) + _value(value))
+        head.append(_text(key) + _value(value))
     offset = 0
     for tensor in tensors:
         dimensions = b"".join(_u64(n) for n in reversed(tensor.shape))
-        file.write(_text(tensor.name) + _u32(len(tensor.shape)) + dimensions)
-        file.write(_u32(tensor.type) + _u64(offset))
+        head.append(_text(tensor.name) + _u32(len(tensor.shape)) + dimensions)
+        head.append(_u32(tensor.type) + _u64(offset))
         offset += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-    _pad(file)
+    whole = b"".join(head)
+    return whole + bytes(-len(whole) % _ALIGNMENT)
 
 
 def _value(value: Any) -> bytes:
@@ -337,25 +376,3 @@ def _u64(value: int) -> bytes:
 def _text(value: str) -> bytes:
     data = value.encode()
     return _u64(len(data)) + data
-
-
-def _pad(file: BinaryIO) -> None:
-    file.write(bytes(-file.tell() % _ALIGNMENT))
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a checkpoint's folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write")
-    parser.add_argument("--dense", choices=get_args(Dense), default="bf16")
-    options = parser.parse_args()
-    nbytes = write_gguf(
-        open_checkpoint(options.model), options.out, dense=options.dense, progress=True
-    )
-    print(json.dumps({"out": os.fspath(options.out), "bytes": nbytes}))
-
-
-if __name__ == "__main__":
-    _main()
