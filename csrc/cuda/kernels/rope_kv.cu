@@ -116,17 +116,17 @@ __device__ __forceinline__ void rope_kv(const RopeKvArgs& a) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_rope_kv_f32(const __grid_constant__ RopeKvArgs a) {
   rope_kv<float>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_rope_kv_f16(const __grid_constant__ RopeKvArgs a) {
   rope_kv<F16>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_rope_kv_int8(const __grid_constant__ RopeKvArgs a) {
   rope_kv<Int8>(a);
 }
