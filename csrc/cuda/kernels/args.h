@@ -28,7 +28,7 @@ namespace gptoss::cuda {
 inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
 inline constexpr int kMaxTop = 20;            // ops/sample.h: kMaxLogprobs
 inline constexpr int kMaxExperts = 256;
-inline constexpr int kMaxHidden = 12288;  // a row of the residual stream in shared memory
+inline constexpr int kMaxHidden = 12000;  // a row of the residual stream in shared memory
 inline constexpr uint32_t kSeen = 0x80000000u;
 
 // Of activations: what norms, attention and SwiGLU write, and matmuls read.
@@ -578,6 +578,6 @@ struct SampleArgs {
   SampleOut* out;       // (M)
   int32_t n_units, vocab_size;
 };
-inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 512, 0}; }
+inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 256, 0}; }
 
 }  // namespace gptoss::cuda
