@@ -288,6 +288,7 @@ class TestStats:
                 assert getattr(stats, tps) > 0
             assert set(stats.phase_seconds) > {"attention_in", "attend", "experts_in", "unembed"}
             assert stats.phase_seconds.pop("constrain") == 0
+            assert stats.phase_seconds.pop("device") == 0
             assert all(seconds > 0 for seconds in stats.phase_seconds.values())
             assert stats.sequences == 2
             assert stats.steps == 40

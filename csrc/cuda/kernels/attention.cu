@@ -5,8 +5,8 @@
 // keys in order, a running softmax within a split, splits joined in order behind the sink. Pages
 // that a row does not see change none of its bits. So a token has the same result in a tile of a
 // prompt, alone, and with its splits computed by different blocks.
-#include "block.cuh"
-#include "pages.cuh"
+#include "cuda/kernels/block.cuh"
+#include "cuda/kernels/pages.cuh"
 
 namespace gptoss::cuda {
 namespace {

@@ -1,8 +1,8 @@
 // Banded attention, plainly: a block per token and KV head, a warp per query head. The softmax of
 // each page of 64 keys is carried alone and joins that of the pages before it, so the order of sums
 // depends on positions only.
-#include "block.cuh"
-#include "pages.cuh"
+#include "cuda/kernels/block.cuh"
+#include "cuda/kernels/pages.cuh"
 
 namespace gptoss::cuda {
 namespace {

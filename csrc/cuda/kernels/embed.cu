@@ -1,5 +1,5 @@
 // The residual stream's beginning, RMSNorm, and what is looked at in its end.
-#include "block.cuh"
+#include "cuda/kernels/block.cuh"
 
 namespace gptoss::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // The router's choice, the sort of its pairs, and the sum of the experts' outputs.
-#include "block.cuh"
+#include "cuda/kernels/block.cuh"
 
 namespace gptoss::cuda {
 namespace {

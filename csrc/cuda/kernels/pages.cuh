@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "args.h"
+#include "cuda/kernels/args.h"
 
 namespace gptoss::cuda {
 

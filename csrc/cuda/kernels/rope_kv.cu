@@ -3,8 +3,8 @@
 // A tensor core multiplies values that a token does not see by 0, and 0 times infinity or NaN would
 // reach it all the same. So where a value is not finite, the key tells of it instead: scores are
 // left out where they are not seen.
-#include "block.cuh"
-#include "pages.cuh"
+#include "cuda/kernels/block.cuh"
+#include "cuda/kernels/pages.cuh"
 
 namespace gptoss::cuda {
 namespace {

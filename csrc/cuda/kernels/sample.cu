@@ -6,7 +6,7 @@
 // a draw, and twice more for each cut: once to add up bins of distances from the highest logit, and
 // once to collect the tokens of the bin in which the cut lies. Among those few it is found digit by
 // digit.
-#include "block.cuh"
+#include "cuda/kernels/block.cuh"
 
 namespace gptoss::cuda {
 namespace {
