@@ -8,7 +8,7 @@
 namespace gptoss::cuda {
 
 int64_t layer_page_bytes(const ModelConfig& config, Kv kv) {
-  return int64_t{2} * kPageTokens * config.kv_size() * size_of(kv);
+  return kv_layer_bytes(kv, config.n_kv_heads, config.head_dim);
 }
 
 int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group) {

@@ -12,6 +12,7 @@ from cuda.kernels import Batch, Gpu, fill, from_bf16, seeds
 from emulator.device import Buffer
 from gptoss.config import RopeConfig
 from gptoss.reference.attention import banded_attention
+from gptoss.reference.kv_cache import round_to_int8
 from gptoss.reference.rope import concentration, inverse_frequencies, rope
 from support import tolerances
 
@@ -68,6 +69,42 @@ class Pages:
         return k, v
 
 
+class CodedPages(Pages):
+    """The same in int8, with scales behind keys and values."""
+
+    def __init__(
+        self, gpu: Gpu, kind: str, kv_heads: int, head_dim: int, n_slots: int, row_pages: int
+    ) -> None:
+        assert kind == "int8"
+        super().__init__(gpu, "f16", kv_heads, head_dim, n_slots, row_pages)
+        codes, scales = (2, kv_heads, PAGE, head_dim), (2, kv_heads, PAGE)
+        self.record = np.dtype([("codes", np.int8, codes), ("scales", np.float32, scales)])
+        self.memory = gpu.empty((len(self.table.ravel()) + 1, 2), self.record, "pages")
+        self.layer.base = self.memory.address + self.record.itemsize
+        self.layer.page_stride = 2 * self.record.itemsize
+        self.layer.kv = 2
+
+    def write(self, slots: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
+        array = np.zeros(self.memory.shape, self.record)
+        array["scales"] = np.nan
+        for slot, arrays in slots.items():
+            for which, x in enumerate(arrays):
+                scales = np.abs(x).max(-1).astype(np.float32) / np.float32(127)
+                codes = np.rint(x.astype(np.float64) / np.maximum(scales, 1e-30)[..., None])
+                for position in range(len(x)):
+                    page = self.table[slot, position // PAGE % self.row_pages]
+                    array["codes"][page, 1, which, :, position % PAGE] = codes[position]
+                    array["scales"][page, 1, which, :, position % PAGE] = scales[position]
+        self.memory.write(array)
+
+    def read(self, slot: int, position: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        record = self.memory.numpy()[self.table[slot, position // PAGE % self.row_pages], 1]
+        row = position % PAGE
+        scales = record["scales"][:, :, row, None].astype(np.float64)
+        k, v = record["codes"][:, :, row] * scales
+        return k, v
+
+
 def rotations(n: int, head_dim: int) -> npt.NDArray[np.float32]:
     angles = np.arange(n)[:, None] * inverse_frequencies(CONFIG, head_dim)
     table = np.concatenate([np.cos(angles), np.sin(angles)], -1) * concentration(CONFIG)
@@ -110,6 +147,57 @@ def test_rope_and_write(kind: str, heads: int, kv_heads: int, dim: int) -> None:
             stored_k, stored_v = pages.read(batch.token_slots[t], batch.positions[t])
             assert (np.abs(stored_k - expected_k[t]) <= bound[t]).all()
             assert np.array_equal(stored_v, v[t].reshape(kv_heads, dim).astype(pages.dtype))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 16), (16, 2, 64), (9, 9, 48)])
+def test_rope_and_write_in_int8(heads: int, kv_heads: int, dim: int) -> None:
+    gpu = Gpu("rope_kv")
+    rng = np.random.default_rng(heads)
+    batch = Batch(gpu, [(1, 62, [1] * 4), (0, 0, [1])])
+    tokens, width = len(batch.tokens), (heads + 2 * kv_heads) * dim
+    qkv = rng.normal(size=(tokens, width)).astype(np.float32)
+    qkv[1, -dim:] = 0.0
+    pages = CodedPages(gpu, "int8", kv_heads, dim, 2, 2)
+    args = fill(
+        "RopeKvArgs",
+        step=batch.step,
+        qkv=gpu.put(qkv),
+        qkv_stride=width,
+        heads=heads,
+        rotations=gpu.put(rotations(70, dim)),
+        kv=pages.layer,
+    )
+    gpu.launch("gptoss_rope_kv_int8", tokens, 256, args)
+    k, v = qkv[:, heads * dim :].astype(np.float64).reshape(tokens, 2, kv_heads, dim).swapaxes(0, 1)
+    rotated = rope(k, np.array(batch.positions), CONFIG)
+    bound = tolerances.rope_bound(k, concentration(CONFIG))
+    for t in range(tokens):
+        stored_k, stored_v = pages.read(batch.token_slots[t], batch.positions[t])
+        # Half a code, and what rounding of the number itself and of its scale adds.
+        step = (np.abs(rotated[t]).max(-1, keepdims=True) + bound[t].max()) / 127
+        assert (np.abs(stored_k - rotated[t]) <= bound[t] + step * (0.5 + 1e-4)).all()
+        assert np.abs(stored_v - round_to_int8(v[t])).max() <= 2.0**-23 * np.abs(v[t]).max()
+
+
+def test_int8_values_that_are_not_finite() -> None:
+    gpu = Gpu("rope_kv")
+    batch = Batch(gpu, [(0, 0, [1, 1, 1])])
+    qkv = np.ones((3, 5 * 16), np.float32)
+    qkv[0, 16], qkv[1, 3 * 16 + 5], qkv[2, 79] = np.inf, np.nan, 7e4
+    pages = CodedPages(gpu, "int8", 2, 16, 1, 1)
+    args = fill(
+        "RopeKvArgs",
+        step=batch.step,
+        qkv=gpu.put(qkv),
+        qkv_stride=80,
+        heads=1,
+        rotations=gpu.put(rotations(3, 16)),
+        kv=pages.layer,
+    )
+    gpu.launch("gptoss_rope_kv_int8", 3, 256, args)
+    finite = [[np.isfinite(x).all(-1).tolist() for x in pages.read(0, t)] for t in range(3)]
+    both = [True, True]
+    assert finite == [[[False, True], both], [[False, True], both], [both, both]]
 
 
 def test_values_that_are_not_finite_are_told_by_their_keys() -> None:
@@ -160,7 +248,8 @@ class Case:
         most = max(n for _, _, n in sequences)
         row_pages = (window + most) // PAGE + 2 if window else -(-longest // PAGE)
         self.batch = Batch(gpu, [(slot, first, [1] * n) for slot, first, n in sequences])
-        self.pages = Pages(gpu, kind, kv_heads, dim, n_slots, row_pages)
+        pages = CodedPages if kind == "int8" else Pages
+        self.pages = pages(gpu, kind, kv_heads, dim, n_slots, row_pages)
         self.shape = (len(self.batch.tokens), heads, dim)
         q = (spread * rng.normal(size=self.shape)).astype(np.float32)
         self.sinks = rng.normal(size=heads).astype(np.float32)
@@ -172,6 +261,8 @@ class Case:
             self.contexts[slot] = (k, v)
             rows = slice(self.batch.offsets[s], self.batch.offsets[s + 1])
             exact = [array.astype(np.float64) for array in (q[rows], k, v)]
+            if kind == "int8":
+                exact[1:] = map(round_to_int8, exact[1:])
             self.expected[rows] = banded_attention(
                 *exact,
                 self.sinks.astype(np.float64),
@@ -246,12 +337,17 @@ def f16_bound(case: Case) -> npt.NDArray[Any]:
     largest = max(float(np.abs(k).max()) for k, _ in case.contexts.values())
     keys = max(len(k) for k, _ in case.contexts.values())
     products = float(np.abs(case.q).sum(-1).max()) * largest * float(case.scale)
-    per_weight = (2.0**-11 + dim * 2.0**-22) * products + 2.0**-11 + 2.0**-20
+    is_int8 = isinstance(case.pages, CodedPages)  # keys and values are rounded to f16, too
+    per_weight = (2.0**-11 * (1 + is_int8) + dim * 2.0**-22) * products + 2.0**-11 + 2.0**-20
     values = max(float(np.abs(v).max()) for _, v in case.contexts.values())
-    f16 = (2 * per_weight + (keys + 64) * 2.0**-22) * values
+    f16 = (2 * per_weight + (keys + 64) * 2.0**-22 + 2.0**-11 * is_int8) * values
     total = case.bound + f16
     rounded: npt.NDArray[Any] = total + 2.0**-8 * (np.abs(case.expected) + total)
     return rounded
+
+
+def suffix(case: Case) -> str:
+    return "_int8" if isinstance(case.pages, CodedPages) else ""
 
 
 def launch_tile(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
@@ -260,7 +356,9 @@ def launch_tile(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
     tile = 4 * (16 // (heads // kv_heads))
     tiles = min(case.shape[0], case.shape[0] // tile + len(case.batch.sequences))
     args = fill("AttentionArgs", **case.args)
-    gpu.launch(f"gptoss_attention_tile_{dim}", (tiles, kv_heads), 128, args, **options)
+    gpu.launch(
+        f"gptoss_attention_tile_{dim}{suffix(case)}", (tiles, kv_heads), 128, args, **options
+    )
     return case.out.numpy()
 
 
@@ -274,7 +372,7 @@ def launch_split(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
     partials = gpu.empty((tokens, splits, heads, dim + 2), np.float32, "partials")
     args = fill("AttentionArgs", **case.args, n_splits=splits, partials=partials)
     grid = (tiles, kv_heads, splits)
-    gpu.launch(f"gptoss_attention_split_{dim}", grid, 32, args, **options)
+    gpu.launch(f"gptoss_attention_split_{dim}{suffix(case)}", grid, 32, args, **options)
     gpu.launch("gptoss_attention_combine", (tokens, kv_heads), 256, args, **options)
     return case.out.numpy()
 
@@ -291,12 +389,13 @@ FAST = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["f16", "int8"])
 @pytest.mark.parametrize("number", range(len(FAST)))
-def test_fast_attention(number: int) -> None:
+def test_fast_attention(number: int, kind: str) -> None:
     heads, kv_heads, dim, window, sequences = FAST[number]
     gpu = Gpu("attention")
     sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim}
-    case = Case(gpu, "f16", sequences, window=window, spread=2.0, **sizes)
+    case = Case(gpu, kind, sequences, window=window, spread=2.0, **sizes)
     bound = f16_bound(case)
     for seed in seeds():
         for hostile in (False, True):

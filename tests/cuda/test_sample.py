@@ -139,7 +139,7 @@ class Sampler:
             n_units=n_units,
             vocab_size=self.vocab,
         )
-        gpu.launch("gptoss_sample", n_units, 512, args, seed=seed)
+        gpu.launch("gptoss_sample", n_units, 256, args, seed=seed)
         return read_records("SampleOut", out)
 
 

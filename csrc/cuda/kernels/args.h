@@ -28,16 +28,20 @@ namespace gptoss::cuda {
 inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
 inline constexpr int kMaxTop = 20;            // ops/sample.h: kMaxLogprobs
 inline constexpr int kMaxExperts = 256;
-inline constexpr int kMaxHidden = 12288;  // a row of the residual stream in shared memory
+inline constexpr int kMaxHidden = 12000;  // a row of the residual stream in shared memory
 inline constexpr uint32_t kSeen = 0x80000000u;
 
 // Of activations: what norms, attention and SwiGLU write, and matmuls read.
 enum class Act : int32_t { f32, bf16 };
 inline constexpr int size_of(Act act) { return act == Act::f32 ? 4 : 2; }
 
-// Of keys and values in pages.
-enum class Kv : int32_t { f32, f16 };
-inline constexpr int size_of(Kv kv) { return kv == Kv::f32 ? 4 : 2; }
+// Of keys and values in pages. int8 has a scale for each token and head.
+enum class Kv : int32_t { f32, f16, int8 };
+// Of one layer in a page: KvLayer.
+inline constexpr int64_t kv_layer_bytes(Kv kv, int kv_heads, int head_dim) {
+  const int64_t row = kv == Kv::f32 ? 4 * head_dim : kv == Kv::f16 ? 2 * head_dim : head_dim + 4;
+  return 2 * kKernelPageTokens * kv_heads * row;
+}
 
 struct Launch {
   const char* entry;
@@ -341,7 +345,8 @@ inline Launch launch_of(const CombineNormArgs& a) {
 // ---- Attention ---------------------------------------------------------------------------------
 
 // Keys and values of one layer in the pages of its group:
-//   base + page * page_stride: k (G, 64, D), then v (G, 64, D), of f32 or f16
+//   base + page * page_stride: k (G, 64, D), then v (G, 64, D), of f32, f16 or int8; with int8
+//   then the scales of k (G, 64), then those of v (G, 64), f32
 // Position p of the sequence in slot s is in page table[s * row_pages + (p / 64) % row_pages].
 struct KvLayer {
   void* base;            // of this layer in page 0
@@ -354,7 +359,8 @@ struct KvLayer {
 
 // Rotates q in place, writes rotated k and v to the pages. qkv (T, qkv_stride): q (H, D), k (G, D),
 // v (G, D) f32. rotations (positions, D): cos (D/2), then sin (D/2), of every position, both times
-// the concentration (ops/rope.h). f16 is rounded to nearest, ties to even.
+// the concentration (ops/rope.h). f16 is rounded to nearest, ties to even; codes of int8 are those
+// of x * (127 / largest), likewise, and scales largest / 127.
 struct RopeKvArgs {
   Step step;
   float* qkv;
@@ -364,7 +370,9 @@ struct RopeKvArgs {
   KvLayer kv;
 };
 inline Launch launch_of(const RopeKvArgs& a) {
-  return {a.kv.kv == Kv::f32 ? "gptoss_rope_kv_f32" : "gptoss_rope_kv_f16",
+  return {a.kv.kv == Kv::f32   ? "gptoss_rope_kv_f32"
+          : a.kv.kv == Kv::f16 ? "gptoss_rope_kv_f16"
+                               : "gptoss_rope_kv_int8",
           a.step.n_tokens,
           1,
           1,
@@ -373,7 +381,8 @@ inline Launch launch_of(const RopeKvArgs& a) {
 }
 
 // out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
-// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages). qkv_stride is even.
+// over the pages. out is f32 (with f32 pages) or bf16 (with f16 and int8 pages). qkv_stride is
+// even. int8 pages need has_fast_attention().
 struct AttentionArgs {
   Step step;
   const float* qkv;
@@ -429,9 +438,12 @@ inline Launch launch_of(const AttentionArgs& a) {
             256,
             0};
   }
-  return {a.kv.head_dim == 64   ? "gptoss_attention_tile_64"
-          : a.kv.head_dim == 32 ? "gptoss_attention_tile_32"
-                                : "gptoss_attention_tile_16",
+  const bool is_int8 = a.kv.kv == Kv::int8;
+  return {a.kv.head_dim == 64
+              ? (is_int8 ? "gptoss_attention_tile_64_int8" : "gptoss_attention_tile_64")
+          : a.kv.head_dim == 32
+              ? (is_int8 ? "gptoss_attention_tile_32_int8" : "gptoss_attention_tile_32")
+              : (is_int8 ? "gptoss_attention_tile_16_int8" : "gptoss_attention_tile_16"),
           count_tiles(a, 4 * row_tokens(a)),
           a.kv.kv_heads,
           1,
@@ -458,9 +470,12 @@ struct AttentionSplitArgs {
 };
 inline Launch launch_of(const AttentionSplitArgs& s) {
   const AttentionArgs& a = s.attention;
-  return {a.kv.head_dim == 64   ? "gptoss_attention_split_64"
-          : a.kv.head_dim == 32 ? "gptoss_attention_split_32"
-                                : "gptoss_attention_split_16",
+  const bool is_int8 = a.kv.kv == Kv::int8;
+  return {a.kv.head_dim == 64
+              ? (is_int8 ? "gptoss_attention_split_64_int8" : "gptoss_attention_split_64")
+          : a.kv.head_dim == 32
+              ? (is_int8 ? "gptoss_attention_split_32_int8" : "gptoss_attention_split_32")
+              : (is_int8 ? "gptoss_attention_split_16_int8" : "gptoss_attention_split_16"),
           count_tiles(a, row_tokens(a)),
           a.kv.kv_heads,
           a.n_splits,
@@ -563,6 +578,6 @@ struct SampleArgs {
   SampleOut* out;       // (M)
   int32_t n_units, vocab_size;
 };
-inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 512, 0}; }
+inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 256, 0}; }
 
 }  // namespace gptoss::cuda

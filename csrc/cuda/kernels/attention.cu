@@ -1,4 +1,4 @@
-// Banded attention on tensor cores, with f16 pages.
+// Banded attention on tensor cores, with f16 pages, or int8 pages whose numbers become f16.
 //
 // The query heads that share a KV head are rows of one matrix: 16 rows of a warp are those heads of
 // one or more tokens. A row's arithmetic depends on its position and its keys alone: pages of 64
@@ -22,6 +22,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(is_there ? 16 : 0)
+               : "memory");
+}
+// 4 bytes.
+__device__ __forceinline__ void copy_word_async(uint32_t to, const void* from, bool is_there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+               "r"(is_there ? 4 : 0)
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() {
@@ -126,14 +132,33 @@ __device__ __forceinline__ int place_in_page(int row, int chunk) {
   return row * kDim + (chunk ^ (row * kChunks / 8 % kChunks)) * 8;
 }
 
-template <int kDim, int kWarps>
+template <int kDim>
+struct Page {
+  uint16_t keys[kPage * kDim], values[kPage * kDim];
+};
+// As it comes from the cache.
+template <int kDim>
+struct CodedPage {
+  int8_t keys[kPage * kDim], values[kPage * kDim];
+  float key_scales[kPage], value_scales[kPage];
+};
+
+// Pages come one ahead of what is computed. With f16 they lie in shared memory as they are used;
+// codes are turned into numbers first.
+template <int kDim, bool kInt8>
+struct Stages {
+  Page<kDim> pages[2];
+};
+template <int kDim>
+struct Stages<kDim, true> {
+  CodedPage<kDim> coded[2];
+  Page<kDim> pages[1];
+};
+
+template <int kDim, int kWarps, bool kInt8>
 class TileAttention {
  public:
-  struct Stage {
-    uint16_t keys[kPage * kDim], values[kPage * kDim];
-  };
-
-  __device__ __forceinline__ TileAttention(const AttentionArgs& a, Stage (&stages)[2])
+  __device__ __forceinline__ TileAttention(const AttentionArgs& a, Stages<kDim, kInt8>& stages)
       : a_(a), stages_(stages) {
     group_ = a.heads / a.kv.kv_heads;
     warp_tokens_ = 16 / group_;
@@ -177,6 +202,10 @@ class TileAttention {
       commit_copies();
       wait_for_copies<1>();
       __syncthreads();
+      if constexpr (kInt8) {
+        decode_page(page);
+        __syncthreads();
+      }
       if (!is_idle_ && page * kPage <= warp_last_ && (page + 1) * kPage > first_key(warp_first_)) {
         add_page(page, softmax);
       }
@@ -217,24 +246,62 @@ class TileAttention {
 
   // Keys behind the tile's last token are zeros: nothing was written there, or something else.
   __device__ __forceinline__ void load_page(int page) {
-    Stage& stage = stages_[page % 2];
-    const PageOf<uint16_t> from(a_.kv, slot_, page * kPage);
-    const uint16_t* const keys = from.keys(static_cast<int>(blockIdx.y));
-    const uint16_t* const values = from.values(static_cast<int>(blockIdx.y));
     const int rows = first_position_ + tile_.tokens - page * kPage;
-    constexpr int kChunks = kDim / 8;
+    const int head = blockIdx.y;
+    if constexpr (kInt8) {
+      CodedPage<kDim>& to = stages_.coded[page % 2];
+      const PageOf<int8_t> from(a_.kv, slot_, page * kPage);
+      constexpr int kChunks = kDim / 16;
+      for (int c = threadIdx.x; c < kPage * kChunks; c += 32 * kWarps) {
+        const bool is_there = c / kChunks < rows;
+        copy_async(shared_address(to.keys + 16 * c), from.keys(head) + 16 * c, is_there);
+        copy_async(shared_address(to.values + 16 * c), from.values(head) + 16 * c, is_there);
+      }
+      for (int r = threadIdx.x; r < kPage; r += 32 * kWarps) {
+        copy_word_async(shared_address(to.key_scales + r), from.key_scales(head) + r, r < rows);
+        copy_word_async(shared_address(to.value_scales + r), from.value_scales(head) + r, r < rows);
+      }
+    } else {
+      Page<kDim>& to = stages_.pages[page % 2];
+      const PageOf<uint16_t> from(a_.kv, slot_, page * kPage);
+      constexpr int kChunks = kDim / 8;
 #pragma unroll
-    for (int i = 0; i < kPage * kChunks / (32 * kWarps); ++i) {
-      const int c = i * 32 * kWarps + static_cast<int>(threadIdx.x);
-      const int row = c / kChunks;
-      const int place = place_in_page<kDim>(row, c % kChunks);
-      copy_async(shared_address(stage.keys + place), keys + 8 * c, row < rows);
-      copy_async(shared_address(stage.values + place), values + 8 * c, row < rows);
+      for (int i = 0; i < kPage * kChunks / (32 * kWarps); ++i) {
+        const int c = i * 32 * kWarps + static_cast<int>(threadIdx.x);
+        const int place = place_in_page<kDim>(c / kChunks, c % kChunks);
+        const bool is_there = c / kChunks < rows;
+        copy_async(shared_address(to.keys + place), from.keys(head) + 8 * c, is_there);
+        copy_async(shared_address(to.values + place), from.values(head) + 8 * c, is_there);
+      }
     }
   }
 
+  __device__ __forceinline__ void decode_page(int page) {
+    const CodedPage<kDim>& from = stages_.coded[page % 2];
+    constexpr int kChunks = kDim / 8;
+    for (int c = threadIdx.x; c < kPage * kChunks; c += 32 * kWarps) {
+      const int row = c / kChunks;
+      const int place = place_in_page<kDim>(row, c % kChunks);
+      decode(from.keys + 8 * c, from.key_scales[row], stages_.pages[0].keys + place);
+      decode(from.values + 8 * c, from.value_scales[row], stages_.pages[0].values + place);
+    }
+  }
+  // Eight of them.
+  static __device__ __forceinline__ void decode(const int8_t* codes, float scale, uint16_t* to) {
+    const uint2 words = *reinterpret_cast<const uint2*>(codes);
+    const auto number = [&](uint32_t word, int i) {
+      return __fmul_rn(static_cast<float>(static_cast<int8_t>(word >> (8 * i))), scale);
+    };
+    uint4 out;
+    out.x = to_f16_pair(number(words.x, 0), number(words.x, 1));
+    out.y = to_f16_pair(number(words.x, 2), number(words.x, 3));
+    out.z = to_f16_pair(number(words.y, 0), number(words.y, 1));
+    out.w = to_f16_pair(number(words.y, 2), number(words.y, 3));
+    *reinterpret_cast<uint4*>(to) = out;
+  }
+
   __device__ __forceinline__ void add_page(int page, Softmax<kDim>& softmax) {
-    const Stage& stage = stages_[page % 2];
+    const Page<kDim>& stage = stages_.pages[kInt8 ? 0 : page % 2];
     const int matrix = lane_id() / 8;
     const int matrix_row = lane_id() % 8;
     float scores[kPage / 8][4] = {};
@@ -318,7 +385,7 @@ class TileAttention {
   }
 
   const AttentionArgs& a_;
-  Stage (&stages_)[2];
+  Stages<kDim, kInt8>& stages_;
   int group_, warp_tokens_;
   Tile tile_;
   int first_position_, slot_;
@@ -329,11 +396,10 @@ class TileAttention {
   uint32_t queries_[kDim / 16][4];
 };
 
-template <int kDim>
+template <int kDim, bool kInt8>
 __device__ __forceinline__ void attention_tile(const AttentionArgs& a) {
-  using Attention = TileAttention<kDim, 4>;
-  __shared__ __align__(128) typename Attention::Stage stages[2];
-  Attention attention(a, stages);
+  __shared__ __align__(128) Stages<kDim, kInt8> stages;
+  TileAttention<kDim, 4, kInt8> attention(a, stages);
   if (attention.is_empty()) return;
   // The sink has weight 1 at its own maximum and no value.
   Softmax<kDim> total;
@@ -380,11 +446,10 @@ __device__ __forceinline__ float* partial_of(const AttentionArgs& a, int token, 
                           (a.kv.head_dim + 2);
 }
 
-template <int kDim>
+template <int kDim, bool kInt8>
 __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
-  using Attention = TileAttention<kDim, 1>;
-  __shared__ __align__(128) typename Attention::Stage stages[2];
-  Attention attention(a, stages);
+  __shared__ __align__(128) Stages<kDim, kInt8> stages;
+  TileAttention<kDim, 1, kInt8> attention(a, stages);
   if (attention.is_empty()) return;
   const int split = blockIdx.z;
   const int begin = max(attention.page_begin(), split_begin(split) / kPage);
@@ -409,30 +474,54 @@ __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 2)
     gptoss_attention_tile_64(const __grid_constant__ AttentionArgs a) {
-  attention_tile<64>(a);
+  attention_tile<64, false>(a);
 }
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 2)
+    gptoss_attention_tile_64_int8(const __grid_constant__ AttentionArgs a) {
+  attention_tile<64, true>(a);
+}
+extern "C" __global__ void __launch_bounds__(128, 2)
     gptoss_attention_tile_32(const __grid_constant__ AttentionArgs a) {
-  attention_tile<32>(a);
+  attention_tile<32, false>(a);
 }
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 2)
+    gptoss_attention_tile_32_int8(const __grid_constant__ AttentionArgs a) {
+  attention_tile<32, true>(a);
+}
+extern "C" __global__ void __launch_bounds__(128, 2)
     gptoss_attention_tile_16(const __grid_constant__ AttentionArgs a) {
-  attention_tile<16>(a);
+  attention_tile<16, false>(a);
+}
+extern "C" __global__ void __launch_bounds__(128, 2)
+    gptoss_attention_tile_16_int8(const __grid_constant__ AttentionArgs a) {
+  attention_tile<16, true>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(32)
+extern "C" __global__ void __launch_bounds__(32, 4)
     gptoss_attention_split_64(const __grid_constant__ AttentionSplitArgs a) {
-  attention_split<64>(a.attention);
+  attention_split<64, false>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32)
+extern "C" __global__ void __launch_bounds__(32, 4)
+    gptoss_attention_split_64_int8(const __grid_constant__ AttentionSplitArgs a) {
+  attention_split<64, true>(a.attention);
+}
+extern "C" __global__ void __launch_bounds__(32, 4)
     gptoss_attention_split_32(const __grid_constant__ AttentionSplitArgs a) {
-  attention_split<32>(a.attention);
+  attention_split<32, false>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32)
+extern "C" __global__ void __launch_bounds__(32, 4)
+    gptoss_attention_split_32_int8(const __grid_constant__ AttentionSplitArgs a) {
+  attention_split<32, true>(a.attention);
+}
+extern "C" __global__ void __launch_bounds__(32, 4)
     gptoss_attention_split_16(const __grid_constant__ AttentionSplitArgs a) {
-  attention_split<16>(a.attention);
+  attention_split<16, false>(a.attention);
+}
+extern "C" __global__ void __launch_bounds__(32, 4)
+    gptoss_attention_split_16_int8(const __grid_constant__ AttentionSplitArgs a) {
+  attention_split<16, true>(a.attention);
 }
 
 // A block per token and KV head; a thread has some dimensions of its heads.

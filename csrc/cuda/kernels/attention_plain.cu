@@ -87,12 +87,12 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_f32(const __grid_constant__ AttentionArgs a) {
   attention<float, float>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_f16(const __grid_constant__ AttentionArgs a) {
   attention<F16, Bf16>(a);
 }

@@ -71,6 +71,12 @@ struct Stored<F16> {
   static __device__ __forceinline__ float load(const uint16_t* p) { return from_f16(*p); }
   static __device__ __forceinline__ void store(uint16_t* p, float x) { *p = to_f16(x); }
 };
+// Codes of numbers; what they are times is not here.
+struct Int8 {};
+template <>
+struct Stored<Int8> {
+  using Element = int8_t;
+};
 
 // Rises with the number: equal for both zeros, 0 for NaN, above that for all others.
 __device__ __forceinline__ uint32_t rank_of(float x) {

@@ -158,10 +158,11 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
   __shared__ int32_t warp_totals[kMaxExperts / 32];
   const int lane = lane_id();
   const int warp = warp_id();
-  for (int e = lane; e < a.n_experts; e += 32) places[warp][e] = 0;
+  const int stretch = (a.n_pairs + kSortThreads - 1) / kSortThreads * 32;
+  const int n_warps = (a.n_pairs + stretch - 1) / stretch;  // that have some
+  for (int e = lane; warp < n_warps && e < a.n_experts; e += 32) places[warp][e] = 0;
   __syncwarp();
 
-  const int stretch = (a.n_pairs + kSortThreads - 1) / kSortThreads * 32;
   const int begin = min(warp * stretch, a.n_pairs);
   const int end = min(begin + stretch, a.n_pairs);
   // f(pair, expert, its rank among equal ones of these lanes, how many they are)
@@ -183,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
   const int e = threadIdx.x;
   int total = 0;
   if (e < a.n_experts) {
-    for (int w = 0; w < kSortWarps; ++w) total += places[w][e];
+    for (int w = 0; w < n_warps; ++w) total += places[w][e];
   }
   int sum = total;  // of this warp's experts, up to this one
 #pragma unroll
@@ -197,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
     int place = sum - total;
     for (int w = 0; w < warp; ++w) place += warp_totals[w];
     a.offsets[e] = place;
-    for (int w = 0; w < kSortWarps; ++w) {
+    for (int w = 0; w < n_warps; ++w) {
       const int count = places[w][e];
       places[w][e] = place;
       place += count;

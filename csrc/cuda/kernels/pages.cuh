@@ -25,6 +25,13 @@ struct PageOf {
   __device__ __forceinline__ Element* values(int head) const {
     return base + (kv_heads + head) * head_size;
   }
+  // (64), behind keys and values
+  __device__ __forceinline__ float* key_scales(int head) const {
+    return reinterpret_cast<float*>(base + 2 * kv_heads * head_size) + head * kKernelPageTokens;
+  }
+  __device__ __forceinline__ float* value_scales(int head) const {
+    return key_scales(kv_heads + head);
+  }
 };
 
 }  // namespace gptoss::cuda

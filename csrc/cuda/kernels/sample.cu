@@ -11,7 +11,7 @@
 namespace gptoss::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kDigitBits = 11;
 constexpr int kBins = 1 << kDigitBits;
@@ -104,11 +104,40 @@ __device__ __forceinline__ bool allows(const uint32_t* mask, int t) {
   return (mask[t / 32] >> (t % 32) & 1) != 0;
 }
 
-// f(t, x[t]) for all tokens.
+// f(t, x[t]) for all tokens of [begin, end), by threads or lanes `first` of `step`, each in
+// ascending order. Many loads are under way at a time: one block is to read as fast as it can.
+template <class F>
+__device__ __forceinline__ void for_tokens(const float* x, int begin, int end, int first, int step,
+                                           F&& f) {
+  constexpr int kLoads = 4;
+  if ((begin | end) % 4 != 0 || reinterpret_cast<uint64_t>(x) % 16 != 0) {
+#pragma unroll 1
+    for (int t = begin + first; t < end; t += step) f(t, x[t]);
+    return;
+  }
+#pragma unroll 1
+  for (int base = begin + 4 * first; base < end; base += 4 * kLoads * step) {
+    float4 loaded[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int t = base + 4 * i * step;
+      if (t < end) loaded[i] = *reinterpret_cast<const float4*>(x + t);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int t = base + 4 * i * step;
+      if (t >= end) break;
+      f(t, loaded[i].x);
+      f(t + 1, loaded[i].y);
+      f(t + 2, loaded[i].z);
+      f(t + 3, loaded[i].w);
+    }
+  }
+}
+// For all tokens, by the block.
 template <class F>
 __device__ __forceinline__ void for_each_token(const float* x, int n, F&& f) {
-#pragma unroll 4
-  for (int t = threadIdx.x; t < n; t += kThreads) f(t, x[t]);
+  for_tokens(x, 0, n, static_cast<int>(threadIdx.x), kThreads, f);
 }
 
 __device__ __forceinline__ Range range_of(const float* x, int n, Shared& shared) {
@@ -280,8 +309,7 @@ __device__ __forceinline__ Cut select(const float* z, int n, const Range& range,
 // The first token, by id, at which the sum of kept masses exceeds its share `bits` / 2^64.
 __device__ __forceinline__ int32_t draw(const float* z, int n, const MassRule& mass, const Cut& cut,
                                         uint64_t bits, Shared& shared) {
-  const auto mass_of = [&](int t) -> uint64_t {
-    const float logit = z[t];
+  const auto mass_of = [&](int t, float logit) -> uint64_t {
     return cut.keeps(logit, t) ? mass(logit) : 0;
   };
   int begin = 0;
@@ -292,8 +320,7 @@ __device__ __forceinline__ int32_t draw(const float* z, int n, const MassRule& m
     const int from = begin + warp_id() * stretch;
     const int to = min(from + stretch, end);
     uint64_t sum = 0;
-#pragma unroll 4
-    for (int t = from + lane_id(); t < to; t += 32) sum += mass_of(t);
+    for_tokens(z, from, to, lane_id(), 32, [&](int t, float logit) { sum += mass_of(t, logit); });
     sum = warp_sum(sum);
     if (lane_id() == 0) shared.sums[warp_id()] = sum;
     __syncthreads();
@@ -311,7 +338,7 @@ __device__ __forceinline__ int32_t draw(const float* z, int n, const MassRule& m
   }
   // Every warp finds the same.
   const int t = begin + lane_id();
-  uint64_t sum = t < end ? mass_of(t) : 0;
+  uint64_t sum = t < end ? mass_of(t, z[t]) : 0;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
     const uint64_t other = __shfl_up_sync(kAllLanes, sum, step);
