@@ -12,7 +12,7 @@ string(REPLACE "," ";" HEADERS "${HEADERS}")
 # What nvcc of CUDA 13 calls PTX 9.0 needs driver 580; its forms for compute_80 are those of PTX 8.0,
 # which drivers from 525 on load.
 set(ptx_version 8.0)
-set(flags -std=c++17 -lineinfo -O3)
+set(flags -std=c++17 -lineinfo -I${CMAKE_CURRENT_LIST_DIR}/../csrc)
 
 execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE compiler RESULT_VARIABLE failed)
 if(failed)

@@ -294,7 +294,8 @@ class CudaBackend final : public Backend {
                                         .biases = memory.biases.as<const BiasEntry>(),
                                         .counts = memory_.slots.counts.as<uint32_t>(),
                                         .slots = memory_.slots.states.as<SlotState>(),
-                                        .scratch = memory_.work.sample_scratch.as<float>(),
+                                        .changed = memory_.work.changed_logits.as<float>(),
+                                        .candidates = memory_.work.candidates.as<int32_t>(),
                                         .out = memory.samples.as<SampleOut>(),
                                         .n_units = n_units,
                                         .vocab_size = config_.vocab_size});

@@ -37,7 +37,8 @@ void for_each_array(const ModelConfig& c, Act act, const StepLimits& limits, Ste
   f(w.h, pairs * c.intermediate_size * size_of(act), "the experts' activations");
   f(w.expert_out, pairs * c.hidden_size * kFloat, "the experts' output");
   f(w.logits, r * vocab * kFloat, "logits");
-  f(w.sample_scratch, r * vocab * kFloat, "sampling");
+  f(w.changed_logits, r * vocab * kFloat, "sampling");
+  f(w.candidates, r * vocab * kInt, "sampling");
   SlotMemory& slots = memory.slots;
   const int64_t positions = int64_t{limits.max_pages_per_sequence} * kPageTokens;
   f(slots.states, s * int64_t{sizeof(SlotState)}, "slots");

@@ -25,7 +25,8 @@ struct Workspace {
   DeviceMemory h;               // (T*A, I)
   DeviceMemory expert_out;      // (T*A, hidden) f32
   DeviceMemory logits;          // (R, V) f32
-  DeviceMemory sample_scratch;  // (R, V) f32
+  DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
+  DeviceMemory candidates;      // (R, V)
 };
 
 // What stays from step to step.

@@ -58,8 +58,7 @@ def structs() -> dict[str, Any]:
     """Read the structs of args.h: ctypes classes by name."""
     text = re.sub(r"//[^\n]*", "", (KERNELS / "args.h").read_text())
     constants = {
-        name: int(value)
-        for name, value in re.findall(r"inline constexpr int (\w+) = (\d+);", text)
+        name: int(value) for name, value in re.findall(r"inline constexpr int (\w+) = (\d+);", text)
     }
     types = dict(_SCALARS)
     for name in re.findall(r"enum class (\w+) : int32_t", text):
@@ -183,9 +182,7 @@ class Batch:
         self.sequences = sequences
         self.tokens = [token for _, _, tokens in sequences for token in tokens]
         self.offsets = np.cumsum([0, *(len(tokens) for _, _, tokens in sequences)])
-        self.positions = [
-            first + i for _, first, tokens in sequences for i in range(len(tokens))
-        ]
+        self.positions = [first + i for _, first, tokens in sequences for i in range(len(tokens))]
         self.token_slots = [slot for slot, _, tokens in sequences for _ in tokens]
         states = [fill("SlotState", last_token=token) for token in last_tokens]
         self.step = fill(

@@ -112,6 +112,33 @@ def test_rope_and_write(kind: str, heads: int, kv_heads: int, dim: int) -> None:
             assert np.array_equal(stored_v, v[t].reshape(kv_heads, dim).astype(pages.dtype))
 
 
+def test_values_that_are_not_finite_are_told_by_their_keys() -> None:
+    gpu = Gpu("rope_kv")
+    batch = Batch(gpu, [(0, 0, [1, 1, 1])])
+    qkv = np.ones((3, 5 * 16), np.float32)  # one query head, two KV heads
+    qkv[0, 16], qkv[1, 3 * 16 + 5], qkv[2, 79] = np.inf, np.nan, 7e4  # too large for f16
+    pages = Pages(gpu, "f16", 2, 16, 1, 1)
+    args = fill(
+        "RopeKvArgs",
+        step=batch.step,
+        qkv=gpu.put(qkv),
+        qkv_stride=80,
+        heads=1,
+        rotations=gpu.put(rotations(3, 16)),
+        kv=pages.layer,
+    )
+    gpu.launch("gptoss_rope_kv_f16", 3, 256, args)
+    finite = [[np.isfinite(x).all(-1).tolist() for x in pages.read(0, t)] for t in range(3)]
+    assert finite == [
+        [[False, True], [True, True]],
+        [[False, True], [True, True]],
+        [[True, False], [True, True]],
+    ]
+    k, v = pages.read(0, 1)
+    assert np.isnan(k[0]).all()
+    assert not v[0].any()
+
+
 class Case:
     """Queries of a batch over contexts, and what float64 makes of them."""
 
@@ -138,11 +165,11 @@ class Case:
         q = (spread * rng.normal(size=self.shape)).astype(np.float32)
         self.sinks = rng.normal(size=heads).astype(np.float32)
         self.scale = np.float32(dim**-0.5)
-        contexts = {}
+        self.contexts: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
         self.expected, self.bound = np.empty(self.shape), np.empty(self.shape)
         for s, (slot, first, n) in enumerate(sequences):
             k, v = rng.normal(size=(2, first + n, kv_heads, dim)).astype(self.pages.dtype)
-            contexts[slot] = (k, v)
+            self.contexts[slot] = (k, v)
             rows = slice(self.batch.offsets[s], self.batch.offsets[s + 1])
             exact = [array.astype(np.float64) for array in (q[rows], k, v)]
             self.expected[rows] = banded_attention(
@@ -153,15 +180,16 @@ class Case:
                 float(self.scale),
             )
             self.bound[rows] = tolerances.attention_bound(*exact, float(self.scale))
-        self.pages.write(contexts)
+        self.pages.write(self.contexts)
         width = (heads + 2 * kv_heads) * dim
-        qkv = np.full((len(q), width), np.nan, np.float32)
-        qkv[:, : heads * dim] = q.reshape(len(q), -1)
+        self.qkv = np.full((len(q), width), np.nan, np.float32)
+        self.qkv[:, : heads * dim] = q.reshape(len(q), -1)
         self.q = q
+        self.input = gpu.put(self.qkv)
         self.out: Buffer = gpu.empty(self.shape, np.float32 if kind == "f32" else np.uint16)
         self.args = {
             "step": self.batch.step,
-            "qkv": gpu.put(qkv),
+            "qkv": self.input,
             "qkv_stride": width,
             "heads": heads,
             "kv": self.pages.layer,
@@ -171,6 +199,16 @@ class Case:
             "scale": self.scale,
             "act": 0 if kind == "f32" else 1,
         }
+
+    def use(self, other: Case, slot: int, row: int, begin: int, end: int) -> None:
+        """Take tokens [begin, end) of the other's sequence in a slot; they begin at `row` here."""
+        k, v = other.contexts[slot]
+        length = len(self.contexts[slot][0])
+        self.contexts[slot] = (k[:length], v[:length])
+        self.pages.write(self.contexts)
+        self.qkv[row : row + end - begin] = other.qkv[begin:end]
+        self.input.write(self.qkv)
+        self.args["sinks"] = other.args["sinks"]
 
     def found(self) -> npt.NDArray[Any]:
         out = self.out.numpy()
@@ -187,9 +225,7 @@ SEQUENCES = {
 @pytest.mark.parametrize("window", [0, 3, 70])
 @pytest.mark.parametrize("sequences", SEQUENCES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 16), (10, 1, 80)])
-def test_plain_attention(
-    sequences: str, window: int, heads: int, kv_heads: int, dim: int
-) -> None:
+def test_plain_attention(sequences: str, window: int, heads: int, kv_heads: int, dim: int) -> None:
     gpu = Gpu("attention_plain")
     sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim}
     case = Case(gpu, "f32", SEQUENCES[sequences], window=window, spread=3.0, **sizes)
@@ -197,3 +233,108 @@ def test_plain_attention(
     for seed in seeds():
         gpu.launch("gptoss_attention_f32", (case.shape[0] + 1, kv_heads), 256, args, seed=seed)
         assert (np.abs(case.found() - case.expected) <= case.bound).all()
+
+
+def f16_bound(case: Case) -> npt.NDArray[Any]:
+    """Bound what tensor cores and f16 add to a kernel in float32.
+
+    A query and a softmax weight are rounded to f16, by 2^-11 at most; a tensor core's sums of
+    products err by K 2^-22 of what they add up, and values of 64 keys join sums of earlier ones.
+    If all weights err by at most e relatively, their mean of values errs by at most 2 e max|v|.
+    """
+    dim = case.shape[2]
+    largest = max(float(np.abs(k).max()) for k, _ in case.contexts.values())
+    keys = max(len(k) for k, _ in case.contexts.values())
+    products = float(np.abs(case.q).sum(-1).max()) * largest * float(case.scale)
+    per_weight = (2.0**-11 + dim * 2.0**-22) * products + 2.0**-11 + 2.0**-20
+    values = max(float(np.abs(v).max()) for _, v in case.contexts.values())
+    f16 = (2 * per_weight + (keys + 64) * 2.0**-22) * values
+    total = case.bound + f16
+    rounded: npt.NDArray[Any] = total + 2.0**-8 * (np.abs(case.expected) + total)
+    return rounded
+
+
+def launch_tile(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
+    heads, dim = case.shape[1:]
+    kv_heads = case.args["kv"].kv_heads
+    tile = 4 * (16 // (heads // kv_heads))
+    tiles = min(case.shape[0], case.shape[0] // tile + len(case.batch.sequences))
+    args = fill("AttentionArgs", **case.args)
+    gpu.launch(f"gptoss_attention_tile_{dim}", (tiles, kv_heads), 128, args, **options)
+    return case.out.numpy()
+
+
+def launch_split(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
+    tokens, heads, dim = case.shape
+    kv_heads = case.args["kv"].kv_heads
+    tile = 16 // (heads // kv_heads)
+    tiles = min(tokens, tokens // tile + len(case.batch.sequences))
+    last = max(case.batch.positions)
+    splits = last // 128 + 1 if last < 4096 else 33 + (last - 4096) // 512
+    partials = gpu.empty((tokens, splits, heads, dim + 2), np.float32, "partials")
+    args = fill("AttentionArgs", **case.args, n_splits=splits, partials=partials)
+    grid = (tiles, kv_heads, splits)
+    gpu.launch(f"gptoss_attention_split_{dim}", grid, 32, args, **options)
+    gpu.launch("gptoss_attention_combine", (tokens, kv_heads), 256, args, **options)
+    return case.out.numpy()
+
+
+FAST = [
+    # heads, kv_heads, dim, window, (slot, first position, tokens)
+    (8, 1, 64, 0, [(0, 0, 1)]),
+    (16, 2, 64, 0, [(0, 127, 2), (1, 300, 1)]),
+    (8, 1, 64, 128, [(0, 250, 19), (1, 64, 1), (2, 0, 9)]),
+    (6, 2, 16, 0, [(1, 60, 70), (0, 0, 3)]),
+    (16, 2, 32, 33, [(0, 100, 9), (1, 0, 40)]),
+    (4, 4, 64, 0, [(0, 190, 20)]),
+    (16, 1, 16, 5, [(0, 500, 3)]),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FAST)))
+def test_fast_attention(number: int) -> None:
+    heads, kv_heads, dim, window, sequences = FAST[number]
+    gpu = Gpu("attention")
+    sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim}
+    case = Case(gpu, "f16", sequences, window=window, spread=2.0, **sizes)
+    bound = f16_bound(case)
+    for seed in seeds():
+        for hostile in (False, True):
+            tile = launch_tile(gpu, case, seed=seed, hostile=hostile)
+            assert (np.abs(from_bf16(tile) - case.expected) <= bound).all()
+            # Bits are the same for splits that different blocks compute.
+            split = launch_split(gpu, case, seed=seed, hostile=hostile)
+            assert np.array_equal(split, tile)
+
+
+def test_long_contexts_have_longer_splits() -> None:
+    gpu = Gpu("attention")
+    case = Case(gpu, "f16", [(0, 4700, 2)], heads=2, kv_heads=1, dim=16, spread=4.0)
+    tile = launch_tile(gpu, case)
+    assert (np.abs(from_bf16(tile) - case.expected) <= f16_bound(case)).all()
+    assert np.array_equal(launch_split(gpu, case), tile)
+
+
+@pytest.mark.parametrize("window", [0, 70])
+def test_bits_do_not_depend_on_chunks_and_batches(window: int) -> None:
+    gpu = Gpu("attention")
+    sizes = {"heads": 8, "kv_heads": 1, "dim": 32, "window": window}
+    whole = Case(gpu, "f16", [(0, 100, 41)], **sizes)
+    expected = launch_tile(gpu, whole, hostile=True)
+    for begin, end in ((0, 1), (1, 7), (7, 41), (40, 41)):
+        part = Case(gpu, "f16", [(1, 0, 3), (0, 100 + begin, end - begin)], **sizes)
+        part.use(whole, 0, 3, begin, end)
+        assert np.array_equal(launch_tile(gpu, part, hostile=True)[3:], expected[begin:end])
+        assert np.array_equal(launch_split(gpu, part, hostile=True)[3:], expected[begin:end])
+
+
+def test_what_is_not_finite_stays_with_those_that_see_it() -> None:
+    gpu = Gpu("attention")
+    case = Case(gpu, "f16", [(0, 0, 40)], heads=8, kv_heads=1, dim=32)
+    clean = launch_tile(gpu, case)
+    k, v = case.contexts[0]
+    k[20], v[20] = np.nan, 0.0
+    case.pages.write(case.contexts)
+    for found in (launch_tile(gpu, case), launch_split(gpu, case)):
+        assert np.array_equal(found[:20], clean[:20])
+        assert np.isnan(from_bf16(found[20:])).all()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cuda.kernels import Gpu, constant, fill, seeds
+from cuda.kernels import Gpu, bf16, constant, fill, from_bf16, seeds
+from gptoss.reference.rms_norm import rms_norm
 from gptoss.reference.route_topk import route_topk
 from support import tolerances
 
@@ -45,15 +46,14 @@ def test_route_topk_ranks_nan_below_all() -> None:
     logits = np.array([[np.nan, -np.inf, np.nan, -3.0, np.inf, np.nan]], np.float32)
     experts, weights = gpu.empty((1, 5), np.int32), gpu.empty((1, 5), np.float32)
     sizes = {"tokens": 1, "n_experts": 6, "n_active": 5}
-    args = fill(
-        "RouteTopkArgs", logits=gpu.put(logits), experts=experts, weights=weights, **sizes
-    )
+    args = fill("RouteTopkArgs", logits=gpu.put(logits), experts=experts, weights=weights, **sizes)
     gpu.launch("gptoss_route_topk", 1, 128, args)
     assert experts.numpy().tolist() == [[4, 3, 1, 0, 2]]
 
 
 @pytest.mark.parametrize(
-    ("n_pairs", "n_experts"), [(1, 1), (4, 32), (33, 5), (1024, 32), (1025, 7), (4100, 128), (999, 256)]
+    ("n_pairs", "n_experts"),
+    [(1, 1), (4, 32), (33, 5), (1024, 32), (1025, 7), (4100, 128), (999, 256)],
 )
 def test_expert_sort(n_pairs: int, n_experts: int) -> None:
     gpu = Gpu("experts")
@@ -92,3 +92,77 @@ def test_combine(tokens: int, n_active: int, n: int) -> None:
         gpu.launch("gptoss_combine", (tokens + 1, -(-n // 256)), 256, args, seed=seed)
         error = np.abs(x.numpy() - expected)
         assert (error <= (2 * n_active + 1) * tolerances.U * magnitude).all()
+
+
+@pytest.mark.parametrize("act", ["f32", "bf16"])
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "n_experts", "n_active"),
+    [(1, 64, 4, 2), (3, 2880, 32, 4), (2, 37, 5, 5), (1, 1032, 200, 3)],
+)
+def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str) -> None:
+    gpu = Gpu("experts")
+    x = RNG.normal(scale=3, size=(tokens, hidden)).astype(np.float32)
+    weight = RNG.normal(size=hidden).astype(np.float32)
+    router = bf16(RNG.normal(size=(n_experts, hidden)) / hidden**0.5)
+    bias = RNG.normal(size=n_experts).astype(np.float32)
+    normed = gpu.empty((tokens, hidden), np.float32 if act == "f32" else np.uint16)
+    logits = gpu.empty((tokens, n_experts), np.float32)
+    experts = gpu.empty((tokens, n_active), np.int32)
+    weights = gpu.empty((tokens, n_active), np.float32)
+    args = fill(
+        "RouteArgs",
+        x=gpu.put(x),
+        weight=gpu.put(weight),
+        router=gpu.put(router),
+        bias=gpu.put(bias),
+        normed=normed,
+        logits=logits,
+        experts=experts,
+        weights=weights,
+        tokens=tokens,
+        hidden=hidden,
+        n_experts=n_experts,
+        n_active=n_active,
+        eps=1e-5,
+    )
+    expected = rms_norm(x.astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
+    bound = tolerances.rms_norm_bound(expected)
+    exact = expected @ from_bf16(router).T + bias
+    logit_bound = tolerances.matmul_bound(expected, from_bf16(router), bias)
+    logit_bound += bound @ np.abs(from_bf16(router)).T
+    for seed in seeds():
+        gpu.launch(f"gptoss_route_{act}", tokens + 1, 512, args, shared=4 * hidden, seed=seed)
+        found = normed.numpy() if act == "f32" else from_bf16(normed.numpy())
+        rounding = 0 if act == "f32" else 2.0**-8 * np.abs(expected)
+        assert (np.abs(found - expected) <= bound + rounding).all()
+        made = logits.numpy()
+        assert (np.abs(made - exact) <= logit_bound).all()
+        chosen, chosen_weights = route_topk(made.astype(np.float64), n_active)
+        assert np.array_equal(experts.numpy(), chosen)
+        limit = tolerances.softmax_bound(np.take_along_axis(made, chosen, -1)) * chosen_weights
+        assert (np.abs(weights.numpy() - chosen_weights) <= limit).all()
+
+
+@pytest.mark.parametrize("act", ["f32", "bf16"])
+@pytest.mark.parametrize(("tokens", "n_active", "n"), [(1, 1, 1), (3, 4, 700)])
+def test_combine_and_norm(tokens: int, n_active: int, n: int, act: str) -> None:
+    gpu = Gpu("experts")
+    out = RNG.normal(size=(tokens, n_active, n)).astype(np.float32)
+    weights = RNG.random((tokens, n_active)).astype(np.float32)
+    before = RNG.normal(size=(tokens, n)).astype(np.float32)
+    weight = RNG.normal(size=n).astype(np.float32)
+    x, y = gpu.put(before), gpu.empty((tokens, n), np.float32 if act == "f32" else np.uint16)
+    sizes = {"tokens": tokens, "n_active": n_active, "n": n}
+    combine = fill("CombineArgs", out=gpu.put(out), weights=gpu.put(weights), x=x, **sizes)
+    args = fill("CombineNormArgs", combine=combine, weight=gpu.put(weight), y=y, eps=1e-5)
+    gpu.launch("gptoss_combine", (tokens, -(-n // 256)), 256, combine)
+    alone = x.numpy()
+    expected = rms_norm(alone.astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
+    bound = tolerances.rms_norm_bound(expected)
+    bound += 0 if act == "f32" else 2.0**-8 * np.abs(expected)
+    for seed in seeds():
+        x.write(before)
+        gpu.launch(f"gptoss_combine_norm_{act}", tokens + 1, 512, args, shared=4 * n, seed=seed)
+        assert np.array_equal(x.numpy(), alone)
+        found = y.numpy() if act == "f32" else from_bf16(y.numpy())
+        assert (np.abs(found - expected) <= bound).all()

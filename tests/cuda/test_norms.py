@@ -63,5 +63,18 @@ def test_finite() -> None:
     finite = gpu.empty(4, np.int32)
     args = fill("FiniteArgs", step=batch.step, x=gpu.put(x), finite=finite, hidden=hidden)
     for seed in seeds():
-        gpu.launch("gptoss_finite", 5, 256, args, seed=seed)
+        gpu.launch("gptoss_finite", 5, 1024, args, seed=seed)
         assert finite.numpy().tolist() == [1, 2, 0, 1]
+
+
+def test_finite_in_a_long_sequence() -> None:
+    gpu = Gpu("embed")
+    x = RNG.normal(size=(100, 3)).astype(np.float32)
+    batch = Batch(gpu, [(0, 0, [1] * 100)])
+    for odd in ([99], [40, 41, 90], []):
+        values = x.copy()
+        values[odd, 1] = np.nan
+        finite = gpu.empty(1, np.int32)
+        args = fill("FiniteArgs", step=batch.step, x=gpu.put(values), finite=finite, hidden=3)
+        gpu.launch("gptoss_finite", 1, 1024, args)
+        assert finite.numpy().tolist() == [min(odd, default=100)]

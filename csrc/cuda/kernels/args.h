@@ -1,14 +1,12 @@
 // What the host hands to each kernel: one struct per operation, passed by value as its only
-// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it
-// alike.
+// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it alike.
 //
 // Rules for all kernels:
 //   - One extern "C" entry per variant, named by launch_of(); `__launch_bounds__` of its threads.
 //   - Every array begins at a multiple of 256 bytes, unless it says less; rows are dense unless
 //     there is a stride, which counts elements.
 //   - A grid may be larger than the work: blocks without any leave. Nothing is written behind what
-//   a
-//     struct names, nothing that it names need be initialised but inputs.
+//     a struct names, nothing that it names need be initialised but inputs.
 //   - Sums have a fixed order that depends on neither the number of rows, nor on which row a token
 //     is in, nor on the grid. No float atomics.
 //   - Activations are f32 where the suffix is _f32 (precision "reference"), and bf16 where it is
@@ -364,6 +362,48 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
   return {"gptoss_route_topk", static_cast<int>(ceil_div(a.tokens, 4)), 1, 1, 128, 0};
 }
 
+// All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
+// bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
+// weights as RouteTopkArgs. At most kMaxExperts, hidden up to 12,288.
+struct RouteArgs {
+  const float* x;          // (T, hidden)
+  const float* weight;     // (hidden), of the norm
+  const uint16_t* router;  // (E, hidden) bf16
+  const float* bias;       // (E)
+  void* normed;
+  float* logits;
+  int32_t* experts;
+  float* weights;
+  int32_t tokens, hidden, n_experts, n_active;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const RouteArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_route_f32" : "gptoss_route_bf16",
+          a.tokens,
+          1,
+          1,
+          512,
+          a.hidden * 4};
+}
+
+// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to 12,288.
+struct CombineNormArgs {
+  CombineArgs combine;
+  const float* weight;  // (n)
+  void* y;
+  float eps;
+  Act act;
+};
+inline Launch launch_of(const CombineNormArgs& a) {
+  return {a.act == Act::f32 ? "gptoss_combine_norm_f32" : "gptoss_combine_norm_bf16",
+          a.combine.tokens,
+          1,
+          1,
+          512,
+          a.combine.n * 4};
+}
+
 // ---- Attention ---------------------------------------------------------------------------------
 
 // Keys and values of one layer in the pages of its group:
@@ -399,7 +439,7 @@ inline Launch launch_of(const RopeKvArgs& a) {
 }
 
 // out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
-// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages).
+// over the pages. out is f32 (with f32 pages) or bf16 (with f16 pages). qkv_stride is even.
 struct AttentionArgs {
   Step step;
   const float* qkv;
@@ -411,14 +451,94 @@ struct AttentionArgs {
   int32_t window;  // 0: all
   float scale;
   Act act;
+  int32_t n_splits;  // of AttentionSplitArgs
+  float* partials;   // likewise
 };
+
+// Keys whose softmax is carried alone, then joins that of the keys before them. Borders lie at
+// fixed positions, so that a token's sums are made in one order, whichever kernel makes them, and
+// whatever else is in the step.
+inline constexpr int kShortSplit = 128;
+inline constexpr int kLongSplit = 512;
+inline constexpr int kLongSplitsFrom = 4096;
+GPTOSS_BOTH_SIDES constexpr int split_of(int position) {
+  return position < kLongSplitsFrom
+             ? position / kShortSplit
+             : kLongSplitsFrom / kShortSplit + (position - kLongSplitsFrom) / kLongSplit;
+}
+GPTOSS_BOTH_SIDES constexpr int split_begin(int split) {
+  return split * kShortSplit <= kLongSplitsFrom
+             ? split * kShortSplit
+             : kLongSplitsFrom + (split - kLongSplitsFrom / kShortSplit) * kLongSplit;
+}
+
+// What tensor cores compute; other shapes take the plain kernel.
+inline bool has_fast_attention(const AttentionArgs& a) {
+  return a.act == Act::bf16 && a.heads / a.kv.kv_heads <= 16 &&
+         (a.kv.head_dim == 16 || a.kv.head_dim == 32 || a.kv.head_dim == 64);
+}
+// Of so many tokens of one sequence the query heads of a KV head make 16 rows.
+inline int row_tokens(const AttentionArgs& a) { return 16 / (a.heads / a.kv.kv_heads); }
+// At least the tiles of all sequences.
+inline int count_tiles(const AttentionArgs& a, int tile_tokens) {
+  const int tiles = a.step.n_tokens / tile_tokens + a.step.n_sequences;
+  return tiles < a.step.n_tokens ? tiles : a.step.n_tokens;
+}
+
+// Each block goes through all keys of some tokens.
 inline Launch launch_of(const AttentionArgs& a) {
-  return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
-          a.step.n_tokens,
+  if (!has_fast_attention(a)) {
+    return {a.act == Act::f32 ? "gptoss_attention_f32" : "gptoss_attention_f16",
+            a.step.n_tokens,
+            a.kv.kv_heads,
+            1,
+            256,
+            0};
+  }
+  return {a.kv.head_dim == 64   ? "gptoss_attention_tile_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_tile_32"
+                                : "gptoss_attention_tile_16",
+          count_tiles(a, 4 * row_tokens(a)),
           a.kv.kv_heads,
           1,
-          256,
+          128,
           0};
+}
+
+// The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
+// the keys of one split, and leaves its softmax to the combination.
+//   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
+// n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
+// of the device idle: up to kSplitRows splits of all tokens together.
+inline constexpr int kSplitRows = 2048;
+inline bool pays_to_split(const AttentionArgs& a, int highest_position) {
+  const int splits = split_of(highest_position) + 1;
+  return has_fast_attention(a) && a.window == 0 && splits > 1 &&
+         a.step.n_tokens * static_cast<int64_t>(splits) <= kSplitRows;
+}
+inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
+  return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);
+}
+struct AttentionSplitArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionSplitArgs& s) {
+  const AttentionArgs& a = s.attention;
+  return {a.kv.head_dim == 64   ? "gptoss_attention_split_64"
+          : a.kv.head_dim == 32 ? "gptoss_attention_split_32"
+                                : "gptoss_attention_split_16",
+          count_tiles(a, row_tokens(a)),
+          a.kv.kv_heads,
+          a.n_splits,
+          32,
+          0};
+}
+struct AttentionCombineArgs {
+  AttentionArgs attention;
+};
+inline Launch launch_of(const AttentionCombineArgs& c) {
+  return {
+      "gptoss_attention_combine", c.attention.step.n_tokens, c.attention.kv.kv_heads, 1, 256, 0};
 }
 
 // ---- Results -----------------------------------------------------------------------------------
@@ -431,7 +551,7 @@ struct FiniteArgs {
   int32_t hidden;
 };
 inline Launch launch_of(const FiniteArgs& a) {
-  return {"gptoss_finite", a.step.n_sequences, 1, 1, 256, 0};
+  return {"gptoss_finite", a.step.n_sequences, 1, 1, 1024, 0};
 }
 
 // Tokens of a slot's prompt, or of its output, join its counts: counts[t] |= kSeen, and + 1 for
@@ -493,9 +613,8 @@ struct SampleOut {
 
 // ops/sample.h, row by row: a unit is the rows [units[u], units[u + 1]) of one sequence, of which
 // each is sampled only if the one before chose its guess; a scored row (target >= 0) is a unit of
-// its own and leaves the slot alone. An accepted token joins the slot: last_token, index + 1,
-// counts
-// |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
+// its own and leaves the slot alone. An accepted token joins the slot: last_token, index + 1, and
+// counts |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
 // reached.
 struct SampleArgs {
   const float* logits;    // (R, V)
@@ -505,10 +624,11 @@ struct SampleArgs {
   const BiasEntry* biases;
   uint32_t* counts;  // (slots, V): kSeen if in prompt or output, and the occurrences in the output
   SlotState* slots;
-  float* scratch;  // (U, V)
-  SampleOut* out;  // (M)
+  float* changed;       // (U, V): scratch
+  int32_t* candidates;  // (U, V): scratch
+  SampleOut* out;       // (M)
   int32_t n_units, vocab_size;
 };
-inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 1024, 0}; }
+inline Launch launch_of(const SampleArgs& a) { return {"gptoss_sample", a.n_units, 1, 1, 512, 0}; }
 
 }  // namespace gptoss::cuda

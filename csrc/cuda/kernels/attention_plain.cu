@@ -1,8 +1,8 @@
 // Banded attention, plainly: a block per token and KV head, a warp per query head. The softmax of
 // each page of 64 keys is carried alone and joins that of the pages before it, so the order of sums
 // depends on positions only.
-#include "cuda/kernels/block.cuh"
-#include "cuda/kernels/pages.cuh"
+#include "block.cuh"
+#include "pages.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -75,8 +75,8 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
       for (int j = 0; j < kLaneDims; ++j) out[j] = out[j] * shrink + part[j];
     }
     using OutElement = typename Stored<OutT>::Element;
-    auto* const to = static_cast<OutElement*>(a.out) +
-                     (static_cast<int64_t>(t) * a.heads + head) * dim;
+    auto* const to =
+        static_cast<OutElement*>(a.out) + (static_cast<int64_t>(t) * a.heads + head) * dim;
 #pragma unroll
     for (int j = 0; j < kLaneDims; ++j) {
       const int d = lane + 32 * j;

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/kernels/args.h"
+#include "args.h"
 
 namespace gptoss::cuda {
 
@@ -42,6 +42,12 @@ __device__ __forceinline__ uint32_t to_f16_pair(float low, float high) {
   return bits;
 }
 
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // How an activation or a cached number of this type is read and written.
 template <class T>
 struct Stored;
@@ -66,6 +72,13 @@ struct Stored<F16> {
   static __device__ __forceinline__ void store(uint16_t* p, float x) { *p = to_f16(x); }
 };
 
+// Rises with the number: equal for both zeros, 0 for NaN, above that for all others.
+__device__ __forceinline__ uint32_t rank_of(float x) {
+  if (x != x) return 0;
+  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
+  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+}
+
 // The same bits in every lane.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
@@ -75,6 +88,11 @@ __device__ __forceinline__ float warp_sum(float x) {
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  return x;
+}
+__device__ __forceinline__ uint64_t warp_sum(uint64_t x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
   return x;
 }
 

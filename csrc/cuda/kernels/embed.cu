@@ -1,5 +1,5 @@
 // The residual stream's beginning, RMSNorm, and what is looked at in its end.
-#include "cuda/kernels/block.cuh"
+#include "block.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -54,24 +54,31 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   rms_norm<Bf16>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+// A warp looks at every 32nd token, up to the first that is not finite.
+extern "C" __global__ void __launch_bounds__(1024)
     gptoss_finite(const __grid_constant__ FiniteArgs a) {
   constexpr uint32_t kInfinity = 0x7f800000u;
+  __shared__ int firsts[32];
   const int s = blockIdx.x;
   if (s >= a.step.n_sequences) return;
   const int begin = a.step.sequence_offsets[s];
   const int count = a.step.sequence_offsets[s + 1] - begin;
-  int finite = 0;
-  for (; finite < count; ++finite) {
+  int first = count;
+  for (int t = warp_id(); t < count; t += 32) {
     const auto* const x =
-        reinterpret_cast<const uint32_t*>(a.x) + static_cast<int64_t>(begin + finite) * a.hidden;
+        reinterpret_cast<const uint32_t*>(a.x) + static_cast<int64_t>(begin + t) * a.hidden;
     bool odd = false;
-    for (int i = threadIdx.x; i < a.hidden; i += kThreads) {
-      odd |= (x[i] & ~0x80000000u) >= kInfinity;
+#pragma unroll 8
+    for (int i = lane_id(); i < a.hidden; i += 32) odd |= (x[i] & ~0x80000000u) >= kInfinity;
+    if (__any_sync(kAllLanes, odd) != 0) {
+      first = t;
+      break;
     }
-    if (__syncthreads_or(odd) != 0) break;
   }
-  if (threadIdx.x == 0) a.finite[s] = finite;
+  if (lane_id() == 0) firsts[warp_id()] = first;
+  __syncthreads();
+  first = __reduce_min_sync(kAllLanes, firsts[lane_id()]);
+  if (threadIdx.x == 0) a.finite[s] = first;
 }
 
 }  // namespace gptoss::cuda

@@ -1,50 +1,37 @@
 // The router's choice, the sort of its pairs, and the sum of the experts' outputs.
-#include "cuda/kernels/block.cuh"
+#include "block.cuh"
 
 namespace gptoss::cuda {
 namespace {
 
 constexpr int kRouteThreads = 128;
+constexpr int kRowThreads = 512;  // for a token
 constexpr int kSortThreads = 1024;
 constexpr int kSortWarps = kSortThreads / 32;
 constexpr int kCombineThreads = 256;
 
-// Rises with the number; equal for both zeros, 0 for NaN, and above that for all others.
-__device__ __forceinline__ uint32_t rank_of(float x) {
-  if (x != x) return 0;
-  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
-  return bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
-}
-
-}  // namespace
-
-extern "C" __global__ void __launch_bounds__(kRouteThreads)
-    gptoss_route_topk(const __grid_constant__ RouteTopkArgs a) {
-  const int t = static_cast<int>(blockIdx.x) * (kRouteThreads / 32) + warp_id();
-  if (t >= a.tokens) return;
+// A warp chooses: round by round the highest logit behind the one that was chosen last, in the
+// order of ranks and, where they are equal, of indices. All lanes know it.
+__device__ __forceinline__ void choose_experts(const float* logits, int n_experts, int n_active,
+                                               int32_t* experts, float* weights) {
   const int lane = lane_id();
-  const float* const logits = a.logits + static_cast<int64_t>(t) * a.n_experts;
-  int32_t* const experts = a.experts + static_cast<int64_t>(t) * a.n_active;
-  float* const weights = a.weights + static_cast<int64_t>(t) * a.n_active;
-  // Round by round the highest logit behind the one that was chosen last, in the order of ranks
-  // and, where they are equal, of indices. All lanes know it.
   uint32_t last_rank = 0xffffffffu;
   int last_expert = -1;
   float highest = 0.0f;
   float sum = 0.0f;
-  for (int i = 0; i < a.n_active; ++i) {
+  for (int i = 0; i < n_active; ++i) {
     uint32_t rank = 0;
-    int expert = a.n_experts;
-    for (int e = lane; e < a.n_experts; e += 32) {
+    int expert = n_experts;
+    for (int e = lane; e < n_experts; e += 32) {
       const uint32_t r = rank_of(logits[e]);
       const bool behind = r < last_rank || (r == last_rank && e > last_expert);
-      if (behind && (expert == a.n_experts || r > rank)) {
+      if (behind && (expert == n_experts || r > rank)) {
         rank = r;
         expert = e;
       }
     }
     last_rank = __reduce_max_sync(kAllLanes, rank);
-    last_expert = __reduce_min_sync(kAllLanes, rank == last_rank ? expert : a.n_experts);
+    last_expert = __reduce_min_sync(kAllLanes, rank == last_rank ? expert : n_experts);
     const float logit = logits[last_expert];
     if (i == 0) highest = logit;
     const float weight = expf(logit - highest);
@@ -55,8 +42,112 @@ extern "C" __global__ void __launch_bounds__(kRouteThreads)
     }
   }
   if (lane == 0) {
-    for (int i = 0; i < a.n_active; ++i) weights[i] /= sum;
+    for (int i = 0; i < n_active; ++i) weights[i] /= sum;
   }
+}
+
+// x (n) in shared memory becomes its RMSNorm, of which y is the rounded copy; a block together.
+template <class T>
+__device__ __forceinline__ void norm_row(float* x, const float* weight, int n, float eps,
+                                         typename Stored<T>::Element* y) {
+  __shared__ float parts[kRowThreads / 32];
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < n; i += kRowThreads) sum += x[i] * x[i];
+  sum = block_sum<kRowThreads>(sum, parts);
+  const float rms = sqrtf(sum / static_cast<float>(n) + eps);
+  for (int i = threadIdx.x; i < n; i += kRowThreads) {
+    x[i] = x[i] / rms * weight[i];
+    Stored<T>::store(y + i, x[i]);
+  }
+}
+
+// x (n) in shared memory times a row of bf16; a warp together.
+__device__ __forceinline__ float dot_bf16(const float* x, const uint16_t* w, int n) {
+  float sum = 0.0f;
+  if (n % 8 == 0) {
+#pragma unroll 4
+    for (int i = 8 * lane_id(); i < n; i += 8 * 32) {
+      const uint4 eight = *reinterpret_cast<const uint4*>(w + i);
+      const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+      const float4 first = *reinterpret_cast<const float4*>(x + i);
+      const float4 second = *reinterpret_cast<const float4*>(x + i + 4);
+      const float numbers[8] = {first.x,  first.y,  first.z,  first.w,
+                                second.x, second.y, second.z, second.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        sum += numbers[2 * j] * __uint_as_float(pairs[j] << 16);
+        sum += numbers[2 * j + 1] * __uint_as_float(pairs[j] & 0xffff0000u);
+      }
+    }
+  } else {
+    for (int i = lane_id(); i < n; i += 32) sum += x[i] * from_bf16(w[i]);
+  }
+  return warp_sum(sum);
+}
+
+template <class T>
+__device__ __forceinline__ void route(const RouteArgs& a) {
+  extern __shared__ __align__(16) float row[];
+  __shared__ float logits[kMaxExperts];
+  const int64_t t = blockIdx.x;
+  if (t >= a.tokens) return;
+  for (int i = threadIdx.x; i < a.hidden; i += kRowThreads) row[i] = a.x[t * a.hidden + i];
+  norm_row<T>(row, a.weight, a.hidden, a.eps,
+              static_cast<typename Stored<T>::Element*>(a.normed) + t * a.hidden);
+  __syncthreads();
+  for (int e = warp_id(); e < a.n_experts; e += kRowThreads / 32) {
+    const float logit =
+        dot_bf16(row, a.router + static_cast<int64_t>(e) * a.hidden, a.hidden) + a.bias[e];
+    if (lane_id() == 0) {
+      logits[e] = logit;
+      a.logits[t * a.n_experts + e] = logit;
+    }
+  }
+  __syncthreads();
+  if (warp_id() != 0) return;
+  choose_experts(logits, a.n_experts, a.n_active, a.experts + t * a.n_active,
+                 a.weights + t * a.n_active);
+}
+
+__device__ __forceinline__ float combined(const CombineArgs& a, int64_t t, int i) {
+  float sum = 0.0f;
+  for (int64_t pair = t * a.n_active; pair < (t + 1) * a.n_active; ++pair) {
+    sum += a.weights[pair] * a.out[pair * a.n + i];
+  }
+  return a.x[t * a.n + i] + sum;
+}
+
+template <class T>
+__device__ __forceinline__ void combine_norm(const CombineNormArgs& a) {
+  extern __shared__ __align__(16) float row[];
+  const CombineArgs& c = a.combine;
+  const int64_t t = blockIdx.x;
+  if (t >= c.tokens) return;
+  for (int i = threadIdx.x; i < c.n; i += kRowThreads) {
+    row[i] = combined(c, t, i);
+    c.x[t * c.n + i] = row[i];
+  }
+  norm_row<T>(row, a.weight, c.n, a.eps, static_cast<typename Stored<T>::Element*>(a.y) + t * c.n);
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kRouteThreads)
+    gptoss_route_topk(const __grid_constant__ RouteTopkArgs a) {
+  const int t = static_cast<int>(blockIdx.x) * (kRouteThreads / 32) + warp_id();
+  if (t >= a.tokens) return;
+  choose_experts(a.logits + static_cast<int64_t>(t) * a.n_experts, a.n_experts, a.n_active,
+                 a.experts + static_cast<int64_t>(t) * a.n_active,
+                 a.weights + static_cast<int64_t>(t) * a.n_active);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads)
+    gptoss_route_f32(const __grid_constant__ RouteArgs a) {
+  route<float>(a);
+}
+extern "C" __global__ void __launch_bounds__(kRowThreads)
+    gptoss_route_bf16(const __grid_constant__ RouteArgs a) {
+  route<Bf16>(a);
 }
 
 // Each warp has a stretch of the pairs. It counts them by expert; a scan over experts and warps
@@ -135,11 +226,16 @@ extern "C" __global__ void __launch_bounds__(kCombineThreads)
   const int64_t t = blockIdx.x;
   const int i = static_cast<int>(blockIdx.y) * kCombineThreads + static_cast<int>(threadIdx.x);
   if (t >= a.tokens || i >= a.n) return;
-  float sum = 0.0f;
-  for (int64_t pair = t * a.n_active; pair < (t + 1) * a.n_active; ++pair) {
-    sum += a.weights[pair] * a.out[pair * a.n + i];
-  }
-  a.x[t * a.n + i] += sum;
+  a.x[t * a.n + i] = combined(a, t, i);
+}
+
+extern "C" __global__ void __launch_bounds__(kRowThreads)
+    gptoss_combine_norm_f32(const __grid_constant__ CombineNormArgs a) {
+  combine_norm<float>(a);
+}
+extern "C" __global__ void __launch_bounds__(kRowThreads)
+    gptoss_combine_norm_bf16(const __grid_constant__ CombineNormArgs a) {
+  combine_norm<Bf16>(a);
 }
 
 }  // namespace gptoss::cuda

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/kernels/args.h"
+#include "args.h"
 
 namespace gptoss::cuda {
 

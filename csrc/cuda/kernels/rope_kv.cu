@@ -1,6 +1,10 @@
 // Rotary embedding of queries and keys; keys and values go into their pages.
-#include "cuda/kernels/block.cuh"
-#include "cuda/kernels/pages.cuh"
+//
+// A tensor core multiplies values that a token does not see by 0, and 0 times infinity or NaN would
+// reach it all the same. So where a value is not finite, the key tells of it instead: scores are
+// left out where they are not seen.
+#include "block.cuh"
+#include "pages.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -39,15 +43,21 @@ __device__ __forceinline__ void rope_kv(const RopeKvArgs& a) {
   }
   const PageOf<Element> page(a.kv, a.step.token_slots[t], position);
   const int row = position % kKernelPageTokens;
-  for (int i = threadIdx.x; i < a.kv.kv_heads * half; i += kThreads) {
-    const int head = i / half;
-    const Pair pair = rotate(k + head * dim, i % half, half, rotation);
-    Element* const to = page.keys(head) + row * dim;
-    Stored<T>::store(to + i % half, pair.first);
-    Stored<T>::store(to + half + i % half, pair.second);
-  }
-  for (int i = threadIdx.x; i < a.kv.kv_heads * dim; i += kThreads) {
-    Stored<T>::store(page.values(i / dim) + row * dim + i % dim, v[i]);
+  for (int head = warp_id(); head < a.kv.kv_heads; head += kThreads / 32) {
+    Element* const keys = page.keys(head) + row * dim;
+    Element* const values = page.values(head) + row * dim;
+    bool is_odd = false;
+    for (int i = lane_id(); i < dim; i += 32) {
+      Stored<T>::store(values + i, v[head * dim + i]);
+      is_odd |= !(fabsf(Stored<T>::load(values + i)) < INFINITY);
+    }
+    is_odd = __any_sync(kAllLanes, is_odd) != 0;
+    for (int i = lane_id(); is_odd && i < dim; i += 32) Stored<T>::store(values + i, 0.0f);
+    for (int i = lane_id(); i < half; i += 32) {
+      const Pair pair = rotate(k + head * dim, i, half, rotation);
+      Stored<T>::store(keys + i, is_odd ? NAN : pair.first);
+      Stored<T>::store(keys + half + i, is_odd ? NAN : pair.second);
+    }
   }
 }
 
