@@ -47,6 +47,9 @@ Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
   check(config.head_dim % 16 == 0 && config.head_dim <= ops::kMaxHeadDim,
         "[cuda] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
         config.head_dim);
+  check(config.n_experts <= kMaxExperts && config.hidden_size <= kMaxHidden, "[cuda] at most ",
+        kMaxExperts, " experts and a hidden_size up to ", kMaxHidden, ", got ", config.n_experts,
+        " and ", config.hidden_size);
   if (options.precision == Precision::reference) return {Act::f32, Kv::f32};
   return {Act::bf16, Kv::f16};
 }
@@ -122,9 +125,7 @@ struct Flight {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(const Weights& weights, const BackendOptions& options)
-      : config_(weights.config),
-        scheme_(scheme_of(config_, options)),
-        context_(find_device()) {
+      : config_(weights.config), scheme_(scheme_of(config_, options)), context_(find_device()) {
     const Context::Scope scope(context_);
     const int64_t free = context_.free_memory() - reserved_bytes(context_.device());
     const int64_t needed = DeviceWeights::allocated_bytes(config_, scheme_.act);
@@ -243,7 +244,13 @@ class CudaBackend final : public Backend {
       upload_tables(memory, *input.tables);
       if (flight.abandoned) return flight.done.record(*stream_);
       const Step step = upload(memory, input);
-      forward_->run(step, *input.tables);
+      int highest_position = 0;
+      for (size_t s = 0; s < input.slots.size(); ++s) {
+        highest_position =
+            std::max(highest_position, input.first_positions[s] + input.sequence_offsets[s + 1] -
+                                           input.sequence_offsets[s] - 1);
+      }
+      forward_->run(step, *input.tables, highest_position);
       module_->run(*stream_, FiniteArgs{.step = step,
                                         .x = memory_.work.x.as<const float>(),
                                         .finite = memory.finite.as<int32_t>(),

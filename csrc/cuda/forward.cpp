@@ -44,25 +44,27 @@ Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWe
   }
 }
 
-void Forward::run(const Step& step, const BlockTables& tables) {
+void Forward::run(const Step& step, const BlockTables& tables, int highest_position) {
   module_.run(stream_, EmbedArgs{.step = step,
                                  .embedding = weights_.embedding.as<const uint16_t>(),
                                  .x = work_.x.as<float>(),
                                  .hidden = config_.hidden_size});
+  norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
-    attention(step, tables, layer);
-    experts(step, weights_.layers[static_cast<size_t>(layer)]);
+    attention(step, tables, highest_position, layer);
+    experts(step, layer);
   }
   if (step.n_logit_rows == 0) return;
-  norm(weights_.final_norm, work_.normed, scheme_.act, step.n_logit_rows, step.logit_rows);
+  norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
   dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
         config_.vocab_size, config_.hidden_size);
 }
 
-void Forward::attention(const Step& step, const BlockTables& tables, int layer) {
+// From the normed residual stream.
+void Forward::attention(const Step& step, const BlockTables& tables, int highest_position,
+                        int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int qkv_size = config_.q_size() + 2 * config_.kv_size();
-  norm(w.attention_norm, work_.normed, scheme_.act, step.n_tokens);
   dense(work_.normed, w.qkv, &w.qkv_bias, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size);
 
   const bool is_window = config_.is_window_layer[static_cast<size_t>(layer)];
@@ -81,47 +83,49 @@ void Forward::attention(const Step& step, const BlockTables& tables, int layer) 
                                   .heads = config_.n_heads,
                                   .rotations = memory_.slots.rotations.as<const float>(),
                                   .kv = kv});
-  module_.run(stream_,
-              AttentionArgs{.step = step,
-                            .qkv = work_.qkv.as<const float>(),
-                            .qkv_stride = qkv_size,
-                            .heads = config_.n_heads,
-                            .kv = kv,
-                            .sinks = w.sinks.as<const float>(),
-                            .out = work_.attended.as<void>(),
-                            .window = is_window ? config_.sliding_window : 0,
-                            .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                            .act = scheme_.act});
+  AttentionArgs attention = {.step = step,
+                             .qkv = work_.qkv.as<const float>(),
+                             .qkv_stride = qkv_size,
+                             .heads = config_.n_heads,
+                             .kv = kv,
+                             .sinks = w.sinks.as<const float>(),
+                             .out = work_.attended.as<void>(),
+                             .window = is_window ? config_.sliding_window : 0,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                             .act = scheme_.act,
+                             .n_splits = 0,
+                             .partials = nullptr};
+  if (pays_to_split(attention, highest_position)) {
+    attention.n_splits = split_of(highest_position) + 1;
+    attention.partials = work_.partials.as<float>();
+    module_.run(stream_, AttentionSplitArgs{attention});
+    module_.run(stream_, AttentionCombineArgs{attention});
+  } else {
+    module_.run(stream_, attention);
+  }
   dense(work_.attended, w.o, &w.o_bias, work_.x, step.n_tokens, config_.hidden_size,
         config_.q_size(), true);
 }
 
-void Forward::experts(const Step& step, const LayerMemory& w) {
+void Forward::experts(const Step& step, int layer) {
+  const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int tokens = step.n_tokens;
   const int hidden = config_.hidden_size;
   const int n_pairs = tokens * config_.n_active;
-  norm(w.mlp_norm, work_.normed, scheme_.act, tokens);
-  // The router takes f32 always: much depends on it.
-  const bool is_exact = scheme_.act == Act::f32;
-  if (!is_exact) norm(w.mlp_norm, work_.router_in, Act::f32, tokens);
-  const DeviceMemory& router_in = is_exact ? work_.normed : work_.router_in;
-  module_.run(stream_, DenseMatmulArgs{.x = router_in.as<const void>(),
-                                       .w = w.router.as<const void>(),
-                                       .bias = w.router_bias.as<const float>(),
-                                       .y = work_.router_logits.as<float>(),
-                                       .rows = tokens,
-                                       .n = config_.n_experts,
-                                       .k = hidden,
-                                       .x_stride = hidden,
-                                       .y_stride = config_.n_experts,
-                                       .accumulate = 0,
-                                       .act = Act::f32});
-  module_.run(stream_, RouteTopkArgs{.logits = work_.router_logits.as<const float>(),
-                                     .experts = work_.experts.as<int32_t>(),
-                                     .weights = work_.expert_weights.as<float>(),
-                                     .tokens = tokens,
-                                     .n_experts = config_.n_experts,
-                                     .n_active = config_.n_active});
+  module_.run(stream_, RouteArgs{.x = work_.x.as<const float>(),
+                                 .weight = w.mlp_norm.as<const float>(),
+                                 .router = w.router.as<const uint16_t>(),
+                                 .bias = w.router_bias.as<const float>(),
+                                 .normed = work_.normed.as<void>(),
+                                 .logits = work_.router_logits.as<float>(),
+                                 .experts = work_.experts.as<int32_t>(),
+                                 .weights = work_.expert_weights.as<float>(),
+                                 .tokens = tokens,
+                                 .hidden = hidden,
+                                 .n_experts = config_.n_experts,
+                                 .n_active = config_.n_active,
+                                 .eps = config_.rms_norm_eps,
+                                 .act = scheme_.act});
   module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
                                       .pairs = work_.pairs.as<int32_t>(),
                                       .offsets = work_.offsets.as<int32_t>(),
@@ -149,24 +153,33 @@ void Forward::experts(const Step& step, const LayerMemory& w) {
                                 .n = hidden,
                                 .k = config_.intermediate_size,
                                 .act = scheme_.act});
-  module_.run(stream_, CombineArgs{.out = work_.expert_out.as<const float>(),
-                                   .weights = work_.expert_weights.as<const float>(),
-                                   .x = work_.x.as<float>(),
-                                   .tokens = tokens,
-                                   .n_active = config_.n_active,
-                                   .n = hidden});
+  const CombineArgs combine = {.out = work_.expert_out.as<const float>(),
+                               .weights = work_.expert_weights.as<const float>(),
+                               .x = work_.x.as<float>(),
+                               .tokens = tokens,
+                               .n_active = config_.n_active,
+                               .n = hidden};
+  if (layer + 1 == config_.n_layers) {  // of what follows, only some rows are wanted
+    module_.run(stream_, combine);
+    return;
+  }
+  const LayerMemory& next = weights_.layers[static_cast<size_t>(layer) + 1];
+  module_.run(stream_, CombineNormArgs{.combine = combine,
+                                       .weight = next.attention_norm.as<const float>(),
+                                       .y = work_.normed.as<void>(),
+                                       .eps = config_.rms_norm_eps,
+                                       .act = scheme_.act});
 }
 
-void Forward::norm(const DeviceMemory& weight, const DeviceMemory& to, Act act, int rows,
-                   const int32_t* row_index) {
+void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_index) {
   module_.run(stream_, RmsNormArgs{.x = work_.x.as<const float>(),
                                    .weight = weight.as<const float>(),
-                                   .y = to.as<void>(),
+                                   .y = work_.normed.as<void>(),
                                    .row_index = row_index,
                                    .rows = rows,
                                    .n = config_.hidden_size,
                                    .eps = config_.rms_norm_eps,
-                                   .act = act});
+                                   .act = scheme_.act});
 }
 
 void Forward::dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,

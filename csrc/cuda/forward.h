@@ -35,13 +35,12 @@ class Forward {
           const Stream& stream);
 
   // Queues a step, up to its logits.
-  void run(const Step& step, const BlockTables& tables);
+  void run(const Step& step, const BlockTables& tables, int highest_position);
 
  private:
-  void attention(const Step& step, const BlockTables& tables, int layer);
-  void experts(const Step& step, const LayerMemory& w);
-  void norm(const DeviceMemory& weight, const DeviceMemory& to, Act act, int rows,
-            const int32_t* row_index = nullptr);
+  void attention(const Step& step, const BlockTables& tables, int highest_position, int layer);
+  void experts(const Step& step, int layer);
+  void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
   void dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,
              const DeviceMemory& y, int rows, int n, int k, bool accumulate = false);
 

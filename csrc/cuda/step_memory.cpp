@@ -22,13 +22,19 @@ void for_each_array(const ModelConfig& c, Act act, const StepLimits& limits, Ste
   const int64_t s = limits.max_sequences;
   const int64_t r = limits.max_logit_rows;
   const int64_t pairs = t * c.n_active;
+  const int positions = limits.max_pages_per_sequence * kPageTokens;
   const int64_t vocab = c.vocab_size;
   Workspace& w = memory.work;
   f(w.x, t * c.hidden_size * kFloat, "activations");
   f(w.normed, t * c.hidden_size * size_of(act), "activations");
-  if (act != Act::f32) f(w.router_in, t * c.hidden_size * kFloat, "activations");
   f(w.qkv, t * (c.q_size() + 2 * c.kv_size()) * kFloat, "queries, keys and values");
   f(w.attended, t * c.q_size() * size_of(act), "attention's output");
+  const int64_t split_rows = std::min<int64_t>(kSplitRows, t * (split_of(positions) + 1));
+  if (act != Act::f32) {
+    f(w.partials,
+      attention_partials(1, static_cast<int>(split_rows), c.n_heads, c.head_dim) * kFloat,
+      "attention in splits");
+  }
   f(w.router_logits, t * c.n_experts * kFloat, "router logits");
   f(w.experts, pairs * kInt, "routes");
   f(w.expert_weights, pairs * kFloat, "routes");
@@ -40,11 +46,10 @@ void for_each_array(const ModelConfig& c, Act act, const StepLimits& limits, Ste
   f(w.changed_logits, r * vocab * kFloat, "sampling");
   f(w.candidates, r * vocab * kInt, "sampling");
   SlotMemory& slots = memory.slots;
-  const int64_t positions = int64_t{limits.max_pages_per_sequence} * kPageTokens;
   f(slots.states, s * int64_t{sizeof(SlotState)}, "slots");
   f(slots.counts, s * vocab * kInt, "counts of tokens");
-  f(slots.tokens, (positions + kPageTokens) * kInt, "counts of tokens");
-  f(slots.rotations, positions * c.head_dim * kFloat, "rotations");
+  f(slots.tokens, (int64_t{positions} + kPageTokens) * kInt, "counts of tokens");
+  f(slots.rotations, int64_t{positions} * c.head_dim * kFloat, "rotations");
   const std::vector<KvGroup> groups = kv_groups(c);
   slots.tables.resize(groups.size());
   for (size_t g = 0; g < groups.size(); ++g) {

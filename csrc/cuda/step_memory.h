@@ -14,9 +14,9 @@ namespace gptoss::cuda {
 struct Workspace {
   DeviceMemory x;               // (T, hidden) f32: the residual stream
   DeviceMemory normed;          // (T, hidden): inputs of matmuls
-  DeviceMemory router_in;       // (T, hidden) f32, where `normed` is not
   DeviceMemory qkv;             // (T, H*D + 2 G*D) f32
   DeviceMemory attended;        // (T, H*D)
+  DeviceMemory partials;        // of attention in splits (kernels/args.h)
   DeviceMemory router_logits;   // (T, E) f32
   DeviceMemory experts;         // (T, A)
   DeviceMemory expert_weights;  // (T, A) f32

@@ -1,6 +1,7 @@
 #include "cuda/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -128,6 +129,7 @@ class Uploader {
       for (int64_t e = 0; e < n_experts; ++e) {
         const Matrix expert = matrices[e];
         const int64_t scales_at = raw_scales_offset(blocks);
+        check_scales(static_cast<const uint8_t*>(expert.scales), scales);
         copy(raw_.address(), expert.data, blocks);
         copy(raw_.address() + static_cast<CUdeviceptr>(scales_at), expert.scales, scales);
         module_.run(stream_,
@@ -167,6 +169,15 @@ class Uploader {
       stream_.upload(to + static_cast<CUdeviceptr>(begin), piece.memory.data(), count);
       piece.sent.record(stream_);
     }
+  }
+
+  // Whether what the device multiplies with is finite in bf16.
+  static void check_scales(const uint8_t* scales, int64_t count) {
+    const int largest = *std::max_element(scales, scales + count);
+    if (largest <= kShuffledMaxScale) return;
+    throw CheckpointError(concat("[cuda] experts have a scale of 2^", largest - 127,
+                                 ", and at most 2^", kShuffledMaxScale - 127,
+                                 " can be computed in bf16: use precision=\"reference\""));
   }
 
   // The file's pages may go: the device has their bytes.

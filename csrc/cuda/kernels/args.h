@@ -27,6 +27,7 @@ namespace gptoss::cuda {
 inline constexpr int kKernelPageTokens = 64;  // core/kv_page.h, checked against it
 inline constexpr int kMaxTop = 20;            // ops/sample.h: kMaxLogprobs
 inline constexpr int kMaxExperts = 256;
+inline constexpr int kMaxHidden = 12288;  // a row of the residual stream in shared memory
 inline constexpr uint32_t kSeen = 0x80000000u;
 
 // Of activations: what norms, attention and SwiGLU write, and matmuls read.
@@ -364,7 +365,7 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
 
 // All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
 // bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
-// weights as RouteTopkArgs. At most kMaxExperts, hidden up to 12,288.
+// weights as RouteTopkArgs. At most kMaxExperts, hidden up to kMaxHidden.
 struct RouteArgs {
   const float* x;          // (T, hidden)
   const float* weight;     // (hidden), of the norm
@@ -387,7 +388,7 @@ inline Launch launch_of(const RouteArgs& a) {
           a.hidden * 4};
 }
 
-// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to 12,288.
+// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to kMaxHidden.
 struct CombineNormArgs {
   CombineArgs combine;
   const float* weight;  // (n)
