@@ -87,7 +87,7 @@ __device__ __forceinline__ void attention(const AttentionArgs& a) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_f32(const __grid_constant__ AttentionArgs a) {
   attention<float, float>(a);
 }
