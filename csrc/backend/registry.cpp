@@ -1,4 +1,7 @@
 #include "backend/backend.h"
+
+#include <iostream>
+
 #include "core/check.h"
 
 namespace gptoss {
@@ -39,9 +42,28 @@ std::vector<BackendInfo> list_backends() {
   return list;
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): a backend keeps them
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options) {
-  return entry_of(device).make(std::move(weights), options);
+  if (device != "auto") return entry_of(device).make(std::move(weights), options);
+  // The first that is available and can have this model; why others cannot is said once.
+  std::string reasons;
+  for (const Entry& entry : kBackends) {
+    const BackendInfo info = entry.info();
+    if (!info.available) continue;
+    try {
+      auto backend = entry.make(weights, options);
+      if (!reasons.empty()) std::cerr << "gptoss: runs on " << info.name << ": " << reasons << '\n';
+      return backend;
+    } catch (const BackendError& error) {
+      reasons = error.what();
+    } catch (const OutOfMemory& error) {
+      if (&entry == &kBackends[std::size(kBackends) - 1]) throw;
+      reasons = error.what();
+    }
+  }
+  if (!reasons.empty()) throw BackendError(reasons);
+  return entry_of(device).make(std::move(weights), options);  // says what there is instead
 }
 
 MemoryPlan plan_memory(const std::string& device, const ModelConfig& config,

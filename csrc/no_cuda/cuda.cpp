@@ -4,7 +4,7 @@
 
 namespace gptoss::cuda {
 
-BackendInfo info() { return {"cuda", false, "gptoss has no cuda backend yet"}; }
+BackendInfo info() { return {"cuda", false, "this build of gptoss has no cuda (docs/cuda.md)"}; }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a backend that can be made keeps them
 std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }

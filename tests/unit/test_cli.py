@@ -214,7 +214,7 @@ class TestDoctor:
         out = capsys.readouterr().out
         for name in ("backend cpu", "backend cuda", "backend metal", "threads", "instruction set"):
             assert name in out
-        assert "gptoss has no cuda backend yet" in out
+        assert "gptoss has no metal backend yet" in out
         assert "scalar" not in out
         assert main(["doctor", "--verbose"]) == 0
         out = capsys.readouterr().out

@@ -1,0 +1,285 @@
+"""Whole models through the host's code, the kernels and the stand-in driver: tools/check_cuda.sh."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import gptoss
+from gptoss import LLM, BackendError, _core
+from support.checkpoints import MICRO, make_checkpoint
+from support.model_cases import CASES, ModelCase, golden_path
+from support.tolerances import CUDA_MEDIAN_RELATIVE_L2, assert_fp32_tier, relative_l2
+
+STATE = {name: (available, detail) for name, available, detail in _core.backends()}["cuda"]
+pytestmark = pytest.mark.skipif(not STATE[0], reason=f"tools/check_cuda.sh has one: {STATE[1]}")
+
+SMALL: dict[str, Any] = {"context_length": 128, "max_step_tokens": 64, "max_sequences": 4}
+# Emulated, a token of the plain kernels takes most of a second.
+SHORT = [(case, i) for case in CASES for i, n in enumerate(case.prompt_lengths) if n <= 4]
+LONG = [(CASES[1], 3), (CASES[5], 1), (CASES[6], 1)]  # windows, several pages
+
+Make = Callable[[ModelCase], Path]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    made: dict[str, Path] = {}
+
+    def build(case: ModelCase) -> Path:
+        if case.name not in made:
+            made[case.name] = case.build(tmp_path_factory.mktemp(case.name))
+        return made[case.name]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("micro")
+    make_checkpoint(folder, MICRO)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(micro: Path) -> Iterator[LLM]:
+    with gptoss.load(micro, device="cuda", **SMALL) as llm:
+        yield llm
+
+
+def golden_of(case: ModelCase) -> dict[str, npt.NDArray[np.generic]]:
+    with np.load(golden_path(case)) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize(("case", "index"), SHORT, ids=lambda value: getattr(value, "name", value))
+def test_reference_mode_is_in_the_tier_of_float32(case: ModelCase, index: int, make: Make) -> None:
+    golden = golden_of(case)
+    prompt = case.prompts()[index]
+    with gptoss.load(make(case), device="cuda", precision="reference", **SMALL) as llm:
+        assert "cuda" in repr(llm)
+        logits = llm.logits(prompt, golden[f"positions_{index}"])
+        assert_fp32_tier(logits, golden[f"logits_{index}"])
+        result = llm.generate(prompt, max_tokens=2, temperature=0, ignore_eos=True)
+        assert result.token_ids == golden[f"greedy_{index}"][:2].tolist()
+
+
+@pytest.mark.parametrize(("case", "index"), LONG, ids=lambda value: getattr(value, "name", value))
+def test_default_mode_errs_as_bf16_does(case: ModelCase, index: int, make: Make) -> None:
+    golden = golden_of(case)
+    with gptoss.load(make(case), device="cuda", **SMALL) as llm:
+        logits = llm.logits(case.prompts()[index], golden[f"positions_{index}"])
+    errors = relative_l2(logits, golden[f"logits_{index}"])
+    assert np.median(errors) <= CUDA_MEDIAN_RELATIVE_L2
+
+
+def test_bits_do_not_depend_on_how_a_prompt_is_cut(llm: LLM) -> None:
+    prompt = [(7 * i * i + i) % 280 for i in range(70)]
+    logits = llm.logits(prompt)
+    np.testing.assert_array_equal(llm.logits(prompt, chunk_tokens=9), logits)
+
+
+def test_a_request_gets_the_same_alone_and_beside_others(llm: LLM) -> None:
+    prompts = [[5, 9, 11], [100 + i for i in range(20)], [7]]
+    params = gptoss.SamplingParams(
+        max_tokens=6, temperature=1.0, seed=3, ignore_eos=True, logprobs=2
+    )
+    alone = [llm.generate(prompt, params) for prompt in prompts]
+    together = llm.generate(prompts, params)
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert [r.logprobs for r in together] == [r.logprobs for r in alone]
+
+
+def test_samples_as_the_cpu_does(micro: Path) -> None:
+    prompt = [3, 5, 3]
+    asked: list[dict[str, Any]] = [
+        {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "logprobs": 3},
+        {"temperature": 1.3, "repetition_penalty": 1.4, "frequency_penalty": 0.3, "min_p": 0.01},
+        {"temperature": 0, "logit_bias": {17: 30.0}, "presence_penalty": 40.0},
+        {"temperature": 1.0, "allowed_token_ids": [4, 8, 15, 16, 23, 42]},
+    ]
+    with (
+        gptoss.load(micro, device="cuda", precision="reference", **SMALL) as device,
+        gptoss.load(micro, device="cpu", precision="reference", **SMALL) as cpu,
+    ):
+        for params in asked:
+            params |= {"max_tokens": 3, "seed": 11, "ignore_eos": True}
+            found = device.generate(prompt, **params)
+            expected = cpu.generate(prompt, **params)
+            assert found.token_ids == expected.token_ids, params
+            if "logprobs" in params:
+                np.testing.assert_allclose(
+                    [entry.logprob for entry in found.logprobs],
+                    [entry.logprob for entry in expected.logprobs],
+                    rtol=1e-3,
+                    atol=1e-4,
+                )
+        scored = device.generate(prompt, max_tokens=0, prompt_logprobs=0)
+        told = cpu.generate(prompt, max_tokens=0, prompt_logprobs=0)
+        assert scored.prompt_logprobs is not None
+        assert told.prompt_logprobs is not None
+        for mine, theirs in zip(scored.prompt_logprobs[1:], told.prompt_logprobs[1:], strict=True):
+            assert mine is not None
+            assert theirs is not None
+            assert mine.logprob == pytest.approx(theirs.logprob, rel=1e-3, abs=1e-4)
+
+
+def test_what_was_computed_is_used_again(llm: LLM) -> None:
+    prompt = [(11 * i + 2) % 280 for i in range(100)]  # two pages, of which one is full
+    params = gptoss.SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+    first = llm.generate(prompt, params)
+    again = llm.generate(prompt, params)
+    assert again.usage.cached_tokens >= 64
+    assert again.token_ids == first.token_ids
+    several = llm.generate(prompt, params, n=2)
+    assert [sample.token_ids for sample in several.samples] == [first.token_ids] * 2
+
+
+def test_guesses_change_nothing(micro: Path, llm: LLM) -> None:
+    prompt = [4, 9, 2, 7] * 8
+    params = gptoss.SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    with gptoss.load(micro, device="cuda", speculative="ngram", **SMALL) as guessing:
+        found = guessing.generate(prompt, params)
+        assert guessing.stats.drafted_tokens > 0
+    assert found.token_ids == llm.generate(prompt, params).token_ids
+
+
+def test_the_demo_answers_a_chat() -> None:
+    with gptoss.load("demo", device="cuda", **SMALL) as llm:
+        result = llm.chat([{"role": "user", "content": "Hello"}], max_tokens=3)
+    assert result.usage.completion_tokens == 3
+
+
+class Driver:
+    """The stand-in, as another library of the process would use it."""
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL("libcuda.so.1")
+        self.context = ctypes.c_void_p()
+        self.call("cuInit", 0)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), 0)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        assert getattr(self.library, name)(*arguments) == 0, name
+
+    def free_bytes(self) -> int:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        old = ctypes.c_void_p()
+        self.call("cuCtxPushCurrent_v2", self.context)
+        self.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        self.call("cuCtxPopCurrent_v2", ctypes.byref(old))
+        return free.value
+
+    def current(self) -> int | None:
+        context = ctypes.c_void_p()
+        self.call("cuCtxGetCurrent", ctypes.byref(context))
+        return context.value
+
+
+def test_is_a_good_guest_and_gives_everything_back(micro: Path) -> None:
+    driver = Driver()
+    before = driver.free_bytes()
+    assert driver.current() is None
+    llm = gptoss.load(micro, device="cuda", **SMALL)
+    held = before - driver.free_bytes()
+    assert held > 0
+    llm.generate([1, 2, 3], max_tokens=2)
+    assert driver.current() is None
+    assert before - driver.free_bytes() == held  # a step allocates nothing
+    llm.close()
+    del llm
+    assert driver.free_bytes() == before
+
+
+def run_elsewhere(code: str, devices: str = "A100", **environment: str) -> str:
+    """Run Python code in a process of its own: what it prints, without the last newline."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"GPTOSS_EMULATOR_DEVICES": devices} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip("\n")
+
+
+LOAD = """
+import gptoss
+try:
+    llm = gptoss.load({path!r}, device={device!r}, context_length=256, max_step_tokens=64)
+    print(llm)
+except (gptoss.BackendError, MemoryError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("devices", "environment", "expected"),
+    [
+        ("T4", {}, "Emulated T4 has compute capability 7.5; 8.0 or newer is needed"),
+        ("A100", {"LD_LIBRARY_PATH": ""}, "no NVIDIA driver"),
+        ("A100:memory=64K", {}, "MemoryError"),
+    ],
+)
+def test_says_what_is_missing(
+    devices: str, environment: dict[str, str], expected: str, micro: Path
+) -> None:
+    out = run_elsewhere(LOAD.format(path=str(micro), device="cuda"), devices, **environment)
+    assert expected in out
+
+
+def test_takes_the_first_device_that_can_compute(micro: Path) -> None:
+    out = run_elsewhere(LOAD.format(path=str(micro), device="cuda"), "T4;RTX 3090")
+    assert "cuda, Emulated RTX 3090" in out
+
+
+@pytest.mark.parametrize("devices", ["T4", "A100:memory=64K"])
+def test_auto_falls_back_to_the_cpu(devices: str, micro: Path) -> None:
+    assert "cpu" in run_elsewhere(LOAD.format(path=str(micro), device="auto"), devices)
+
+
+FAULT = """
+import ctypes, gptoss
+llm = gptoss.load({path!r}, device="cuda", context_length=256, max_step_tokens=64)
+llm.generate([1], max_tokens=1)
+driver = ctypes.CDLL("libcuda.so.1")
+context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert driver.cuCtxPushCurrent_v2(context) == 0
+ptx = b".version 8.0\\n.target sm_80\\n.address_size 64\\n.visible .entry bad() {{ trap; }}\\n"
+assert driver.cuModuleLoadData(ctypes.byref(module), ptx) == 0
+assert driver.cuModuleGetFunction(ctypes.byref(function), module, b"bad") == 0
+driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None)
+assert driver.cuCtxSynchronize() != 0
+for _ in range(2):
+    try:
+        llm.generate([1], max_tokens=1)
+        print("no error")
+    except gptoss.BackendError as error:
+        print(error)
+llm.close()
+"""
+
+
+def test_a_device_that_is_lost_is_an_error_each_time(micro: Path) -> None:
+    first, second = run_elsewhere(FAULT.format(path=str(micro))).splitlines()
+    assert "CUDA_ERROR" in first
+    assert second == first
+
+
+@pytest.mark.parametrize(
+    "options", [{"dense": "q8"}, {"dense": "bf12"}, {"kv_cache_dtype": "int8"}], ids=str
+)
+def test_what_is_not_built_is_refused(options: dict[str, Any], micro: Path) -> None:
+    with pytest.raises(BackendError, match="not built yet"):
+        gptoss.load(micro, device="cuda", **options)
