@@ -1,5 +1,6 @@
 // What the host hands to each kernel: one struct per operation, passed by value as its only
-// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it alike.
+// parameter, and how the kernel is launched. Plain data; nvcc and the host's compiler read it
+// alike.
 //
 // Rules for all kernels:
 //   - One extern "C" entry per variant, named by launch_of(); `__launch_bounds__` of its threads.
@@ -103,12 +104,10 @@ inline Launch launch_of(const RmsNormArgs& a) {
 
 // ---- Dense matmul ------------------------------------------------------------------------------
 
-// What the bf16 kernels ask of every k: they read x in pieces of 16 bytes.
-inline constexpr bool supports_bf16_matmul(int64_t k) { return k % 8 == 0; }
-
 // y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
 //   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32
-//   Act::bf16: x bf16, x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in f32
+//   Act::bf16: x bf16, k % 8 == 0 and x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in
+//              f32, in an order that depends on k alone
 struct DenseMatmulArgs {
   const void* x;
   const void* w;
