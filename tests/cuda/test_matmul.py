@@ -551,3 +551,187 @@ def test_every_code_and_scale_is_unpacked_exactly() -> None:
     fits = np.repeat(scales <= 128, 16)
     assert (found[fits] == weights[0, fits, 6]).all()
     assert not np.isfinite(found[~fits]).any()  # and never a wrong number
+
+
+# ---- int8 ----------------------------------------------------------------------------------------
+
+Q8_CASES = [(1, 1, 32), (9, 33, 544), (40, 17, 96)]  # rows, n, k
+
+
+def encode_q8(w: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
+    """Return codes (N, K) and the bits of scales (N, K/32) as csrc/cpu has them, in f32."""
+    blocks = from_bf16(w).astype(np.float32).reshape(len(w), -1, 32)
+    exact = np.abs(blocks).max(axis=-1) * np.float32(2 / 127)
+    bits = ((exact.view(np.uint32) + np.uint32(0xFFFF)) >> 16).astype(np.uint16)
+    scales = from_bf16(bits).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(scales >= np.float32(2.0**-126), np.float32(2) / scales, np.float32(0))
+    return np.rint(blocks * inverse[..., None]).astype(np.int8).reshape(w.shape), bits
+
+
+def shuffle_q8(gpu: Gpu, w: npt.NDArray[np.uint16], seed: int = 0) -> tuple[Buffer, Buffer]:
+    n, k = w.shape
+    tiles, groups = -(-n // 16), -(-k // 64)
+    codes = gpu.empty((tiles, groups, 2, 32, 4, 4), "i1")
+    scales = gpu.empty((tiles, groups, 8, 2, 2), "u2")
+    args = fill("ShuffleQ8Args", codes=codes, scales=scales, n=n, k=k, **{"from": gpu.put(w)})
+    gpu.launch("gptoss_shuffle_q8", (tiles, groups), 32, args, seed=seed)
+    return codes, scales
+
+
+def weights_q8(rng: np.random.Generator, n: int, k: int) -> npt.NDArray[np.uint16]:
+    """Blocks of many sizes, one of zeros and one whose scale is too small to divide by."""
+    sizes = np.repeat(2.0 ** rng.integers(-8, 4, (n, k // 32)), 32, axis=-1)
+    w = rng.normal(size=(n, k)) * sizes
+    if n > 1:
+        w[0, :32] = 0
+        w[-1, -32:] = 2.0**-125
+    return bf16(w)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (16, 64), (35, 160)])
+def test_int8_weights_are_where_the_layout_says(n: int, k: int) -> None:
+    w = weights_q8(np.random.default_rng(n), n, k)
+    codes, bits = encode_q8(w)
+    found_codes, found_scales = (b.numpy() for b in shuffle_q8(Gpu("shuffle"), w))
+    tile, group, block, lane, word, byte = np.ix_(
+        np.arange(-(-n // 16)), np.arange(-(-k // 64)), [0, 1], LANES, WORDS, np.arange(4)
+    )
+    row = 16 * tile + 2 * (lane // 4) + word % 2
+    column = 64 * group + 32 * block + 16 * (word // 2) + 4 * (lane % 4) + byte
+    assert (found_codes == padded(codes, n, k)[row, column]).all()
+    tile, group, g, block, odd = np.ix_(
+        np.arange(-(-n // 16)), np.arange(-(-k // 64)), np.arange(8), [0, 1], [0, 1]
+    )
+    matrix = np.pad(bits, [(0, -n % 16), (0, -(k // 32) % 2)])
+    assert (found_scales == matrix[16 * tile + 2 * g + odd, 2 * group + block]).all()
+
+
+def quantize(
+    gpu: Gpu, x: npt.NDArray[Any], act: int, stride: int, seed: int = 0
+) -> tuple[Buffer, Buffer]:
+    rows, k = x.shape
+    columns = -(-k // 64) * 64
+    codes = gpu.empty((rows, columns), "i1")
+    scales = gpu.empty((rows, columns // 32), "f4")
+    wide = np.zeros((rows, stride), x.dtype)
+    wide[:, :k] = x
+    args = fill(
+        "QuantizeArgs",
+        x=gpu.put(wide),
+        codes=codes,
+        scales=scales,
+        rows=rows,
+        k=k,
+        x_stride=stride,
+        act=act,
+    )
+    name = "gptoss_quantize_f32" if act == F32 else "gptoss_quantize_bf16"
+    gpu.launch(name, (rows + 1, -(-columns // 256) + 1), 256, args, seed=seed)
+    return codes, scales
+
+
+@pytest.mark.parametrize(("rows", "k"), [(1, 32), (3, 96), (2, 288)])
+@pytest.mark.parametrize("act", [F32, BF16])
+def test_quantize(rows: int, k: int, act: int) -> None:
+    rng = np.random.default_rng(rows + k)
+    x = (rng.normal(size=(rows, k)) * 10).astype(np.float32)
+    x[0, :32] = 0
+    x[-1, -1] = np.inf
+    given: Any = x if act == F32 else bf16(x)
+    x = x if act == F32 else from_bf16(given).astype(np.float32)
+    codes, scales = (b.numpy() for b in quantize(Gpu("matmul_q8"), given, act, k + 7))
+    largest = np.abs(x).reshape(rows, -1, 32).max(axis=-1)
+    expected_scales = largest / np.float32(254)
+    blocks = k // 32
+    assert (scales[:, :blocks] == expected_scales).all()
+    assert (scales[:, blocks:] == 0).all()
+    assert (codes[:, k:] == 0).all()
+    finite = np.repeat(np.isfinite(largest), 32, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.where(largest > 1e-30, np.float32(127) / largest, np.float32(0))
+        expected = np.rint(x * np.repeat(factor, 32, axis=-1))
+    assert (codes[:, :k] == expected)[finite].all()
+
+
+def run_q8(
+    gpu: Gpu,
+    variant: int,
+    x: tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]],
+    w: tuple[Buffer, Buffer],
+    bias: npt.NDArray[np.float32] | None,
+    before: npt.NDArray[np.float32] | None,
+    shape: tuple[int, int, int],
+    seed: int,
+) -> npt.NDArray[np.float32]:
+    rows, n, k = shape
+    y = gpu.empty((rows, n + 3), "f4") if before is None else gpu.put(before)
+    args = fill(
+        "Q8MatmulArgs",
+        x=gpu.put(x[0]),
+        x_scales=gpu.put(x[1]),
+        codes=w[0],
+        scales=w[1],
+        bias=0 if bias is None else gpu.put(bias),
+        y=y,
+        rows=rows,
+        n=n,
+        k=k,
+        y_stride=n + 3,
+        accumulate=before is not None,
+    )
+    grid = (-(-n // 16) + 1, -(-rows // variant) + 1)
+    gpu.launch(f"gptoss_q8_matmul_{variant}", grid, 256, args, seed=seed, hostile=True)
+    return y.numpy()
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), Q8_CASES)
+@pytest.mark.parametrize("variant", [8, 32])
+def test_dense_in_int8(variant: int, rows: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(rows + n + k)
+    w = weights_q8(rng, n, k)
+    codes, bits = encode_q8(w)
+    weights = codes * np.repeat(from_bf16(bits), 32, axis=-1) / 2
+    bias = rng.normal(size=n).astype(np.float32)
+    for seed in SEEDS:
+        gpu = Gpu("shuffle", "matmul_q8")
+        given = rng.normal(size=(rows, k)).astype(np.float32)
+        x_codes, x_scales = (b.numpy() for b in quantize(gpu, given, F32, k, seed))
+        steps = 2 * np.repeat(x_scales.astype(np.float64), 32, axis=-1)
+        numbers = (x_codes * steps)[:, :k]
+        before = rng.normal(size=(rows, n + 3)).astype(np.float32) if seed % 2 == 0 else None
+        extra = 0.0 if before is None else before[:, :n].astype(np.float64)
+        found = run_q8(
+            gpu,
+            variant,
+            (x_codes, x_scales),
+            shuffle_q8(gpu, w, seed),
+            bias,
+            before,
+            (rows, n, k),
+            seed,
+        )
+        # A block's sum is exact; its scale is rounded, and the sum, once each; then as in bf16.
+        magnitude = np.abs(numbers) @ np.abs(weights).T + np.abs(bias) + np.abs(extra)
+        bound = (k / 32 + 11) * U * magnitude
+        assert (np.abs(found[:, :n] - (numbers @ weights.T + bias + extra)) <= bound).all()
+
+
+def test_bits_of_an_int8_row_depend_on_no_other_row() -> None:
+    rows, n, k = 37, 19, 1120
+    rng = np.random.default_rng(9)
+    w = weights_q8(rng, n, k)
+    bias = rng.normal(size=n).astype(np.float32)
+    gpu = Gpu("shuffle", "matmul_q8")
+    x = tuple(b.numpy() for b in quantize(gpu, rng.normal(size=(rows, k)).astype("f4"), F32, k))
+    fragments = shuffle_q8(gpu, w)
+
+    def run(variant: int, part: slice) -> npt.NDArray[np.uint32]:
+        piece = (x[0][part], x[1][part])
+        shape = (len(piece[0]), n, k)
+        y = run_q8(gpu, variant, piece, fragments, bias, None, shape, 0)
+        return y[:, :n].view(np.uint32)
+
+    whole = run(32, slice(0, rows))
+    for variant, part in [(32, slice(3, 13)), (8, slice(0, rows)), (8, slice(36, 37))]:
+        assert (run(variant, part) == whole[part]).all(), (variant, part)

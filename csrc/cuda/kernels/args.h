@@ -108,12 +108,10 @@ inline Launch launch_of(const RmsNormArgs& a) {
 
 // ---- Dense matmul ------------------------------------------------------------------------------
 
-// What the bf16 kernels ask of every k: they read x in pieces of 16 bytes.
-inline constexpr bool supports_bf16_matmul(int64_t k) { return k % 8 == 0; }
-
 // y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
 //   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32
-//   Act::bf16: x bf16, x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in f32
+//   Act::bf16: x bf16, k % 8 == 0 and x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in
+//              f32, in an order that depends on k alone
 struct DenseMatmulArgs {
   const void* x;
   const void* w;
@@ -157,6 +155,74 @@ struct ShuffleDenseArgs {
 };
 inline Launch launch_of(const ShuffleDenseArgs& a) {
   return {"gptoss_shuffle_dense",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.k, 64)),
+          1,
+          32,
+          0};
+}
+
+// ---- Dense matmul in int8 ----------------------------------------------------------------------
+
+// codes, scales = x (rows, k) in int8, 32 numbers with a scale: x = code * 2 * scale, codes in
+// [-127, 127]. What is not finite makes its scale so. k % 32 == 0.
+GPTOSS_BOTH_SIDES inline constexpr int64_t q8_columns(int64_t k) { return ceil_div(k, 64) * 64; }
+struct QuantizeArgs {
+  const void* x;  // f32 or bf16 (`act`)
+  int8_t* codes;  // (rows, q8_columns(k)); zeros beyond k
+  float* scales;  // (rows, q8_columns(k) / 32)
+  int32_t rows, k;
+  int32_t x_stride;
+  Act act;
+};
+inline Launch launch_of(const QuantizeArgs& a) {  // a warp per 32 numbers
+  return {a.act == Act::f32 ? "gptoss_quantize_f32" : "gptoss_quantize_bf16",
+          a.rows,
+          static_cast<int>(ceil_div(q8_columns(a.k), 256)),
+          1,
+          256,
+          0};
+}
+
+// y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`). Products within
+// 32 columns are exact integers, sums over them f32, as in ops/q8_matmul.h.
+struct Q8MatmulArgs {
+  const int8_t* x;  // as QuantizeArgs leaves them
+  const float* x_scales;
+  const void* codes;  // as ShuffleQ8Args leaves them
+  const void* scales;
+  const float* bias;  // (n), nullable
+  float* y;
+  int32_t rows, n, k;
+  int32_t y_stride;
+  int32_t accumulate;
+  int32_t unused;
+};
+inline Launch launch_of(const Q8MatmulArgs& a) {
+  return {a.rows > 8 ? "gptoss_q8_matmul_32" : "gptoss_q8_matmul_8",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.rows, a.rows > 8 ? 32 : 8)),
+          1,
+          256,
+          0};
+}
+
+// A bf16 matrix in int8 (core/q8.h, the codes and scales of the CPU's), in fragments of
+// mma.m16n8k32 (fragments.cuh), padded with zeros to 16 rows and 64 columns. k % 32 == 0.
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_q8_code_bytes(int64_t n, int64_t k) {
+  return ceil_div(n, 16) * ceil_div(k, 64) * 16 * 64;
+}
+GPTOSS_BOTH_SIDES inline constexpr int64_t shuffled_q8_scale_bytes(int64_t n, int64_t k) {
+  return ceil_div(n, 16) * ceil_div(k, 64) * 16 * 4;
+}
+struct ShuffleQ8Args {
+  const uint16_t* from;  // (n, k) bf16, row-major; at any multiple of 2 bytes
+  void* codes;           // shuffled_q8_code_bytes(n, k)
+  void* scales;          // shuffled_q8_scale_bytes(n, k)
+  int32_t n, k;
+};
+inline Launch launch_of(const ShuffleQ8Args& a) {
+  return {"gptoss_shuffle_q8",
           static_cast<int>(ceil_div(a.n, 16)),
           static_cast<int>(ceil_div(a.k, 64)),
           1,

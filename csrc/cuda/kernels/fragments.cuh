@@ -14,6 +14,10 @@
 //     one shift and one mask.
 //   mxfp4's scales: for each g a word: row 2g, row 2g + 1 of the first 32 columns, then of the
 //     others; byte = E8M0 byte + 126, the exponent of the bf16 that makes bits into weights.
+// In int8 it is m16n8k32's A, with two blocks of 32 columns to a group; word r of block b is
+//   r0: row 2g, columns 32 b + 4t to 4t + 3;  r1: row 2g + 1;  r2, r3: 16 columns on
+//   codes: for each block, for each lane, r0..r3: 16 bytes
+//   scales: for each g, for each block a word: bf16 of row 2g, of row 2g + 1
 #pragma once
 
 #include "cuda/kernels/block.cuh"
@@ -36,12 +40,32 @@ __device__ __forceinline__ void mma(Sums& sums, const uint4& a, uint32_t b0, uin
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
 
+// a (16 rows, 32 columns) @ b (32 columns, 8 tokens) of int8, exactly: |sum| <= 32 * 127^2. Begun
+// from the bits of 2^23 + 2^22, so that what comes is a float of them plus the sum.
+__device__ __forceinline__ void mma_int8(Sums& products, const uint4& a, uint32_t b0, uint32_t b1) {
+  constexpr uint32_t kStart = 0x4b400000u;
+  uint32_t out[4];
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %10, %10, %10};"
+      : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(kStart));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) products[i] = __uint_as_float(out[i]) - 12582912.0f;
+}
+
 // Weights are read once by a warp and not again: they stay out of L1. Volatile keeps loads where
 // they are issued, ahead of their use.
 __device__ __forceinline__ uint4 load_weights(const uint4* from) {
   uint4 x;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from));
+  return x;
+}
+__device__ __forceinline__ uint2 load_weights(const uint2* from) {
+  uint2 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+               : "=r"(x.x), "=r"(x.y)
                : "l"(from));
   return x;
 }
@@ -134,6 +158,39 @@ struct Mxfp4Weights {
     const int64_t before = static_cast<int64_t>(expert * n_tiles + index) * groups;
     return {reinterpret_cast<const uint4*>(blocks) + before * 32 + lane_id(),
             reinterpret_cast<const uint32_t*>(scales) + before * 8 + lane_id() / 4};
+  }
+};
+
+struct Q8Tile {
+  struct Group {
+    uint4 codes[2];
+    uint2 scales;
+  };
+
+  const uint4* codes;  // of this lane, in the group where `advance` has come to
+  const uint2* scales;
+
+  __device__ __forceinline__ void advance(int groups) {
+    codes += groups * 64;
+    scales += groups * 8;
+  }
+  __device__ __forceinline__ void load(Group& to, int ahead) const {
+    to.codes[0] = load_weights(codes + ahead * 64);
+    to.codes[1] = load_weights(codes + ahead * 64 + 32);
+    to.scales = load_weights(scales + ahead * 8);
+  }
+};
+
+struct Q8Weights {
+  using Tile = Q8Tile;
+  const void* codes;
+  const void* scales;
+  int groups;
+
+  __device__ __forceinline__ Tile tile(int index) const {
+    const int64_t before = static_cast<int64_t>(index) * groups;
+    return {static_cast<const uint4*>(codes) + before * 64 + lane_id(),
+            static_cast<const uint2*>(scales) + before * 8 + lane_id() / 4};
   }
 };
 

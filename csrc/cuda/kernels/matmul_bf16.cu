@@ -11,165 +11,63 @@
 //   *_64       tiled: a block makes 128 rows of w for up to 64 rows of x, which come to shared
 //              memory by cp.async, a warp 32 rows over all of k.
 #include "cuda/kernels/expert_tile.cuh"
-#include "cuda/kernels/fragments.cuh"
+#include "cuda/kernels/stream.cuh"
 
 namespace gptoss::cuda {
 namespace {
 
-constexpr int kSegments = 8;
-
-__device__ __forceinline__ int segment_begin(int groups, int segment) {
-  return static_cast<int>(static_cast<unsigned>(groups * segment) / kSegments);
-}
-
 // ---- stream ------------------------------------------------------------------------------------
 
-// What a lane has of x: 8 tokens, 64 columns; words of columns 8 i + 2t and the next.
-struct Columns {
-  uint32_t words[2 * kSteps];
+struct Bf16Input {
+  struct Columns {
+    uint32_t words[2 * kSteps];  // columns 8 i + 2t and the next
+  };
+  const uint16_t* x;  // of the lane's token g, from column 2t on
 
-  // x: the lane's token, from column 2t of the group on; `left` columns are left.
-  __device__ __forceinline__ void load(const uint16_t* x, int left) {
+  __device__ __forceinline__ void advance(int groups) { x += groups * kGroupColumns; }
+
+  __device__ __forceinline__ void load(Columns& to, int ahead, int left) const {
+    const auto word = [&](int i) {
+      return __ldg(reinterpret_cast<const uint32_t*>(x + ahead * kGroupColumns + 8 * i));
+    };
     if (left >= kGroupColumns) {
 #pragma unroll
-      for (int i = 0; i < 2 * kSteps; ++i) words[i] = word(x + 8 * i);
+      for (int i = 0; i < 2 * kSteps; ++i) to.words[i] = word(i);
     } else {  // weights beyond k are zero, but what lies behind x need not be a number
 #pragma unroll
-      for (int i = 0; i < 2 * kSteps; ++i) words[i] = 8 * i < left ? word(x + 8 * i) : 0;
+      for (int i = 0; i < 2 * kSteps; ++i) to.words[i] = 8 * i < left ? word(i) : 0;
     }
   }
 
-  static __device__ __forceinline__ uint32_t word(const uint16_t* from) {
-    return __ldg(reinterpret_cast<const uint32_t*>(from));
+  template <int kTokenTiles, class Group>
+  static __device__ __forceinline__ void multiply(Sums (&sums)[kTokenTiles], const Group& w,
+                                                  const Columns (&x)[kTokenTiles]) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      const uint4 a = w.step(s);
+#pragma unroll
+      for (int j = 0; j < kTokenTiles; ++j) {
+        mma(sums[j], a, x[j].words[2 * s], x[j].words[2 * s + 1]);
+      }
+    }
   }
 };
 
-// How a block streams: each warp kTiles tiles of w at once, which share what is loaded of x, times
-// up to 8 * kTokenTiles rows of x; kWarps warps share the segments, one or two each. kDepth groups
-// are on their way.
-template <int kTokenTiles_, int kTiles_, int kWarps_, int kDepth_>
-struct Streaming {
-  static constexpr int kTokenTiles = kTokenTiles_, kTiles = kTiles_, kWarps = kWarps_,
-                       kDepth = kDepth_;
-  static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kTokens = 8 * kTokenTiles;
-  static constexpr int kRows = kTileRows * kTiles;  // of w
-  static constexpr int kPitch = kTokens + 2;        // floats between rows: fewer bank conflicts
-  static_assert(kWarps == kSegments || 2 * kWarps == kSegments);
-};
+// x_of(row) is where a row of x begins. Lanes without a token take the last one's: their results go
+// nowhere.
+template <class XOf>
+__device__ __forceinline__ auto bf16_input(XOf x_of, int end) {
+  return [=](int row) {
+    return Bf16Input{x_of(min(row + lane_id() / 4, end - 1)) + 2 * (lane_id() % 4)};
+  };
+}
+
 // Dense weights are many bytes for few instructions: small blocks fill the card better. MXFP4 is
 // instructions first: what a warp does once is spread over more weights.
 using Dense8 = Streaming<1, 1, 8, 2>;
 using Dense32 = Streaming<4, 1, 8, 2>;
 using Expert8 = Streaming<1, 2, 4, 2>;
 using Expert32 = Streaming<4, 1, 8, 3>;
-
-// Rows [begin, end) of x, at most kTokens, times tiles from `first_tile` on, of n_tiles. x_of(row)
-// is where a row begins; emit(tile, row, i, even, odd) takes the results of a tile's rows 2 i and
-// 2 i + 1.
-template <class S, class Weights, class XOf, class Emit>
-__device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_tiles, int begin,
-                                       int end, int k, XOf x_of, Emit emit) {
-  constexpr bool kTakesTwo = S::kWarps < kSegments;
-  constexpr int kSegmentsOfWarp = kSegments / S::kWarps;
-  __shared__ __align__(8) float partial[kSegments][S::kRows][S::kPitch];
-  const int g = lane_id() / 4, t = lane_id() % 4;
-  // From one lane, so that the compiler knows that all have the same.
-  const int warp = __shfl_sync(kAllLanes, warp_id(), 0);
-  const int segment = warp * kSegmentsOfWarp;
-  const int first = segment_begin(w.groups, segment);
-  const int middle = segment_begin(w.groups, segment + 1);
-  const int last = segment_begin(w.groups, segment + kSegmentsOfWarp);
-
-  // Tiles beyond the last compute it again, lanes without a token take the last one's: their
-  // results go nowhere.
-  using Tile = typename Weights::Tile;
-  Tile tiles[S::kTiles];
-  typename Tile::Group ahead[S::kDepth][S::kTiles];
-#pragma unroll
-  for (int i = 0; i < S::kTiles; ++i) {
-    tiles[i] = w.tile(min(first_tile + i, n_tiles - 1));
-    tiles[i].advance(first);
-  }
-#pragma unroll
-  for (int d = 0; d < S::kDepth; ++d) {
-#pragma unroll
-    for (int i = 0; i < S::kTiles; ++i) {
-      if (first + d < last) tiles[i].load(ahead[d][i], d);
-    }
-  }
-  const uint16_t* x[S::kTokenTiles];
-#pragma unroll
-  for (int j = 0; j < S::kTokenTiles; ++j) {
-    x[j] = x_of(min(begin + 8 * j + g, end - 1)) + first * kGroupColumns + 2 * t;
-  }
-
-  Sums sums[S::kTiles][S::kTokenTiles] = {};
-  const auto put = [&](int to) {
-#pragma unroll
-    for (int i = 0; i < S::kTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < S::kTokenTiles; ++j) {
-        float* const at = &partial[to][kTileRows * i + 2 * g][8 * j + 2 * t];
-        at[0] = sums[i][j][0];
-        at[1] = sums[i][j][1];
-        at[S::kPitch] = sums[i][j][2];
-        at[S::kPitch + 1] = sums[i][j][3];
-#pragma unroll
-        for (float& sum : sums[i][j]) sum = 0.0f;
-      }
-    }
-  };
-  for (int group = first; group < last; group += S::kDepth) {
-#pragma unroll
-    for (int d = 0; d < S::kDepth; ++d) {
-      if (group + d >= last) break;
-      if (kTakesTwo && group + d == middle) put(segment);
-      Columns columns[S::kTokenTiles];
-#pragma unroll
-      for (int j = 0; j < S::kTokenTiles; ++j) {
-        columns[j].load(x[j] + d * kGroupColumns, k - (group + d) * kGroupColumns);
-      }
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-        for (int i = 0; i < S::kTiles; ++i) {
-          const uint4 a = ahead[d][i].step(s);
-#pragma unroll
-          for (int j = 0; j < S::kTokenTiles; ++j) {
-            mma(sums[i][j], a, columns[j].words[2 * s], columns[j].words[2 * s + 1]);
-          }
-        }
-      }
-      if (group + d + S::kDepth < last) {
-#pragma unroll
-        for (int i = 0; i < S::kTiles; ++i) tiles[i].load(ahead[d][i], d + S::kDepth);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < S::kTiles; ++i) tiles[i].advance(S::kDepth);
-#pragma unroll
-    for (int j = 0; j < S::kTokenTiles; ++j) x[j] += S::kDepth * kGroupColumns;
-  }
-  if (kTakesTwo && middle >= last) put(segment);  // the second one is empty
-  put(segment + kSegmentsOfWarp - 1);
-  __syncthreads();
-
-  constexpr int kPairs = S::kRows / 2;
-  for (int i = static_cast<int>(threadIdx.x); i < S::kTokens * kPairs; i += S::kThreads) {
-    const int token = i / kPairs, pair = i % kPairs;
-    const int tile = first_tile + pair / (kTileRows / 2);
-    if (begin + token >= end) return;
-    if (tile >= n_tiles) continue;
-    float even = 0.0f, odd = 0.0f;
-#pragma unroll
-    for (int from = 0; from < kSegments; ++from) {
-      even += partial[from][2 * pair][token];
-      odd += partial[from][2 * pair + 1][token];
-    }
-    emit(tile, begin + token, pair % (kTileRows / 2), even, odd);
-  }
-}
 
 // ---- tiled -------------------------------------------------------------------------------------
 
@@ -217,7 +115,7 @@ __device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile
   return x;
 }
 
-// As stream, for kBlockTiles tiles and up to kTiledRows rows.
+// As stream(), for kBlockTiles tiles and up to kTiledRows rows.
 template <class Weights, class XOf, class Emit>
 __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_tiles, int begin,
                                       int end, int k, XOf x_of, Emit emit) {
@@ -339,21 +237,6 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
 
 // ---- dense -------------------------------------------------------------------------------------
 
-// y[n], y[n + 1] of a row.
-__device__ __forceinline__ void emit_dense(const DenseMatmulArgs& a, int row, int n, float even,
-                                           float odd) {
-  float* const y = a.y + static_cast<int64_t>(row) * a.y_stride + n;
-  const float results[2] = {even, odd};
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (n + i >= a.n) return;
-    float sum = results[i];
-    if (a.bias != nullptr) sum += a.bias[n + i];
-    if (a.accumulate) sum += y[i];
-    y[i] = sum;
-  }
-}
-
 __device__ __forceinline__ const uint16_t* dense_x(const DenseMatmulArgs& a, int row) {
   return static_cast<const uint16_t*>(a.x) + static_cast<int64_t>(row) * a.x_stride;
 }
@@ -363,12 +246,12 @@ __device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
   const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
-  stream<S>(
-      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
-      min(begin + S::kTokens, a.rows), a.k, [&](int row) { return dense_x(a, row); },
-      [&](int tile, int row, int pair, float even, float odd) {
-        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
-      });
+  const int end = min(begin + S::kTokens, a.rows);
+  stream<S>(DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
+            bf16_input([&](int row) { return dense_x(a, row); }, end),
+            [&](int tile, int row, int pair, float even, float odd) {
+              emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+            });
 }
 
 __device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
@@ -421,12 +304,11 @@ __device__ __forceinline__ void expert_stream(const Args& a) {
   const ExpertTile rows =
       expert_tile<S::kTokens>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
   if (rows.expert < 0) return;
-  stream<S>(
-      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
-      [&](int row) { return expert_x(a, row); },
-      [&](int tile, int row, int pair, float even, float odd) {
-        emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
-      });
+  stream<S>(expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
+            bf16_input([&](int row) { return expert_x(a, row); }, rows.end),
+            [&](int tile, int row, int pair, float even, float odd) {
+              emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
+            });
 }
 
 template <class Args>

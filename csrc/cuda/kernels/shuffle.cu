@@ -98,4 +98,49 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       byte(row + 1, 2 * group + 1) << 24;
 }
 
+// A lane has half a row's 64 columns, one block of 32.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_shuffle_q8(const __grid_constant__ ShuffleQ8Args a) {
+  const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
+  if (tile >= tiles_of(a.n) || group >= groups_of(a.k)) return;
+  __shared__ uint32_t codes[kTileRows][kGroupColumns / 4];
+  __shared__ uint16_t scales[kTileRows][2];
+
+  const int row = lane_id() / 2, block = lane_id() % 2;
+  const int from_row = tile * kTileRows + row;
+  const int column = group * kGroupColumns + block * 32;
+  const bool inside = from_row < a.n && column < a.k;
+  const uint16_t* const from =
+      a.from + (inside ? static_cast<int64_t>(from_row) * a.k + column : 0);
+  float largest = 0.0f;
+  for (int i = 0; i < 32 && inside; ++i) largest = fmaxf(largest, fabsf(from_bf16(from[i])));
+  // Rounded up, so that no code is beyond 127; scales that cannot be divided by make codes of 0.
+  const uint32_t bits = (__float_as_uint(largest * (2.0f / 127.0f)) + 0xffffu) >> 16;
+  const float scale = __uint_as_float(bits << 16);
+  const float inverse = scale >= 0x1p-126f ? 2.0f / scale : 0.0f;
+  scales[row][block] = static_cast<uint16_t>(bits);
+  for (int i = 0; i < 8; ++i) {
+    uint32_t word = 0;
+    for (int b = 0; b < 4 && inside; ++b) {
+      const int code = __float2int_rn(from_bf16(from[4 * i + b]) * inverse);
+      word |= static_cast<uint32_t>(code & 255) << (8 * b);
+    }
+    codes[row][block * 8 + i] = word;
+  }
+  __syncwarp();
+
+  const int g = lane_id() / 4, t = lane_id() % 4;
+  const int64_t index = static_cast<int64_t>(tile) * groups_of(a.k) + group;
+#pragma unroll
+  for (int b = 0; b < 2; ++b) {
+    static_cast<uint4*>(a.codes)[(index * 2 + b) * 32 + lane_id()] = {
+        codes[2 * g][8 * b + t], codes[2 * g + 1][8 * b + t], codes[2 * g][8 * b + 4 + t],
+        codes[2 * g + 1][8 * b + 4 + t]};
+  }
+  if (t < 2) {
+    static_cast<uint32_t*>(a.scales)[(index * 8 + g) * 2 + t] =
+        scales[2 * g][t] | static_cast<uint32_t>(scales[2 * g + 1][t]) << 16;
+  }
+}
+
 }  // namespace gptoss::cuda
