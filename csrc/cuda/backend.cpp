@@ -41,9 +41,6 @@ Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
     throw BackendError(concat("[cuda] dense weights in ", name_of(options.dense),
                               " are not built yet: use dense=\"bf16\""));
   }
-  if (options.int8_kv_cache) {
-    throw BackendError("[cuda] a KV cache in int8 is not built yet: use kv_cache_dtype=\"auto\"");
-  }
   check(config.head_dim % 16 == 0 && config.head_dim <= ops::kMaxHeadDim,
         "[cuda] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
         config.head_dim);
@@ -51,7 +48,12 @@ Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
         kMaxExperts, " experts and a hidden_size up to ", kMaxHidden, ", got ", config.n_experts,
         " and ", config.hidden_size);
   if (options.precision == Precision::reference) return {Act::f32, Kv::f32};
-  return {Act::bf16, Kv::f16};
+  if (!options.int8_kv_cache) return {Act::bf16, Kv::f16};
+  check(
+      has_fast_attention(Act::bf16, config.n_heads, config.n_kv_heads, config.head_dim),
+      "[cuda] a KV cache in int8 needs head_dim 16, 32 or 64 and up to 16 heads to a KV head, got ",
+      config.head_dim, " and ", config.n_heads / config.n_kv_heads);
+  return {Act::bf16, Kv::int8};
 }
 
 MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, const StepLimits& limits) {

@@ -88,6 +88,20 @@ def test_bits_do_not_depend_on_how_a_prompt_is_cut(llm: LLM) -> None:
     np.testing.assert_array_equal(llm.logits(prompt, chunk_tokens=9), logits)
 
 
+def test_keys_and_values_in_int8(micro: Path, llm: LLM) -> None:
+    prompt = [(5 * i * i + 3 * i) % 280 for i in range(70)]
+    with gptoss.load(micro, device="cuda", kv_cache_dtype="int8", **SMALL) as small:
+        assert "int8" in repr(small)
+        found = small.logits(prompt)
+        np.testing.assert_array_equal(small.logits(prompt, chunk_tokens=9), found)
+    with gptoss.load(micro, device="cpu", kv_cache_dtype="int8", **SMALL) as cpu:
+        expected = cpu.logits(prompt)
+    # Rounded alike: nearer to the CPU's int8 than f16 is. Both err otherwise, each as bf16 does.
+    errors = relative_l2(found, expected)
+    assert np.median(errors) <= 2 * CUDA_MEDIAN_RELATIVE_L2
+    assert np.median(relative_l2(llm.logits(prompt), expected)) > np.median(errors)
+
+
 def test_a_request_gets_the_same_alone_and_beside_others(llm: LLM) -> None:
     prompts = [[5, 9, 11], [100 + i for i in range(20)], [7]]
     params = gptoss.SamplingParams(
@@ -278,9 +292,7 @@ def test_a_device_that_is_lost_is_an_error_each_time(micro: Path) -> None:
     assert second == first
 
 
-@pytest.mark.parametrize(
-    "options", [{"dense": "q8"}, {"dense": "bf12"}, {"kv_cache_dtype": "int8"}], ids=str
-)
+@pytest.mark.parametrize("options", [{"dense": "q8"}, {"dense": "bf12"}], ids=str)
 def test_what_is_not_built_is_refused(options: dict[str, Any], micro: Path) -> None:
     with pytest.raises(BackendError, match="not built yet"):
         gptoss.load(micro, device="cuda", **options)

@@ -482,9 +482,12 @@ GPTOSS_BOTH_SIDES constexpr int split_begin(int split) {
 }
 
 // What tensor cores compute; other shapes take the plain kernel.
+inline constexpr bool has_fast_attention(Act act, int heads, int kv_heads, int head_dim) {
+  return act == Act::bf16 && heads / kv_heads <= 16 &&
+         (head_dim == 16 || head_dim == 32 || head_dim == 64);
+}
 inline bool has_fast_attention(const AttentionArgs& a) {
-  return a.act == Act::bf16 && a.heads / a.kv.kv_heads <= 16 &&
-         (a.kv.head_dim == 16 || a.kv.head_dim == 32 || a.kv.head_dim == 64);
+  return has_fast_attention(a.act, a.heads, a.kv.kv_heads, a.kv.head_dim);
 }
 // Of so many tokens of one sequence the query heads of a KV head make 16 rows.
 inline int row_tokens(const AttentionArgs& a) { return 16 / (a.heads / a.kv.kv_heads); }
