@@ -296,6 +296,8 @@ class TestResuming:
 class Slow:
     """A model whose requests end when the test says so."""
 
+    adapters = ()
+
     def __init__(self) -> None:
         self.running: dict[str, asyncio.Future[None]] = {}
         self.most = 0
