@@ -395,7 +395,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("models", "message"),
         [
-            (["gpt-4o"], "requests name gpt-4o, which is no folder and no Hub id: pass --model"),
+            (
+                ["gpt-4o"],
+                "requests name gpt-4o, which is no folder, no GGUF file and no Hub id: pass --model",
+            ),
             (["demo", "other"], "The requests name demo, other: pass --model MODEL"),
             ([None], "The requests name none: pass --model MODEL"),
         ],
