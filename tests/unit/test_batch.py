@@ -397,7 +397,7 @@ class TestCommand:
         [
             (
                 ["gpt-4o"],
-                "requests name gpt-4o, which is no folder, no GGUF file and no Hub id: pass --model",
+                "name gpt-4o, which is no folder, no GGUF file and no Hub id: pass --model",
             ),
             (["demo", "other"], "The requests name demo, other: pass --model MODEL"),
             ([None], "The requests name none: pass --model MODEL"),
