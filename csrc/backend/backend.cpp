@@ -4,7 +4,7 @@
 
 namespace gptoss {
 
-void Backend::add_adapter(int, std::shared_ptr<const Adapter>) {
+void Backend::add_adapter(int, const std::shared_ptr<const Adapter>&) {
   throw BackendError(concat("this device has no adapters: ", description()));
 }
 

@@ -106,7 +106,7 @@ class Backend {
 
   // Takes an adapter under an id that is not in use, 1 or more: steps that are submitted from now
   // on may name it. Without traits().adapters nobody calls these. Throws OutOfMemory.
-  virtual void add_adapter(int id, std::shared_ptr<const Adapter> adapter);
+  virtual void add_adapter(int id, const std::shared_ptr<const Adapter>& adapter);
   // Lets go of it. No step in flight uses it.
   virtual void remove_adapter(int id);
 

@@ -121,8 +121,8 @@ class CpuBackend final : public Backend {
   }
   void close_slot(int slot) override { slots_[static_cast<size_t>(slot)] = {}; }
 
-  void add_adapter(int id, std::shared_ptr<const Adapter> adapter) override {
-    layers_.add_adapter(id, std::move(adapter));
+  void add_adapter(int id, const std::shared_ptr<const Adapter>& adapter) override {
+    layers_.add_adapter(id, adapter);
   }
   void remove_adapter(int id) override { layers_.remove_adapter(id); }
 

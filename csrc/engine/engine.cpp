@@ -448,12 +448,12 @@ void Engine::take_inbox(std::vector<Event>& events) {
                              removed_adapters_.end());
     removed_adapters_.clear();
   }
-  for (NewAdapter& adapter : new_adapters) {
+  for (const NewAdapter& adapter : new_adapters) {
     Event event;
     event.sequence = adapter.sequence;
     event.finish = FinishReason::stop;
     try {
-      backend_->add_adapter(adapter.id, std::move(adapter.weights));
+      backend_->add_adapter(adapter.id, adapter.weights);
     } catch (const std::exception& error) {
       event.finish = FinishReason::error;
       event.error = error.what();

@@ -133,7 +133,7 @@ void FakeBackend::close_slot(int slot) {
   enqueue([this, slot] { slots_[static_cast<size_t>(slot)] = {}; });
 }
 
-void FakeBackend::add_adapter(int id, std::shared_ptr<const Adapter>) {
+void FakeBackend::add_adapter(int id, const std::shared_ptr<const Adapter>&) {
   if (id < 1) breach(concat("an adapter has the id ", id));
   if (!adapters_.insert(id).second) breach(concat("adapter ", id, " is added twice"));
 }

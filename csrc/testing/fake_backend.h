@@ -59,7 +59,7 @@ class FakeBackend final : public Backend {
                  std::span<const int32_t> output) override;
   void append_output(int slot, std::span<const int32_t> tokens) override;
   void close_slot(int slot) override;
-  void add_adapter(int id, std::shared_ptr<const Adapter> adapter) override;
+  void add_adapter(int id, const std::shared_ptr<const Adapter>& adapter) override;
   void remove_adapter(int id) override;
   void copy_pages(std::span<const PageCopy> copies) override;
   std::string kv_layout() const override { return "fake"; }

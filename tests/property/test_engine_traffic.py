@@ -180,6 +180,7 @@ class Traffic(RuleBasedStateMachine):
             array([len(tokens) - 1]),
             min(chunk, self.max_step_tokens),
             logits,
+            _core.RequestParams(SamplingParams()),
         )
         self.scored[self.ids] = Scored(tokens, logits)
 

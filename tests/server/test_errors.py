@@ -162,6 +162,7 @@ class Broken:
     name = "broken"
     max_sequences = 16
     context_length = 100
+    adapters = ()
 
     def chat(self, *_: Any, **__: Any) -> Any:
         raise KeyError("secret prompt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from gptoss import _core
@@ -11,6 +12,7 @@ from gptoss.engine.sampling import SamplingParams
 from gptoss.harmony import HarmonyEncoding
 from gptoss.llm import LLM
 from gptoss.text_engine import TextEngine
+from support.checkpoints import MICRO
 from support.harmony_tokenizer import ByteTokenizer
 from support.scripted_model import WORDS, Config
 
@@ -46,7 +48,8 @@ class NoiseModel:
                 max_steps_ahead=max_steps_ahead,
             )
         )
-        self._text = TextEngine(self.loop, tokenizer.vocab_size, None, "noise")
+        sized = dataclasses.replace(MICRO, vocab_size=tokenizer.vocab_size)
+        self._text = TextEngine(self.loop, sized, None, "noise")
 
     def stream(self, prompt: Any, params: SamplingParams | None = None) -> Request:
         return self._text.submit(prompt, params or SamplingParams(), self)

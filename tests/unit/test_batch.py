@@ -296,6 +296,8 @@ class TestResuming:
 class Slow:
     """A model whose requests end when the test says so."""
 
+    adapters = ()
+
     def __init__(self) -> None:
         self.running: dict[str, asyncio.Future[None]] = {}
         self.most = 0
@@ -393,7 +395,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("models", "message"),
         [
-            (["gpt-4o"], "requests name gpt-4o, which is no folder and no Hub id: pass --model"),
+            (
+                ["gpt-4o"],
+                "name gpt-4o, which is no folder, no GGUF file and no Hub id: pass --model",
+            ),
             (["demo", "other"], "The requests name demo, other: pass --model MODEL"),
             ([None], "The requests name none: pass --model MODEL"),
         ],

@@ -75,8 +75,9 @@ class TestGenerate:
             "--json"
         )
         assert main(["generate", model, "Hello", *options.split()]) == 0
-        # Of use to programs.
-        without = {"allowed_token_ids", "prompt_logprobs", "constraint", "cache_salt"}
+        # Of use to programs; an adapter is named by an option that other commands have as well.
+        without = {"allowed_token_ids", "prompt_logprobs", "constraint", "cache_salt", "steer"}
+        without |= {"adapter"}
         for name in gptoss.SamplingParams.__dataclass_fields__.keys() - without:
             assert "--" + name.replace("_", "-") in options.split()
         result = json.loads(capsys.readouterr().out)

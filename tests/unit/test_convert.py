@@ -15,11 +15,15 @@ import pytest
 
 import gptoss
 from gptoss.checkpoint import Checkpoint, open_checkpoint
+from gptoss.checkpoint.open import fetch_model
 from gptoss.cli import main
 from gptoss.convert import convert, resumable
 from gptoss.convert.source import Source
 from gptoss.errors import CheckpointError
+from gptoss.ops import mxfp4_quantize
+from gptoss.reference.lora import merge_lora
 from gptoss.reference.model import load_tensors
+from support.adapters import make_adapter
 from support.checkpoints import MICRO, PRESETS, edit_json, make_checkpoint, recast
 
 ODD = dataclasses.replace(
@@ -333,3 +337,55 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         np.testing.assert_array_equal(same.logits("1 + 1"), llm.logits("1 + 1"))
     assert main(["convert", "demo", folder]) == 2
     assert "expected no such file or folder" in capsys.readouterr().err
+
+
+def test_an_adapter_is_merged(tmp_path: Path) -> None:
+    base = open_checkpoint("demo")
+    folder = make_adapter(tmp_path / "adapter", base.config)
+    merged = merge_lora(base.config, load_tensors(base), folder)
+    convert("demo", tmp_path / "wide", dtype="bf16", adapter=folder, progress=False)
+    wide = Source.of(gptoss.checkpoint.open.locate(tmp_path / "wide"))
+    for name, tensor in wide.tensors.items():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            found = np.stack([wide.expert_floats(name, e) for e in range(tensor.shape[0])])
+        else:
+            words = np.concatenate(list(wide.bf16(name))).astype(np.uint32) << 16
+            found = words.view(np.float32).reshape(tensor.shape)
+        expected = merged[name]
+        # One rounding to bfloat16, and sums in float32.
+        np.testing.assert_allclose(found, expected, rtol=2**-8, atol=2e-6, err_msg=name)
+    # Experts are rounded to MXFP4 from the sum.
+    found_4 = quietly("demo", tmp_path / "out", adapter=folder)
+    stem = "model.layers.1.mlp.experts.down_proj"
+    source = Source.of(fetch_model("demo"), adapter=folder)
+    blocks, scales = mxfp4_quantize(source.expert_floats(stem, 3), least_squares=True)
+    np.testing.assert_array_equal(found_4.tensors[f"{stem}_blocks"].read()[3], blocks)
+    np.testing.assert_array_equal(found_4.tensors[f"{stem}_scales"].read()[3], scales)
+
+
+def test_experts_that_an_adapter_leaves_alone_stay_as_they_are(tmp_path: Path) -> None:
+    base = open_checkpoint("demo")
+    folder = make_adapter(tmp_path / "adapter", base.config, modules=["q_proj"], parameters=[])
+    found = quietly("demo", tmp_path / "out", adapter=folder)
+    changed = [name for name, data in bits(found).items() if data != bits_of(base, name)]
+    assert changed
+    assert all(name.endswith("q_proj.weight") for name in changed)
+
+
+def bits_of(checkpoint: Checkpoint, name: str) -> bytes:
+    return checkpoint.tensors[name].read().tobytes()
+
+
+def test_an_adapter_and_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_adapter(tmp_path / "adapter", open_checkpoint("demo").config)
+    arguments = ["convert", "demo", str(tmp_path / "m.gguf"), "--to", "gguf", "--quiet"]
+    assert main([*arguments, "--adapter", str(folder)]) == 0
+    again = ["convert", str(tmp_path / "m.gguf"), str(tmp_path / "o"), "--adapter", str(folder)]
+    assert main(again) != 0
+    assert "an adapter is merged into a model in safetensors, got GGUF" in capsys.readouterr().err
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="adapter_config"):
+        convert("demo", tmp_path / "out", adapter=tmp_path, progress=False)
+    assert not (tmp_path / "out").exists()

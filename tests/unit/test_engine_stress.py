@@ -7,6 +7,7 @@ all that a sequence has seen, and on which a step takes next to no time.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import pytest
 from gptoss import Decision, SamplingParams, _core
 from gptoss.engine.loop import EngineLoop
 from gptoss.text_engine import TextEngine
+from support.checkpoints import MICRO
 
 VOCAB = 97
 WORKERS, ROUNDS = 8, 25
@@ -33,7 +35,7 @@ def make_text(max_sequences: int, max_steps_ahead: int) -> tuple[EngineLoop, Tex
         max_steps_ahead=max_steps_ahead,
     )
     loop = EngineLoop(engine)
-    return loop, TextEngine(loop, VOCAB, None, "fake")
+    return loop, TextEngine(loop, dataclasses.replace(MICRO, vocab_size=VOCAB), None, "fake")
 
 
 class OddsAndEvens:

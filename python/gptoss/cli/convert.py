@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RULE",
         help="scales of experts that are rounded to MXFP4: least-squares, or plain",
     )
+    parser.add_argument(
+        "--adapter", metavar="DIR", help="a LoRA folder of PEFT to merge into the weights"
+    )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     parser.add_argument("--yes", "-y", action="store_true", help="download without asking")
@@ -55,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         dense=options.dense,
         rounding=options.rounding.replace("-", "_"),
+        adapter=options.adapter,
         revision=options.revision,
         local_files_only=options.local_files_only,
         progress=not options.quiet,

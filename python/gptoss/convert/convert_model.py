@@ -61,6 +61,7 @@ def convert(
     dtype: ExpertsDtype = "mxfp4",
     dense: GgufDense = "bf16",
     rounding: Rounding = "least_squares",
+    adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     shard_bytes: int = SHARD_BYTES,
@@ -87,6 +88,9 @@ def convert(
         How experts that are not MXFP4 get their scales: those with the least square error in each
         block of 32, or 2^(floor(log2(largest)) - 2) as the OCP specification recommends. Either
         returns what came from MXFP4.
+    adapter : str or path, optional
+        A LoRA folder of PEFT that is merged into the weights, as for `LLM.load_adapter`. Not with a
+        GGUF file as the model.
     revision, local_files_only
         As for `load`.
     shard_bytes : int
@@ -101,7 +105,7 @@ def convert(
     Raises
     ------
     CheckpointError
-        There is no such model, or it is damaged; a number is NaN or infinite.
+        There is no such model or adapter, or it is damaged; a number is NaN or infinite.
     OSError
         `out` exists, or cannot be written. What is written is kept.
     ValueError
@@ -126,7 +130,7 @@ def convert(
     located = fetch_model(
         path_or_repo, revision=revision, local_files_only=local_files_only, progress=progress
     )
-    source = Source.of(located, least_squares=rounding == "least_squares")
+    source = Source.of(located, least_squares=rounding == "least_squares", adapter=adapter)
     if to == "gguf":
         files, index = [gguf_file(source, path.name, dense)], None
     else:
@@ -159,6 +163,8 @@ def convert(
 def _fingerprint(source: Source, options: str) -> str:
     """Tell whether what is there came from the same model, by its files, and the same options."""
     digest = hashlib.sha256(f"{source.config} {options}".encode())
+    if source.adapter is not None:
+        digest.update(source.adapter.digest)
     for path in source.files():
         status = path.stat()
         digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gptoss.checkpoint.convert import to_bf16
 from gptoss.checkpoint.layout import INDEX, SINGLE_FILE, Stored, stored_tensors
-from gptoss.config import ModelConfig
+from gptoss.config import ModelConfig, RopeConfig
 from gptoss.convert.resumable import OutputFile, Unit
 from gptoss.convert.source import Source
 
@@ -34,6 +34,7 @@ def hf_fields(config: ModelConfig, experts: ExpertsDtype) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     rope = values.pop("rope")
     eos = list(values.pop("eos_token_ids"))
+    is_plain = config.rope == RopeConfig(theta=config.rope.theta)
     scaling = {
         "beta_fast": rope["beta_fast"],
         "beta_slow": rope["beta_slow"],
@@ -53,7 +54,7 @@ def hf_fields(config: ModelConfig, experts: ExpertsDtype) -> dict[str, Any]:
         "initializer_range": 0.02,
         "model_type": "gpt_oss",
         "output_router_logits": False,
-        "rope_scaling": scaling if rope["factor"] > 1 else {"rope_type": "default"},
+        "rope_scaling": {"rope_type": "default"} if is_plain else scaling,
         "rope_theta": rope["theta"],
         "router_aux_loss_coef": 0.9,
         "use_cache": True,

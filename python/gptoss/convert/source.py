@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss import _core
+from gptoss.adapters import Adapter, AdapterReader, Change
 from gptoss.checkpoint import Checkpoint, TensorSource
 from gptoss.checkpoint.convert import to_bf16
 from gptoss.checkpoint.gguf_file import GgufTensor, read_rows, row_pieces
 from gptoss.checkpoint.gguf_model import GgufPart, make_part, match_gguf, read_floats
-from gptoss.checkpoint.layout import MAX_SCALE_BYTE, MXFP4_BLOCK_SIZE
+from gptoss.checkpoint.layout import MAX_SCALE_BYTE, MXFP4_BLOCK_SIZE, stored_tensors
 from gptoss.checkpoint.open import (
     Located,
     find_tensors,
@@ -35,6 +38,8 @@ Bytes = npt.NDArray[np.uint8]
 # Bounds what is held of a tensor: 16 MB as float32.
 _PIECE_ITEMS = 1 << 22
 _PIECE_BYTES = 1 << 24
+
+_EMBEDDING = "model.embed_tokens.weight"  # its change has a row for each token
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Source:
         The same of GGUF.
     least_squares : bool
         How wide experts are rounded to MXFP4.
+    adapter : Adapter or None
+        What is merged into the weights.
     """
 
     config: ModelConfig
@@ -64,9 +71,16 @@ class Source:
     tensors: Mapping[str, TensorSource]
     parts: Mapping[str, GgufPart]
     least_squares: bool = True
+    adapter: Adapter | None = None
 
     @classmethod
-    def of(cls, located: Located, *, least_squares: bool = True) -> Source:
+    def of(
+        cls,
+        located: Located,
+        *,
+        least_squares: bool = True,
+        adapter: str | os.PathLike[str] | None = None,
+    ) -> Source:
         """Open a model without turning its weights into anything; raises CheckpointError."""
         tokenizer_json = read_tokenizer_json(located)
         config = dataclasses.replace(
@@ -79,7 +93,15 @@ class Source:
         else:
             found = find_tensors(located)
             tensors = match_tensors(located, found, bf16_experts=has_bf16_experts(found))
-        return cls(config, located.name, tokenizer_json, tensors, parts, least_squares)
+        merged = None
+        if adapter is not None:
+            if parts:
+                raise ValueError(
+                    f"{located.name}: an adapter is merged into a model in safetensors, got GGUF: "
+                    "convert it first"
+                )
+            merged = AdapterReader(config, tensors).read(adapter)
+        return cls(config, located.name, tokenizer_json, tensors, parts, least_squares, merged)
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> Source:
@@ -98,12 +120,39 @@ class Source:
         CheckpointError
             A number is NaN, infinite or out of bfloat16's range.
         """
+        change = self._changes.get(name)
+        if change is None:
+            for piece in self._pieces(name):
+                yield piece if piece.dtype == np.uint16 else _rounded(name, piece)
+            return
+        row = 0
+        for piece in self._pieces(name):
+            if name == _EMBEDDING:
+                values = _floats(piece).reshape(-1, change.second.shape[1])
+                values += change.first[row : row + len(values)] @ change.second
+            else:
+                values = _floats(piece).reshape(-1, change.first.shape[1])
+                values += change.second[:, row : row + len(values)].T @ change.first
+            row += len(values)
+            yield _rounded(name, values.reshape(-1))
+
+    @functools.cached_property
+    def _changes(self) -> dict[str, Change]:
+        """What is merged, by canonical name; of experts by its stem."""
+        if self.adapter is None:
+            return {}
+        by_role = self.adapter.changes
+        stored = stored_tensors(self.config, "hf", bf16_experts=True)
+        parts = (part for tensor in stored for part in tensor.parts)
+        return {part.name: by_role[part.role] for part in parts if part.role in by_role}
+
+    def _pieces(self, name: str) -> Iterator[npt.NDArray[Any]]:
+        """A tensor in flat pieces of whole rows: numbers, or bits of bfloat16."""
         part = self.parts.get(name)
         if part is None:
             source = self.tensors[name]
             rows = max(1, _PIECE_ITEMS // source.shape[-1])
-            for piece in source.pieces(rows * source.shape[-1]):
-                yield piece if source.dtype == "BF16" else _rounded(name, piece)
+            yield from source.pieces(rows * source.shape[-1])
         elif len(part.sources) == 2:
             yield make_part(part, "convert", _run)[name].read().reshape(-1)
         else:
@@ -112,7 +161,7 @@ class Source:
                 if only.type == "BF16":
                     yield read_rows(only, begin, count).view("<u2").reshape(-1)
                 else:
-                    yield _rounded(name, read_floats(only, begin, count).reshape(-1))
+                    yield read_floats(only, begin, count).reshape(-1)
 
     def expert_mxfp4(self, stem: str, expert: int) -> tuple[Bytes, Bytes]:
         """Read one expert's matrix in MXFP4, rounded to it where it is wide.
@@ -134,7 +183,7 @@ class Source:
         CheckpointError
             A weight is NaN or infinite, or a scale is.
         """
-        if self.is_wide(stem):
+        if self.is_wide(stem) or stem in self._changes:
             try:
                 return mxfp4_quantize(
                     self.expert_floats(stem, expert), least_squares=self.least_squares
@@ -144,6 +193,9 @@ class Source:
                     f"{self.name}: tensor {stem}: expected finite weights, found NaN or infinity "
                     f"in expert {expert}"
                 ) from error
+        return self._own_mxfp4(stem, expert)
+
+    def _own_mxfp4(self, stem: str, expert: int) -> tuple[Bytes, Bytes]:
         part = self.parts.get(stem)
         if part is None:
             blocks, scales = (
@@ -166,9 +218,16 @@ class Source:
         return blocks, scales
 
     def expert_floats(self, stem: str, expert: int) -> npt.NDArray[np.float32]:
-        """Read one expert's matrix (rows, K) as float32, exactly."""
+        """Read one expert's matrix (rows, K) as float32: exactly, but for what is merged."""
+        values = self._own_floats(stem, expert)
+        change = self._changes.get(stem)
+        if change is not None:
+            values += change.second[expert].T @ change.first[expert]
+        return values
+
+    def _own_floats(self, stem: str, expert: int) -> npt.NDArray[np.float32]:
         if not self.is_wide(stem):
-            return mxfp4_dequantize(*self.expert_mxfp4(stem, expert))
+            return mxfp4_dequantize(*self._own_mxfp4(stem, expert))
         part = self.parts.get(stem)
         if part is None:
             matrix = _expert(self.tensors[stem], expert)  # (K, rows)
