@@ -18,9 +18,7 @@ struct Scheme {
   Kv kv;
 };
 
-inline const char* name_of(Kv kv) {
-  return kv == Kv::f32 ? "f32" : kv == Kv::f16 ? "f16" : "int8";
-}
+inline const char* name_of(Kv kv) { return kv == Kv::f32 ? "f32" : kv == Kv::f16 ? "f16" : "int8"; }
 
 // Bytes of keys and values of one layer in a page, and of a page with the group's layers.
 int64_t layer_page_bytes(const ModelConfig& config, Kv kv);
