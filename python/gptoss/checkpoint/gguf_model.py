@@ -633,7 +633,9 @@ def _make_experts(part: GgufPart, run: Runner) -> dict[str, TensorSource]:
 
         def quantize() -> None:
             try:
-                found, bytes_of_found = mxfp4_quantize(read_floats(source, begin, count))
+                found, bytes_of_found = mxfp4_quantize(
+                    read_floats(source, begin, count), least_squares=True
+                )
             except ValueError as error:
                 raise CheckpointError(
                     f"{source.path}: tensor {part.name}: expected finite weights, found NaN or "
