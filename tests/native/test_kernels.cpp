@@ -376,6 +376,8 @@ Weights make_weights(const Kernels& kernels, Format format, Random& random, int 
       return bf12_weights(random, n, k);
     case Format::q8:
       return q8_weights(kernels, random, n, k);
+    case Format::q8_0:  // made from files alone: tests/unit/test_ops.py has it
+      throw std::logic_error("no weights of this format here");
     case Format::mxfp4:
       break;
   }

@@ -179,6 +179,7 @@ GPTOSS_TEST(a_closed_descriptor_is_no_shrunk_file) {
   mapped.check();
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 // How a child ends that reads behind the end of a file that nobody looks after.
 int child_status(void (*prepare)()) {
   const OnesFile file(kPage);
@@ -199,7 +200,6 @@ int child_status(void (*prepare)()) {
   return status;
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 GPTOSS_TEST(other_bus_errors_are_left_to_others) {
   if (is_emulated()) return;
   int status = child_status([] {});
