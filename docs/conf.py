@@ -22,6 +22,7 @@ include_patterns = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "examples/README.md",
+    "examples/finetune/README.md",
     "tools/train_demo/README.md",
 ]
 myst_heading_anchors = 4
