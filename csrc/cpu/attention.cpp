@@ -166,7 +166,7 @@ void read_keys(const KvPages& kv, int page, int kv_head, double* keys) {
     }
     case KvType::f16: {
       const auto* const from = reinterpret_cast<const uint16_t*>(base) + first;
-      std::transform(from, from + size, keys, half_to_float);
+      std::transform(from, from + size, keys, [](uint16_t half) { return half_to_float(half); });
       return;
     }
     case KvType::int8: {
