@@ -195,7 +195,9 @@ def test_the_model_of_the_harness(
 
 
 def test_without_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    there = [name for name in sys.modules if name.startswith("lm_eval.")]
+    for name in ("lm_eval", *there):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "gptoss.eval.harness", raising=False)
     with pytest.raises(ImportError, match=r"gptoss-native\[eval\]"):
         importlib.import_module("gptoss.eval.harness")
