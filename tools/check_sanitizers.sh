@@ -11,6 +11,8 @@ check() { # preset of CMakePresets.json
   "build-$1/tests/native/gptoss_native_tests"
 }
 
+# Of the scheduler's random scenarios a share; tools/check_all runs them all.
+export GPTOSS_TEST_SCENARIOS=${GPTOSS_TEST_SCENARIOS:-2000}
 export UBSAN_OPTIONS=print_stacktrace=1
 check asan
 check tsan
