@@ -41,15 +41,17 @@ void bf12_tile_one_token(const MatmulTask& task, int row) {
   for (int r = 0; r < kRows; ++r) store_output(task, row + r, 0, reduce_add(sums[r]));
 }
 
+// kBf16: what takes several tokens.
+template <const Matmul& kBf16>
 void matmul_bf12_f32(const MatmulTask& task) {
-  if (task.tokens > 1) return matmul_bf12<kBf16F32>(task);
+  if (task.tokens > 1) return matmul_bf12<kBf16>(task);
   int row = task.row_begin;
   for (; row + kTileRowsOneToken <= task.row_end; row += kTileRowsOneToken) {
     bf12_tile_one_token<kTileRowsOneToken>(task, row);
   }
   for (; row < task.row_end; ++row) bf12_tile_one_token<1>(task, row);
 }
-constexpr Matmul kBf12F32 = {"f32", f32_row_bytes, pack_block_f32, matmul_bf12_f32};
+constexpr Matmul kBf12F32 = {"f32", f32_row_bytes, pack_block_f32, matmul_bf12_f32<kBf16F32>};
 
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE

@@ -32,8 +32,9 @@ const Matmul& Kernels::matmul(Format format, Inputs inputs) const {
   return matmul;
 }
 
-uint8_t* thread_scratch(int64_t bytes) {
-  static thread_local AlignedBytes scratch;
+uint8_t* thread_scratch(int64_t bytes, Scratch purpose) {
+  static thread_local AlignedBytes of_purpose[2];
+  AlignedBytes& scratch = of_purpose[static_cast<int>(purpose)];
   if (scratch.size() < static_cast<size_t>(bytes)) scratch.resize(static_cast<size_t>(bytes));
   return scratch.data();
 }

@@ -181,8 +181,10 @@ struct Kernels {
   SampleKernels sample;
 };
 
-// This thread's room for so many bytes, from a cache line on, overwritten by the next call.
-uint8_t* thread_scratch(int64_t bytes);
+// This thread's room for so many bytes, from a cache line on, overwritten by the next call with the
+// same purpose: what a task's weights or activations become for all of it, or a panel of its rows.
+enum class Scratch : uint8_t { task, panel };
+uint8_t* thread_scratch(int64_t bytes, Scratch purpose = Scratch::task);
 
 extern const Kernels kScalarKernels;
 #if defined(__x86_64__)

@@ -21,12 +21,13 @@
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
-// `bf16_fast`, `bf12`: what the instruction set has for these formats with fast inputs.
+// `bf16_fast`, `bf12`: what the instruction set has for these formats with fast inputs; `bf16`:
+// with exact ones.
 constexpr Kernels make_kernels(const char* name, const Matmul& bf16_fast = kBf16F32,
-                               const Matmul& bf12 = kBf12F32) {
+                               const Matmul& bf12 = kBf12F32, const Matmul& bf16 = kBf16F32) {
   return {.name = name,
           .rms_norm = rms_norm,
-          .bf16 = {kBf16F32, bf16_fast},
+          .bf16 = {bf16, bf16_fast},
           .bf12 = {{}, bf12},
           .q8 = {{}, kQ8Int8},
           .q8_0 = {kQ80F32, kQ80Int8},

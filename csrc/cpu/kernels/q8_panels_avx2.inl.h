@@ -12,7 +12,7 @@
 
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/q8_row.inl.h"
-#include "cpu/kernels/transpose_words.inl.h"
+#include "cpu/kernels/transpose_rows.inl.h"
 #include "cpu/simd/avx2.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
@@ -49,18 +49,6 @@ inline constexpr bool kAddsExponents = false;
 inline bool exponents_can_be_added(const MatmulTask&) { return false; }
 inline bool take_exponents(UnpackedChunk&, int) { return false; }
 
-// words[j] = the j-th 32-bit word of 8 rows, from 16 bytes of each.
-inline void transpose_words(const uint8_t* bytes, int64_t row_bytes, __m256i (&words)[4]) {
-  __m256i rows[4];  // rows q and q + 4
-  for (int q = 0; q < 4; ++q) {
-    const auto load = [&](int row) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + row * row_bytes));
-    };
-    rows[q] = _mm256_inserti128_si256(_mm256_castsi128_si256(load(q)), load(q + 4), 1);
-  }
-  transpose_words(rows, words);
-}
-
 // Blocks [begin, begin + count) of the panel that starts at `row`.
 template <class Group>
 void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
@@ -74,7 +62,7 @@ void unpack_chunk(const MatmulTask& task, int row, int begin, int count, Unpacke
     const auto* const scales = static_cast<const uint8_t*>(task.w.scales) + first * row_blocks;
     for (int b = 0; b < count; ++b) {
       __m256i words[4];
-      transpose_words(codes + (begin + b) * kMxfp4BlockBytes, row_bytes, words);
+      transpose_rows(codes + (begin + b) * kMxfp4BlockBytes, row_bytes, words);
       for (int j = 0; j < 4; ++j) {
         const __m256i even = _mm256_and_si256(words[j], low_nibbles);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(words[j], 4), low_nibbles);
