@@ -32,6 +32,7 @@ consteval E2m1Bytes e2m1_doubled(int offset) {
 }
 inline constexpr E2m1Bytes kE2m1Doubled = e2m1_doubled(0);
 // Unsigned, as products of unsigned and signed bytes need one side.
+inline constexpr E2m1Bytes kE2m1DoubledPlus12 = e2m1_doubled(12);
 inline constexpr E2m1Bytes kE2m1DoubledPlus16 = e2m1_doubled(16);
 
 // 2^(s-127). s = 0 is the subnormal 2^-127; s = 255 is NaN.

@@ -50,7 +50,8 @@ void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
   store_int8(out, even);
   store_int8(out + 16, odd);
   const float scale = largest * (1.0f / 254.0f) + poison;
-  const auto correction = -16 * static_cast<int32_t>(reduce_add(add(even, odd)));  // exact
+  const int32_t correction =
+      Mxfp4Group::correction(out, static_cast<int32_t>(reduce_add(add(even, odd))));  // exact
   std::memcpy(row + q8_scales_offset(k) + 4 * block, &scale, sizeof scale);
   std::memcpy(row + q8_corrections_offset(k) + 4 * block, &correction, sizeof correction);
 }

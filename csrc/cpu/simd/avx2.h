@@ -242,14 +242,14 @@ inline I32x16 sum_blocks(const I32x16 (&rows)[4]) {
           quads(rows[0].hi, rows[1].hi, rows[2].hi, rows[3].hi)};
 }
 
-// A group of one row; MXFP4 weights carry an offset of 16, so that they are unsigned.
+// A group of one row; MXFP4 weights carry an offset of 12, so that they are unsigned.
 struct Mxfp4Group {
   using Scale = uint8_t;
   static constexpr int kBlockBytes = kMxfp4BlockBytes;
   __m256i even[2], odd[2];
 
   static Mxfp4Group load(const uint8_t* blocks, int n_blocks) {
-    const __m256i table = _mm256_broadcastsi128_si256(load_table(kE2m1DoubledPlus16));
+    const __m256i table = _mm256_broadcastsi128_si256(load_table(kE2m1DoubledPlus12));
     const __m256i low_nibbles = _mm256_set1_epi8(15);
     uint8_t padded[64] = {};
     if (n_blocks < 4) {
@@ -265,9 +265,17 @@ struct Mxfp4Group {
     }
     return codes;
   }
+  // Two words: -12 * sum of the codes at 0 and 1 of every four, and of those at 2 and 3.
+  static int32_t correction(const int8_t* codes, int32_t /*sum*/) {
+    int sums[2] = {0, 0};
+    for (int i = 0; i < kMxfp4BlockSize; ++i) sums[i / 2 % 2] += codes[i];
+    return static_cast<uint16_t>(-12 * sums[0]) | (-12 * sums[1]) * (1 << 16);
+  }
   static void spread_corrections(const int32_t* p, int32_t* out) {
     for (int b = 0; b < 4; ++b) {
-      _mm_store_si128(reinterpret_cast<__m128i*>(out + 4 * b), _mm_set1_epi32(p[b]));
+      const __m128i words = _mm_set1_epi32(p[b]);
+      _mm_store_si128(reinterpret_cast<__m128i*>(out + 4 * b),
+                      _mm_madd_epi16(words, _mm_set1_epi16(1)));
     }
   }
   static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* corrections) {
@@ -309,7 +317,7 @@ inline __m256i load_half_group(const int8_t* p, int i) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p + 32 * i));
 }
 inline I32x16 dot(const Mxfp4Group& w, const int8_t* x_even, const int8_t* x_odd) {
-  // |pair of products| <= 2 * 28 * 127 and twice that fit into 16 bits.
+  // |pair of products| <= 2 * 24 * 127 and twice that fit into 16 bits.
   const auto half = [&](int i) {
     const __m256i even = _mm256_maddubs_epi16(w.even[i], load_half_group(x_even, i));
     const __m256i odd = _mm256_maddubs_epi16(w.odd[i], load_half_group(x_odd, i));

@@ -203,6 +203,8 @@ struct Mxfp4Group : Codes128 {
         {_mm512_shuffle_epi8(table, _mm512_and_si512(bytes, low_nibbles)),
          _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low_nibbles))}};
   }
+  // What a Q8 row has for a block of these codes, of this sum.
+  static int32_t correction(const int8_t* /*codes*/, int32_t sum) { return -16 * sum; }
   static void spread_corrections(const int32_t* p, int32_t* out) {
     _mm512_store_si512(out, spread4(p));
   }

@@ -234,6 +234,8 @@ struct Mxfp4Group {
     }
     return codes;
   }
+  // What a Q8 row has for a block of these codes, of this sum.
+  static int32_t correction(const int8_t* /*codes*/, int32_t sum) { return -16 * sum; }
   static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
   static I32x16 sum_rows(const I32x16 (&dots)[4], const int32_t* /*corrections*/) {
     return sum_blocks(dots);

@@ -208,6 +208,8 @@ struct Mxfp4Group : Codes128 {
     }
     return codes;
   }
+  // What a Q8 row has for a block of these codes, of this sum.
+  static int32_t correction(const int8_t* /*codes*/, int32_t sum) { return -16 * sum; }
   // A Q8 row's corrections of four blocks in the order of sum_rows, times what the offset of these
   // codes is to 16. Here they have none.
   static void spread_corrections(const int32_t* /*p*/, int32_t* /*out*/) {}
