@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/kv_page.h"
 #include "cpu/kernels/elementwise.inl.h"
@@ -13,24 +14,36 @@ namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
 // The element types of the KV cache. Where kScaled, codes are whole numbers, and every token's key
-// and value has a scale.
+// and value has a scale. Where kIsStaged, a page is a copy in the first-level cache.
 struct F32Cache {
   using Element = float;
   static constexpr bool kScaled = false;
+  static constexpr bool kIsStaged = false;
   static F32x16 load(const float* p) { return cpu::GPTOSS_ISA_NAMESPACE::load(p); }
   static void store(float* p, F32x16 a) { cpu::GPTOSS_ISA_NAMESPACE::store(p, a); }
 };
 struct F16Cache {
   using Element = uint16_t;
   static constexpr bool kScaled = false;
+  static constexpr bool kIsStaged = false;
   static F32x16 load(const uint16_t* p) { return load_half(p); }
   static void store(uint16_t* p, F32x16 a) { store_half(p, a); }
 };
 struct Int8Cache {
   using Element = int8_t;
   static constexpr bool kScaled = true;
+  static constexpr bool kIsStaged = false;
   static F32x16 load(const int8_t* p) { return load_int8(p); }
   static void store(int8_t* p, F32x16 a) { store_int8(p, round(a)); }
+};
+
+// Elements of a cache as f32.
+template <class Cache>
+struct Staged {
+  using Element = float;
+  static constexpr bool kScaled = Cache::kScaled;
+  static constexpr bool kIsStaged = true;
+  static F32x16 load(const float* p) { return cpu::GPTOSS_ISA_NAMESPACE::load(p); }
 };
 
 // One head's keys and values in one page.
@@ -41,6 +54,7 @@ struct CachedHead {
   float* key_scales;                // (64); null unless kScaled
   float* value_scales;              // (64)
 
+  CachedHead() = default;
   CachedHead(const KvPages& kv, int page, int kv_head)
       : key_scales(nullptr), value_scales(nullptr) {
     uint8_t* const base = kv.base + kv.table[page % kv.table_size] * kv.page_bytes;
@@ -130,24 +144,37 @@ void prefetch(const T* row, int n) {
 
 // kRows query rows that see the same keys, against the 64 keys of one page: online softmax, then
 // o += p V. Keys prefetch the values, values `next_keys`, the next page's: the pages of a
-// sequence may be anywhere.
+// sequence may be anywhere. Scores and sums of values are computed in slices that fit into
+// registers.
 template <int kRows, class Cache>
 void attend_page(const AttentionTask& task, const CachedHead<Cache>& head,
                  const typename Cache::Element* next_keys, const QueryRow* rows) {
   const int head_dim = task.kv.head_dim;
+  // Vectors of 16 keys that the rows see some of, in whole slices.
+  constexpr int kSliceKeys = 16 * kTileKeyVectors;
+  const int seen_begin = rows[0].key_begin / kSliceKeys * kTileKeyVectors;
+  const int seen_end = (rows[0].key_end + kSliceKeys - 1) / kSliceKeys * kTileKeyVectors;
   F32x16 scores[kRows][kPageVectors];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kPageVectors; ++v) scores[r][v] = set1(0.0f);
-  }
-  for (int d = 0; d < head_dim; ++d) {
-    prefetch(head.values + int64_t{d} * kPageTokens, kPageTokens);
-    F32x16 k[kPageVectors];
-    for (int v = 0; v < kPageVectors; ++v) {
-      k[v] = Cache::load(head.keys + static_cast<int64_t>(d) * kPageTokens + 16 * v);
+  for (int first = seen_begin; first < seen_end; first += kTileKeyVectors) {
+    F32x16 slice[kRows][kTileKeyVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kTileKeyVectors; ++v) slice[r][v] = set1(0.0f);
+    }
+    for (int d = 0; d < head_dim; ++d) {
+      if constexpr (!Cache::kIsStaged) {
+        prefetch(head.values + int64_t{d} * kPageTokens, kPageTokens);
+      }
+      F32x16 k[kTileKeyVectors];
+      for (int v = 0; v < kTileKeyVectors; ++v) {
+        k[v] = Cache::load(head.keys + static_cast<int64_t>(d) * kPageTokens + 16 * (first + v));
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 q = set1(rows[r].q[d]);
+        for (int v = 0; v < kTileKeyVectors; ++v) slice[r][v] = fma(q, k[v], slice[r][v]);
+      }
     }
     for (int r = 0; r < kRows; ++r) {
-      const F32x16 q = set1(rows[r].q[d]);
-      for (int v = 0; v < kPageVectors; ++v) scores[r][v] = fma(q, k[v], scores[r][v]);
+      for (int v = 0; v < kTileKeyVectors; ++v) scores[r][first + v] = slice[r][v];
     }
   }
 
@@ -162,7 +189,7 @@ void attend_page(const AttentionTask& task, const CachedHead<Cache>& head,
     const QueryRow& row = rows[r];
     // Slots outside the row's band may hold anything: they are replaced, not multiplied.
     F32x16 top = set1(kNoScore);
-    for (int v = 0; v < kPageVectors; ++v) {
+    for (int v = seen_begin; v < seen_end; ++v) {
       scores[r][v] = keep_lanes(mul(scores[r][v], scales[v]), row.key_begin - 16 * v,
                                 row.key_end - 16 * v, -__builtin_inff());
       top = max(top, scores[r][v]);
@@ -172,7 +199,7 @@ void attend_page(const AttentionTask& task, const CachedHead<Cache>& head,
     const float m = top_score > m_old ? top_score : m_old;
     const F32x16 shift = set1(m);
     F32x16 sum = set1(0.0f);
-    for (int v = 0; v < kPageVectors; ++v) {
+    for (int v = seen_begin; v < seen_end; ++v) {
       F32x16 weights = exp(sub(scores[r][v], shift));
       sum = add(sum, weights);
       if constexpr (Cache::kScaled) weights = mul(weights, load(head.value_scales + 16 * v));
@@ -192,7 +219,9 @@ void attend_page(const AttentionTask& task, const CachedHead<Cache>& head,
       }
     }
     for (int key = rows[0].key_begin; key < rows[0].key_end; ++key) {
-      prefetch(next_keys + static_cast<int64_t>(key) * head_dim + d, 16 * kVectors);
+      if constexpr (!Cache::kIsStaged) {
+        prefetch(next_keys + static_cast<int64_t>(key) * head_dim + d, 16 * kVectors);
+      }
       F32x16 value[kVectors];
       for (int v = 0; v < kVectors; ++v) {
         value[v] = Cache::load(head.values + static_cast<int64_t>(key) * head_dim + d + 16 * v);
@@ -207,8 +236,58 @@ void attend_page(const AttentionTask& task, const CachedHead<Cache>& head,
     }
   };
   int d = 0;
-  for (; d + 64 <= head_dim; d += 64) add_values.template operator()<4>(d);
+  for (; d + kSliceKeys <= head_dim; d += kSliceKeys)
+    add_values.template operator()<kTileKeyVectors>(d);
   for (; d < head_dim; d += 16) add_values.template operator()<1>(d);
+}
+
+// Every row of a task against one page.
+template <class Cache>
+void attend_rows(const AttentionTask& task, int page, const CachedHead<Cache>& head,
+                 const typename Cache::Element* next_keys, float* state) {
+  const int page_start = page * kPageTokens;
+  const int64_t stride = state_stride(task.kv.head_dim);
+  QueryRow tile[kTileQueries];
+  int filled = 0;
+  const auto attend_singly = [&] {
+    for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, head, next_keys, tile + i);
+    filled = 0;
+  };
+  for (int r = 0; r < task.tokens * task.heads; ++r) {
+    const int token = r / task.heads;
+    const int position = task.first_position + token;
+    int begin = task.window > 0 ? position - task.window + 1 - page_start : 0;
+    int end = position + 1 - page_start;
+    begin = begin < 0 ? 0 : begin;
+    end = end > kPageTokens ? kPageTokens : end;
+    if (begin >= end) continue;
+    // Values that a row does not see must not reach it, not even as 0 * NaN.
+    if (filled > 0 && (begin != tile[0].key_begin || end != tile[0].key_end)) attend_singly();
+    tile[filled++] = {
+        task.q + token * task.q_stride + static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
+        state + r * stride, begin, end};
+    if (filled == kTileQueries) {
+      attend_page<kTileQueries, Cache>(task, head, next_keys, tile);
+      filled = 0;
+    }
+  }
+  attend_singly();
+}
+
+// A page's keys and values of one head as f32.
+template <class Cache>
+CachedHead<Staged<Cache>> stage(const CachedHead<Cache>& head, int head_dim, float* room) {
+  const int64_t size = int64_t{head_dim} * kPageTokens;
+  for (int64_t i = 0; i < size; i += 16) {
+    store(room + i, Cache::load(head.keys + i));
+    store(room + size + i, Cache::load(head.values + i));
+  }
+  CachedHead<Staged<Cache>> staged;
+  staged.keys = room;
+  staged.values = room + size;
+  staged.key_scales = head.key_scales;
+  staged.value_scales = head.value_scales;
+  return staged;
 }
 
 template <class Cache>
@@ -220,35 +299,20 @@ void attention_partial_as(const AttentionTask& task, int page_begin, int page_en
     state[r * stride] = kNoScore;
   }
   for (int page = page_begin; page < page_end; ++page) {
-    const int page_start = page * kPageTokens;
     const CachedHead<Cache> head(task.kv, page, task.kv_head);
     const int next_page = page + 1 < page_end ? page + 1 : page;
     const auto* const next_keys = CachedHead<Cache>(task.kv, next_page, task.kv_head).keys;
-    QueryRow tile[kTileQueries];
-    int filled = 0;
-    const auto attend_singly = [&] {
-      for (int i = 0; i < filled; ++i) attend_page<1, Cache>(task, head, next_keys, tile + i);
-      filled = 0;
-    };
-    for (int r = 0; r < n_rows; ++r) {
-      const int token = r / task.heads;
-      const int position = task.first_position + token;
-      int begin = task.window > 0 ? position - task.window + 1 - page_start : 0;
-      int end = position + 1 - page_start;
-      begin = begin < 0 ? 0 : begin;
-      end = end > kPageTokens ? kPageTokens : end;
-      if (begin >= end) continue;
-      // Values that a row does not see must not reach it, not even as 0 * NaN.
-      if (filled > 0 && (begin != tile[0].key_begin || end != tile[0].key_end)) attend_singly();
-      tile[filled++] = {
-          task.q + token * task.q_stride + static_cast<int64_t>(r % task.heads) * task.kv.head_dim,
-          state + r * stride, begin, end};
-      if (filled == kTileQueries) {
-        attend_page<kTileQueries, Cache>(task, head, next_keys, tile);
-        filled = 0;
+    if constexpr (kStagesPages && !std::is_same_v<Cache, F32Cache>) {
+      if (n_rows > kTileQueries) {
+        const int64_t floats = int64_t{2} * task.kv.head_dim * kPageTokens;
+        auto* const room = reinterpret_cast<float*>(
+            thread_scratch(floats * int64_t{sizeof(float)}, Scratch::panel));
+        const CachedHead<Staged<Cache>> staged = stage(head, task.kv.head_dim, room);
+        attend_rows<Staged<Cache>>(task, page, staged, staged.keys, state);
+        continue;
       }
     }
-    attend_singly();
+    attend_rows<Cache>(task, page, head, next_keys, state);
   }
 }
 

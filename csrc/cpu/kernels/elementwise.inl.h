@@ -11,7 +11,7 @@ namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
 // e^x to 2 ulp for x in [-87.3, 88.3]; 0 below, e^88.3 above. exp(0) is exactly 1.
-F32x16 exp(F32x16 x) {
+[[gnu::always_inline]] inline F32x16 exp(F32x16 x) {
   const F32x16 low = set1(-87.3f);
   const F32x16 clamped = min(set1(88.3f), max(low, x));  // in this order NaN stays NaN
   // x = n ln 2 + r with |r| <= ln(2)/2; ln 2 in two parts so that r keeps its digits.

@@ -33,7 +33,8 @@ inline constexpr int64_t row_stride(int64_t bytes) {
 // padded with zeros to whole groups of 4 blocks. In bytes, from the row's start:
 //   codes       (blocks, 2, 16) i8   a block's 16 even elements, then its 16 odd ones
 //   scales      (blocks)        f32  largest magnitude / 254: MXFP4 values are doubled in integers
-//   corrections (blocks)        i32  undoes an offset that makes weights unsigned, as the instruction
+//   corrections (blocks)        i32  undoes an offset that makes weights unsigned, as the
+//   instruction
 //                                    set adds it: -16 * sum of the block's codes, or on AVX2 two
 //                                    words (q8_panels_avx2.inl.h)
 inline constexpr int64_t q8_padded(int64_t k) { return (k + 127) / 128 * 128; }

@@ -16,7 +16,9 @@ inline constexpr int kTileRows = 2;
 inline constexpr int kTileTokens = 2;
 inline constexpr int kTileRowsOneToken = 4;
 inline constexpr int kTileTokensQ8 = 1;
-inline constexpr int kTileQueries = 1;
+inline constexpr int kTileQueries = 4;
+inline constexpr int kTileKeyVectors = 1;
+inline constexpr bool kStagesPages = true;
 
 struct F32x16 {
   __m256 lo, hi;
@@ -267,9 +269,12 @@ struct Mxfp4Group {
   }
   // Two words: -12 * sum of the codes at 0 and 1 of every four, and of those at 2 and 3.
   static int32_t correction(const int8_t* codes, int32_t /*sum*/) {
-    int sums[2] = {0, 0};
-    for (int i = 0; i < kMxfp4BlockSize; ++i) sums[i / 2 % 2] += codes[i];
-    return static_cast<uint16_t>(-12 * sums[0]) | (-12 * sums[1]) * (1 << 16);
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    __m128i sums = _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    sums = _mm_add_epi16(sums, _mm_unpackhi_epi64(sums, sums));
+    sums = _mm_add_epi16(sums, _mm_shuffle_epi32(sums, 1));
+    return _mm_cvtsi128_si32(_mm_mullo_epi16(sums, _mm_set1_epi16(-12)));
   }
   static void spread_corrections(const int32_t* p, int32_t* out) {
     for (int b = 0; b < 4; ++b) {

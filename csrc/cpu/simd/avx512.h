@@ -19,6 +19,8 @@ inline constexpr int kTileRowsOneToken = 8;
 // 4 rows' weights (8), 4 sums, the table and a group's activations fit into 32 registers.
 inline constexpr int kTileTokensQ8 = 4;
 inline constexpr int kTileQueries = 4;
+inline constexpr int kTileKeyVectors = 4;
+inline constexpr bool kStagesPages = false;
 
 struct F32x16 {
   __m512 v;

@@ -18,6 +18,8 @@ inline constexpr int kTileTokens = 2;
 inline constexpr int kTileRowsOneToken = 4;
 inline constexpr int kTileTokensQ8 = 1;
 inline constexpr int kTileQueries = 1;
+inline constexpr int kTileKeyVectors = 4;
+inline constexpr bool kStagesPages = false;
 
 struct F32x16 {
   float32x4_t q[4];
