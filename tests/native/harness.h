@@ -130,7 +130,7 @@ class Output {
   std::vector<uint8_t> bytes_;
 };
 
-// The kernels that can run here.
+// The kernels that can run here, those of AVX-VNNI with its instruction made of others among them.
 std::vector<const cpu::Kernels*> supported_kernels();
 
 // Notes the bits of a result. Results of one name must be the same on every ISA that has fused

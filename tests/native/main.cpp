@@ -1,12 +1,19 @@
 // Runs the tests. `--checksums FILE` writes the checksums of the kernels' results, the same on all
 // machines that have fused multiply-add. An argument without dashes runs the tests whose name
 // contains it.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <map>
 
 #include "harness.h"
+
+#if defined(__x86_64__)
+namespace gptoss::cpu {
+extern const Kernels kAvxVnniOnAvx2Kernels;
+}
+#endif
 
 namespace gptoss::test {
 namespace {
@@ -55,6 +62,10 @@ std::vector<const cpu::Kernels*> supported_kernels() {
   for (const cpu::Isa& isa : cpu::isas()) {
     if (isa.supported()) list.push_back(isa.kernels);
   }
+#if defined(__x86_64__)
+  const auto is_avx2 = [](const cpu::Kernels* kernels) { return kernels == &cpu::kAvx2Kernels; };
+  if (std::any_of(list.begin(), list.end(), is_avx2)) list.push_back(&cpu::kAvxVnniOnAvx2Kernels);
+#endif
   return list;
 }
 

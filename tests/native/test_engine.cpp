@@ -14,6 +14,7 @@
 
 #include "backend/layers.h"
 #include "core/check.h"
+#include "cpu/isa/isa.h"
 #include "engine/engine.h"
 #include "harness.h"
 #include "small_model.h"
@@ -255,7 +256,9 @@ GPTOSS_TEST(logits_do_not_depend_on_chunks_threads_or_isa) {
         Mode{Precision::automatic, Format::bf12}, Mode{Precision::automatic, Format::q8}}) {
     const Precision precision = mode.precision;
     std::vector<float> fused;
-    for (const cpu::Kernels* kernels : supported_kernels()) {
+    for (const cpu::Isa& isa : cpu::isas()) {
+      if (!isa.supported()) continue;
+      const cpu::Kernels* const kernels = isa.kernels;
       set_variable("GPTOSS_ISA", kernels->name);
       const auto engine = make_engine({.threads = 1, .precision = precision, .dense = mode.dense});
       const auto threaded =

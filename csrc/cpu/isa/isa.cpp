@@ -65,6 +65,8 @@ std::vector<Isa> detect() {
       .need(id.leaf1_ecx & (1u << 12), "FMA")
       .need(id.leaf1_ecx & (1u << 29), "F16C")
       .need((id.xcr0 & 0x06) == 0x06, "operating system support for AVX state");
+  Requirements avx_vnni = avx2;
+  avx_vnni.need(id.leaf7_1_eax & (1u << 4), "AVX_VNNI");
   Requirements avx512 = avx2;
   avx512.need(id.leaf7_ebx & (1u << 16), "AVX512F")
       .need(id.leaf7_ebx & (1u << 17), "AVX512DQ")
@@ -82,6 +84,7 @@ std::vector<Isa> detect() {
             "operating system support for AMX state");
   return {{&kScalarKernels, 0, ""},
           {&kAvx2Kernels, 20, avx2.missing()},
+          {&kAvxVnniKernels, 25, avx_vnni.missing()},
           {&kAvx512Kernels, 40, avx512.missing()},
           // Intel's bf16 products are half as fast as f32 ones (measured on Sapphire Rapids), AMD's
           // twice.

@@ -1,7 +1,5 @@
-// Q8 rows times many tokens, AVX2.
-//
-// A panel is 16 rows, one per lane of two registers (q8_panels.inl.h). For a block of 32 of K, 8
-// rows and a token:
+// Q8 rows times many tokens, AVX2 (q8_panels_ymm.inl.h). For a block of 32 of K, 8 rows and a
+// token:
 //   MXFP4   8 products of pairs, added up in 16 bits. Weights, doubled, carry an offset of 12, so
 //           that they are unsigned, and the sums start at what undoes it: -12 * the sum of the
 //           activations that the 16 bits meet. On the way they may wrap around, but the end is at
@@ -16,120 +14,20 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
-#include "core/q8.h"
-#include "cpu/kernels/kernels.h"
-#include "cpu/kernels/q8_row.inl.h"
-#include "cpu/kernels/transpose_rows.inl.h"
-#include "cpu/simd/avx2.h"
+#include "cpu/kernels/broadcast_quad.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
 
-inline constexpr int kLanes = 8;
-inline constexpr int kPanelVectors = 2;
-inline constexpr int kPanelSize = kPanelVectors * kLanes;
-
-// Blocks in an unpacked chunk: 32 * 16 rows * 32 bytes = 16 kB, half of the first-level cache.
-inline constexpr int kChunkBlocks = 32;
-
-// Tokens that pass together: 8 sums, 2 or 4 of weights, an input and a product in 16 registers.
-inline constexpr int kPanelTokens = 4;
-
-template <class Group>
-inline constexpr bool kHasPanels = true;
-
-// With fewer, unpacking a panel costs more than its faster products save.
-template <class Group>
-inline constexpr int kFewestPanelTokens = 4;
-
-struct UnpackedChunk {
-  __m256i codes[kChunkBlocks][8][kPanelVectors];  // quads of 8 rows
-  __m256 scales[kChunkBlocks][kPanelVectors];
-};
-
-// Scales are multiplied.
-template <class Group>
-inline constexpr bool kAddsExponents = false;
-inline bool exponents_can_be_added(const MatmulTask&) { return false; }
-inline bool take_exponents(UnpackedChunk&, int) { return false; }
-
-// Scales of the same block in 8 rows.
-inline __m256 scales_of_rows(const uint8_t* scales, int64_t row_blocks) {
-  uint8_t of_rows[kLanes];
-  for (int r = 0; r < kLanes; ++r) of_rows[r] = scales[r * row_blocks];
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(of_rows));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes), 23));
-}
-inline __m256 scales_of_rows(const uint16_t* scales, int64_t row_blocks) {
-  uint16_t of_rows[kLanes];
-  for (int r = 0; r < kLanes; ++r) of_rows[r] = scales[r * row_blocks];
-  const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(of_rows));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
-}
-// Twice the scales, as those of q8 are stored.
-inline __m256 scales_of_rows(const HalfScale* scales, int64_t row_blocks) {
-  uint16_t of_rows[kLanes];
-  for (int r = 0; r < kLanes; ++r) of_rows[r] = scales[r * row_blocks].bits;
-  const __m256 halves = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i*>(of_rows)));
-  return _mm256_add_ps(halves, halves);
-}
-
-// The codes of a block of 8 rows: even elements, then odd ones.
-template <class Group>
-void unpack_block(const uint8_t* rows, int64_t row_bytes, int64_t blocks, int block,
-                  __m256i (&quads)[8][kPanelVectors], int v) {
-  __m256i words[4];
-  if constexpr (std::is_same_v<Group, Mxfp4Group>) {
-    const __m256i table = _mm256_broadcastsi128_si256(load_table(kE2m1DoubledPlus12));
-    const __m256i low_nibbles = _mm256_set1_epi8(15);
-    transpose_rows(rows + block * kMxfp4BlockBytes, row_bytes, words);
-    for (int j = 0; j < 4; ++j) {
-      const __m256i even = _mm256_and_si256(words[j], low_nibbles);
-      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(words[j], 4), low_nibbles);
-      quads[j][v] = _mm256_shuffle_epi8(table, even);
-      quads[4 + j][v] = _mm256_shuffle_epi8(table, odd);
-    }
-  } else {
-    int64_t to_odd;
-    const uint8_t* const even = rows + q8_block_offset(blocks * kQ8Block, block, &to_odd);
-    transpose_rows(even, row_bytes, words);
-    for (int j = 0; j < 4; ++j) quads[j][v] = words[j];
-    transpose_rows(even + to_odd, row_bytes, words);
-    for (int j = 0; j < 4; ++j) quads[4 + j][v] = words[j];
-  }
-}
-
-// Blocks [begin, begin + count) of the panel that starts at `row`.
-template <class Group>
-void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
-  const int64_t row_blocks = task.w.k / kQ8Block;
-  const int64_t row_bytes = row_blocks * Group::kBlockBytes;
-  for (int v = 0; v < kPanelVectors; ++v) {
-    const int64_t first = row + v * kLanes;
-    const auto* const codes = static_cast<const uint8_t*>(task.w.data) + first * row_bytes;
-    const auto* const scales =
-        static_cast<const typename Group::Scale*>(task.w.scales) + first * row_blocks + begin;
-    for (int b = 0; b < count; ++b) {
-      unpack_block<Group>(codes, row_bytes, row_blocks, begin + b, chunk.codes[b], v);
-      chunk.scales[b][v] = scales_of_rows(scales + b, row_blocks);
-    }
-  }
-}
-
-using TokenSums = float[4][kPanelSize];  // a token's four chains
-
-// A token's exact sums of one block, 16 rows. Products are instructions, because compilers that
-// order them anew run out of registers.
+// Products are instructions, because compilers that order them anew run out of registers.
 struct Mxfp4Products {
   __m256i low, high;  // 16 bits
 
   explicit Mxfp4Products(const int32_t* correction)
       : low(_mm256_set1_epi32(*correction)), high(low) {}
   // The quads of 16 rows, times four activations.
-  void add(const __m256i (&quads)[kPanelVectors], const int8_t* x) {
+  void add(const __m256i (&quads)[2], const int8_t* x) {
     const __m256i input = broadcast_quad(x);
     low = add(low, quads[0], input);
     high = add(high, quads[1], input);
@@ -137,11 +35,6 @@ struct Mxfp4Products {
   __m256i sum(int v) const { return _mm256_madd_epi16(v == 0 ? low : high, _mm256_set1_epi16(1)); }
 
  private:
-  static __m256i broadcast_quad(const int8_t* x) {
-    int32_t quad;
-    std::memcpy(&quad, x, sizeof quad);
-    return _mm256_set1_epi32(quad);
-  }
   static __m256i add(__m256i sum, __m256i weights, __m256i input) {
     __m256i products;
     asm("vpmaddubsw %[input], %[weights], %[products]\n\t"
@@ -155,10 +48,8 @@ struct Int8Products {
   __m256i low = _mm256_setzero_si256(), high = low;  // 32 bits
 
   explicit Int8Products(const int32_t* /*correction*/) {}
-  void add(const __m256i (&quads)[kPanelVectors], const int8_t* x) {
-    int32_t quad;
-    std::memcpy(&quad, x, sizeof quad);
-    const __m256i input = _mm256_set1_epi32(quad);
+  void add(const __m256i (&quads)[2], const int8_t* x) {
+    const __m256i input = broadcast_quad(x);
     low = add(low, quads[0], input);
     high = add(high, quads[1], input);
   }
@@ -180,51 +71,7 @@ struct Int8Products {
   }
 };
 
-// sums of kTokens tokens += the chunk's blocks, which are [begin, begin + count) of K.
-template <class Group, bool kExponents, int kTokens>
-void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count, int token,
-               TokenSums* sums) {
-  using Products =
-      std::conditional_t<std::is_same_v<Group, Mxfp4Group>, Mxfp4Products, Int8Products>;
-  Q8Row rows[kTokens];
-  for (int t = 0; t < kTokens; ++t) rows[t] = Q8Row(task, token + t, begin);
-  const int64_t to_next = kTokens * q8_row_bytes(task.w.k);
-  for (int b = 0; b < count; ++b) {
-    const int chain = (begin + b) % 4;
-    const auto at = [&](int t) { return rows[t].codes + kQ8Block * b; };
-    const auto products_of = [&](int t) { return Products(rows[t].corrections + b); };
-    const auto finish = [&](const Products& products, int t) {
-      const __m256 x_scale = _mm256_set1_ps(rows[t].scales[b]);
-      for (int v = 0; v < kPanelVectors; ++v) {
-        float* const total = sums[t][chain] + v * kLanes;
-        const __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(products.sum(v)), chunk.scales[b][v]);
-        _mm256_store_ps(total, _mm256_fmadd_ps(dot, x_scale, _mm256_load_ps(total)));
-      }
-    };
-    // One by one, because an array would live in memory.
-    Products p0 = products_of(0);
-    Products p1 = products_of(kTokens > 1 ? 1 : 0);
-    Products p2 = products_of(kTokens > 2 ? 2 : 0);
-    Products p3 = products_of(kTokens > 3 ? 3 : 0);
-    for (int j = 0; j < 8; ++j) {
-      const auto& quads = chunk.codes[b][j];
-      p0.add(quads, at(0) + 4 * j);
-      if constexpr (kTokens > 1) p1.add(quads, at(1) + 4 * j);
-      if constexpr (kTokens > 2) p2.add(quads, at(2) + 4 * j);
-      if constexpr (kTokens > 3) p3.add(quads, at(3) + 4 * j);
-    }
-    if (b % 2 == 0) {
-      for (int t = 0; t < kTokens; ++t) __builtin_prefetch(at(t) + to_next);
-    }
-    finish(p0, 0);
-    if constexpr (kTokens > 1) finish(p1, 1);
-    if constexpr (kTokens > 2) finish(p2, 2);
-    if constexpr (kTokens > 3) finish(p3, 3);
-  }
-}
-
 }  // namespace
 }  // namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE
 
-// The loops over panels, chunks and tokens are written in what is above.
-#include "cpu/kernels/q8_panels.inl.h"
+#include "cpu/kernels/q8_panels_ymm.inl.h"
