@@ -46,7 +46,8 @@ Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWe
 
 void Forward::run(const Step& step, const BlockTables& tables, int highest_position) {
   module_.run(stream_, EmbedArgs{.step = step,
-                                 .embedding = weights_.embedding.as<const uint16_t>(),
+                                 .embedding = weights_.embedding.data.as<const void>(),
+                                 .scales = weights_.embedding.scales.as<const void>(),
                                  .x = work_.x.as<float>(),
                                  .hidden = config_.hidden_size});
   norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
@@ -182,19 +183,43 @@ void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_inde
                                    .act = scheme_.act});
 }
 
-void Forward::dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,
+void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
                     const DeviceMemory& y, int rows, int n, int k, bool accumulate) {
-  module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
-                                       .w = w.as<const void>(),
-                                       .bias = bias == nullptr ? nullptr : bias->as<const float>(),
-                                       .y = y.as<float>(),
-                                       .rows = rows,
-                                       .n = n,
-                                       .k = k,
-                                       .x_stride = k,
-                                       .y_stride = n,
-                                       .accumulate = accumulate ? 1 : 0,
-                                       .act = scheme_.act});
+  const auto* const added = bias == nullptr ? nullptr : bias->as<const float>();
+  if (scheme_.act == Act::f32 || w.format == Format::bf16) {
+    module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
+                                         .w = w.data.as<const void>(),
+                                         .scales = w.scales.as<const void>(),
+                                         .bias = added,
+                                         .y = y.as<float>(),
+                                         .rows = rows,
+                                         .n = n,
+                                         .k = k,
+                                         .x_stride = k,
+                                         .y_stride = n,
+                                         .accumulate = accumulate ? 1 : 0,
+                                         .act = scheme_.act});
+    return;
+  }
+  module_.run(stream_, QuantizeArgs{.x = x.as<const void>(),
+                                    .codes = work_.codes.as<int8_t>(),
+                                    .scales = work_.code_scales.as<float>(),
+                                    .rows = rows,
+                                    .k = k,
+                                    .x_stride = k,
+                                    .act = scheme_.act});
+  module_.run(stream_, Q8MatmulArgs{.x = work_.codes.as<const int8_t>(),
+                                    .x_scales = work_.code_scales.as<const float>(),
+                                    .codes = w.data.as<const void>(),
+                                    .scales = w.scales.as<const void>(),
+                                    .bias = added,
+                                    .y = y.as<float>(),
+                                    .rows = rows,
+                                    .n = n,
+                                    .k = k,
+                                    .y_stride = n,
+                                    .accumulate = accumulate ? 1 : 0,
+                                    .is_q8_0 = w.format == Format::q8_0 ? 1 : 0});
 }
 
 }  // namespace gptoss::cuda

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emulator.device import Buffer, Device, Module, Result
+from gptoss.reference.q8 import decode_q8_0
 
 CSRC = Path(__file__).parents[2] / "csrc"
 KERNELS = CSRC / "cuda/kernels"
@@ -157,6 +158,15 @@ def bf16(x: npt.ArrayLike) -> npt.NDArray[np.uint16]:
 def from_bf16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
     """Return the numbers of bf16 bits."""
     return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def random_q8_0(
+    rng: np.random.Generator, n: int, k: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16], npt.NDArray[np.float64]]:
+    """Make a matrix in q8_0 (core/q8.h): codes (n, k), scales (n, k/32), and what it means."""
+    codes = rng.integers(-128, 128, (n, k)).astype(np.int8)
+    scales = (rng.normal(size=(n, k // 32)) / 64).astype(np.float16)
+    return codes, scales, decode_q8_0(codes, scales)
 
 
 class Batch:
