@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import gptoss
+from cuda.card import KERNELS_FILE
 from gptoss import LLM, BackendError, CheckpointError, _core
 from gptoss.convert import convert
 from support.checkpoints import MICRO, make_checkpoint, recast
@@ -29,6 +30,8 @@ from support.tolerances import (
 
 STATE = {name: (available, detail) for name, available, detail in _core.backends()}["cuda"]
 pytestmark = pytest.mark.skipif(not STATE[0], reason=f"tools/check_cuda.sh has one: {STATE[1]}")
+
+emulated = pytest.mark.skipif(bool(KERNELS_FILE), reason="only the emulator has such devices")
 
 SMALL: dict[str, Any] = {"context_length": 128, "max_step_tokens": 64, "max_sequences": 4}
 # Emulated, a token of the plain kernels takes most of a second.
@@ -252,6 +255,7 @@ class Driver:
         return context.value
 
 
+@emulated
 def test_is_a_good_guest_and_gives_everything_back(micro: Path) -> None:
     driver = Driver()
     before = driver.free_bytes()
@@ -290,6 +294,7 @@ except (gptoss.BackendError, MemoryError) as error:
 """
 
 
+@emulated
 @pytest.mark.parametrize(
     ("devices", "environment", "expected"),
     [
@@ -305,11 +310,13 @@ def test_says_what_is_missing(
     assert expected in out
 
 
+@emulated
 def test_takes_the_first_device_that_can_compute(micro: Path) -> None:
     out = run_elsewhere(LOAD.format(path=str(micro), device="cuda"), "T4;RTX 3090")
     assert "cuda, Emulated RTX 3090" in out
 
 
+@emulated
 @pytest.mark.parametrize("devices", ["T4", "A100:memory=64K"])
 def test_auto_falls_back_to_the_cpu(devices: str, micro: Path) -> None:
     assert "cpu" in run_elsewhere(LOAD.format(path=str(micro), device="auto"), devices)
