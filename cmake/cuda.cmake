@@ -84,6 +84,7 @@ if(GPTOSS_CUDA_STATUS)
     csrc/cuda/driver.cpp
     csrc/cuda/embedded.cpp
     csrc/cuda/forward.cpp
+    csrc/cuda/graphs.cpp
     csrc/cuda/memory.cpp
     csrc/cuda/module.cpp
     csrc/cuda/step_memory.cpp
