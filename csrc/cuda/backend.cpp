@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "core/kv_page.h"
 #include "core/q8.h"
 #include "cuda/forward.h"
+#include "cuda/graphs.h"
 #include "cuda/memory.h"
 #include "cuda/module.h"
 #include "cuda/step_memory.h"
@@ -33,6 +35,11 @@ constexpr int kStepsAhead = 1;
 
 // Launches and small kernels weigh more than the weights of further tokens; not measured.
 constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
+
+// Of gpt-oss-20b one has 245 kernels; what that takes on a device was not measured.
+constexpr int kMostGraphs = 48;
+// Prompts and larger batches take longer than their launches, and are seldom twice of one size.
+constexpr int kMostGraphTokens = 64;
 
 // Left to the context, to other programs and to what the driver rounds up.
 int64_t reserved_bytes(const DeviceInfo& device) { return device.memory / 32; }
@@ -188,6 +195,9 @@ class CudaBackend final : public Backend {
                     static_cast<int64_t>(rotations.size() * sizeof(float)));
     stream_->wait();
     forward_.emplace(config_, scheme_, *weights_, memory_, pages_, *module_, *stream_);
+    const char* const text = std::getenv("GPTOSS_CUDA_GRAPHS");
+    const int most = text == nullptr || *text == '\0' ? kMostGraphs : std::atoi(text);
+    if (most > 0) graphs_.emplace(context_, *stream_, *module_, most);
   }
 
   void open_slot(int slot, std::span<const int32_t> prompt,
@@ -259,11 +269,27 @@ class CudaBackend final : public Backend {
             std::max(highest_position, input.first_positions[s] + input.sequence_offsets[s + 1] -
                                            input.sequence_offsets[s] - 1);
       }
-      forward_->run(step, *input.tables, highest_position);
-      module_->run(*stream_, FiniteArgs{.step = step,
-                                        .x = memory_.work.x.as<const float>(),
-                                        .finite = memory.finite.as<int32_t>(),
-                                        .hidden = config_.hidden_size});
+      StepShape shape = {.flight = static_cast<int>(&memory - memory_.flights.data()),
+                         .n_tokens = step.n_tokens,
+                         .n_sequences = step.n_sequences,
+                         .n_logit_rows = step.n_logit_rows,
+                         .n_splits = forward_->count_splits(step.n_tokens, highest_position),
+                         .row_pages = {}};
+      for (int group = 0; group < input.tables->n_groups(); ++group) {
+        shape.row_pages[static_cast<size_t>(group)] = input.tables->row_pages(group);
+      }
+      const auto queue = [&] {
+        forward_->run(step, shape.row_pages, shape.n_splits);
+        module_->run(*stream_, FiniteArgs{.step = step,
+                                          .x = memory_.work.x.as<const float>(),
+                                          .finite = memory.finite.as<int32_t>(),
+                                          .hidden = config_.hidden_size});
+      };
+      if (graphs_ && step.n_tokens == step.n_sequences && step.n_tokens <= kMostGraphTokens) {
+        graphs_->run(shape, queue);
+      } else {
+        queue();
+      }
       stream_->download(memory.host_finite.data(), memory.finite.address(),
                         flight.n_sequences * int64_t{sizeof(int32_t)});
       flight.done.record(*stream_);
@@ -529,6 +555,7 @@ class CudaBackend final : public Backend {
   std::vector<DeviceMemory> pages_;  // [group]
   StepMemory memory_;
   std::optional<Forward> forward_;
+  std::optional<StepGraphs> graphs_;
   std::vector<std::unique_ptr<Flight>> flights_;
   StepId last_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more

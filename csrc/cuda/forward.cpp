@@ -44,7 +44,16 @@ Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWe
   }
 }
 
-void Forward::run(const Step& step, const BlockTables& tables, int highest_position) {
+int Forward::count_splits(int n_tokens, int highest_position) const {
+  if (!has_fast_attention(scheme_.act, config_.n_heads, config_.n_kv_heads, config_.head_dim)) {
+    return 0;
+  }
+  const int64_t row_bytes = config_.head_dim * int64_t{sizeof(float)};
+  const auto positions = static_cast<int>(memory_.slots.rotations.size_bytes() / row_bytes);
+  return cuda::count_splits(n_tokens, highest_position, positions);
+}
+
+void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits) {
   module_.run(stream_, EmbedArgs{.step = step,
                                  .embedding = weights_.embedding.data.as<const void>(),
                                  .scales = weights_.embedding.scales.as<const void>(),
@@ -52,7 +61,7 @@ void Forward::run(const Step& step, const BlockTables& tables, int highest_posit
                                  .hidden = config_.hidden_size});
   norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
-    attention(step, tables, highest_position, layer);
+    attention(step, row_pages, n_splits, layer);
     experts(step, layer);
   }
   if (step.n_logit_rows == 0) return;
@@ -62,8 +71,7 @@ void Forward::run(const Step& step, const BlockTables& tables, int highest_posit
 }
 
 // From the normed residual stream.
-void Forward::attention(const Step& step, const BlockTables& tables, int highest_position,
-                        int layer) {
+void Forward::attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int qkv_size = config_.q_size() + 2 * config_.kv_size();
   dense(work_.normed, w.qkv, &w.qkv_bias, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size);
@@ -74,7 +82,7 @@ void Forward::attention(const Step& step, const BlockTables& tables, int highest
                                                      layer_page_bytes(config_, scheme_.kv)),
                       .page_stride = page_bytes(config_, scheme_.kv, groups_[group]),
                       .table = memory_.slots.tables[group].as<const int32_t>(),
-                      .row_pages = tables.row_pages(static_cast<int>(group)),
+                      .row_pages = row_pages[group],
                       .kv_heads = config_.n_kv_heads,
                       .head_dim = config_.head_dim,
                       .kv = scheme_.kv};
@@ -96,8 +104,8 @@ void Forward::attention(const Step& step, const BlockTables& tables, int highest
                              .act = scheme_.act,
                              .n_splits = 0,
                              .partials = nullptr};
-  if (pays_to_split(attention, highest_position)) {
-    attention.n_splits = split_of(highest_position) + 1;
+  if (!is_window && n_splits > 0) {
+    attention.n_splits = n_splits;
     attention.partials = work_.partials.as<float>();
     module_.run(stream_, AttentionSplitArgs{attention});
     module_.run(stream_, AttentionCombineArgs{attention});

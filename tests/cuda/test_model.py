@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pytest
 
 import gptoss
+from cuda.card import KERNELS_FILE
 from gptoss import LLM, BackendError, CheckpointError, _core
 from gptoss.convert import convert
 from support.checkpoints import MICRO, make_checkpoint, recast
@@ -29,6 +31,8 @@ from support.tolerances import (
 
 STATE = {name: (available, detail) for name, available, detail in _core.backends()}["cuda"]
 pytestmark = pytest.mark.skipif(not STATE[0], reason=f"tools/check_cuda.sh has one: {STATE[1]}")
+
+emulated = pytest.mark.skipif(bool(KERNELS_FILE), reason="only the emulator has such devices")
 
 SMALL: dict[str, Any] = {"context_length": 128, "max_step_tokens": 64, "max_sequences": 4}
 # Emulated, a token of the plain kernels takes most of a second.
@@ -154,6 +158,71 @@ def test_int8_is_made_of_finite_weights(micro: Path, tmp_path: Path) -> None:
         gptoss.load(path, device="cuda", dense="q8", **SMALL)
 
 
+def graph_launches() -> int:
+    """Return how many graphs the stand-in has launched."""
+    count = ctypes.CDLL("libcuda.so.1").emulatorGraphLaunches
+    count.restype = ctypes.c_uint64
+    return int(count())
+
+
+@emulated
+def test_graphs_are_used_and_change_no_bit(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first comes to positions where attention is split.
+    prompts = [[(7 * i * i + i) % 280 for i in range(n)] for n in (122, 3)]
+    params = gptoss.SamplingParams(
+        max_tokens=12, temperature=1.0, seed=3, ignore_eos=True, logprobs=2
+    )
+    found, launches = [], []
+    for most in ("0", "48", "1"):
+        monkeypatch.setenv("GPTOSS_CUDA_GRAPHS", most)
+        before = graph_launches()
+        with gptoss.load(
+            micro, device="cuda", context_length=192, max_step_tokens=64, max_sequences=4
+        ) as llm:
+            results = llm.generate(prompts, params)
+            results += [llm.generate(prompts[0], params)]
+        found.append([(r.token_ids, r.logprobs) for r in results])
+        launches.append(graph_launches() - before)
+    assert launches[0] == 0
+    assert launches[1] > 10
+    assert launches[2] < launches[1]  # shapes take each other's place
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+@emulated
+def test_other_libraries_go_on_while_graphs_are_made(llm: LLM) -> None:
+    driver, done, failed = Driver(), threading.Event(), []
+    driver.free_bytes()
+
+    def work() -> None:
+        old, memory = ctypes.c_void_p(), ctypes.c_uint64()
+        driver.call("cuCtxPushCurrent_v2", driver.context)
+        while not done.is_set():
+            try:
+                driver.call("cuMemAlloc_v2", ctypes.byref(memory), 4096)
+                driver.call("cuMemsetD8_v2", memory, 1, 4096)
+                driver.call("cuCtxSynchronize")
+                driver.call("cuMemFree_v2", memory)
+            except AssertionError as error:
+                failed.append(error)
+                break
+        driver.call("cuCtxPopCurrent_v2", ctypes.byref(old))
+
+    other = threading.Thread(target=work)
+    other.start()
+    before = graph_launches()
+    try:
+        params = gptoss.SamplingParams(max_tokens=9, temperature=0, ignore_eos=True)
+        found = [llm.generate([[3, n], [5], [6]], params) for n in (4, 5)]
+    finally:
+        done.set()
+        other.join()
+    assert not failed
+    assert graph_launches() > before
+    assert found[0][1].token_ids == found[1][1].token_ids
+
+
 def test_a_request_gets_the_same_alone_and_beside_others(llm: LLM) -> None:
     prompts = [[5, 9, 11], [100 + i for i in range(20)], [7]]
     params = gptoss.SamplingParams(
@@ -252,6 +321,7 @@ class Driver:
         return context.value
 
 
+@emulated
 def test_is_a_good_guest_and_gives_everything_back(micro: Path) -> None:
     driver = Driver()
     before = driver.free_bytes()
@@ -290,6 +360,7 @@ except (gptoss.BackendError, MemoryError) as error:
 """
 
 
+@emulated
 @pytest.mark.parametrize(
     ("devices", "environment", "expected"),
     [
@@ -305,11 +376,13 @@ def test_says_what_is_missing(
     assert expected in out
 
 
+@emulated
 def test_takes_the_first_device_that_can_compute(micro: Path) -> None:
     out = run_elsewhere(LOAD.format(path=str(micro), device="cuda"), "T4;RTX 3090")
     assert "cuda, Emulated RTX 3090" in out
 
 
+@emulated
 @pytest.mark.parametrize("devices", ["T4", "A100:memory=64K"])
 def test_auto_falls_back_to_the_cpu(devices: str, micro: Path) -> None:
     assert "cpu" in run_elsewhere(LOAD.format(path=str(micro), device="auto"), devices)

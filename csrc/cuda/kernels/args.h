@@ -553,10 +553,16 @@ inline Launch launch_of(const AttentionArgs& a) {
 // n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
 // of the device idle: up to kSplitRows splits of all tokens together.
 inline constexpr int kSplitRows = 2048;
-inline bool pays_to_split(const AttentionArgs& a, int highest_position) {
+// 0 where they do not; else a power of two, within what there can be of `positions`: few numbers,
+// so that one graph serves many steps. Splits behind a token's last one leave at once.
+inline int count_splits(int tokens, int highest_position, int positions) {
   const int splits = split_of(highest_position) + 1;
-  return has_fast_attention(a) && a.window == 0 && splits > 1 &&
-         a.step.n_tokens * static_cast<int64_t>(splits) <= kSplitRows;
+  if (splits == 1 || tokens * static_cast<int64_t>(splits) > kSplitRows) return 0;
+  int rounded = 2;
+  while (rounded < splits) rounded *= 2;
+  const int most = split_of(positions - 1) + 1;
+  rounded = rounded < most ? rounded : most;
+  return rounded < kSplitRows / tokens ? rounded : kSplitRows / tokens;
 }
 inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
   return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);

@@ -223,7 +223,7 @@ class Driver {
   // For tests: what the checks found since the last call of emulatorTakeReports.
   std::vector<std::string> reports;
   std::string output;
-  uint64_t launches = 0;
+  uint64_t launches = 0, graph_launches = 0;
 
  private:
   Driver();
