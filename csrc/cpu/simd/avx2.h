@@ -15,7 +15,7 @@ namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 inline constexpr int kTileRows = 2;
 inline constexpr int kTileTokens = 2;
 inline constexpr int kTileRowsOneToken = 4;
-inline constexpr int kTileTokensQ8 = 1;
+inline constexpr int kTileTokensQ8 = 3;
 inline constexpr int kTileQueries = 4;
 inline constexpr int kTileKeyVectors = 1;
 inline constexpr bool kStagesPages = true;
