@@ -4,7 +4,8 @@
     python bench/bench_phases.py /path/to/20b --prompt 512 --new 32
 
 Prefill is compared with the arithmetic that the phase's inputs allow, decode with the memory read
-speed: a phase reads its weights, and attention the keys and values. Medians over rounds.
+speed: a phase reads its weights, and attention the keys and values. Medians over rounds. In the
+last row the peak is what the phases' peaks allow for the whole pass.
 """
 
 from __future__ import annotations
@@ -67,13 +68,23 @@ def inputs_of(description: str) -> dict[str, str]:
 
 def peaks_by_inputs(description: str, limits: dict[str, list[float]]) -> dict[str, float]:
     """The arithmetic limit of each kind of inputs, in 1e9 operations per second; 0: none."""
-    # An AMX product of 32 elements of K fills half of a tile; two bf16 take two products.
-    amx = description.startswith("cpu, amx")
+
+    def limit(*names: str) -> float:
+        return next((limits[name][-1] for name in names if name in limits), 0.0)
+
+    isa = description.split(", ")[1]
+    if isa == "amx":
+        # An AMX product of 32 elements of K fills half of a tile; two bf16 take two products.
+        int8 = limit("amx_int8_gop_s") / 2
+    elif isa == "avx2":
+        int8 = limit("int16_chain_256_gop_s", "int16_chain_gop_s")
+    else:
+        int8 = limit("int8_gop_s")
     return {
-        "f32": limits["fma_gflop_s"][-1],
-        "bf16": limits.get("bf16_gflop_s", [0.0])[-1],
-        "2 x bf16": limits.get("amx_bf16_gflop_s", [0.0])[-1] / 2,
-        "int8": limits["amx_int8_gop_s"][-1] / 2 if amx else limits.get("int8_gop_s", [0.0])[-1],
+        "f32": limit(*["fma_256_gflop_s"] * (isa == "avx2"), "fma_gflop_s"),
+        "bf16": limit("bf16_gflop_s"),
+        "2 x bf16": limit("amx_bf16_gflop_s") / 2,
+        "int8": int8,
     }
 
 
@@ -89,6 +100,28 @@ def peaks(description: str, limits: dict[str, list[float]]) -> dict[str, float]:
         "experts_out": expert,
         "unembed": dense,
     }
+
+
+def prompt_operations(config: ModelConfig, tokens: int) -> dict[str, float]:
+    """Operations of each phase that has matrix products, for a prompt of so many tokens."""
+    operations = {name: 2 * tokens * n for name, n in phase_parameters(config).items()}
+    per_key = config.num_attention_heads * config.head_dim
+    operations["attend"] = 4 * per_key * keys_seen(config, range(tokens))
+    operations["unembed"] /= tokens  # for the last token alone
+    return operations
+
+
+def prompt_limit_s(
+    config: ModelConfig, tokens: int, description: str, limits: dict[str, list[float]]
+) -> float | None:
+    """Least seconds for a prompt: of each phase its operations by the peak of its arithmetic.
+
+    None if the machine's peak is not known for a phase.
+    """
+    peak = peaks(description, limits)
+    if not all(peak.values()):
+        return None
+    return sum(n / peak[name] / 1e9 for name, n in prompt_operations(config, tokens).items())
 
 
 def seconds_of(llm: LLM, prompt: list[int], new: int) -> dict[str, float]:
@@ -125,12 +158,8 @@ def main() -> None:
     def median(index: int, phase: str) -> float:
         return statistics.median(times[index][phase] for times in rounds[1:])  # the first warms up
 
-    parameters = phase_parameters(config)
     peak = peaks(description, limits)
-    per_key = config.num_attention_heads * config.head_dim
-    operations = {name: 2 * args.prompt * n for name, n in parameters.items()}
-    operations["attend"] = 4 * per_key * keys_seen(config, range(args.prompt))
-    operations["unembed"] = 2 * parameters["unembed"]  # for the last token alone
+    operations = prompt_operations(config, args.prompt)
     nbytes = phase_bytes(config, args.dense)
     kv_row = 4 * config.num_key_value_heads * config.head_dim  # f16 keys and values
     decoded = range(args.prompt, length - 1)
@@ -146,6 +175,19 @@ def main() -> None:
         row["GB/s"] = nbytes[phase] / token_s / 1e9 if has else ""
         row["% of memory"] = 100 * row["GB/s"] / memory_gb_s if has else ""
         rows.append(row)
+    whole_s = sum(row["prefill ms"] for row in rows) / 1e3
+    least_s = prompt_limit_s(config, args.prompt, description, limits)
+    rows.append(
+        {
+            "phase": "all",
+            "prefill ms": 1e3 * whole_s,
+            "Gop/s": sum(operations.values()) / whole_s / 1e9,
+            "% of peak": 100 * least_s / whole_s if least_s else "",
+            "decode ms/token": sum(row["decode ms/token"] for row in rows),
+            "GB/s": "",
+            "% of memory": "",
+        }
+    )
     print_results(
         f"{args.model}, {description}: {args.prompt} tokens, then {args.new}",
         rows,

@@ -1,18 +1,21 @@
-"""gptoss beside llama.cpp and transformers: the same weights, one after the other, in one run.
+"""gptoss beside llama.cpp, its fork ik_llama.cpp and transformers: the same weights, in one run.
 
     python bench/make_checkpoint.py --preset 20b /path/to/20b
-    python bench/compare.py /path/to/20b --llama-python /path/to/llama/bin/python --plot speed
+    python bench/compare.py /path/to/20b --llama-python /path/to/llama/bin/python \\
+        --ik-python /path/to/ik/bin/python --plot speed
 
 Each program runs in a process of its own, with its files in the page cache (and the others' out of
 it: two models may be more than the memory holds) and as many threads as there are CPUs, in rounds;
 figures are medians over the rounds, and so are the machine's limits, measured in each. bfloat16
 dense matrices, and those held in 12 bits (gptoss dense="bf12"), are compared with bfloat16, 8-bit
-ones (dense="q8") with Q8_0. llama.cpp is tried with and without flash attention, and each measure
-takes the better. It reads a GGUF file that is made from the checkpoint here, with the experts'
-MXFP4 values bit for bit. transformers holds the experts in bfloat16, too many for most machines:
-two small numbers of layers are measured, and the time that each layer adds is carried on to the
-model's. In brackets are shares of a limit: of memory speed for decoding, of the CPU's arithmetic
-for the experts' matmuls.
+ones (dense="q8") with Q8_0; beside the former stand the others' Q8_0 as well, which is their faster
+one. llama.cpp and ik_llama.cpp are tried with and without flash attention, from the mapped file and
+repacked where asked for, and each measure takes the best. They read a GGUF file that is made from
+the checkpoint here, with the experts' MXFP4 values bit for bit. transformers holds the experts in
+bfloat16, too many for most machines: two small numbers of layers are measured, and the time that
+each layer adds is carried on to the model's. In brackets are shares of a limit: of memory speed for
+decoding, of the CPU's arithmetic for the experts' matmuls, and for a prompt that of the whole pass,
+with each phase at the peak of the arithmetic that it uses.
 
 Ratios are gptoss / other: speeds above 1 and times and memory below 1 are in favour of gptoss.
 The last line is JSON. What it needs beside gptoss: bench/requirements-compare.txt.
@@ -42,7 +45,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench_phases import peaks, phase_parameters
+from bench_phases import peaks, phase_parameters, prompt_limit_s
 from compare_workers import SHORT_PROMPT_TOKENS, files_of
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.checkpoint.layout import stored_tensors
@@ -61,6 +64,9 @@ _WORKERS = Path(__file__).with_name("compare_workers.py")
 # The form of dense weights in which the others hold what gptoss does, and its type in GGUF.
 _THEIR_DENSE = {"bf16": "bf16", "bf12": "bf16", "q8": "q8"}
 _GGUF_TYPE = {"bf16": "bf16", "q8": "q8_0"}
+# Programs that read GGUF: the package that they are imported as, and the prefix of their options.
+_GGUF_PROGRAMS = {"llama.cpp": ("llama_cpp", "llama"), "ik_llama.cpp": ("ik_llama_cpp", "ik")}
+_PROGRAMS = ("gptoss", *_GGUF_PROGRAMS, "transformers")
 _UNITS = {
     "prefill": "tok/s",
     "experts": "s",
@@ -268,8 +274,9 @@ def _variants(
     args: argparse.Namespace, source: Checkpoint, checkpoint: Checkpoint
 ) -> Iterator[Variant]:
     layers = checkpoint.config.num_hidden_layers
-    if "llama.cpp" in args.programs:
-        _require("llama_cpp", args.llama_python, "--llama-python")
+    for program, (package, prefix) in _GGUF_PROGRAMS.items():
+        if program in args.programs:
+            _require(package, getattr(args, f"{prefix}_python"), f"--{prefix}-python")
     if "transformers" in args.programs:
         for package in ("torch", "transformers"):
             _require(package, args.transformers_python, "--transformers-python")
@@ -279,14 +286,17 @@ def _variants(
             yield Variant("gptoss", dense, layers, sys.executable, checkpoint.path, [options])
     their_dense = list(dict.fromkeys(_THEIR_DENSE[dense] for dense in args.dense))
     for dense in their_dense:
-        if "llama.cpp" in args.programs:
+        for program, (_, prefix) in _GGUF_PROGRAMS.items():
+            if program not in args.programs:
+                continue
             candidates = [
                 {"weights": weights, "flash_attention": flash}
-                for weights in args.llama_weights
+                for weights in getattr(args, f"{prefix}_weights")
                 for flash in (False, True)
             ]
             path = _gguf(checkpoint, dense, args.work)
-            yield Variant("llama.cpp", dense, layers, args.llama_python, path, candidates)
+            python = getattr(args, f"{prefix}_python")
+            yield Variant(program, dense, layers, python, path, candidates)
     if "transformers" in args.programs and "bf16" in their_dense:
         for count in (args.transformers_layers, 2 * args.transformers_layers):
             folder = prepare_model(source, count, args.work)
@@ -429,36 +439,41 @@ def _rows(
     rows = []
     for dense in dense_types:
         theirs = _THEIR_DENSE[dense]
+        # What they hold in 8 bits is compared with every form.
         own = {
-            v.program: v
+            (v.program, v.dense): v
             for v in variants
-            if (v.program, v.dense) in (("gptoss", dense), ("llama.cpp", theirs))
+            if (v.program == "gptoss" and v.dense == dense)
+            or (v.program in _GGUF_PROGRAMS and v.dense in (theirs, "q8"))
         }
         for measure in [*measures, *experts, *others]:
-            values = {
-                program: (v.median(measure), _chosen(v, measure)) for program, v in own.items()
-            }
-            values["transformers"] = _extrapolated(variants, theirs, measure, config)
-            ours = values.get("gptoss", (None, ""))[0]
-            for program, (value, note) in values.items():
+            values = {key: (v.median(measure), _chosen(v, measure)) for key, v in own.items()}
+            values["transformers", theirs] = _extrapolated(variants, theirs, measure, config)
+            ours = values.get(("gptoss", dense), (None, ""))[0]
+            for (program, held), (value, note) in values.items():
                 if value is None:
                     continue
                 row = {
                     "dense": dense,
                     "measure": measure,
                     "program": program,
+                    "held": held,
                     "value": value,
                     "unit": _unit(measure),
                     "options": note,
                     "gptoss / it": ours / value if ours else None,
                 }
-                held = dense if program == "gptoss" else theirs
-                if program in own and (nbytes := _bytes_read(config, measure, held)):
-                    row["% of memory speed"] = own[program].memory_share(measure, nbytes)
+                variant = own.get((program, held))
+                if variant and (nbytes := _bytes_read(config, measure, held)):
+                    row["% of memory speed"] = variant.memory_share(measure, nbytes)
+                tokens = int(measure.split()[1]) if measure.startswith(("prefill", "exp")) else 0
                 if measure in experts:
-                    gop = _expert_gop(config, int(measure.split()[1]))
                     peak = peaks(descriptions[dense], limits)["experts_in"]
+                    gop = _expert_gop(config, tokens)
                     row["% of peak"] = 100 * gop / value / peak if peak else None
+                elif tokens and program == "gptoss":
+                    least_s = prompt_limit_s(config, tokens, descriptions[dense], limits)
+                    row["% of peak"] = 100 * least_s * value / tokens if least_s else None
                 rows.append(row)
     return rows
 
@@ -514,7 +529,8 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
     checkpoint = open_checkpoint(prepare_model(checkpoint, layers, args.work))
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, checkpoint.config.vocab_size, args.agreement_tokens).tolist()
-    # llama.cpp rounds YaRN's bounds to whole dimensions, the published config asks not to.
+    # llama.cpp and its fork round YaRN's bounds to whole dimensions; the published config asks not
+    # to.
     rounded = prepare_model(checkpoint, layers, args.work, truncate=True)
     jobs: dict[str, tuple[str, str, Path, dict[str, Any]]] = {}
     ours = sys.executable
@@ -525,11 +541,13 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
     for dense in args.dense:
         options = {} if dense == "bf16" else {"dense": dense}
         jobs[f"gptoss {dense}"] = (ours, "gptoss", checkpoint.path, options)
-        if "llama.cpp" in args.programs:
-            options = {"weights": args.llama_weights[0], "flash_attention": False}
-            theirs = _THEIR_DENSE[dense]
-            path = _gguf(checkpoint, theirs, args.work)
-            jobs[f"llama.cpp {theirs}"] = (args.llama_python, "llama.cpp", path, options)
+        theirs = _THEIR_DENSE[dense]
+        for program, (_, prefix) in _GGUF_PROGRAMS.items():
+            if program in args.programs:
+                weights, python = (getattr(args, f"{prefix}_{n}") for n in ("weights", "python"))
+                options = {"weights": weights[0], "flash_attention": False}
+                path = _gguf(checkpoint, theirs, args.work)
+                jobs[f"{program} {theirs}"] = (python, program, path, options)
 
     found: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
@@ -551,8 +569,12 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
                 continue
             found[name] = path
         pairs = [(name, reference) for name in jobs if name != reference]
-        pairs += [(name, rounded_reference) for name in jobs if name.startswith("llama.cpp")]
-        pairs += [(f"gptoss {d}", f"llama.cpp {_THEIR_DENSE[d]}") for d in args.dense]
+        pairs += [(name, rounded_reference) for name in jobs if name.split()[0] in _GGUF_PROGRAMS]
+        pairs += [
+            (f"gptoss {dense}", f"{program} {_THEIR_DENSE[dense]}")
+            for dense in args.dense
+            for program in _GGUF_PROGRAMS
+        ]
         return [
             {"logits": name, "against": against, **_difference(found[name], found[against])}
             for name, against in pairs
@@ -605,16 +627,18 @@ def _print(
         title = f"{checkpoint.name}, {checkpoint.config.num_hidden_layers} layers, dense {dense}"
         table = Table("", "unit", title=title)
         mine = [row for row in rows if row["dense"] == dense]
-        programs = list(dict.fromkeys(row["program"] for row in mine))
-        for program in programs:
-            table.add_column(program, justify="right")
+        columns = list(dict.fromkeys((row["program"], row["held"]) for row in mine))
+        for program, held in columns:
+            name = program if held in (dense, _THEIR_DENSE[dense]) else f"{program} {held}"
+            table.add_column(name, justify="right")
             if program != "gptoss":
-                table.add_column(f"gptoss / {program}", justify="right")
+                table.add_column(f"gptoss / {name}", justify="right")
         for measure in dict.fromkeys(row["measure"] for row in mine):
             cells = [_title(measure), _unit(measure)]
-            for program in programs:
+            for program, held in columns:
+                wanted = measure, program, held
                 row = next(
-                    (r for r in mine if (r["measure"], r["program"]) == (measure, program)), {}
+                    (r for r in mine if (r["measure"], r["program"], r["held"]) == wanted), {}
                 )
                 cells.append(_cell(row))
                 if program != "gptoss":
@@ -625,9 +649,9 @@ def _print(
     options: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row["options"] and (_is_speed(row["measure"]) or row["program"] == "transformers"):
-            options[f"{row['program']} {row['dense']}, {row['options']}"].append(row["measure"])
+            options[f"{row['program']} {row['held']}, {row['options']}"].append(row["measure"])
     for taken, where in options.items():
-        console.print(f"{taken}: {'; '.join(map(_title, where))}")
+        console.print(f"{taken}: {'; '.join(map(_title, dict.fromkeys(where)))}")
     for problem in (problem for v in variants for problem in v.problems):
         console.print(f"Left out: {problem}")
     if agreement:
@@ -677,8 +701,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--programs",
         nargs="+",
-        choices=["gptoss", "llama.cpp", "transformers"],
-        default=["gptoss", "llama.cpp", "transformers"],
+        choices=_PROGRAMS,
+        default=list(_PROGRAMS),
     )
     parser.add_argument(
         "--dense",
@@ -720,6 +744,20 @@ def _arguments() -> argparse.Namespace:
         help="what llama.cpp does with the weights: its default, which maps the file and repacks a "
         "copy; only the repacked copy; only the mapped file. Of several, each measure takes the "
         "best",
+    )
+    parser.add_argument(
+        "--ik-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="a Python that has ik-llama-cpp-python; default: this one",
+    )
+    parser.add_argument(
+        "--ik-weights",
+        nargs="+",
+        choices=["repacked", "mapped"],
+        default=["repacked", "mapped"],
+        help="what ik_llama.cpp does with the weights: repacks all of them, or maps the file; "
+        "default: both, and each measure takes the better",
     )
     parser.add_argument(
         "--transformers-python",

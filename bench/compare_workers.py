@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,8 @@ import numpy as np
 
 # Tokens of each prompt when several are decoded together, and of the first one after loading.
 SHORT_PROMPT_TOKENS = 16
-# Physical batch of llama.cpp, and its default; gptoss takes as many tokens in a step.
+# Physical batch of llama.cpp and its fork, and the default of both; gptoss takes as many tokens in
+# a step.
 _UBATCH_TOKENS = 512
 _BATCH_TOKENS = 2048
 
@@ -94,58 +95,18 @@ class _Silent:
         return None
 
 
-class Llama(_Silent):
-    """llama.cpp, by its C interface as llama-cpp-python binds it."""
+class _LlamaFamily(_Silent):
+    """llama.cpp or a fork: by its C interface, of which all have the part that is used here."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        import llama_cpp
+    _lib: Any  # the module that binds it
+    _model: Any
+    _vocab_size: int
+    _job: dict[str, Any]
+    _log: list[str]  # what the library said, where the binding hands it on
 
-        self.about = f"llama-cpp-python {llama_cpp.__version__}"
-        self._lib = lib = llama_cpp
-        self._job = job
-        self._log: list[str] = []
-        self._log_callback = lib.llama_log_callback(self._keep_log)
-        lib.llama_log_set(self._log_callback, ctypes.c_void_p(0))
-        lib.llama_backend_init()
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0
-        if job["options"]["weights"] == "mapped":
-            params.use_extra_bufts = False
-        elif job["options"]["weights"] == "repacked":
-            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
-        self._model = lib.llama_model_load_from_file(job["model"].encode(), params)
-        if not self._model:
-            raise RuntimeError("".join(self._log[-20:]))
-        self._vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
-
-    def _keep_log(self, _level: int, text: bytes, _data: Any) -> None:
-        self._log.append(text.decode(errors="replace"))
-
-    @contextmanager
-    def _context(self, sequences: int, tokens_each: int) -> Iterator[Any]:
+    def _context(self, sequences: int, tokens_each: int) -> AbstractContextManager[Any]:
         """Make a context for so many sequences of so many tokens."""
-        lib = self._lib
-        params = lib.llama_context_default_params()
-        params.n_ctx = sequences * -(-tokens_each // 256) * 256
-        params.n_batch, params.n_ubatch = _BATCH_TOKENS, _UBATCH_TOKENS
-        params.n_seq_max = sequences
-        params.n_threads = params.n_threads_batch = self._job["threads"]
-        params.flash_attn_type = (
-            lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-            if self._job["options"]["flash_attention"]
-            else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        # As its own programs do: window layers keep their window only, and sequences that share
-        # nothing are kept apart.
-        params.swa_full = False
-        params.kv_unified = False
-        context = lib.llama_init_from_model(self._model, params)
-        if not context:
-            raise RuntimeError("".join(self._log[-20:]))
-        try:
-            yield context
-        finally:
-            lib.llama_free(context)
+        raise NotImplementedError
 
     def _decode(self, context: Any, entries: list[tuple[int, int, int, bool]]) -> None:
         """Compute entries of (token, position, sequence, whether its logits are wanted)."""
@@ -196,6 +157,98 @@ class Llama(_Silent):
             return np.stack([self._row(context, i) for i in range(len(tokens))])
 
 
+class Llama(_LlamaFamily):
+    """llama.cpp, as llama-cpp-python binds it."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import llama_cpp
+
+        self.about = f"llama-cpp-python {llama_cpp.__version__}"
+        self._lib = lib = llama_cpp
+        self._job, self._log = job, []
+        self._log_callback = lib.llama_log_callback(self._keep_log)
+        lib.llama_log_set(self._log_callback, ctypes.c_void_p(0))
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        if job["options"]["weights"] == "mapped":
+            params.use_extra_bufts = False
+        elif job["options"]["weights"] == "repacked":
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        self._model = lib.llama_model_load_from_file(job["model"].encode(), params)
+        if not self._model:
+            raise RuntimeError("".join(self._log[-20:]))
+        self._vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+
+    def _keep_log(self, _level: int, text: bytes, _data: Any) -> None:
+        self._log.append(text.decode(errors="replace"))
+
+    @contextmanager
+    def _context(self, sequences: int, tokens_each: int) -> Iterator[Any]:
+        lib = self._lib
+        params = lib.llama_context_default_params()
+        params.n_ctx = sequences * -(-tokens_each // 256) * 256
+        params.n_batch, params.n_ubatch = _BATCH_TOKENS, _UBATCH_TOKENS
+        params.n_seq_max = sequences
+        params.n_threads = params.n_threads_batch = self._job["threads"]
+        params.flash_attn_type = (
+            lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            if self._job["options"]["flash_attention"]
+            else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        # As its own programs do: window layers keep their window only, and sequences that share
+        # nothing are kept apart.
+        params.swa_full = False
+        params.kv_unified = False
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise RuntimeError("".join(self._log[-20:]))
+        try:
+            yield context
+        finally:
+            lib.llama_free(context)
+
+
+class IkLlama(_LlamaFamily):
+    """ik_llama.cpp, as ik-llama-cpp-python binds it."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import ik_llama_cpp
+        from ik_llama_cpp import _ctypes_api
+
+        self.about = f"ik-llama-cpp-python {ik_llama_cpp.__version__}"
+        self._lib = lib = _ctypes_api
+        self._job, self._log = job, []
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        # It repacks in place, which a mapped file does not allow.
+        params.repack_tensors = job["options"]["weights"] == "repacked"
+        params.use_mmap = not params.repack_tensors
+        params.flash_attn = job["options"]["flash_attention"]
+        self._model = lib.llama_model_load_from_file(job["model"].encode(), params)
+        if not self._model:
+            raise RuntimeError("llama_model_load_from_file returned no model")
+        self._vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+
+    @contextmanager
+    def _context(self, sequences: int, tokens_each: int) -> Iterator[Any]:
+        lib = self._lib
+        params = lib.llama_context_default_params()
+        params.n_ctx = sequences * -(-tokens_each // 256) * 256
+        params.n_batch, params.n_ubatch = _BATCH_TOKENS, _UBATCH_TOKENS
+        params.n_seq_max = sequences
+        params.n_threads = params.n_threads_batch = self._job["threads"]
+        params.flash_attn = self._job["options"]["flash_attention"]
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise RuntimeError("llama_init_from_model returned no context")
+        try:
+            yield context
+        finally:
+            lib.llama_free(context)
+
+
 class Transformers(_Silent):
     """transformers on torch in bfloat16, with the experts dequantised."""
 
@@ -234,9 +287,10 @@ class Unsupported(Exception):
     """The program lacks what the job asks for; its text says what."""
 
 
-_PROGRAMS: dict[str, type[Gptoss] | type[Llama] | type[Transformers]] = {
+_PROGRAMS: dict[str, type[Gptoss] | type[Llama] | type[IkLlama] | type[Transformers]] = {
     "gptoss": Gptoss,
     "llama.cpp": Llama,
+    "ik_llama.cpp": IkLlama,
     "transformers": Transformers,
 }
 

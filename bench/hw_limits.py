@@ -23,7 +23,10 @@ UNITS = {
     "read_gb_s_huge_pages": "memory read, huge pages, GB/s",
     "fma_gflop_s": "f32 FMA, GFLOP/s",
     "bf16_gflop_s": "bf16 products, GFLOP/s",
-    "int8_gop_s": "int8 products, Gop/s",
+    "int16_chain_gop_s": "int8 products added up in 16 bits, Gop/s",
+    "fma_256_gflop_s": "f32 FMA in registers of 256 bits, GFLOP/s",
+    "int16_chain_256_gop_s": "int8 products added up in 16 bits, registers of 256 bits, Gop/s",
+    "int8_gop_s": "int8 products added up in 32 bits by one instruction, Gop/s",
     "amx_bf16_gflop_s": "bf16 products in AMX tiles, GFLOP/s",
     "amx_int8_gop_s": "int8 products in AMX tiles, Gop/s",
 }

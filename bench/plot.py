@@ -15,7 +15,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_COLORS = {"gptoss": "#1f5fa8", "llama.cpp": "#e08a1e", "transformers": "#6f7f8f"}
+_COLORS = {
+    "gptoss": "#1f5fa8",
+    "llama.cpp": "#e08a1e",
+    "ik_llama.cpp": "#a83a3a",
+    "transformers": "#6f7f8f",
+}
 _HATCHES = {"bf16": "", "bf12": "..", "q8": "//"}
 _LINES = {"bf16": "-", "bf12": ":", "q8": "--"}
 _DENSE_NAMES = {"bf16": "bf16 dense", "bf12": "12-bit dense", "q8": "8-bit dense"}
@@ -35,9 +40,8 @@ def plot_comparison(result: dict[str, Any], path: Path) -> None:
     """
     series: Series = {}
     for row in result["rows"]:
-        # Others have no such form: it is their bf16 again.
-        dense = "bf16" if row["program"] != "gptoss" and row["dense"] == "bf12" else row["dense"]
-        series.setdefault((row["program"], dense), {})[row["measure"]] = row["value"]
+        # Others' forms stand beside several of gptoss, with the same values.
+        series.setdefault((row["program"], row["held"]), {})[row["measure"]] = row["value"]
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context({**style, "svg.hashsalt": "compare"}):
         figure = Figure(figsize=(10, 6.4), layout="constrained")

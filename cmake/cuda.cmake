@@ -51,12 +51,27 @@ elseif(GPTOSS_CUDA)
     string(REPLACE ";" "," architecture_list "${architectures}")
     string(REPLACE ";" "," source_list "${cuda_sources}")
     string(REPLACE ";" "," header_list "${cuda_headers}")
+    set(cuda_script ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cmake)
+    set(cuda_command ${CMAKE_COMMAND} -DNVCC=${GPTOSS_NVCC} -DARCHITECTURES=${architecture_list}
+      -DHEADERS=${header_list})
+    # Each alone, beside the others; what joins them finds them in the cache.
+    set(cuda_parts "")
+    foreach(source ${cuda_sources})
+      get_filename_component(name ${source} NAME_WE)
+      set(part ${CMAKE_BINARY_DIR}/cuda_kernels/${name}.fatbin)
+      add_custom_command(
+        OUTPUT ${part}
+        COMMAND ${cuda_command} -DSOURCES=${source} -DOUT=${part} -P ${cuda_script}
+        DEPENDS ${source} ${cuda_headers} ${cuda_script}
+        COMMENT "CUDA kernels of ${name} for ${architecture_list}"
+        VERBATIM)
+      list(APPEND cuda_parts ${part})
+    endforeach()
+    file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda_kernels)
     add_custom_command(
       OUTPUT ${cuda_kernels}
-      COMMAND ${CMAKE_COMMAND} -DNVCC=${GPTOSS_NVCC} -DARCHITECTURES=${architecture_list}
-              -DSOURCES=${source_list} -DHEADERS=${header_list} -DOUT=${cuda_kernels}
-              -P ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cmake
-      DEPENDS ${cuda_sources} ${cuda_headers} ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cmake
+      COMMAND ${cuda_command} -DSOURCES=${source_list} -DOUT=${cuda_kernels} -P ${cuda_script}
+      DEPENDS ${cuda_sources} ${cuda_headers} ${cuda_script} ${cuda_parts}
       COMMENT "CUDA kernels for ${architecture_list}"
       VERBATIM)
     set(GPTOSS_CUDA_STATUS "kernels for ${architecture_list}")
@@ -69,6 +84,7 @@ if(GPTOSS_CUDA_STATUS)
     csrc/cuda/driver.cpp
     csrc/cuda/embedded.cpp
     csrc/cuda/forward.cpp
+    csrc/cuda/graphs.cpp
     csrc/cuda/memory.cpp
     csrc/cuda/module.cpp
     csrc/cuda/step_memory.cpp

@@ -2,6 +2,8 @@
 # The CUDA backend in the emulator: kernels alone, then whole models through the host's code and the
 # stand-in driver. Needs nvcc; without it, says so and leaves.
 #   tools/check_cuda.sh [pytest arguments]
+#   tools/check_cuda.sh --full    20 seeds for each kernel, and whole models on six cards: a seed has a
+#                                 card that rounds in a way of its own
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,8 +11,16 @@ if ! command -v nvcc >/dev/null && ! [ -x /usr/local/cuda/bin/nvcc ]; then
   echo "skipped: needs nvcc of CUDA 12 or newer"
   exit 0
 fi
-# The stand-in gives every launch tensor cores that round in another way, which is harder than a card:
-# here bits are compared between launches. Kernels alone are tested with such tensor cores all the same.
-export GPTOSS_EMULATOR_HOSTILE=0
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
-tools/emulated.sh cuda -- "$python" -m pytest -q -p no:cacheprovider --confcutdir tests tests/cuda "$@"
+run() {
+  tools/emulated.sh cuda -- "$python" -m pytest -q -p no:cacheprovider --confcutdir tests "$@"
+}
+
+if [ "${1:-}" = --full ]; then
+  GPTOSS_EMULATOR_SEEDS=20 run tests/cuda
+  for seed in 2 3 4 5 6; do
+    GPTOSS_EMULATOR_SEED=$seed run tests/cuda/test_model.py
+  done
+else
+  run tests/cuda "$@"
+fi

@@ -1,5 +1,6 @@
 #include "core/thread_pool.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <string>
@@ -123,7 +124,7 @@ void prepare_thread() {
 ThreadPool::ThreadPool(int n_threads)
     : n_threads_(check_thread_count("threads", n_threads)),
       process_(platform::process_id()),
-      shares_(static_cast<size_t>(n_threads)) {
+      shares_(n_threads) {
   threads_.reserve(static_cast<size_t>(n_threads - 1));
   try {
     for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
@@ -157,7 +158,8 @@ void ThreadPool::stop() {
   for (auto& thread : threads_) thread.join();
 }
 
-void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) {
+void ThreadPool::run_raw(int64_t n_units, int64_t most, UnitShares::Function function,
+                         void* context) {
   if (platform::process_id() != process_) {
     throw BackendError(concat("this process was forked from process ", process_,
                               ", whose threads did not come along: load the model in the "
@@ -167,27 +169,16 @@ void ThreadPool::run_raw(int64_t n_units, UnitFunction function, void* context) 
   check(n_units < (int64_t{1} << 31), "[thread_pool] too many units: ", n_units);
   if (n_threads_ == 1 || n_units == 1 || runs_this_thread()) {
     const RunningScope scope(this);
-    for (int64_t unit = 0; unit < n_units; ++unit) function(context, unit);
+    for (int64_t unit = 0; unit < n_units; unit += most) {
+      function(context, unit, std::min(n_units, unit + most));
+    }
     return;
   }
   const std::lock_guard<std::mutex> lock(callers_);
-  // All units of the previous job are taken and done, so its tickets have no units left: what a
-  // thread reads from here on, it does not use before it has taken a unit of the new job (see
-  // work_on()).
-  function_.store(function, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
+  // All units of the previous job are taken and done.
   units_done_.reset(0);
   const uint32_t epoch = epoch_.load() + 1;
-  int64_t begin = 0;
-  for (int i = 0; i < n_threads_; ++i) {
-    const int64_t end = n_units * (i + 1) / n_threads_;
-    Share& share = shares_[static_cast<size_t>(i)];
-    share.end.store(static_cast<uint32_t>(end), std::memory_order_relaxed);
-    share.ticket.store(
-        static_cast<uint64_t>(epoch) << kUnitBits | static_cast<uint64_t>(end - begin),
-        std::memory_order_release);
-    begin = end;
-  }
+  shares_.open(epoch, n_units, most, function, context);
   epoch_.store(epoch);
 
   work(epoch, 0);
@@ -216,35 +207,17 @@ void ThreadPool::worker(int index) {
 void ThreadPool::work(uint32_t epoch, int index) {
   const RunningScope scope(this);
   uint32_t done = 0;
-  for (int i = 0; i < n_threads_; ++i) {
-    done += work_on(shares_[static_cast<size_t>((index + i) % n_threads_)], epoch);
-  }
-  if (done != 0) units_done_.add(done);
-}
-
-uint32_t ThreadPool::work_on(Share& share, uint32_t epoch) {
-  uint32_t done = 0;
-  for (;;) {
-    uint64_t ticket = share.ticket.load(std::memory_order_acquire);
-    const auto units_left = static_cast<uint32_t>(ticket);
-    if (static_cast<uint32_t>(ticket >> kUnitBits) != epoch || units_left == 0) return done;
-    const uint32_t end = share.end.load(std::memory_order_relaxed);
-    const UnitFunction function = function_.load(std::memory_order_relaxed);
-    void* const context = context_.load(std::memory_order_relaxed);
-    // Success means that the ticket has not moved since it was read, with units left: the job was
-    // open all the time and the three values above are its own.
-    if (!share.ticket.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) {
-      continue;
-    }
-    const uint32_t unit = end - units_left;
+  UnitShares::Range range{};
+  while (shares_.take(epoch, index, range)) {
     try {
-      function(context, unit);
+      range.function(range.context, range.begin, range.end);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
     }
-    ++done;
+    done += static_cast<uint32_t>(range.end - range.begin);
   }
+  if (done != 0) units_done_.add(done);
 }
 
 bool ThreadPool::runs_this_thread() const {

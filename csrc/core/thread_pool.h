@@ -1,10 +1,10 @@
 // A fixed set of threads that share out numbered units of work.
 //
-// Every thread has a share of the units, which lie in a row, and takes them one by one from its
-// front; with nothing left there, it takes from the others' shares. So what a unit asks memory for
-// beyond its end is what the same thread reads next, and a thread that the system starves delays
-// only the unit it holds. What a unit computes must not depend on the thread that runs it: results
-// are then the same for any number of threads.
+// Every thread takes units from the front of a share of its own, then from the others' (see
+// unit_shares.h). So what a unit asks memory for beyond its end is what the same thread reads next,
+// slow cores do less than fast ones, and a thread that the system starves delays only what it
+// holds. What a unit computes must not depend on the thread that runs it: results are then the same
+// for any number of threads.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/unit_shares.h"
 #include "core/watched_word.h"
 
 namespace gptoss {
@@ -50,40 +51,38 @@ class ThreadPool {
   // come along.
   template <class F>
   void run(int64_t n_units, F&& f) {
+    run_ranges(n_units, 1, [&f](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) f(unit);
+    });
+  }
+
+  // The same with f(begin, end) for ranges of units, of at most `most` each: where many units in a
+  // row cost less than each alone, and few at the end let all threads end together.
+  template <class F>
+  void run_ranges(int64_t n_units, int64_t most, F&& f) {
     using Function = std::remove_reference_t<F>;
     run_raw(
-        n_units, [](void* context, int64_t unit) { (*static_cast<Function*>(context))(unit); },
+        n_units, most,
+        [](void* context, int64_t begin, int64_t end) {
+          (*static_cast<Function*>(context))(begin, end);
+        },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 
  private:
-  using UnitFunction = void (*)(void* context, int64_t unit);
-
-  // The job's number (epoch) and how many units are left lie in one word, so that a thread which
-  // wakes late can neither take a unit of a later job for one of its own nor reopen a finished one.
-  struct alignas(64) Share {
-    std::atomic<uint64_t> ticket{0};  // epoch << 32 | units left
-    std::atomic<uint32_t> end{0};     // the unit after the last
-  };
-  static constexpr int kUnitBits = 32;
-
-  void run_raw(int64_t n_units, UnitFunction function, void* context);
+  void run_raw(int64_t n_units, int64_t most, UnitShares::Function function, void* context);
   void stop();
   void worker(int index);
   void work(uint32_t epoch, int index);
-  // Units of a share that this thread has run.
-  uint32_t work_on(Share& share, uint32_t epoch);
 
   const int n_threads_;
   const int64_t process_;
-  std::vector<Share> shares_;
+  UnitShares shares_;
   std::vector<std::thread> threads_;
   std::mutex callers_;
 
   alignas(64) WatchedWord units_done_;
   alignas(64) WatchedWord epoch_;  // what idle threads watch
-  std::atomic<UnitFunction> function_{nullptr};
-  std::atomic<void*> context_{nullptr};
   std::atomic<bool> stopping_{false};
 
   std::mutex error_mutex_;

@@ -30,10 +30,6 @@ AlignedBytes pack_activations(const Matmul& matmul, ThreadPool& pool, const floa
   return packed;
 }
 
-constexpr int kManyTokens = 64;
-constexpr int kMostPanelRows = 256;
-constexpr int kUnitsPerThread = 4;
-
 // Copies k and v (S, G, D) of f16 into pages, in the layout that the kernels read.
 void fill_f16_pages(const ops::BandedAttention& op, const KvPages& kv) {
   const auto* const k = static_cast<const uint16_t*>(op.k);
@@ -64,32 +60,22 @@ void store_pages(const Kernels& kernels, const ops::BandedAttention& op, const K
 }  // namespace
 
 void matmul_panels(const Matmul& matmul, ThreadPool& pool, std::span<const MatmulTask> tasks) {
-  int64_t n_rows = 0;
-  for (const MatmulTask& task : tasks) n_rows += task.row_end;
-  // With many tokens it is their activations that a unit reads from afar: it gets more rows, as
-  // long as all threads have some units.
-  int rows_per_unit = kPanelRows;
-  while (tasks[0].tokens >= kManyTokens && rows_per_unit < kMostPanelRows &&
-         n_rows / (2 * rows_per_unit) >= kUnitsPerThread * pool.size()) {
-    rows_per_unit *= 2;
-  }
-  const auto units_of = [&](const MatmulTask& task) {
-    return (task.row_end + rows_per_unit - 1) / rows_per_unit;
-  };
+  const auto [rows, most] = row_units(tasks[0].tokens);
+  const auto units_of = [rows](const MatmulTask& task) { return (task.row_end + rows - 1) / rows; };
   int64_t n_units = 0;
   for (const MatmulTask& task : tasks) n_units += units_of(task);
-  pool.run(n_units, [&](int64_t unit) {
+  pool.run_ranges(n_units, most, [&](int64_t begin, int64_t end) {
+    int64_t first = 0;  // of the task
     for (const MatmulTask& task : tasks) {
-      if (unit >= units_of(task)) {
-        unit -= units_of(task);
-        continue;
-      }
+      const int64_t from = std::max<int64_t>(0, begin - first);
+      const int64_t to = std::min<int64_t>(units_of(task), end - first);
+      first += units_of(task);
+      if (from >= to) continue;
       MatmulTask part = task;
-      part.row_begin = static_cast<int>(unit) * rows_per_unit;
-      part.row_end = std::min(task.row_end, part.row_begin + rows_per_unit);
+      part.row_begin = static_cast<int>(from) * rows;
+      part.row_end = std::min(task.row_end, static_cast<int>(to) * rows);
       part.y = task.y + part.row_begin;
       matmul.run(part);
-      return;
     }
   });
 }

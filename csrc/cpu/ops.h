@@ -29,7 +29,19 @@ void expert_gather(const ops::ExpertGather&);
 // of 64, so that a panel of interleaved gate and up rows makes whole packed blocks of 32.
 inline constexpr int kPanelRows = 64;
 
-// Runs a matmul over all rows of several tasks (their row_end is N) in panels, as one job.
+// How the rows of a dense matmul are shared out: in units, of which a thread takes several at once
+// while many are left.
+struct RowUnits {
+  int rows;      // of a unit: whole tiles of every kernel, which are wider from 8 tokens on
+  int64_t most;  // units at once: a panel; from 64 tokens on, when it is their activations that are
+                 // read from afar, 256 rows
+};
+inline RowUnits row_units(int tokens) {
+  const int rows = tokens < 8 ? 16 : 32;
+  return {rows, (tokens < 64 ? kPanelRows : 256) / rows};
+}
+
+// Runs a matmul over all rows of several tasks (their row_end is N) as one job.
 void matmul_panels(const Matmul& matmul, ThreadPool& pool, std::span<const MatmulTask> tasks);
 
 // Groups of up to 16 tokens, the unit in which activations are packed for a matmul.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <optional>
@@ -11,7 +12,9 @@
 
 #include "core/check.h"
 #include "core/kv_page.h"
+#include "core/q8.h"
 #include "cuda/forward.h"
+#include "cuda/graphs.h"
 #include "cuda/memory.h"
 #include "cuda/module.h"
 #include "cuda/step_memory.h"
@@ -33,33 +36,43 @@ constexpr int kStepsAhead = 1;
 // Launches and small kernels weigh more than the weights of further tokens; not measured.
 constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 
+// Of gpt-oss-20b one has 245 kernels; what that takes on a device was not measured.
+constexpr int kMostGraphs = 48;
+// Prompts and larger batches take longer than their launches, and are seldom twice of one size.
+constexpr int kMostGraphTokens = 64;
+
 // Left to the context, to other programs and to what the driver rounds up.
 int64_t reserved_bytes(const DeviceInfo& device) { return device.memory / 32; }
 
 Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
-  if (options.dense != Format::bf16) {
+  if (options.dense != Format::bf16 && options.dense != Format::q8) {
     throw BackendError(concat("[cuda] dense weights in ", name_of(options.dense),
-                              " are not built yet: use dense=\"bf16\""));
+                              " are not built yet: use dense=\"bf16\" or \"q8\""));
   }
+  check(options.dense != Format::q8 || config.q_size() % kQ8Block == 0,
+        "[cuda] dense weights in int8 need in-features in whole blocks of ", kQ8Block, ", got ",
+        config.q_size());
   check(config.head_dim % 16 == 0 && config.head_dim <= ops::kMaxHeadDim,
         "[cuda] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
         config.head_dim);
   check(config.n_experts <= kMaxExperts && config.hidden_size <= kMaxHidden, "[cuda] at most ",
         kMaxExperts, " experts and a hidden_size up to ", kMaxHidden, ", got ", config.n_experts,
         " and ", config.hidden_size);
-  if (options.precision == Precision::reference) return {Act::f32, Kv::f32};
-  if (!options.int8_kv_cache) return {Act::bf16, Kv::f16};
+  if (options.precision == Precision::reference) return {Act::f32, Kv::f32, options.dense};
+  if (!options.int8_kv_cache) return {Act::bf16, Kv::f16, options.dense};
   check(
       has_fast_attention(Act::bf16, config.n_heads, config.n_kv_heads, config.head_dim),
       "[cuda] a KV cache in int8 needs head_dim 16, 32 or 64 and up to 16 heads to a KV head, got ",
       config.head_dim, " and ", config.n_heads / config.n_kv_heads);
-  return {Act::bf16, Kv::int8};
+  return {Act::bf16, Kv::int8, options.dense};
 }
 
-MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, const StepLimits& limits) {
+MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, bool has_int8_inputs,
+                   int64_t weight_bytes, const StepLimits& limits) {
   MemoryPlan plan;
-  plan.weights = DeviceWeights::allocated_bytes(config, scheme.act);
-  plan.workspace = StepMemory::device_bytes(config, scheme.act, limits, kStepsAhead + 1);
+  plan.weights = weight_bytes;
+  plan.workspace =
+      StepMemory::device_bytes(config, scheme.act, has_int8_inputs, limits, kStepsAhead + 1);
   for (const KvGroup& group : kv_groups(config)) {
     plan.page.push_back(page_bytes(config, scheme.kv, group));
   }
@@ -130,15 +143,15 @@ class CudaBackend final : public Backend {
       : config_(weights.config), scheme_(scheme_of(config_, options)), context_(find_device()) {
     const Context::Scope scope(context_);
     const int64_t free = context_.free_memory() - reserved_bytes(context_.device());
-    const int64_t needed = DeviceWeights::allocated_bytes(config_, scheme_.act);
-    if (needed > free) {
-      throw OutOfMemory(concat("[cuda] the weights take ", needed, " bytes, and ",
+    weight_bytes_ = DeviceWeights::allocated_bytes(weights, scheme_);
+    if (weight_bytes_ > free) {
+      throw OutOfMemory(concat("[cuda] the weights take ", weight_bytes_, " bytes, and ",
                                context_.device().name, " has ", std::max<int64_t>(0, free),
                                " free"));
     }
     stream_.emplace(context_);
     module_.emplace(context_);
-    weights_.emplace(context_, *stream_, *module_, weights, scheme_.act);
+    weights_.emplace(context_, *stream_, *module_, weights, scheme_);
   }
 
   std::string description() const override {
@@ -154,7 +167,7 @@ class CudaBackend final : public Backend {
 
   MemoryPlan plan(const StepLimits& limits) const override {
     const Context::Scope scope(context_);
-    MemoryPlan plan = plan_of(config_, scheme_, limits);
+    MemoryPlan plan = plan_of(config_, scheme_, has_int8_inputs(), weight_bytes_, limits);
     // Weights are there already.
     plan.available = std::max<int64_t>(
         0, context_.free_memory() - reserved_bytes(context_.device()) - plan.workspace);
@@ -164,7 +177,8 @@ class CudaBackend final : public Backend {
   void prepare(const StepLimits& limits, std::span<const int> n_pages) override {
     const Context::Scope scope(context_);
     limits_ = limits;
-    memory_ = StepMemory(context_, config_, scheme_.act, limits, kStepsAhead + 1);
+    memory_ =
+        StepMemory(context_, config_, scheme_.act, has_int8_inputs(), limits, kStepsAhead + 1);
     const std::vector<KvGroup> groups = kv_groups(config_);
     for (size_t g = 0; g < groups.size(); ++g) {
       page_bytes_.push_back(page_bytes(config_, scheme_.kv, groups[g]));
@@ -181,6 +195,9 @@ class CudaBackend final : public Backend {
                     static_cast<int64_t>(rotations.size() * sizeof(float)));
     stream_->wait();
     forward_.emplace(config_, scheme_, *weights_, memory_, pages_, *module_, *stream_);
+    const char* const text = std::getenv("GPTOSS_CUDA_GRAPHS");
+    const int most = text == nullptr || *text == '\0' ? kMostGraphs : std::atoi(text);
+    if (most > 0) graphs_.emplace(context_, *stream_, *module_, most);
   }
 
   void open_slot(int slot, std::span<const int32_t> prompt,
@@ -252,11 +269,27 @@ class CudaBackend final : public Backend {
             std::max(highest_position, input.first_positions[s] + input.sequence_offsets[s + 1] -
                                            input.sequence_offsets[s] - 1);
       }
-      forward_->run(step, *input.tables, highest_position);
-      module_->run(*stream_, FiniteArgs{.step = step,
-                                        .x = memory_.work.x.as<const float>(),
-                                        .finite = memory.finite.as<int32_t>(),
-                                        .hidden = config_.hidden_size});
+      StepShape shape = {.flight = static_cast<int>(&memory - memory_.flights.data()),
+                         .n_tokens = step.n_tokens,
+                         .n_sequences = step.n_sequences,
+                         .n_logit_rows = step.n_logit_rows,
+                         .n_splits = forward_->count_splits(step.n_tokens, highest_position),
+                         .row_pages = {}};
+      for (int group = 0; group < input.tables->n_groups(); ++group) {
+        shape.row_pages[static_cast<size_t>(group)] = input.tables->row_pages(group);
+      }
+      const auto queue = [&] {
+        forward_->run(step, shape.row_pages, shape.n_splits);
+        module_->run(*stream_, FiniteArgs{.step = step,
+                                          .x = memory_.work.x.as<const float>(),
+                                          .finite = memory.finite.as<int32_t>(),
+                                          .hidden = config_.hidden_size});
+      };
+      if (graphs_ && step.n_tokens == step.n_sequences && step.n_tokens <= kMostGraphTokens) {
+        graphs_->run(shape, queue);
+      } else {
+        queue();
+      }
       stream_->download(memory.host_finite.data(), memory.finite.address(),
                         flight.n_sequences * int64_t{sizeof(int32_t)});
       flight.done.record(*stream_);
@@ -359,8 +392,19 @@ class CudaBackend final : public Backend {
 
  private:
   std::string formats() const {
-    return concat("KV cache ", name_of(scheme_.kv), ", inputs of matmuls ",
-                  scheme_.act == Act::f32 ? "f32" : "bf16");
+    std::string text = concat("KV cache ", name_of(scheme_.kv), ", inputs of matmuls ",
+                              scheme_.act == Act::f32 ? "f32" : "bf16");
+    if (scheme_.dense == Format::q8) text += ", dense weights and their inputs int8";
+    const int in_q8_0 = weights_->count(Format::q8_0);
+    if (in_q8_0 > 0) {
+      text += concat(", ", in_q8_0, " dense weights in q8_0 with inputs ",
+                     scheme_.act == Act::f32 ? "f32" : "int8");
+    }
+    return text;
+  }
+  bool has_int8_inputs() const {
+    return scheme_.act != Act::f32 &&
+           weights_->count(Format::q8) + weights_->count(Format::q8_0) > 0;
   }
 
   Flight& flight_of(StepId id) { return *flights_[static_cast<size_t>(id) % flights_.size()]; }
@@ -499,16 +543,19 @@ class CudaBackend final : public Backend {
   const ModelConfig config_;
   const Scheme scheme_;
   const Context context_;
-  const BackendTraits traits_{
-      .max_steps_ahead = kStepsAhead, .formats = {Format::bf16, Format::mxfp4}, .batch_sizes = {}};
+  const BackendTraits traits_{.max_steps_ahead = kStepsAhead,
+                              .formats = {Format::bf16, Format::q8, Format::q8_0, Format::mxfp4},
+                              .batch_sizes = {}};
   std::optional<Stream> stream_;
   std::optional<Module> module_;
   std::optional<DeviceWeights> weights_;
+  int64_t weight_bytes_ = 0;
   StepLimits limits_{};
   std::vector<int64_t> page_bytes_;  // [group]
   std::vector<DeviceMemory> pages_;  // [group]
   StepMemory memory_;
   std::optional<Forward> forward_;
+  std::optional<StepGraphs> graphs_;
   std::vector<std::unique_ptr<Flight>> flights_;
   StepId last_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more
@@ -536,7 +583,9 @@ std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options) {
 
 MemoryPlan plan(const ModelConfig& config, const BackendOptions& options,
                 const StepLimits& limits) {
-  MemoryPlan plan = plan_of(config, scheme_of(config, options), limits);
+  const Scheme scheme = scheme_of(config, options);
+  MemoryPlan plan = plan_of(config, scheme, scheme.dense == Format::q8,
+                            DeviceWeights::allocated_bytes(config, scheme), limits);
   const Context context(find_device());
   const Context::Scope scope(context);
   plan.available = std::max<int64_t>(

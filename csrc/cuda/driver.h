@@ -22,6 +22,7 @@ using CUfunction = struct CUfunc_st*;
 using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
 using CUgraph = struct CUgraph_st*;
+using CUgraphNode = struct CUgraphNode_st*;
 using CUgraphExec = struct CUgraphExec_st*;
 
 inline constexpr CUresult kSuccess = 0;
@@ -38,54 +39,65 @@ inline constexpr int kFunctionMaxDynamicShared = 8;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr unsigned kHostAllocPortable = 1;
-inline constexpr int kCaptureThreadLocal = 1;
 inline constexpr int kJitErrorLog = 5;
 inline constexpr int kJitErrorLogBytes = 6;
+
+// CUDA_KERNEL_NODE_PARAMS_v2.
+struct KernelNode {
+  CUfunction function;
+  unsigned grid_x, grid_y, grid_z;
+  unsigned block_x, block_y, block_z;
+  unsigned dynamic_shared;
+  void** parameters;
+  void** extra;
+  void* kernel;
+  CUcontext context;
+};
 
 // The oldest driver whose interface is enough: CUDA 12.0, driver 525.
 inline constexpr int kOldestVersion = 12000;
 
 // X(name, parameters) of every entry point that is used.
-#define GPTOSS_CUDA_ENTRY_POINTS(X)                                                          \
-  X(cuInit, (unsigned))                                                                      \
-  X(cuGetErrorName, (CUresult, const char**))                                                \
-  X(cuGetErrorString, (CUresult, const char**))                                              \
-  X(cuDeviceGetCount, (int*))                                                                \
-  X(cuDeviceGet, (CUdevice*, int))                                                           \
-  X(cuDeviceGetName, (char*, int, CUdevice))                                                 \
-  X(cuDeviceTotalMem, (size_t*, CUdevice))                                                   \
-  X(cuDeviceGetAttribute, (int*, int, CUdevice))                                             \
-  X(cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                                        \
-  X(cuDevicePrimaryCtxRelease, (CUdevice))                                                   \
-  X(cuCtxPushCurrent, (CUcontext))                                                           \
-  X(cuCtxPopCurrent, (CUcontext*))                                                           \
-  X(cuMemGetInfo, (size_t*, size_t*))                                                        \
-  X(cuMemAlloc, (CUdeviceptr*, size_t))                                                      \
-  X(cuMemFree, (CUdeviceptr))                                                                \
-  X(cuMemHostAlloc, (void**, size_t, unsigned))                                              \
-  X(cuMemFreeHost, (void*))                                                                  \
-  X(cuMemcpyHtoDAsync, (CUdeviceptr, const void*, size_t, CUstream))                         \
-  X(cuMemcpyDtoHAsync, (void*, CUdeviceptr, size_t, CUstream))                               \
-  X(cuMemcpyDtoDAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                         \
-  X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                         \
-  X(cuStreamCreate, (CUstream*, unsigned))                                                   \
-  X(cuStreamDestroy, (CUstream))                                                             \
-  X(cuStreamSynchronize, (CUstream))                                                         \
-  X(cuStreamBeginCapture, (CUstream, int))                                                   \
-  X(cuStreamEndCapture, (CUstream, CUgraph*))                                                \
-  X(cuEventCreate, (CUevent*, unsigned))                                                     \
-  X(cuEventDestroy, (CUevent))                                                               \
-  X(cuEventRecord, (CUevent, CUstream))                                                      \
-  X(cuEventSynchronize, (CUevent))                                                           \
-  X(cuModuleLoadDataEx, (CUmodule*, const void*, unsigned, int*, void**))                    \
-  X(cuModuleUnload, (CUmodule))                                                              \
-  X(cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                               \
-  X(cuFuncSetAttribute, (CUfunction, int, int))                                              \
-  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, \
-                     unsigned, CUstream, void**, void**))                                    \
-  X(cuGraphInstantiateWithFlags, (CUgraphExec*, CUgraph, unsigned long long))                \
-  X(cuGraphLaunch, (CUgraphExec, CUstream))                                                  \
-  X(cuGraphExecDestroy, (CUgraphExec))                                                       \
+#define GPTOSS_CUDA_ENTRY_POINTS(X)                                                               \
+  X(cuInit, (unsigned))                                                                           \
+  X(cuGetErrorName, (CUresult, const char**))                                                     \
+  X(cuGetErrorString, (CUresult, const char**))                                                   \
+  X(cuDeviceGetCount, (int*))                                                                     \
+  X(cuDeviceGet, (CUdevice*, int))                                                                \
+  X(cuDeviceGetName, (char*, int, CUdevice))                                                      \
+  X(cuDeviceTotalMem, (size_t*, CUdevice))                                                        \
+  X(cuDeviceGetAttribute, (int*, int, CUdevice))                                                  \
+  X(cuDevicePrimaryCtxRetain, (CUcontext*, CUdevice))                                             \
+  X(cuDevicePrimaryCtxRelease, (CUdevice))                                                        \
+  X(cuCtxPushCurrent, (CUcontext))                                                                \
+  X(cuCtxPopCurrent, (CUcontext*))                                                                \
+  X(cuMemGetInfo, (size_t*, size_t*))                                                             \
+  X(cuMemAlloc, (CUdeviceptr*, size_t))                                                           \
+  X(cuMemFree, (CUdeviceptr))                                                                     \
+  X(cuMemHostAlloc, (void**, size_t, unsigned))                                                   \
+  X(cuMemFreeHost, (void*))                                                                       \
+  X(cuMemcpyHtoDAsync, (CUdeviceptr, const void*, size_t, CUstream))                              \
+  X(cuMemcpyDtoHAsync, (void*, CUdeviceptr, size_t, CUstream))                                    \
+  X(cuMemcpyDtoDAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                              \
+  X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                              \
+  X(cuStreamCreate, (CUstream*, unsigned))                                                        \
+  X(cuStreamDestroy, (CUstream))                                                                  \
+  X(cuStreamSynchronize, (CUstream))                                                              \
+  X(cuEventCreate, (CUevent*, unsigned))                                                          \
+  X(cuEventDestroy, (CUevent))                                                                    \
+  X(cuEventRecord, (CUevent, CUstream))                                                           \
+  X(cuEventSynchronize, (CUevent))                                                                \
+  X(cuModuleLoadDataEx, (CUmodule*, const void*, unsigned, int*, void**))                         \
+  X(cuModuleUnload, (CUmodule))                                                                   \
+  X(cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                                    \
+  X(cuFuncSetAttribute, (CUfunction, int, int))                                                   \
+  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,      \
+                     unsigned, CUstream, void**, void**))                                         \
+  X(cuGraphCreate, (CUgraph*, unsigned))                                                          \
+  X(cuGraphAddKernelNode, (CUgraphNode*, CUgraph, const CUgraphNode*, size_t, const KernelNode*)) \
+  X(cuGraphInstantiateWithFlags, (CUgraphExec*, CUgraph, unsigned long long))                     \
+  X(cuGraphLaunch, (CUgraphExec, CUstream))                                                       \
+  X(cuGraphExecDestroy, (CUgraphExec))                                                            \
   X(cuGraphDestroy, (CUgraph))
 
 class Driver {

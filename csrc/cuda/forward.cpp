@@ -44,14 +44,24 @@ Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWe
   }
 }
 
-void Forward::run(const Step& step, const BlockTables& tables, int highest_position) {
+int Forward::count_splits(int n_tokens, int highest_position) const {
+  if (!has_fast_attention(scheme_.act, config_.n_heads, config_.n_kv_heads, config_.head_dim)) {
+    return 0;
+  }
+  const int64_t row_bytes = config_.head_dim * int64_t{sizeof(float)};
+  const auto positions = static_cast<int>(memory_.slots.rotations.size_bytes() / row_bytes);
+  return cuda::count_splits(n_tokens, highest_position, positions);
+}
+
+void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits) {
   module_.run(stream_, EmbedArgs{.step = step,
-                                 .embedding = weights_.embedding.as<const uint16_t>(),
+                                 .embedding = weights_.embedding.data.as<const void>(),
+                                 .scales = weights_.embedding.scales.as<const void>(),
                                  .x = work_.x.as<float>(),
                                  .hidden = config_.hidden_size});
   norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
   for (int layer = 0; layer < config_.n_layers; ++layer) {
-    attention(step, tables, highest_position, layer);
+    attention(step, row_pages, n_splits, layer);
     experts(step, layer);
   }
   if (step.n_logit_rows == 0) return;
@@ -61,8 +71,7 @@ void Forward::run(const Step& step, const BlockTables& tables, int highest_posit
 }
 
 // From the normed residual stream.
-void Forward::attention(const Step& step, const BlockTables& tables, int highest_position,
-                        int layer) {
+void Forward::attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int qkv_size = config_.q_size() + 2 * config_.kv_size();
   dense(work_.normed, w.qkv, &w.qkv_bias, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size);
@@ -73,7 +82,7 @@ void Forward::attention(const Step& step, const BlockTables& tables, int highest
                                                      layer_page_bytes(config_, scheme_.kv)),
                       .page_stride = page_bytes(config_, scheme_.kv, groups_[group]),
                       .table = memory_.slots.tables[group].as<const int32_t>(),
-                      .row_pages = tables.row_pages(static_cast<int>(group)),
+                      .row_pages = row_pages[group],
                       .kv_heads = config_.n_kv_heads,
                       .head_dim = config_.head_dim,
                       .kv = scheme_.kv};
@@ -95,8 +104,8 @@ void Forward::attention(const Step& step, const BlockTables& tables, int highest
                              .act = scheme_.act,
                              .n_splits = 0,
                              .partials = nullptr};
-  if (pays_to_split(attention, highest_position)) {
-    attention.n_splits = split_of(highest_position) + 1;
+  if (!is_window && n_splits > 0) {
+    attention.n_splits = n_splits;
     attention.partials = work_.partials.as<float>();
     module_.run(stream_, AttentionSplitArgs{attention});
     module_.run(stream_, AttentionCombineArgs{attention});
@@ -182,19 +191,43 @@ void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_inde
                                    .act = scheme_.act});
 }
 
-void Forward::dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,
+void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
                     const DeviceMemory& y, int rows, int n, int k, bool accumulate) {
-  module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
-                                       .w = w.as<const void>(),
-                                       .bias = bias == nullptr ? nullptr : bias->as<const float>(),
-                                       .y = y.as<float>(),
-                                       .rows = rows,
-                                       .n = n,
-                                       .k = k,
-                                       .x_stride = k,
-                                       .y_stride = n,
-                                       .accumulate = accumulate ? 1 : 0,
-                                       .act = scheme_.act});
+  const auto* const added = bias == nullptr ? nullptr : bias->as<const float>();
+  if (scheme_.act == Act::f32 || w.format == Format::bf16) {
+    module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
+                                         .w = w.data.as<const void>(),
+                                         .scales = w.scales.as<const void>(),
+                                         .bias = added,
+                                         .y = y.as<float>(),
+                                         .rows = rows,
+                                         .n = n,
+                                         .k = k,
+                                         .x_stride = k,
+                                         .y_stride = n,
+                                         .accumulate = accumulate ? 1 : 0,
+                                         .act = scheme_.act});
+    return;
+  }
+  module_.run(stream_, QuantizeArgs{.x = x.as<const void>(),
+                                    .codes = work_.codes.as<int8_t>(),
+                                    .scales = work_.code_scales.as<float>(),
+                                    .rows = rows,
+                                    .k = k,
+                                    .x_stride = k,
+                                    .act = scheme_.act});
+  module_.run(stream_, Q8MatmulArgs{.x = work_.codes.as<const int8_t>(),
+                                    .x_scales = work_.code_scales.as<const float>(),
+                                    .codes = w.data.as<const void>(),
+                                    .scales = w.scales.as<const void>(),
+                                    .bias = added,
+                                    .y = y.as<float>(),
+                                    .rows = rows,
+                                    .n = n,
+                                    .k = k,
+                                    .y_stride = n,
+                                    .accumulate = accumulate ? 1 : 0,
+                                    .is_q8_0 = w.format == Format::q8_0 ? 1 : 0});
 }
 
 }  // namespace gptoss::cuda

@@ -12,12 +12,6 @@
 
 namespace gptoss::cuda {
 
-// What precision asks for.
-struct Scheme {
-  Act act;
-  Kv kv;
-};
-
 inline const char* name_of(Kv kv) { return kv == Kv::f32 ? "f32" : kv == Kv::f16 ? "f16" : "int8"; }
 
 // Bytes of keys and values of one layer in a page, and of a page with the group's layers.
@@ -34,14 +28,17 @@ class Forward {
           const StepMemory& memory, const std::vector<DeviceMemory>& pages, Module& module,
           const Stream& stream);
 
-  // Queues a step, up to its logits.
-  void run(const Step& step, const BlockTables& tables, int highest_position);
+  // Of attention over all positions, for `run`.
+  int count_splits(int n_tokens, int highest_position) const;
+  // Queues a step, up to its logits: kernels alone, which differ by nothing but the arguments.
+  // `row_pages` by group.
+  void run(const Step& step, std::span<const int> row_pages, int n_splits);
 
  private:
-  void attention(const Step& step, const BlockTables& tables, int highest_position, int layer);
+  void attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer);
   void experts(const Step& step, int layer);
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
-  void dense(const DeviceMemory& x, const DeviceMemory& w, const DeviceMemory* bias,
+  void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
              const DeviceMemory& y, int rows, int n, int k, bool accumulate = false);
 
   const ModelConfig& config_;

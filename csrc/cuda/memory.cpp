@@ -107,6 +107,40 @@ void Stream::wait() const {
   driver.check(driver.cuStreamSynchronize(stream_), "the device's work");
 }
 
+Graph::Graph(const Context& context) : context_(context) {
+  const Driver& driver = context.driver();
+  driver.check(driver.cuGraphCreate(&graph_, 0), "a graph");
+}
+
+Graph::~Graph() {
+  if (graph_ == nullptr && runnable_ == nullptr) return;
+  context_.release([&](const Driver& driver) {
+    if (runnable_ != nullptr) driver.cuGraphExecDestroy(runnable_);
+    if (graph_ != nullptr) driver.cuGraphDestroy(graph_);
+  });
+}
+
+void Graph::add(const KernelNode& node, const char* name) {
+  const Driver& driver = context_.driver();
+  CUgraphNode added = nullptr;
+  driver.check(driver.cuGraphAddKernelNode(&added, graph_, &last_, last_ == nullptr ? 0 : 1, &node),
+               name, " in a graph");
+  last_ = added;
+}
+
+bool Graph::finish() {
+  const Driver& driver = context_.driver();
+  const bool made = driver.cuGraphInstantiateWithFlags(&runnable_, graph_, 0) == kSuccess;
+  if (!made) runnable_ = nullptr;
+  driver.cuGraphDestroy(std::exchange(graph_, nullptr));
+  return made;
+}
+
+void Graph::launch(const Stream& stream) const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuGraphLaunch(runnable_, stream.handle()), "launching a graph");
+}
+
 Event::Event(const Context& context) : context_(context) {
   const Driver& driver = context.driver();
   driver.check(driver.cuEventCreate(&event_, kEventDisableTiming), "an event");

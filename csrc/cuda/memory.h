@@ -128,6 +128,31 @@ class Stream {
   CUstream stream_ = nullptr;
 };
 
+// Kernels, one after the other, which are launched together.
+class Graph {
+ public:
+  explicit Graph(const Context& context);
+  ~Graph();
+  Graph(Graph&& other) noexcept
+      : context_(other.context_),
+        graph_(std::exchange(other.graph_, nullptr)),
+        last_(other.last_),
+        runnable_(std::exchange(other.runnable_, nullptr)) {}
+  Graph& operator=(Graph&&) = delete;
+
+  // Appends a kernel; its parameters are copied.
+  void add(const KernelNode& node, const char* name);
+  // After the last one; false where the driver refuses, as for lack of memory.
+  bool finish();
+  void launch(const Stream& stream) const;
+
+ private:
+  const Context& context_;
+  CUgraph graph_ = nullptr;
+  CUgraphNode last_ = nullptr;
+  CUgraphExec runnable_ = nullptr;
+};
+
 // A point in a stream's work.
 class Event {
  public:

@@ -90,12 +90,22 @@ void Module::launch(const Stream& stream, const Launch& launch, void* args) {
   if (launch.grid_x == 0 || launch.grid_y == 0 || launch.grid_z == 0) return;
   const Driver& driver = context_.driver();
   void* parameters[] = {args};
-  driver.check(driver.cuLaunchKernel(function(launch), static_cast<unsigned>(launch.grid_x),
-                                     static_cast<unsigned>(launch.grid_y),
-                                     static_cast<unsigned>(launch.grid_z),
-                                     static_cast<unsigned>(launch.threads), 1, 1,
-                                     static_cast<unsigned>(launch.dynamic_shared), stream.handle(),
-                                     parameters, nullptr),
+  const KernelNode node = {.function = function(launch),
+                           .grid_x = static_cast<unsigned>(launch.grid_x),
+                           .grid_y = static_cast<unsigned>(launch.grid_y),
+                           .grid_z = static_cast<unsigned>(launch.grid_z),
+                           .block_x = static_cast<unsigned>(launch.threads),
+                           .block_y = 1,
+                           .block_z = 1,
+                           .dynamic_shared = static_cast<unsigned>(launch.dynamic_shared),
+                           .parameters = parameters,
+                           .extra = nullptr,
+                           .kernel = nullptr,
+                           .context = nullptr};
+  if (recorded_ != nullptr) return recorded_->add(node, launch.entry);
+  driver.check(driver.cuLaunchKernel(node.function, node.grid_x, node.grid_y, node.grid_z,
+                                     node.block_x, node.block_y, node.block_z, node.dynamic_shared,
+                                     stream.handle(), node.parameters, node.extra),
                "launching ", launch.entry);
 }
 

@@ -21,6 +21,18 @@ class Module {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
+  // As long as it lives, what is queued becomes nodes of a graph instead.
+  class Recording {
+   public:
+    Recording(Module& module, Graph& graph) : module_(module) { module.recorded_ = &graph; }
+    ~Recording() { module_.recorded_ = nullptr; }
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+
+   private:
+    Module& module_;
+  };
+
   // Queues a kernel with one of the structs of kernels/args.h; none where its grid is empty.
   template <class Args>
   void run(const Stream& stream, const Args& args) {
@@ -40,6 +52,7 @@ class Module {
 
   const Context& context_;
   std::vector<CUmodule> modules_;
+  Graph* recorded_ = nullptr;
   std::unordered_map<const char*, Entry> entries_;  // by the address of a name, which is a literal
 };
 

@@ -16,8 +16,8 @@ int64_t most_table_bytes(const KvGroup& group, const StepLimits& limits) {
 
 // f(memory, bytes, what) for every array on the device.
 template <class F>
-void for_each_array(const ModelConfig& c, Act act, const StepLimits& limits, StepMemory& memory,
-                    F&& f) {
+void for_each_array(const ModelConfig& c, Act act, bool has_int8_inputs, const StepLimits& limits,
+                    StepMemory& memory, F&& f) {
   const int64_t t = limits.max_tokens;
   const int64_t s = limits.max_sequences;
   const int64_t r = limits.max_logit_rows;
@@ -29,6 +29,12 @@ void for_each_array(const ModelConfig& c, Act act, const StepLimits& limits, Ste
   f(w.normed, t * c.hidden_size * size_of(act), "activations");
   f(w.qkv, t * (c.q_size() + 2 * c.kv_size()) * kFloat, "queries, keys and values");
   f(w.attended, t * c.q_size() * size_of(act), "attention's output");
+  if (has_int8_inputs) {
+    // Rows of logits are inputs, too.
+    const int64_t codes = std::max(t, r) * q8_columns(std::max(c.hidden_size, c.q_size()));
+    f(w.codes, codes, "inputs in int8");
+    f(w.code_scales, codes / 32 * kFloat, "inputs in int8");
+  }
   const int64_t split_rows = std::min<int64_t>(kSplitRows, t * (split_of(positions) + 1));
   if (act != Act::f32) {
     f(w.partials,
@@ -92,21 +98,21 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits) {
   return std::max(limits.max_pages_per_sequence, ring);
 }
 
-int64_t StepMemory::device_bytes(const ModelConfig& config, Act act, const StepLimits& limits,
-                                 int flights) {
+int64_t StepMemory::device_bytes(const ModelConfig& config, Act act, bool has_int8_inputs,
+                                 const StepLimits& limits, int flights) {
   int64_t total = 0;
   StepMemory memory;
   memory.flights.resize(static_cast<size_t>(flights));
-  for_each_array(config, act, limits, memory, [&](DeviceMemory&, int64_t bytes, const char*) {
-    total += allocation_bytes(bytes);
-  });
+  for_each_array(
+      config, act, has_int8_inputs, limits, memory,
+      [&](DeviceMemory&, int64_t bytes, const char*) { total += allocation_bytes(bytes); });
   return total;
 }
 
 StepMemory::StepMemory(const Context& context, const ModelConfig& config, Act act,
-                       const StepLimits& limits, int n_flights)
+                       bool has_int8_inputs, const StepLimits& limits, int n_flights)
     : flights(static_cast<size_t>(n_flights)) {
-  for_each_array(config, act, limits, *this,
+  for_each_array(config, act, has_int8_inputs, limits, *this,
                  [&](DeviceMemory& memory, int64_t bytes, const char* what) {
                    memory = DeviceMemory(context, bytes, what);
                  });

@@ -16,6 +16,8 @@ struct Workspace {
   DeviceMemory normed;          // (T, hidden): inputs of matmuls
   DeviceMemory qkv;             // (T, H*D + 2 G*D) f32
   DeviceMemory attended;        // (T, H*D)
+  DeviceMemory codes;           // (T, q8_columns): inputs of matmuls in int8
+  DeviceMemory code_scales;     // (T, q8_columns / 32) f32
   DeviceMemory partials;        // of attention in splits (kernels/args.h)
   DeviceMemory router_logits;   // (T, E) f32
   DeviceMemory experts;         // (T, A)
@@ -64,11 +66,11 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits);
 
 // Each allocates within these limits, or counts what that takes on the device.
 struct StepMemory {
-  static int64_t device_bytes(const ModelConfig& config, Act act, const StepLimits& limits,
-                              int flights);
+  static int64_t device_bytes(const ModelConfig& config, Act act, bool has_int8_inputs,
+                              const StepLimits& limits, int flights);
   StepMemory() = default;
-  StepMemory(const Context& context, const ModelConfig& config, Act act, const StepLimits& limits,
-             int n_flights);
+  StepMemory(const Context& context, const ModelConfig& config, Act act, bool has_int8_inputs,
+             const StepLimits& limits, int n_flights);
 
   Workspace work;
   SlotMemory slots;

@@ -15,8 +15,14 @@ constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of pinned memory; there a
 constexpr int64_t kRawBytes = int64_t{64} << 20;    // of the device's memory, for what is shuffled
 constexpr int kTileRows = 16;                       // that shuffled matrices are made of
 
-int64_t dense_bytes(Act act, int64_t n, int64_t k) {
-  return act == Act::f32 ? data_bytes(Format::bf16, n, k) : shuffled_dense_bytes(n, k);
+// What a matrix (n, k) takes: its data and its scales.
+struct DenseBytes {
+  int64_t data, scales;
+};
+DenseBytes dense_bytes(Act act, Format format, int64_t n, int64_t k) {
+  if (act == Act::f32) return {data_bytes(format, n, k), scales_bytes(format, n, k)};
+  if (format == Format::bf16) return {shuffled_dense_bytes(n, k), 0};
+  return {shuffled_q8_code_bytes(n, k), shuffled_q8_scale_bytes(n, k)};
 }
 
 struct ExpertBytes {
@@ -27,7 +33,14 @@ ExpertBytes expert_bytes(Act act, int64_t n, int64_t k) {
   return {shuffled_mxfp4_block_bytes(n, k), shuffled_mxfp4_scale_bytes(n, k)};
 }
 
-// f(memory, bytes, what) for every array of a layer.
+// f(memory, bytes, what) for every array: of a matrix, of a layer, of all.
+template <class F>
+void for_each_array(Act act, DenseMemory& memory, int64_t n, int64_t k, const char* what, F&& f) {
+  const DenseBytes bytes = dense_bytes(act, memory.format, n, k);
+  f(memory.data, bytes.data, what);
+  if (bytes.scales > 0) f(memory.scales, bytes.scales, what);
+}
+
 template <class F>
 void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
   constexpr int64_t kFloat = sizeof(float);
@@ -41,10 +54,10 @@ void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
     f(memory.bias, c.n_experts * n * kFloat, "the experts' biases");
   };
   f(layer.attention_norm, hidden * kFloat, "a norm");
-  f(layer.qkv, dense_bytes(act, qkv, hidden), "queries, keys and values");
+  for_each_array(act, layer.qkv, qkv, hidden, "queries, keys and values", f);
   f(layer.qkv_bias, qkv * kFloat, "biases");
   f(layer.sinks, c.n_heads * kFloat, "sinks");
-  f(layer.o, dense_bytes(act, hidden, c.q_size()), "attention's output");
+  for_each_array(act, layer.o, hidden, c.q_size(), "attention's output", f);
   f(layer.o_bias, hidden * kFloat, "biases");
   f(layer.mlp_norm, hidden * kFloat, "a norm");
   f(layer.router, data_bytes(Format::bf16, c.n_experts, hidden), "a router");
@@ -55,9 +68,9 @@ void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
 
 template <class F>
 void for_each_array(const ModelConfig& c, Act act, DeviceWeights& weights, F&& f) {
-  f(weights.embedding, data_bytes(Format::bf16, c.vocab_size, c.hidden_size), "the embedding");
+  for_each_array(Act::f32, weights.embedding, c.vocab_size, c.hidden_size, "the embedding", f);
   f(weights.final_norm, c.hidden_size * int64_t{sizeof(float)}, "a norm");
-  f(weights.unembedding, dense_bytes(act, c.vocab_size, c.hidden_size), "the unembedding");
+  for_each_array(act, weights.unembedding, c.vocab_size, c.hidden_size, "the unembedding", f);
   for (LayerMemory& layer : weights.layers) for_each_array(c, act, layer, f);
 }
 
@@ -92,26 +105,62 @@ class Uploader {
          });
   }
 
-  // A matrix in the checkpoint's own form.
-  void rows(CUdeviceptr to, const Matrix& w) {
-    copy(to, w.data, data_bytes(w.format, w.n, w.k));
+  // Rows of `memory` from `row` on, in the checkpoint's own form.
+  void rows(const DenseMemory& memory, int64_t row, const Matrix& w) {
+    const auto at = [&](const DeviceMemory& to, int64_t bytes) {
+      return to.address() + static_cast<CUdeviceptr>(bytes);
+    };
+    copy(at(memory.data, data_bytes(w.format, row, w.k)), w.data, data_bytes(w.format, w.n, w.k));
+    if (w.scales != nullptr) {
+      copy(at(memory.scales, scales_bytes(w.format, row, w.k)), w.scales,
+           scales_bytes(w.format, w.n, w.k));
+    }
+    forget(w, w.n);
+  }
+  void rows(const DeviceMemory& memory, const Matrix& w) {
+    copy(memory.address(), w.data, data_bytes(w.format, w.n, w.k));
     forget(w, w.n);
   }
 
-  // A bf16 matrix in fragments, some rows at a time.
-  void dense_fragments(const DeviceMemory& memory, int64_t offset, const Matrix& w) {
-    const int64_t row_bytes = data_bytes(Format::bf16, 1, w.k);
+  // Likewise in fragments, some rows at a time. `row` is a multiple of kTileRows.
+  void fragments(const DenseMemory& memory, int64_t row, const Matrix& w, const std::string& role) {
+    const int64_t row_bytes = data_bytes(w.format, 1, w.k) + scales_bytes(w.format, 1, w.k);
     const int64_t step =
-        std::max<int64_t>(kTileRows, raw_.size_bytes() / row_bytes / kTileRows * kTileRows);
-    for (int64_t row = 0; row < w.n; row += step) {
-      const auto count = static_cast<int>(std::min<int64_t>(step, w.n - row));
-      copy(raw_.address(), static_cast<const uint8_t*>(w.data) + row * row_bytes,
-           count * row_bytes);
-      module_.run(stream_,
-                  ShuffleDenseArgs{.from = raw_.as<const uint16_t>(),
-                                   .to = memory.as<void>(offset + shuffled_dense_bytes(row, w.k)),
-                                   .n = count,
-                                   .k = w.k});
+        std::max<int64_t>(kTileRows, (raw_.size_bytes() - 256) / row_bytes / kTileRows * kTileRows);
+    for (int64_t begin = 0; begin < w.n; begin += step) {
+      const auto count = static_cast<int>(std::min<int64_t>(step, w.n - begin));
+      const auto* const data =
+          static_cast<const uint8_t*>(w.data) + data_bytes(w.format, begin, w.k);
+      const int64_t bytes = data_bytes(w.format, count, w.k);
+      if (memory.format == Format::q8) check_finite(data, bytes, role);
+      copy(raw_.address(), data, bytes);
+      const DenseBytes before = dense_bytes(Act::bf16, memory.format, row + begin, w.k);
+      void* const to = memory.data.as<void>(before.data);
+      if (memory.format == Format::bf16) {
+        module_.run(
+            stream_,
+            ShuffleDenseArgs{.from = raw_.as<const uint16_t>(), .to = to, .n = count, .k = w.k});
+        continue;
+      }
+      void* const scales = memory.scales.as<void>(before.scales);
+      if (memory.format == Format::q8) {
+        module_.run(stream_, ShuffleQ8Args{.from = raw_.as<const uint16_t>(),
+                                           .codes = to,
+                                           .scales = scales,
+                                           .n = count,
+                                           .k = w.k});
+        continue;
+      }
+      const int64_t scales_at = raw_scales_offset(bytes);
+      copy(raw_.address() + static_cast<CUdeviceptr>(scales_at),
+           static_cast<const uint8_t*>(w.scales) + scales_bytes(w.format, begin, w.k),
+           scales_bytes(w.format, count, w.k));
+      module_.run(stream_, ShuffleQ8_0Args{.from_codes = raw_.as<const void>(),
+                                           .from_scales = raw_.as<const void>(scales_at),
+                                           .codes = to,
+                                           .scales = scales,
+                                           .n = count,
+                                           .k = w.k});
     }
     forget(w, w.n);
   }
@@ -180,6 +229,21 @@ class Uploader {
                                  " can be computed in bf16: use precision=\"reference\""));
   }
 
+  // Codes of what is not finite would be finite.
+  static void check_finite(const uint8_t* data, int64_t bytes, const std::string& role) {
+    constexpr uint16_t kInfinity = 0x7f80;
+    int odd = 0;
+    for (int64_t at = 0; at < bytes; at += int64_t{sizeof(uint16_t)}) {
+      uint16_t value = 0;  // at any address
+      std::memcpy(&value, data + at, sizeof(value));
+      odd |= (value & kInfinity) == kInfinity ? 1 : 0;
+    }
+    if (odd != 0) {
+      throw CheckpointError(
+          concat(role, ": [cuda] dense weights in int8 must be finite, and some are not"));
+    }
+  }
+
   // The file's pages may go: the device has their bytes.
   static void forget(const Matrix& w, int64_t n) {
     if (!w.mapped) return;
@@ -198,8 +262,8 @@ int64_t raw_bytes(const ModelConfig& c, Act act) {
   if (act == Act::f32) return 0;
   int64_t most = 0;
   const auto dense = [&](int64_t n, int64_t k) {
-    const int64_t row = data_bytes(Format::bf16, 1, k);
-    most = std::max(most, std::min(n * row, std::max(kTileRows * row, kRawBytes)));
+    const int64_t row = data_bytes(Format::bf16, 1, k);  // q8_0 takes less
+    most = std::max(most, std::min(n * row, std::max(kTileRows * row, kRawBytes)) + 256);
   };
   const auto expert = [&](int64_t n, int64_t k) {
     most = std::max(most, Uploader::raw_scales_offset(data_bytes(Format::mxfp4, n, k)) +
@@ -214,50 +278,88 @@ int64_t raw_bytes(const ModelConfig& c, Act act) {
   return most;
 }
 
-}  // namespace
+// What a matrix in the checkpoint becomes.
+Format format_of(const Matrix& w, const Scheme& scheme) {
+  return w.format == Format::bf16 ? scheme.dense : w.format;
+}
 
-int64_t DeviceWeights::allocated_bytes(const ModelConfig& config, Act act) {
-  // What the upload needs beside is given back, and counts as the most that there is at once.
+// Of the arrays of `weights`. What the upload needs beside is given back, and counts as the most
+// that there is at once.
+int64_t total_bytes(const ModelConfig& config, Act act, DeviceWeights& weights) {
   int64_t total = 0;
-  const auto add = [&](DeviceMemory&, int64_t bytes, const char*) {
+  for_each_array(config, act, weights, [&](DeviceMemory&, int64_t bytes, const char*) {
     total += allocation_bytes(bytes);
-  };
-  LayerMemory layer;
-  for_each_array(config, act, layer, add);
-  total *= config.n_layers;
-  total += allocation_bytes(data_bytes(Format::bf16, config.vocab_size, config.hidden_size)) +
-           allocation_bytes(config.hidden_size * int64_t{sizeof(float)}) +
-           allocation_bytes(dense_bytes(act, config.vocab_size, config.hidden_size));
+  });
   return total;
 }
 
-DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Module& module,
-                             const Weights& weights, Act act)
+Weights weights_of(const ModelConfig& config) {
+  Weights weights;
+  weights.config = config;
+  weights.layers.resize(static_cast<size_t>(config.n_layers));
+  return weights;
+}
+
+}  // namespace
+
+int64_t DeviceWeights::allocated_bytes(const Weights& weights, const Scheme& scheme) {
+  DeviceWeights formats(weights, scheme);
+  return total_bytes(weights.config, scheme.act, formats);
+}
+int64_t DeviceWeights::allocated_bytes(const ModelConfig& config, const Scheme& scheme) {
+  return allocated_bytes(weights_of(config), scheme);
+}
+
+int DeviceWeights::count(Format format) const {
+  int found = unembedding.format == format ? 1 : 0;
+  for (const LayerMemory& layer : layers) {
+    found += (layer.qkv.format == format ? 3 : 0) + (layer.o.format == format ? 1 : 0);
+  }
+  return found;
+}
+
+DeviceWeights::DeviceWeights(const Weights& weights, const Scheme& scheme)
     : layers(weights.layers.size()) {
+  embedding.format = weights.embedding.format;
+  unembedding.format = format_of(weights.unembedding, scheme);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    layers[i].qkv.format = format_of(weights.layers[i].q, scheme);
+    layers[i].o.format = format_of(weights.layers[i].o, scheme);
+  }
+}
+
+DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Module& module,
+                             const Weights& weights, const Scheme& scheme)
+    : DeviceWeights(weights, scheme) {
   const ModelConfig& c = weights.config;
+  const Act act = scheme.act;
   for_each_array(c, act, *this, [&](DeviceMemory& memory, int64_t bytes, const char* what) {
     memory = DeviceMemory(context, bytes, what);
   });
   Uploader uploader(context, stream, module, raw_bytes(c, act));
   // `matrices` one below the other, as one.
-  const auto dense = [&](const DeviceMemory& memory,
-                         std::initializer_list<const Matrix*> matrices) {
+  struct Named {
+    std::string role;
+    const Matrix& matrix;
+  };
+  const auto dense = [&](const DenseMemory& memory, std::initializer_list<Named> matrices) {
     int64_t row = 0;
-    for (const Matrix* w : matrices) {
-      const int64_t offset = dense_bytes(act, row, w->k);
+    for (const auto& [role, matrix] : matrices) {
       if (act == Act::f32) {
-        uploader.rows(memory.address() + static_cast<CUdeviceptr>(offset), *w);
+        uploader.rows(memory, row, matrix);
       } else {
-        uploader.dense_fragments(memory, offset, *w);
+        uploader.fragments(memory, row, matrix, role);
       }
-      row += w->n;
+      row += matrix.n;
     }
   };
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerWeights& from = weights.layers[i];
     const LayerMemory& to = layers[i];
+    const std::string attention = concat("layers.", i, ".attention.");
     uploader.widen(to.attention_norm.address(), from.attention_norm);
-    dense(to.qkv, {&from.q, &from.k, &from.v});
+    dense(to.qkv,
+          {{attention + "q", from.q}, {attention + "k", from.k}, {attention + "v", from.v}});
     const auto bytes_of = [](const Vector& vector) {
       return static_cast<CUdeviceptr>(vector.size) * sizeof(float);
     };
@@ -266,17 +368,17 @@ DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Modul
     uploader.widen(k_bias, from.k_bias);
     uploader.widen(k_bias + bytes_of(from.k_bias), from.v_bias);
     uploader.widen(to.sinks.address(), from.sinks);
-    dense(to.o, {&from.o});
+    dense(to.o, {{attention + "o", from.o}});
     uploader.widen(to.o_bias.address(), from.o_bias);
     uploader.widen(to.mlp_norm.address(), from.mlp_norm);
-    uploader.rows(to.router.address(), from.router);
+    uploader.rows(to.router, from.router);
     uploader.widen(to.router_bias.address(), from.router_bias);
     uploader.experts(to.gate_up, act, from.gate_up, from.gate_up_bias, c.n_experts);
     uploader.experts(to.down, act, from.down, from.down_bias, c.n_experts);
   }
-  uploader.rows(embedding.address(), weights.embedding);
+  uploader.rows(embedding, 0, weights.embedding);
   uploader.widen(final_norm.address(), weights.final_norm);
-  dense(unembedding, {&weights.unembedding});
+  dense(unembedding, {{"unembedding", weights.unembedding}});
   stream.wait();
 }
 

@@ -20,12 +20,25 @@ struct ExpertMemory {
   }
 };
 
+// What precision and the modes of loading ask for.
+struct Scheme {
+  Act act;
+  Kv kv;
+  Format dense;  // bf16 or q8: what matrices in bf16 become
+};
+
+// In bf16, q8 or q8_0. With Act::f32 as the checkpoint has it, else in fragments.
+struct DenseMemory {
+  Format format = Format::bf16;
+  DeviceMemory data, scales;
+};
+
 struct LayerMemory {
   DeviceMemory attention_norm;  // (hidden) f32
-  DeviceMemory qkv;             // (H*D + 2 G*D, hidden): q, k and v, one after the other
+  DenseMemory qkv;              // (H*D + 2 G*D, hidden): q, k and v, one after the other
   DeviceMemory qkv_bias;        // f32
   DeviceMemory sinks;           // (H) f32
-  DeviceMemory o;               // (hidden, H*D)
+  DenseMemory o;                // (hidden, H*D)
   DeviceMemory o_bias;          // (hidden) f32
   DeviceMemory mlp_norm;        // (hidden) f32
   DeviceMemory router;          // (E, hidden) bf16, row-major: computed in f32 always
@@ -36,19 +49,27 @@ struct LayerMemory {
 
 class DeviceWeights {
  public:
-  // Dense and expert matrices as the kernels of `act` read them (kernels/args.h): row-major as in
+  // Dense and expert matrices as the scheme's kernels read them (kernels/args.h): row-major as in
   // the checkpoint, or in fragments, which the device makes. Copies through two pieces of pinned
-  // memory. Throws OutOfMemory.
+  // memory. Throws OutOfMemory, CheckpointError.
   DeviceWeights(const Context& context, const Stream& stream, Module& module,
-                const Weights& weights, Act act);
+                const Weights& weights, const Scheme& scheme);
 
-  // Bytes on the device, as it hands them out.
-  static int64_t allocated_bytes(const ModelConfig& config, Act act);
+  // Bytes on the device, as it hands them out; of a config alone those of a checkpoint in bf16.
+  static int64_t allocated_bytes(const Weights& weights, const Scheme& scheme);
+  static int64_t allocated_bytes(const ModelConfig& config, const Scheme& scheme);
 
-  DeviceMemory embedding;  // (V, hidden) bf16, row-major
+  // How many dense matrices are in this format, the embedding aside.
+  int count(Format format) const;
+
+  DenseMemory embedding;  // (V, hidden) bf16 or q8_0, row-major
   std::vector<LayerMemory> layers;
-  DeviceMemory final_norm;   // (hidden) f32
-  DeviceMemory unembedding;  // (V, hidden)
+  DeviceMemory final_norm;  // (hidden) f32
+  DenseMemory unembedding;  // (V, hidden)
+
+ private:
+  // Formats alone.
+  DeviceWeights(const Weights& weights, const Scheme& scheme);
 };
 
 }  // namespace gptoss::cuda

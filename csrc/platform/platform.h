@@ -23,8 +23,8 @@ int64_t process_id();
 // Called around every fork of the process; never where a system has no fork.
 void at_fork(void (*before)(), void (*in_parent)(), void (*in_child)());
 
-// CPUs that this process may use: its affinity and quota; on a machine with slow and fast cores the
-// fast ones. At least 1.
+// Threads for the CPUs that this process may use: its affinity and quota; one for each core where
+// there are several cores of two CPUs, and on a Mac only the fast ones. At least 1.
 int usable_cpus();
 
 // Whether the processor is an ARM with dot products of int8 (ASIMDDP), which 64-bit ARM need not
@@ -46,7 +46,7 @@ void* find_symbol(void* library, const char* name);
 int64_t page_bytes();
 
 // Bytes that this process can still take without swapping: what the system has available, or what
-// is left of a limit on the process where that is less.
+// is left of a limit on the process where that is less. What is cached of files is available.
 int64_t available_memory();
 
 // Address space, as zeros once it is used. Bytes are usable from commit() on, and take memory no

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,15 @@ from gptoss.adapters import AdapterReader
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.convert import Dtype
 from gptoss.checkpoint.identity import identity as checkpoint_identity
-from gptoss.checkpoint.layout import tensors_by_role
+from gptoss.checkpoint.layout import matrices_held_in_q8_0, tensors_by_role
+from gptoss.checkpoint.memory import estimate_config
+from gptoss.checkpoint.residency import (
+    USUAL_CONTEXT_TOKENS,
+    form_that_stays,
+    residencies,
+    residency_note,
+)
+from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.engine.loop import thread_errors
 from gptoss.engine.outputs import GenerationResult
 from gptoss.engine.page_store import PageStore
@@ -32,6 +41,7 @@ from gptoss.options import (
     PREFIX_CACHE_BYTES,
     STEP_TOKENS,
     Dense,
+    DenseOption,
     Experts,
     KvCacheDtype,
     Precision,
@@ -49,7 +59,7 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     precision: Precision = "auto",
-    dense: Dense = "bf16",
+    dense: DenseOption = "bf16",
     context_length: int | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -76,17 +86,20 @@ def load(
     device : str
         "auto", or the name of a backend: "cpu". `gptoss doctor` lists them.
     threads : int, optional
-        CPU threads; None takes GPTOSS_NUM_THREADS, else all CPUs that the process may use.
+        CPU threads; None takes GPTOSS_NUM_THREADS, else as many as suit the CPUs that the process
+        may use (docs/environment.md).
     precision : {"auto", "reference"}
         "auto" is fast; "reference" computes in float32 throughout and keeps a float32 KV cache.
-    dense : {"bf16", "bf12", "q8"}
-        How attention's matrices and the unembedding are held; the last two are made while loading
+    dense : {"bf16", "bf12", "q8", "auto"}
+        How attention's matrices and the unembedding are held; bf12 and q8 are made while loading
         and do not go with precision "reference". "bf16": as they are stored, mapped from the file.
         Those that a GGUF file has in Q8_0 stay so, whatever is asked for here.
         "bf12": the same numbers in 12 bits each, without loss, for the same results; a sixth less
         is read per decoded token, which helps one request at a time, and with AVX512_BF16 up to
         about four; eight or more may be slower. "q8": in int8, 32 weights to a scale; a third less
-        is read, for weights that are rounded.
+        is read, for weights that are rounded. "auto": the first of the three that stays in the
+        memory that this process may use, with `context_length` or 8,192 tokens, or else "q8"; on
+        a GPU "bf16".
     context_length : int, optional
         Most tokens of a request, prompt and output together. None takes the model's limit, or
         what fits into memory.
@@ -146,7 +159,8 @@ def load(
     Notes
     -----
     Weights are mapped from their files, not read: pages come into memory when they are first
-    used. Of a GGUF file only those in BF16 are; the others are made at load (docs/gguf.md).
+    used. Of a GGUF file only those in BF16 are; the others are made at load (docs/gguf.md). A line
+    on stderr says if they will not stay in memory, and what to do (docs/memory.md).
     Only the MXFP4 scales are looked at beforehand (0.6 GB for gpt-oss-20b: a tenth of a
     second if the system has them cached). While a model is loaded its files must not be written
     to: replace them by renaming new ones over them (docs/checkpoints.md).
@@ -160,12 +174,16 @@ def load(
     n_step = count("max_step_tokens", max_step_tokens, MOST_STEP_TOKENS)
     kv_bytes = count_or_zero("kv_cache_memory", kv_cache_memory, 2**63 - 1)
     files = _page_files(prefix_cache_dir, prefix_cache_bytes)
+    available = _core.available_memory_bytes()
     checkpoint = open_checkpoint(
         path_or_repo,
         revision=revision,
         local_files_only=local_files_only,
         experts=experts,
         dtype=dtype,
+    )
+    held = _dense_form(
+        checkpoint, device, precision, dense, kv_cache_dtype, n_context, n_step, available
     )
     # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
@@ -179,7 +197,7 @@ def load(
                 device=device,
                 threads=n_threads,
                 precision=precision,
-                dense=dense,
+                dense=held,
                 context_length=n_context,
                 max_step_tokens=n_step,
                 max_sequences=n_sequences,
@@ -191,6 +209,48 @@ def load(
     store = None if files is None else _page_store(files, engine, checkpoint)
     adapters = AdapterReader(checkpoint.config, checkpoint.tensors)
     return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name, store, adapters)
+
+
+def _dense_form(
+    checkpoint: Checkpoint,
+    device: str,
+    precision: Precision,
+    dense: DenseOption,
+    kv_cache_dtype: KvCacheDtype,
+    context_length: int,
+    step_tokens: int,
+    available_bytes: int,
+) -> Dense:
+    """Choose what dense="auto" means, and say so, or that the weights will not stay in memory."""
+    first = next((name for name, available, _ in _core.backends() if available), None)
+    if (first if device == "auto" else device) != "cpu":
+        return "bf16" if dense == "auto" else dense
+    config = checkpoint.config
+    in_q8_0 = matrices_held_in_q8_0(checkpoint.tensors)
+    tokens = min(context_length or USUAL_CONTEXT_TOKENS, config.max_position_embeddings)
+    forms = residencies(
+        lambda form: estimate_config(
+            checkpoint.name,
+            config,
+            tokens,
+            precision=precision,
+            dense=form,
+            kv_cache_dtype=kv_cache_dtype,
+            chunk_tokens=min(step_tokens, tokens),
+            layout="hf",
+            q8_0=in_q8_0,
+        ),
+        available_bytes,
+        precision,
+    )
+    held = form_that_stays(forms) if dense == "auto" else dense
+    read = decode_bytes(
+        config, precision=precision, dense=held, kv_cache_dtype=kv_cache_dtype, q8_0=in_q8_0
+    )
+    note = residency_note(forms, held, read, is_auto=dense == "auto")
+    if note is not None:
+        print(f"gptoss: {checkpoint.name}: {note}", file=sys.stderr)
+    return held
 
 
 def _page_files(folder: str | os.PathLike[str] | None, max_bytes: int | None) -> PageFiles | None:

@@ -8,6 +8,8 @@ import numpy as np
 
 Precision = Literal["auto", "reference"]
 Dense = Literal["bf16", "bf12", "q8"]
+# "auto": the first of them that stays in memory.
+DenseOption = Literal["auto", "bf16", "bf12", "q8"]
 KvCacheDtype = Literal["auto", "int8"]
 Experts = Literal["as_stored", "mxfp4"]
 Speculative = Literal["ngram"]
@@ -32,19 +34,19 @@ MOST_SEQUENCES = 4_096
 
 def check_modes(
     precision: Precision,
-    dense: Dense,
+    dense: DenseOption,
     kv_cache_dtype: KvCacheDtype,
     speculative: Speculative | None = None,
 ) -> None:
     """Raise ValueError for modes that do not exist, or not together."""
     for name, value, known in (
         ("precision", precision, Precision),
-        ("dense", dense, Dense),
+        ("dense", dense, DenseOption),
         ("kv_cache_dtype", kv_cache_dtype, KvCacheDtype),
     ):
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
-    if precision == "reference" and dense != "bf16":
+    if precision == "reference" and dense not in ("auto", "bf16"):
         raise ValueError(f"dense={dense!r} does not go with precision='reference'")
     if precision == "reference" and kv_cache_dtype == "int8":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The kernels of csrc/cuda/kernels in the emulator, with the structs of args.h."""
+"""The kernels of csrc/cuda/kernels in the emulator or on a card, with the structs of args.h."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cuda.card import KERNELS_FILE, Card, CardBuffer, card
 from emulator.device import Buffer, Device, Module, Result
+from gptoss.reference.q8 import decode_q8_0
 
 CSRC = Path(__file__).parents[2] / "csrc"
 KERNELS = CSRC / "cuda/kernels"
@@ -93,7 +95,7 @@ def fill(name: str, **values: Any) -> ctypes.Structure:
     out: ctypes.Structure = structs()[name]()
     for field, value in values.items():
         assert hasattr(out, field), f"{name} has no field {field}"
-        if isinstance(value, Buffer):
+        if isinstance(value, (Buffer, CardBuffer)):
             value = value.address
         elif isinstance(value, np.generic):
             value = value.item()
@@ -114,24 +116,35 @@ def read_records(name: str, buffer: Buffer) -> list[Any]:
 
 
 class Gpu:
-    """A device with kernels; buffers are kept as long as it is."""
+    """A device with kernels."""
 
     def __init__(self, *names: str) -> None:
-        self.device = Device()
-        self.modules: list[Module] = [self.device.load(ptx_of(name)) for name in names]
-        self.entries = {
-            entry: module
-            for name, module in zip(names, self.modules, strict=True)
-            for entry in re.findall(r"\.entry (\w+)", ptx_of(name))
-        }
+        self.buffers: list[Any] = []
+        self.device: Device | Card
+        self.entries: dict[str, Module | Card] = {}
+        if KERNELS_FILE:
+            self.device = card()
+            return
+        self.device = device = Device()
+        for name in names:
+            module = device.load(ptx_of(name))
+            for entry in re.findall(r"\.entry (\w+)", ptx_of(name)):
+                self.entries[entry] = module
 
     def put(self, array: Any, dtype: Any = None, name: str = "input") -> Buffer:
         """Copy an array to the device."""
-        return self.device.buffer(np.asarray(array, dtype), name)
+        buffer: Any = self.device.buffer(np.asarray(array, dtype), name)
+        return self._kept(buffer)
 
     def empty(self, shape: int | Sequence[int], dtype: Any, name: str = "output") -> Buffer:
         """Allocate an array that is poisoned until it is written."""
-        return self.device.empty(shape, dtype, name)
+        buffer: Any = self.device.empty(shape, dtype, name)
+        return self._kept(buffer)
+
+    def _kept(self, buffer: Any) -> Any:
+        """Keep it as long as this is: structs have its address alone."""
+        self.buffers.append(buffer)
+        return buffer
 
     def launch(
         self,
@@ -142,7 +155,8 @@ class Gpu:
         **options: Any,
     ) -> Result:
         """Run a kernel; whatever the emulator reports is an error."""
-        result = self.entries[entry].launch(entry, grid, threads, bytes(args), **options)
+        module: Any = self.device if KERNELS_FILE else self.entries[entry]
+        result = module.launch(entry, grid, threads, bytes(args), **options)
         assert not result.reports, "\n".join(r.text for r in result.reports)
         assert result.fault == "none"
         return result
@@ -157,6 +171,15 @@ def bf16(x: npt.ArrayLike) -> npt.NDArray[np.uint16]:
 def from_bf16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
     """Return the numbers of bf16 bits."""
     return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def random_q8_0(
+    rng: np.random.Generator, n: int, k: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16], npt.NDArray[np.float64]]:
+    """Make a matrix in q8_0 (core/q8.h): codes (n, k), scales (n, k/32), and what it means."""
+    codes = rng.integers(-128, 128, (n, k)).astype(np.int8)
+    scales = (rng.normal(size=(n, k // 32)) / 64).astype(np.float16)
+    return codes, scales, decode_q8_0(codes, scales)
 
 
 class Batch:

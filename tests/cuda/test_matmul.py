@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cuda.kernels import SEEDS, Gpu, bf16, fill, from_bf16
+from cuda.kernels import SEEDS, Gpu, bf16, fill, from_bf16, random_q8_0
 from emulator.device import Buffer
 from gptoss.reference.mxfp4 import dequantize
+from gptoss.reference.q8 import from_groups
 from gptoss.reference.swiglu import swiglu
 from support.tolerances import U
 
@@ -121,6 +122,35 @@ def test_dense_in_f32(rows: int, n: int, k: int, accumulate: int) -> None:
         found = y.numpy()
         assert (np.abs(found[:, :n] - expected) <= bound).all()
         assert (found[:, n:] == before[:, n:]).all()
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 1, 32), (2, 9, 160), (3, 8, 256)])
+def test_dense_of_q8_0_in_f32(rows: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(rows + n + k)
+    x = rng.normal(size=(rows, k)).astype(np.float32)
+    codes, scales, weights = random_q8_0(rng, n, k)
+    before = rng.normal(size=(rows, n)).astype(np.float32)
+    for seed in SEEDS:
+        gpu = Gpu("matmul_f32")
+        y = gpu.put(before)
+        args = fill(
+            "DenseMatmulArgs",
+            x=gpu.put(x),
+            w=gpu.put(codes),
+            scales=gpu.put(scales.view(np.uint16)),
+            y=y,
+            rows=rows,
+            n=n,
+            k=k,
+            x_stride=k,
+            y_stride=n,
+            accumulate=1,
+            act=F32,
+        )
+        gpu.launch("gptoss_dense_matmul_q8_0_f32", grid_f32(n, rows), 256, args, seed=seed)
+        wide = x.astype(np.float64)
+        bound = sum_bound_f32(k) * (np.abs(wide) @ np.abs(weights).T + np.abs(before))
+        assert (np.abs(y.numpy() - (wide @ weights.T + before)) <= bound).all()
 
 
 def expert_args(gpu: Gpu, w: Experts, routing: Routing) -> dict[str, Any]:
@@ -579,6 +609,25 @@ def shuffle_q8(gpu: Gpu, w: npt.NDArray[np.uint16], seed: int = 0) -> tuple[Buff
     return codes, scales
 
 
+def shuffle_q8_0(
+    gpu: Gpu, codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float16], seed: int = 0
+) -> tuple[Buffer, Buffer]:
+    n, k = codes.shape
+    tiles, groups = -(-n // 16), -(-k // 64)
+    to = gpu.empty((tiles, groups, 2, 32, 4, 4), "i1"), gpu.empty((tiles, groups, 8, 2, 2), "u2")
+    args = fill(
+        "ShuffleQ8_0Args",
+        from_codes=gpu.put(codes),
+        from_scales=gpu.put(scales.view(np.uint16)),
+        codes=to[0],
+        scales=to[1],
+        n=n,
+        k=k,
+    )
+    gpu.launch("gptoss_shuffle_q8_0", (tiles, groups), 32, args, seed=seed)
+    return to
+
+
 def weights_q8(rng: np.random.Generator, n: int, k: int) -> npt.NDArray[np.uint16]:
     """Blocks of many sizes, one of zeros and one whose scale is too small to divide by."""
     sizes = np.repeat(2.0 ** rng.integers(-8, 4, (n, k // 32)), 32, axis=-1)
@@ -590,10 +639,17 @@ def weights_q8(rng: np.random.Generator, n: int, k: int) -> npt.NDArray[np.uint1
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 32), (16, 64), (35, 160)])
-def test_int8_weights_are_where_the_layout_says(n: int, k: int) -> None:
-    w = weights_q8(np.random.default_rng(n), n, k)
-    codes, bits = encode_q8(w)
-    found_codes, found_scales = (b.numpy() for b in shuffle_q8(Gpu("shuffle"), w))
+@pytest.mark.parametrize("q8_0", [False, True])
+def test_int8_weights_are_where_the_layout_says(n: int, k: int, q8_0: bool) -> None:
+    gpu, rng = Gpu("shuffle"), np.random.default_rng(n)
+    if q8_0:
+        grouped, scales, _ = random_q8_0(rng, n, k)
+        codes, bits = from_groups(grouped).reshape(n, k), scales.view(np.uint16)
+        found_codes, found_scales = (b.numpy() for b in shuffle_q8_0(gpu, grouped, scales))
+    else:
+        w = weights_q8(rng, n, k)
+        codes, bits = encode_q8(w)
+        found_codes, found_scales = (b.numpy() for b in shuffle_q8(gpu, w))
     tile, group, block, lane, word, byte = np.ix_(
         np.arange(-(-n // 16)), np.arange(-(-k // 64)), [0, 1], LANES, WORDS, np.arange(4)
     )
@@ -663,6 +719,7 @@ def run_q8(
     before: npt.NDArray[np.float32] | None,
     shape: tuple[int, int, int],
     seed: int,
+    name: str = "q8",
 ) -> npt.NDArray[np.float32]:
     rows, n, k = shape
     y = gpu.empty((rows, n + 3), "f4") if before is None else gpu.put(before)
@@ -681,17 +738,21 @@ def run_q8(
         accumulate=before is not None,
     )
     grid = (-(-n // 16) + 1, -(-rows // variant) + 1)
-    gpu.launch(f"gptoss_q8_matmul_{variant}", grid, 256, args, seed=seed, hostile=True)
+    gpu.launch(f"gptoss_{name}_matmul_{variant}", grid, 256, args, seed=seed, hostile=True)
     return y.numpy()
 
 
 @pytest.mark.parametrize(("rows", "n", "k"), Q8_CASES)
 @pytest.mark.parametrize("variant", [8, 32])
-def test_dense_in_int8(variant: int, rows: int, n: int, k: int) -> None:
+@pytest.mark.parametrize("name", ["q8", "q8_0"])
+def test_dense_in_int8(name: str, variant: int, rows: int, n: int, k: int) -> None:
     rng = np.random.default_rng(rows + n + k)
-    w = weights_q8(rng, n, k)
-    codes, bits = encode_q8(w)
-    weights = codes * np.repeat(from_bf16(bits), 32, axis=-1) / 2
+    if name == "q8_0":
+        codes, half_scales, weights = random_q8_0(rng, n, k)
+    else:
+        w = weights_q8(rng, n, k)
+        codes, bits = encode_q8(w)
+        weights = codes * np.repeat(from_bf16(bits), 32, axis=-1) / 2
     bias = rng.normal(size=n).astype(np.float32)
     for seed in SEEDS:
         gpu = Gpu("shuffle", "matmul_q8")
@@ -705,11 +766,12 @@ def test_dense_in_int8(variant: int, rows: int, n: int, k: int) -> None:
             gpu,
             variant,
             (x_codes, x_scales),
-            shuffle_q8(gpu, w, seed),
+            shuffle_q8(gpu, w, seed) if name == "q8" else shuffle_q8_0(gpu, codes, half_scales),
             bias,
             before,
             (rows, n, k),
             seed,
+            name,
         )
         # A block's sum is exact; its scale is rounded, and the sum, once each; then as in bf16.
         magnitude = np.abs(numbers) @ np.abs(weights).T + np.abs(bias) + np.abs(extra)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,22 @@ import numpy.typing as npt
 import pytest
 
 import gptoss
-from gptoss import LLM, BackendError, _core
-from support.checkpoints import MICRO, make_checkpoint
+from cuda.card import KERNELS_FILE
+from gptoss import LLM, BackendError, CheckpointError, _core
+from gptoss.convert import convert
+from support.checkpoints import MICRO, make_checkpoint, recast
 from support.model_cases import CASES, ModelCase, golden_path
-from support.tolerances import CUDA_MEDIAN_RELATIVE_L2, assert_fp32_tier, relative_l2
+from support.tolerances import (
+    CUDA_MEDIAN_RELATIVE_L2,
+    INT8_MEDIAN_RELATIVE_L2,
+    assert_fp32_tier,
+    relative_l2,
+)
 
 STATE = {name: (available, detail) for name, available, detail in _core.backends()}["cuda"]
 pytestmark = pytest.mark.skipif(not STATE[0], reason=f"tools/check_cuda.sh has one: {STATE[1]}")
+
+emulated = pytest.mark.skipif(bool(KERNELS_FILE), reason="only the emulator has such devices")
 
 SMALL: dict[str, Any] = {"context_length": 128, "max_step_tokens": 64, "max_sequences": 4}
 # Emulated, a token of the plain kernels takes most of a second.
@@ -100,6 +111,116 @@ def test_keys_and_values_in_int8(micro: Path, llm: LLM) -> None:
     errors = relative_l2(found, expected)
     assert np.median(errors) <= 2 * CUDA_MEDIAN_RELATIVE_L2
     assert np.median(relative_l2(llm.logits(prompt), expected)) > np.median(errors)
+
+
+@pytest.mark.parametrize("source", ["bf16", "q8_0"])
+def test_dense_weights_in_int8(source: str, micro: Path, tmp_path: Path) -> None:
+    path, options = micro, {"dense": "q8"} | SMALL
+    if source == "q8_0":
+        path, options = tmp_path / "model.gguf", SMALL
+        convert(micro, path, to="gguf", dense="q8_0", progress=False)
+    prompt = [(5 * i * i + 3 * i) % 280 for i in range(70)]
+    params = gptoss.SamplingParams(max_tokens=4, temperature=0, ignore_eos=True, logprobs=1)
+    with gptoss.load(path, device="cuda", **options) as llm:
+        assert "int8" in repr(llm)
+        found = llm.logits(prompt)
+        np.testing.assert_array_equal(llm.logits(prompt, chunk_tokens=9), found)
+        alone = llm.generate(prompt, params)
+        assert llm.generate([[3], prompt, [4, 5]], params)[1].logprobs == alone.logprobs
+    with gptoss.load(path, device="cpu", **options) as cpu:
+        expected = cpu.logits(prompt)
+    # Weights are the same bit for bit, and inputs rounded to int8 on both sides; the CPU rounds
+    # those of the experts to int8 as well.
+    bound = INT8_MEDIAN_RELATIVE_L2 + CUDA_MEDIAN_RELATIVE_L2
+    assert np.median(relative_l2(found, expected)) <= bound
+
+
+def test_reference_mode_takes_weights_in_q8_0_as_they_are(micro: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    convert(micro, path, to="gguf", dense="q8_0", progress=False)
+    prompt = [3, 5, 250]
+    found, expected = (
+        gptoss.load(path, device=device, precision="reference", **SMALL).logits(prompt)
+        for device in ("cuda", "cpu")
+    )
+    assert_fp32_tier(found, expected)
+
+
+def test_int8_is_made_of_finite_weights(micro: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(micro, tmp_path / "model")
+
+    def change(name: str, values: npt.NDArray[np.float32]) -> None:
+        if name.endswith("k_proj.weight"):
+            values[3, 5] = np.nan
+
+    recast(path / "model.safetensors", lambda name: "BF16", change)
+    with pytest.raises(CheckpointError, match=r"k_proj\.weight: .* must be finite"):
+        gptoss.load(path, device="cuda", dense="q8", **SMALL)
+
+
+def graph_launches() -> int:
+    """Return how many graphs the stand-in has launched."""
+    count = ctypes.CDLL("libcuda.so.1").emulatorGraphLaunches
+    count.restype = ctypes.c_uint64
+    return int(count())
+
+
+@emulated
+def test_graphs_are_used_and_change_no_bit(micro: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first comes to positions where attention is split.
+    prompts = [[(7 * i * i + i) % 280 for i in range(n)] for n in (122, 3)]
+    params = gptoss.SamplingParams(
+        max_tokens=12, temperature=1.0, seed=3, ignore_eos=True, logprobs=2
+    )
+    found, launches = [], []
+    for most in ("0", "48", "1"):
+        monkeypatch.setenv("GPTOSS_CUDA_GRAPHS", most)
+        before = graph_launches()
+        with gptoss.load(
+            micro, device="cuda", context_length=192, max_step_tokens=64, max_sequences=4
+        ) as llm:
+            results = llm.generate(prompts, params)
+            results += [llm.generate(prompts[0], params)]
+        found.append([(r.token_ids, r.logprobs) for r in results])
+        launches.append(graph_launches() - before)
+    assert launches[0] == 0
+    assert launches[1] > 10
+    assert launches[2] < launches[1]  # shapes take each other's place
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+@emulated
+def test_other_libraries_go_on_while_graphs_are_made(llm: LLM) -> None:
+    driver, done, failed = Driver(), threading.Event(), []
+    driver.free_bytes()
+
+    def work() -> None:
+        old, memory = ctypes.c_void_p(), ctypes.c_uint64()
+        driver.call("cuCtxPushCurrent_v2", driver.context)
+        while not done.is_set():
+            try:
+                driver.call("cuMemAlloc_v2", ctypes.byref(memory), 4096)
+                driver.call("cuMemsetD8_v2", memory, 1, 4096)
+                driver.call("cuCtxSynchronize")
+                driver.call("cuMemFree_v2", memory)
+            except AssertionError as error:
+                failed.append(error)
+                break
+        driver.call("cuCtxPopCurrent_v2", ctypes.byref(old))
+
+    other = threading.Thread(target=work)
+    other.start()
+    before = graph_launches()
+    try:
+        params = gptoss.SamplingParams(max_tokens=9, temperature=0, ignore_eos=True)
+        found = [llm.generate([[3, n], [5], [6]], params) for n in (4, 5)]
+    finally:
+        done.set()
+        other.join()
+    assert not failed
+    assert graph_launches() > before
+    assert found[0][1].token_ids == found[1][1].token_ids
 
 
 def test_a_request_gets_the_same_alone_and_beside_others(llm: LLM) -> None:
@@ -200,6 +321,7 @@ class Driver:
         return context.value
 
 
+@emulated
 def test_is_a_good_guest_and_gives_everything_back(micro: Path) -> None:
     driver = Driver()
     before = driver.free_bytes()
@@ -238,6 +360,7 @@ except (gptoss.BackendError, MemoryError) as error:
 """
 
 
+@emulated
 @pytest.mark.parametrize(
     ("devices", "environment", "expected"),
     [
@@ -253,11 +376,13 @@ def test_says_what_is_missing(
     assert expected in out
 
 
+@emulated
 def test_takes_the_first_device_that_can_compute(micro: Path) -> None:
     out = run_elsewhere(LOAD.format(path=str(micro), device="cuda"), "T4;RTX 3090")
     assert "cuda, Emulated RTX 3090" in out
 
 
+@emulated
 @pytest.mark.parametrize("devices", ["T4", "A100:memory=64K"])
 def test_auto_falls_back_to_the_cpu(devices: str, micro: Path) -> None:
     assert "cpu" in run_elsewhere(LOAD.format(path=str(micro), device="auto"), devices)
@@ -292,7 +417,6 @@ def test_a_device_that_is_lost_is_an_error_each_time(micro: Path) -> None:
     assert second == first
 
 
-@pytest.mark.parametrize("options", [{"dense": "q8"}, {"dense": "bf12"}], ids=str)
-def test_what_is_not_built_is_refused(options: dict[str, Any], micro: Path) -> None:
+def test_what_is_not_built_is_refused(micro: Path) -> None:
     with pytest.raises(BackendError, match="not built yet"):
-        gptoss.load(micro, device="cuda", **options)
+        gptoss.load(micro, device="cuda", dense="bf12")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cuda.kernels import Batch, Gpu, bf16, fill, from_bf16, seeds
+from cuda.kernels import Batch, Gpu, bf16, fill, from_bf16, random_q8_0, seeds
 from gptoss.reference.rms_norm import rms_norm
 from support import tolerances
 
@@ -23,6 +23,25 @@ def test_embed() -> None:
         gpu.launch("gptoss_embed", 7, 256, args, seed=seed)
         # A slot without a token gives some row, and nothing outside the table.
         assert np.array_equal(x.numpy(), from_bf16(table[[3, 6, 0, 5, 0]]))
+
+
+@pytest.mark.parametrize("hidden", [32, 128, 352])
+def test_embed_of_q8_0(hidden: int) -> None:
+    gpu = Gpu("embed")
+    codes, scales, table = random_q8_0(RNG, 7, hidden)
+    batch = Batch(gpu, [(0, 0, [3, 6, 0]), (1, 5, [-1])], last_tokens=[-1, 4])
+    x = gpu.empty((4, hidden), np.float32)
+    args = fill(
+        "EmbedArgs",
+        step=batch.step,
+        embedding=gpu.put(codes),
+        scales=gpu.put(scales.view(np.uint16)),
+        x=x,
+        hidden=hidden,
+    )
+    for seed in seeds():
+        gpu.launch("gptoss_embed_q8_0", 6, 256, args, seed=seed)
+        assert np.array_equal(x.numpy(), table[[3, 6, 0, 4]])
 
 
 @pytest.mark.parametrize("n", [1, 31, 64, 257, 2880])

@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -285,3 +286,61 @@ def test_a_race_fails_the_launch_and_is_reported() -> None:
     assert lib.cuCtxSynchronize() == 719, "the error sticks"
     assert lib.cuDevicePrimaryCtxReset_v2(0) == 0
     assert lib.cuCtxSynchronize() == 0
+
+
+ROUNDING = """
+import ctypes, sys
+import numpy as np
+
+lib = ctypes.CDLL(sys.argv[1])
+image = open(sys.argv[2], "rb").read()
+assert lib.cuInit(0) == 0
+m, n, k = 40, 24, 96
+random = np.random.default_rng(3)
+inputs = [random.normal(size=s).astype("f4").view("u4") >> 16 for s in ((m, k), (k, n))]
+inputs = [array.astype("u2") for array in inputs]
+for ordinal in (0, 0, 1, 0, 2, 0):
+    context, module, function = (ctypes.c_void_p() for _ in range(3))
+    assert lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal) == 0
+    assert lib.cuCtxSetCurrent(context) == 0
+    assert lib.cuModuleLoadData(ctypes.byref(module), image) == 0
+    assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"matmul") == 0
+    values = []
+    for array in inputs:
+        values.append(ctypes.c_uint64())
+        assert lib.cuMemAlloc_v2(ctypes.byref(values[-1]), array.nbytes) == 0
+        pointer = ctypes.c_void_p(array.ctypes.data)
+        assert lib.cuMemcpyHtoD_v2(values[-1], pointer, ctypes.c_size_t(array.nbytes)) == 0
+    out, back = ctypes.c_uint64(), np.zeros((m, n), "f4")
+    assert lib.cuMemAlloc_v2(ctypes.byref(out), back.nbytes) == 0
+    values += [out, ctypes.c_int(m), ctypes.c_int(n), ctypes.c_int(k)]
+    arguments = (ctypes.c_void_p * 6)(*(ctypes.addressof(v) for v in values))
+    sizes = [ctypes.c_uint(v) for v in (2, 2, 1, 128, 1, 1, 0)]
+    assert lib.cuLaunchKernel(function, *sizes, None, arguments, None) == 0
+    assert lib.cuCtxSynchronize() == 0
+    assert lib.cuMemcpyDtoH_v2(ctypes.c_void_p(back.ctypes.data), out, back.nbytes) == 0
+    print(back.tobytes().hex())
+"""
+
+
+def _products(hostile: str, seed: int) -> list[str]:
+    """Return the products of two A100 (launches 0, 1, 3, 5 and 4) and of an RTX 4090 (2)."""
+    done = subprocess.run(
+        [sys.executable, "-c", ROUNDING, LIBRARY, DATA / "corpus.ptx"],
+        env=os.environ
+        | {"GPTOSS_EMULATOR_DEVICES": "A100;RTX 4090;A100", "GPTOSS_EMULATOR_HOSTILE": hostile}
+        | {"GPTOSS_EMULATOR_SEED": str(seed)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_card_rounds_in_one_way() -> None:
+    ways = [_products("1", seed) for seed in range(1, 7)]
+    for products in ways:
+        assert len({products[i] for i in (0, 1, 3, 4, 5)}) == 1
+    assert len({products[0] for products in ways}) > 2, "by the seed"
+    assert any(products[2] != products[0] for products in ways), "by the card"
+    assert len(set(_products("launch", 1))) > 2
+    assert len(set(_products("0", 1))) == 1

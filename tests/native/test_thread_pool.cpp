@@ -25,6 +25,21 @@ GPTOSS_TEST(every_unit_runs_once) {
   }
 }
 
+GPTOSS_TEST(ranges_hold_every_unit_once) {
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int job = 0; job < 500; ++job) {
+      const int most = 1 + job % 9;
+      std::vector<int> runs(static_cast<size_t>(job % 101), 0);
+      pool.run_ranges(static_cast<int64_t>(runs.size()), most, [&](int64_t begin, int64_t end) {
+        GPTOSS_CHECK(begin < end && end - begin <= most, begin, " to ", end, " of most ", most);
+        for (int64_t i = begin; i < end; ++i) ++runs[static_cast<size_t>(i)];
+      });
+      for (const int count : runs) GPTOSS_CHECK(count == 1, "threads ", threads, " job ", job);
+    }
+  }
+}
+
 GPTOSS_TEST(the_share_of_a_thread_that_is_stuck_is_run_by_others) {
   ThreadPool pool(3);
   for (int stuck = 0; stuck < 30; ++stuck) {

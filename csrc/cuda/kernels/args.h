@@ -78,15 +78,18 @@ struct Step {
   int32_t n_logit_rows;             // R
 };
 
-// x (T, hidden) f32 = rows of the embedding (V, hidden) bf16.
+// x (T, hidden) f32 = rows of the embedding (V, hidden), bf16 or, if it has scales, in q8_0 as
+// core/q8.h has it.
 struct EmbedArgs {
   Step step;
-  const uint16_t* embedding;
+  const void* embedding;
+  const void* scales;  // (V, hidden/32) f16, nullable
   float* x;
   int32_t hidden;
 };
 inline Launch launch_of(const EmbedArgs& a) {
-  return {"gptoss_embed", a.step.n_tokens, 1, 1, 256, 0};
+  return {
+      a.scales == nullptr ? "gptoss_embed" : "gptoss_embed_q8_0", a.step.n_tokens, 1, 1, 256, 0};
 }
 
 // ---- Norm --------------------------------------------------------------------------------------
@@ -109,13 +112,15 @@ inline Launch launch_of(const RmsNormArgs& a) {
 // ---- Dense matmul ------------------------------------------------------------------------------
 
 // y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
-//   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32
+//   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32. With scales
+//              w is in q8_0 as core/q8.h has it, k % 32 == 0
 //   Act::bf16: x bf16, k % 8 == 0 and x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in
 //              f32, in an order that depends on k alone
 struct DenseMatmulArgs {
   const void* x;
   const void* w;
-  const float* bias;  // (n), nullable
+  const void* scales;  // (n, k/32) f16, nullable; null with Act::bf16
+  const float* bias;   // (n), nullable
   float* y;
   int32_t rows, n, k;
   int32_t x_stride, y_stride;
@@ -124,7 +129,12 @@ struct DenseMatmulArgs {
 };
 inline Launch launch_of(const DenseMatmulArgs& a) {
   if (a.act == Act::f32) {  // a warp per output row of w, and per row of x
-    return {"gptoss_dense_matmul_f32", static_cast<int>(ceil_div(a.n, 8)), a.rows, 1, 256, 0};
+    return {a.scales == nullptr ? "gptoss_dense_matmul_f32" : "gptoss_dense_matmul_q8_0_f32",
+            static_cast<int>(ceil_div(a.n, 8)),
+            a.rows,
+            1,
+            256,
+            0};
   }
   if (a.rows > 64) {  // 128 rows of w, 64 of x
     return {"gptoss_dense_matmul_bf16_64",
@@ -189,17 +199,18 @@ inline Launch launch_of(const QuantizeArgs& a) {  // a warp per 32 numbers
 struct Q8MatmulArgs {
   const int8_t* x;  // as QuantizeArgs leaves them
   const float* x_scales;
-  const void* codes;  // as ShuffleQ8Args leaves them
+  const void* codes;  // as ShuffleQ8Args or ShuffleQ8_0Args leaves them
   const void* scales;
   const float* bias;  // (n), nullable
   float* y;
   int32_t rows, n, k;
   int32_t y_stride;
   int32_t accumulate;
-  int32_t unused;
+  int32_t is_q8_0;  // w = code * scale, in f16; else code * scale / 2, in bf16
 };
 inline Launch launch_of(const Q8MatmulArgs& a) {
-  return {a.rows > 8 ? "gptoss_q8_matmul_32" : "gptoss_q8_matmul_8",
+  return {a.is_q8_0 != 0 ? (a.rows > 8 ? "gptoss_q8_0_matmul_32" : "gptoss_q8_0_matmul_8")
+                         : (a.rows > 8 ? "gptoss_q8_matmul_32" : "gptoss_q8_matmul_8"),
           static_cast<int>(ceil_div(a.n, 16)),
           static_cast<int>(ceil_div(a.rows, a.rows > 8 ? 32 : 8)),
           1,
@@ -223,6 +234,22 @@ struct ShuffleQ8Args {
 };
 inline Launch launch_of(const ShuffleQ8Args& a) {
   return {"gptoss_shuffle_q8",
+          static_cast<int>(ceil_div(a.n, 16)),
+          static_cast<int>(ceil_div(a.k, 64)),
+          1,
+          32,
+          0};
+}
+// Likewise a matrix in q8_0 as core/q8.h has it, with its own codes and scales.
+struct ShuffleQ8_0Args {
+  const void* from_codes;   // (n, k)
+  const void* from_scales;  // (n, k/32) f16
+  void* codes;
+  void* scales;
+  int32_t n, k;
+};
+inline Launch launch_of(const ShuffleQ8_0Args& a) {
+  return {"gptoss_shuffle_q8_0",
           static_cast<int>(ceil_div(a.n, 16)),
           static_cast<int>(ceil_div(a.k, 64)),
           1,
@@ -526,10 +553,16 @@ inline Launch launch_of(const AttentionArgs& a) {
 // n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
 // of the device idle: up to kSplitRows splits of all tokens together.
 inline constexpr int kSplitRows = 2048;
-inline bool pays_to_split(const AttentionArgs& a, int highest_position) {
+// 0 where they do not; else a power of two, within what there can be of `positions`: few numbers,
+// so that one graph serves many steps. Splits behind a token's last one leave at once.
+inline int count_splits(int tokens, int highest_position, int positions) {
   const int splits = split_of(highest_position) + 1;
-  return has_fast_attention(a) && a.window == 0 && splits > 1 &&
-         a.step.n_tokens * static_cast<int64_t>(splits) <= kSplitRows;
+  if (splits == 1 || tokens * static_cast<int64_t>(splits) > kSplitRows) return 0;
+  int rounded = 2;
+  while (rounded < splits) rounded *= 2;
+  const int most = split_of(positions - 1) + 1;
+  rounded = rounded < most ? rounded : most;
+  return rounded < kSplitRows / tokens ? rounded : kSplitRows / tokens;
 }
 inline constexpr int64_t attention_partials(int tokens, int n_splits, int heads, int head_dim) {
   return int64_t{1} * tokens * n_splits * heads * (head_dim + 2);

@@ -1,5 +1,5 @@
 // The residual stream's beginning, RMSNorm, and what is looked at in its end.
-#include "cuda/kernels/block.cuh"
+#include "cuda/kernels/q8_0.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -39,9 +39,19 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_embed(const __grid_constant__ EmbedArgs a) {
   const int t = blockIdx.x;
   if (t >= a.step.n_tokens) return;
-  const uint16_t* const row = a.embedding + static_cast<int64_t>(token_of(a.step, t)) * a.hidden;
+  const uint16_t* const row = static_cast<const uint16_t*>(a.embedding) +
+                              static_cast<int64_t>(token_of(a.step, t)) * a.hidden;
   float* const x = a.x + static_cast<int64_t>(t) * a.hidden;
   for (int i = threadIdx.x; i < a.hidden; i += kThreads) x[i] = from_bf16(row[i]);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_embed_q8_0(const __grid_constant__ EmbedArgs a) {
+  const int t = blockIdx.x;
+  if (t >= a.step.n_tokens) return;
+  const Q8Row row(a.embedding, a.scales, token_of(a.step, t), a.hidden);
+  float* const x = a.x + static_cast<int64_t>(t) * a.hidden;
+  for (int i = threadIdx.x; i < a.hidden; i += kThreads) x[i] = row[i];
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)

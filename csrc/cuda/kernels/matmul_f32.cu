@@ -2,6 +2,7 @@
 // the fast ones. A warp computes one number (gate_up: one gate and one up), lane l over every 32nd
 // element of k from l on, then a tree over the lanes. Weights are as in the checkpoint.
 #include "cuda/kernels/expert_tile.cuh"
+#include "cuda/kernels/q8_0.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -40,23 +41,40 @@ __device__ __forceinline__ ExpertRow expert_row(const ExpertWeights& w, int64_t 
   return {w.blocks + row * (k / 2), w.scales + row * (k / 32)};
 }
 
-}  // namespace
+struct Bf16Row {
+  const uint16_t* row;
+  __device__ __forceinline__ float operator[](int column) const { return from_bf16(row[column]); }
+};
 
-extern "C" __global__ void __launch_bounds__(kThreads)
-    gptoss_dense_matmul_f32(const __grid_constant__ DenseMatmulArgs a) {
+// weights_of(n): row n of w.
+template <class WeightsOf>
+__device__ __forceinline__ void dense_matmul(const DenseMatmulArgs& a, WeightsOf weights_of) {
   const int n = static_cast<int>(blockIdx.x) * kWarps + warp_id();
   const int row = static_cast<int>(blockIdx.y);
   if (n >= a.n || row >= a.rows) return;
   const float* x = static_cast<const float*>(a.x) + static_cast<int64_t>(row) * a.x_stride;
-  const uint16_t* w = static_cast<const uint16_t*>(a.w) + static_cast<int64_t>(n) * a.k;
+  const auto w = weights_of(n);
   float sum = 0.0f;
-  for (int k = lane_id(); k < a.k; k += 32) sum += x[k] * from_bf16(w[k]);
+  for (int k = lane_id(); k < a.k; k += 32) sum += x[k] * w[k];
   sum = warp_sum(sum);
   if (lane_id() != 0) return;
   float* y = a.y + static_cast<int64_t>(row) * a.y_stride + n;
   if (a.bias != nullptr) sum += a.bias[n];
   if (a.accumulate) sum += *y;
   *y = sum;
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_dense_matmul_f32(const __grid_constant__ DenseMatmulArgs a) {
+  dense_matmul(a, [&](int n) {
+    return Bf16Row{static_cast<const uint16_t*>(a.w) + static_cast<int64_t>(n) * a.k};
+  });
+}
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_dense_matmul_q8_0_f32(const __grid_constant__ DenseMatmulArgs a) {
+  dense_matmul(a, [&](int n) { return Q8Row(a.w, a.scales, n, a.k); });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)

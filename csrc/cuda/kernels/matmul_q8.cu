@@ -8,6 +8,23 @@ namespace {
 
 constexpr int kQuantizeThreads = 256;  // 8 warps, a block of 32 numbers each
 
+// Twice a weight's scale, of an even row and of the odd one after it.
+struct Bf16Scales {
+  static __device__ __forceinline__ float even(uint32_t both) { return __uint_as_float(both << 16); }
+  static __device__ __forceinline__ float odd(uint32_t both) {
+    return __uint_as_float(both & 0xffff0000u);
+  }
+};
+struct F16Scales {
+  static __device__ __forceinline__ float even(uint32_t both) {
+    return 2.0f * from_f16(static_cast<uint16_t>(both));
+  }
+  static __device__ __forceinline__ float odd(uint32_t both) {
+    return 2.0f * from_f16(static_cast<uint16_t>(both >> 16));
+  }
+};
+
+template <class Scales>
 struct Q8Input {
   struct Columns {
     uint32_t words[4];   // columns 16 i + 4t to 4t + 3 of token g
@@ -40,7 +57,7 @@ struct Q8Input {
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
       const uint32_t both = b == 0 ? w.scales.x : w.scales.y;
-      const float even = __uint_as_float(both << 16), odd = __uint_as_float(both & 0xffff0000u);
+      const float even = Scales::even(both), odd = Scales::odd(both);
 #pragma unroll
       for (int j = 0; j < kTokenTiles; ++j) {
         Sums products;
@@ -55,7 +72,7 @@ struct Q8Input {
   }
 };
 
-template <class S>
+template <class S, class Scales>
 __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
   const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
@@ -67,7 +84,7 @@ __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
       Q8Weights{a.codes, a.scales, groups}, first_tile, tiles_of(a.n), begin, end, a.k,
       [&](int row) {  // lanes without a token take the last one's
         const auto at = [&](int r) { return static_cast<int64_t>(min(row + r, end - 1)) * groups; };
-        return Q8Input{a.x + at(g) * kGroupColumns + 4 * t,
+        return Q8Input<Scales>{a.x + at(g) * kGroupColumns + 4 * t,
                        {a.x_scales + at(2 * t) * 2, a.x_scales + at(2 * t + 1) * 2}};
       },
       [&](int tile, int row, int pair, float even, float odd) {
@@ -104,11 +121,19 @@ __device__ __forceinline__ void quantize(const QuantizeArgs& a) {
 
 extern "C" __global__ void __launch_bounds__(Q8Rows8::kThreads, 3)
     gptoss_q8_matmul_8(const __grid_constant__ Q8MatmulArgs a) {
-  q8_stream<Q8Rows8>(a);
+  q8_stream<Q8Rows8, Bf16Scales>(a);
 }
 extern "C" __global__ void __launch_bounds__(Q8Rows32::kThreads, 2)
     gptoss_q8_matmul_32(const __grid_constant__ Q8MatmulArgs a) {
-  q8_stream<Q8Rows32>(a);
+  q8_stream<Q8Rows32, Bf16Scales>(a);
+}
+extern "C" __global__ void __launch_bounds__(Q8Rows8::kThreads, 3)
+    gptoss_q8_0_matmul_8(const __grid_constant__ Q8MatmulArgs a) {
+  q8_stream<Q8Rows8, F16Scales>(a);
+}
+extern "C" __global__ void __launch_bounds__(Q8Rows32::kThreads, 2)
+    gptoss_q8_0_matmul_32(const __grid_constant__ Q8MatmulArgs a) {
+  q8_stream<Q8Rows32, F16Scales>(a);
 }
 
 extern "C" __global__ void __launch_bounds__(kQuantizeThreads)

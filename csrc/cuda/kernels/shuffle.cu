@@ -1,6 +1,7 @@
 // Matrices of the checkpoint into the layout of fragments.cuh, once when a model is loaded. A warp
 // makes 16 rows and 64 columns.
 #include "cuda/kernels/fragments.cuh"
+#include "cuda/kernels/q8_0.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -29,6 +30,28 @@ __device__ __forceinline__ uint32_t scale_byte(const uint8_t* scales, int row, i
   if (row >= n || block >= blocks) return 0;
   // Beyond kShuffledMaxScale the bf16 is infinite, and so are the results.
   return min(scales[static_cast<int64_t>(row) * blocks + block] + 126, 255);
+}
+
+// What a warp has of an int8 matrix: 16 rows, 64 columns.
+struct Q8Group {
+  uint32_t codes[kTileRows][kGroupColumns / 4];
+  uint16_t scales[kTileRows][2];
+};
+
+// By all lanes, after __syncwarp().
+__device__ __forceinline__ void write_q8(const Q8Group& from, void* codes, void* scales,
+                                         int64_t index) {
+  const int g = lane_id() / 4, t = lane_id() % 4;
+#pragma unroll
+  for (int b = 0; b < 2; ++b) {
+    static_cast<uint4*>(codes)[(index * 2 + b) * 32 + lane_id()] = {
+        from.codes[2 * g][8 * b + t], from.codes[2 * g + 1][8 * b + t],
+        from.codes[2 * g][8 * b + 4 + t], from.codes[2 * g + 1][8 * b + 4 + t]};
+  }
+  if (t < 2) {
+    static_cast<uint32_t*>(scales)[(index * 8 + g) * 2 + t] =
+        from.scales[2 * g][t] | static_cast<uint32_t>(from.scales[2 * g + 1][t]) << 16;
+  }
 }
 
 }  // namespace
@@ -103,8 +126,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_shuffle_q8(const __grid_constant__ ShuffleQ8Args a) {
   const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
   if (tile >= tiles_of(a.n) || group >= groups_of(a.k)) return;
-  __shared__ uint32_t codes[kTileRows][kGroupColumns / 4];
-  __shared__ uint16_t scales[kTileRows][2];
+  __shared__ Q8Group made;
 
   const int row = lane_id() / 2, block = lane_id() % 2;
   const int from_row = tile * kTileRows + row;
@@ -118,29 +140,41 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const uint32_t bits = (__float_as_uint(largest * (2.0f / 127.0f)) + 0xffffu) >> 16;
   const float scale = __uint_as_float(bits << 16);
   const float inverse = scale >= 0x1p-126f ? 2.0f / scale : 0.0f;
-  scales[row][block] = static_cast<uint16_t>(bits);
+  made.scales[row][block] = static_cast<uint16_t>(bits);
   for (int i = 0; i < 8; ++i) {
     uint32_t word = 0;
     for (int b = 0; b < 4 && inside; ++b) {
       const int code = __float2int_rn(from_bf16(from[4 * i + b]) * inverse);
       word |= static_cast<uint32_t>(code & 255) << (8 * b);
     }
-    codes[row][block * 8 + i] = word;
+    made.codes[row][block * 8 + i] = word;
   }
   __syncwarp();
+  write_q8(made, a.codes, a.scales, static_cast<int64_t>(tile) * groups_of(a.k) + group);
+}
 
-  const int g = lane_id() / 4, t = lane_id() % 4;
-  const int64_t index = static_cast<int64_t>(tile) * groups_of(a.k) + group;
-#pragma unroll
-  for (int b = 0; b < 2; ++b) {
-    static_cast<uint4*>(a.codes)[(index * 2 + b) * 32 + lane_id()] = {
-        codes[2 * g][8 * b + t], codes[2 * g + 1][8 * b + t], codes[2 * g][8 * b + 4 + t],
-        codes[2 * g + 1][8 * b + 4 + t]};
+extern "C" __global__ void __launch_bounds__(kThreads)
+    gptoss_shuffle_q8_0(const __grid_constant__ ShuffleQ8_0Args a) {
+  const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
+  if (tile >= tiles_of(a.n) || group >= groups_of(a.k)) return;
+  __shared__ Q8Group found;
+
+  const int row = lane_id() / 2, block = lane_id() % 2;
+  const int from_row = tile * kTileRows + row;
+  const int column = group * kGroupColumns + block * 32;
+  const bool inside = from_row < a.n && column < a.k;
+  const Q8Row from(a.from_codes, a.from_scales, inside ? from_row : 0, a.k);
+  found.scales[row][block] = inside ? from.scales[column / 32] : uint16_t{0};
+  for (int i = 0; i < 8; ++i) {
+    uint32_t word = 0;
+    for (int b = 0; b < 4 && inside; ++b) {
+      const int code = from.codes[q8_0_place(column + 4 * i + b, a.k)];
+      word |= static_cast<uint32_t>(code & 255) << (8 * b);
+    }
+    found.codes[row][block * 8 + i] = word;
   }
-  if (t < 2) {
-    static_cast<uint32_t*>(a.scales)[(index * 8 + g) * 2 + t] =
-        scales[2 * g][t] | static_cast<uint32_t>(scales[2 * g + 1][t]) << 16;
-  }
+  __syncwarp();
+  write_q8(found, a.codes, a.scales, static_cast<int64_t>(tile) * groups_of(a.k) + group);
 }
 
 }  // namespace gptoss::cuda

@@ -446,3 +446,10 @@ extern "C" __attribute__((visibility("default"))) const char* emulatorTakeReport
   driver.reports.clear();
   return text.c_str();
 }
+
+// How many graphs were launched so far.
+extern "C" __attribute__((visibility("default"))) uint64_t emulatorGraphLaunches() {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  return driver.graph_launches;
+}

@@ -285,6 +285,7 @@ DRIVER_API cuGraphLaunch(CUgraphExec exec, CUstream handle) {
     CUstream stream = driver.stream(context, handle);
     if (!driver.execs.has(exec) || !stream) return CUDA_ERROR_INVALID_HANDLE;
     if (stream->capture) return CUDA_ERROR_NOT_SUPPORTED;
+    ++driver.graph_launches;
     // The same graph does not overlap itself.
     std::shared_ptr<Work> before = exec->last;
     if (before && !before->done) stream->next_after.push_back(before);

@@ -65,7 +65,10 @@ Driver& Driver::instance() {
 Driver::Driver() {
   seed_ = std::strtoull(environment("GPTOSS_EMULATOR_SEED", "1").c_str(), nullptr, 0);
   strict_ = environment("GPTOSS_EMULATOR_STRICT", "1") != "0";
-  hostile_ = environment("GPTOSS_EMULATOR_HOSTILE", "1") != "0";
+  const std::string hostile = environment("GPTOSS_EMULATOR_HOSTILE", "1");
+  hostile_ = hostile == "0"        ? Hostile::kNever
+             : hostile == "launch" ? Hostile::kPerLaunch
+                                   : Hostile::kPerDevice;
   quiet_ = environment("GPTOSS_EMULATOR_QUIET", "0") != "0";
   random_.seed(seed_);
   std::istringstream list(environment("GPTOSS_EMULATOR_DEVICES", "A100:memory=4G"));
@@ -264,7 +267,11 @@ LaunchOptions Driver::options_of(CUcontext context, const KernelCall& call) cons
   options.cooperative = call.cooperative;
   options.profile = context->device->profile;
   options.multiprocessors = context->device->multiprocessors;
-  options.hostile_tensor_cores = hostile_;
+  options.hostile_tensor_cores = hostile_ != Hostile::kNever;
+  // Two devices of one name round alike.
+  if (hostile_ == Hostile::kPerDevice) {
+    options.tensor_seed = seed_ ^ std::hash<std::string_view>()(context->device->profile->name);
+  }
   options.opted_in_shared =
       call.function->max_dynamic_shared_bytes >= static_cast<int>(call.shared_bytes) &&
       call.function->max_dynamic_shared_bytes > 0;

@@ -223,7 +223,7 @@ class Driver {
   // For tests: what the checks found since the last call of emulatorTakeReports.
   std::vector<std::string> reports;
   std::string output;
-  uint64_t launches = 0;
+  uint64_t launches = 0, graph_launches = 0;
 
  private:
   Driver();
@@ -232,7 +232,8 @@ class Driver {
 
   std::mt19937_64 random_;
   uint64_t seed_ = 1;
-  bool strict_ = true, hostile_ = true, quiet_ = false;
+  bool strict_ = true, quiet_ = false;
+  enum class Hostile { kNever, kPerDevice, kPerLaunch } hostile_ = Hostile::kPerDevice;
 };
 
 // Wraps the body of an entry point: lock, initialisation, and no exception across the boundary.

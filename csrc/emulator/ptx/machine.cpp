@@ -54,7 +54,7 @@ uint64_t Launch::random() {  // xorshift64*
 }
 
 Launch::TensorBehaviour Launch::tensor_behaviour(uint32_t shape) const {
-  const uint64_t h = mix(options.seed * 0x100000001b3ull + shape);
+  const uint64_t h = mix(options.tensor_seed.value_or(options.seed) * 0x100000001b3ull + shape);
   return {2 << (h % 4), static_cast<int>(h >> 8 & 3), (h >> 16 & 1) != 0};
 }
 

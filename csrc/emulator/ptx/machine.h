@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -20,9 +21,10 @@ namespace gptoss::emulator {
 struct LaunchOptions {
   Dim3 grid, block;
   uint32_t dynamic_shared_bytes = 0;
-  // Repeats a launch exactly: order of CTAs, interleaving of warps, rounding of hostile tensor
-  // cores.
+  // Repeats a launch exactly: order of CTAs, interleaving of warps, and how hostile tensor cores
+  // round, unless tensor_seed says it: a card has one way.
   uint64_t seed = 0;
+  std::optional<uint64_t> tensor_seed;
   bool check_races = true;
   bool check_uninitialised = true;
   bool count_memory = true;  // sectors and bank conflicts

@@ -121,38 +121,47 @@ void multiply_exactly(const double (&a)[kRows][kMostTerms], const double (&b)[kM
   }
 }
 
+// `value`, of at most 53 bits, as a float: cut or rounded to nearest.
+double as_float(double value, bool truncate) {
+  const auto nearest = static_cast<float>(value);
+  if (!truncate || std::fabs(nearest) <= std::fabs(value)) return nearest;
+  return std::nextafter(nearest, 0.0f);
+}
+
 // As tensor cores may: groups of k terms are aligned to their largest, cut to a few bits more than
 // a float has, added to the accumulator with it, and the sum is cut or rounded to f32.
 void multiply_hostile(const double (&a)[kRows][kMostTerms], const double (&b)[kMostTerms][kColumns],
                       int terms, const Launch::TensorBehaviour& how,
                       double (&sum)[kRows][kColumns]) {
   for (int r = 0; r < kRows; ++r) {
-    for (int n = 0; n < kColumns; ++n) {
-      double acc = sum[r][n];
-      for (int first = 0; first < terms; first += how.group) {
-        double part[kMostTerms + 1];
-        int count = 0;
-        part[count++] = acc;
-        for (int k = first; k < std::min(terms, first + how.group); ++k)
-          part[count++] = a[r][k] * b[k][n];
-        double largest = 0, exact = 0;
-        for (int i = 0; i < count; ++i) {
-          exact += part[i];
-          largest = std::max(largest, std::fabs(part[i]));
-        }
-        if (!std::isfinite(exact) || largest == 0) {
-          acc = exact;
-          continue;
-        }
-        int exponent;
-        std::frexp(largest, &exponent);
-        const double unit = std::ldexp(1.0, exponent - 24 - how.extra_bits);
-        double total = 0;
-        for (int i = 0; i < count; ++i) total += std::trunc(part[i] / unit) * unit;
-        acc = std::bit_cast<float>(static_cast<uint32_t>(round_to(
-            exact_of(total), kFormatF32, how.truncate ? Rounding::kZero : Rounding::kNearest)));
+    for (int first = 0; first < terms; first += how.group) {
+      const int count = std::min(how.group, terms - first);
+      double part[kMostTerms][kColumns], largest[kColumns], exact[kColumns], unit[kColumns],
+          total[kColumns];
+      for (int n = 0; n < kColumns; ++n) {
+        exact[n] = sum[r][n];
+        largest[n] = std::fabs(exact[n]);
       }
-      sum[r][n] = acc;
+      for (int k = 0; k < count; ++k) {
+        for (int n = 0; n < kColumns; ++n) {
+          part[k][n] = a[r][first + k] * b[first + k][n];
+          exact[n] += part[k][n];
+          largest[n] = std::max(largest[n], std::fabs(part[k][n]));
+        }
+      }
+      for (int n = 0; n < kColumns; ++n) {
+        // The exponent's bits; products of narrow numbers are never subnormal.
+        const uint64_t exponent = std::bit_cast<uint64_t>(largest[n]) >> 52;
+        unit[n] = std::bit_cast<double>((exponent - 23 - how.extra_bits) << 52);
+        total[n] = std::trunc(sum[r][n] / unit[n]) * unit[n];
+      }
+      for (int k = 0; k < count; ++k) {
+        for (int n = 0; n < kColumns; ++n) total[n] += std::trunc(part[k][n] / unit[n]) * unit[n];
+      }
+      for (int n = 0; n < kColumns; ++n) {
+        const bool special = !std::isfinite(exact[n]) || largest[n] == 0;
+        sum[r][n] = special ? exact[n] : as_float(total[n], how.truncate);
+      }
     }
   }
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -172,6 +172,11 @@ def tensors_by_role(
             else:
                 roles[part.role] = tensors[part.name]
     return roles
+
+
+def matrices_held_in_q8_0(tensors: Iterable[str]) -> frozenset[str]:
+    """Return the canonical names of the matrices that a GGUF file had in Q8_0."""
+    return frozenset(name.removesuffix(Q8_0_CODES) for name in tensors if name.endswith(Q8_0_CODES))
 
 
 def _attention(

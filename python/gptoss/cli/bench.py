@@ -25,6 +25,7 @@ from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.cli import options as shared
 from gptoss.cli.chart import Panel, bar_chart, short_number
 from gptoss.measure import EnergyMeter, ReadProbe, cpu_name
+from gptoss.options import Dense
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -175,6 +176,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _dense_of(description: str) -> Dense:
+    """What dense="auto" chose, of a model's description."""
+    if "dense weights int8" in description:
+        return "q8"
+    return "bf12" if "dense weights bf12" in description else "bf16"
+
+
 class _Bench:
     """The measures of one loaded model."""
 
@@ -187,6 +195,7 @@ class _Bench:
         self._device = llm.description.partition(",")[0]
         path = local_model(options.model)
         self._q8_0 = frozenset() if path is None else matrices_in_q8_0(locate(path))
+        self._dense = _dense_of(llm.description) if options.dense == "auto" else options.dense
         self._probe = ReadProbe() if self._device == "cpu" else None
 
     def figures(self) -> list[Figure]:
@@ -256,7 +265,7 @@ class _Bench:
         return decode_bytes(
             self._llm.config,
             precision=options.precision,
-            dense=options.dense,
+            dense=self._dense,
             kv_cache_dtype=options.kv_cache_dtype,
             depth=_SHORT_PROMPT_TOKENS + options.new // 2,
             sequences=requests,

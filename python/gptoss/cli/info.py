@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
+from gptoss import _core
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
 from gptoss.checkpoint.layout import Layout
 from gptoss.checkpoint.open import local_model
+from gptoss.checkpoint.residency import (
+    USUAL_CONTEXT_TOKENS,
+    Residency,
+    form_that_stays,
+    residencies,
+)
 from gptoss.checkpoint.resolve import find_model
 from gptoss.cli.options import format_bytes
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
+from gptoss.options import Dense, check_modes
 
 _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 
@@ -19,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument("--precision", default="auto", metavar="MODE", help="auto or reference")
-    parser.add_argument("--dense", default="bf16", metavar="FORM", help="bf16, bf12 or q8")
+    parser.add_argument("--dense", default="bf16", metavar="FORM", help="bf16, bf12, q8 or auto")
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="auto or int8")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print two tables; weights are not read, and of a Hub id only config.json is downloaded."""
+    """Print three tables; weights are not read, and of a Hub id only config.json is downloaded."""
     from rich.console import Console
 
     hub = {"revision": options.revision, "local_files_only": options.local_files_only}
@@ -34,21 +43,30 @@ def run(options: argparse.Namespace) -> int:
     layout, config = located.layout, located.config
     longest = config.max_position_embeddings
     lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
-    estimates = [
-        estimate_memory(
+    check_modes(options.precision, options.dense, options.kv_cache_dtype)
+
+    def estimate(length: int, dense: Dense) -> MemoryEstimate:
+        return estimate_memory(
             options.model,
             length,
             precision=options.precision,
-            dense=options.dense,
+            dense=dense,
             kv_cache_dtype=options.kv_cache_dtype,
             **hub,
         )
-        for length in lengths
-    ]
+
+    forms = residencies(
+        lambda dense: estimate(min(USUAL_CONTEXT_TOKENS, longest), dense),
+        _core.available_memory_bytes(),
+        options.precision,
+    )
+    dense = form_that_stays(forms) if options.dense == "auto" else options.dense
+    estimates = [estimate(length, dense) for length in lengths]
     files = _files(options.model, **hub)
     console = Console()
     console.print(_architecture(layout, config, estimates[0], files))
     console.print(_memory(estimates))
+    console.print(_residency(forms))
     return 0
 
 
@@ -126,4 +144,23 @@ def _memory(estimates: list[MemoryEstimate]) -> object:
             format_bytes(estimate.workspace_bytes),
             format_bytes(estimate.total_bytes),
         )
+    return table
+
+
+def _residency(forms: Mapping[Dense, Residency]) -> object:
+    from rich.table import Table
+
+    first = next(iter(forms.values()))
+    table = Table(
+        title=f"In memory with {first.estimate.context_length:,} tokens of context, of "
+        f"{format_bytes(first.available_bytes)} that are available",
+        title_justify="left",
+    )
+    table.add_column("dense")
+    table.add_column("needed", justify="right")
+    table.add_column("weights")
+    for form, residency in forms.items():
+        short = residency.needed_bytes - residency.available_bytes
+        verdict = "stay in memory" if residency.fits else f"{format_bytes(short)} short"
+        table.add_row(form, format_bytes(residency.needed_bytes), verdict)
     return table

@@ -132,7 +132,8 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
         default="bf16",
         metavar="FORM",
         help="how attention and unembedding are held: bf16; bf12, the same in 12 bits, longer "
-        "to load and faster to decode; or q8, rounded to 8 bits, the fastest",
+        "to load and faster to decode; q8, rounded to 8 bits, the fastest; or auto, the first of "
+        "these that stays in memory",
     )
     group.add_argument(
         "--context-length", type=int, metavar="N", help="most tokens, prompt and output together"
