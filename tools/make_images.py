@@ -40,8 +40,14 @@ IMAGES = ROOT / "docs" / "images"
 SESSION = (
     'gptoss chat demo "What is 17 + 25?" --show-reasoning',
     'gptoss chat demo "What is gptoss?"',
-    'gptoss chat demo "Does it work offline?"',
+    "cat weather.py",
+    'gptoss chat demo --tools weather.py "What is the weather in Oslo?" --quiet',
 )
+WEATHER = '''\
+def get_weather(city: str) -> dict[str, str]:
+    """Tell today's weather."""
+    return {"sky": "sunny", "temperature": "21 °C"}
+'''
 
 _CONSOLE = Console()
 _KEY_S, _WORD_S, _PAUSE_S = 0.035, 0.06, 0.9  # the pace at which it is shown
@@ -66,6 +72,7 @@ def recording() -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_command(folder)
+        (folder / "weather.py").write_text(WEATHER, encoding="utf-8")
         for command in SESSION:
             drawing.type(command)
             for line in _printed(command, folder):
