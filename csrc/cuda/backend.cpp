@@ -189,6 +189,7 @@ class CudaBackend final : public Backend {
       flights_.push_back(std::make_unique<Flight>(context_));
     }
     stream_->clear(memory_.slots.states.address(), memory_.slots.states.size_bytes());
+    stream_->clear(memory_.work.arrived.address(), memory_.work.arrived.size_bytes());
     const std::vector<float> rotations =
         make_rotations(config_, limits.max_pages_per_sequence * kPageTokens);
     stream_->upload(memory_.slots.rotations.address(), rotations.data(),
@@ -285,7 +286,7 @@ class CudaBackend final : public Backend {
                                           .finite = memory.finite.as<int32_t>(),
                                           .hidden = config_.hidden_size});
       };
-      if (graphs_ && step.n_tokens == step.n_sequences && step.n_tokens <= kMostGraphTokens) {
+      if (graphs_ && step.n_tokens <= kMostGraphTokens) {
         graphs_->run(shape, queue);
       } else {
         queue();

@@ -129,6 +129,7 @@ void Forward::experts(const Step& step, int layer) {
                                  .logits = work_.router_logits.as<float>(),
                                  .experts = work_.experts.as<int32_t>(),
                                  .weights = work_.expert_weights.as<float>(),
+                                 .arrived = work_.arrived.as<int32_t>(),
                                  .tokens = tokens,
                                  .hidden = hidden,
                                  .n_experts = config_.n_experts,

@@ -170,8 +170,10 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
   check(!options_.speculative || backend_->traits().drafts,
         "this device verifies no guesses: speculation cannot be had");
   const int most_ahead = backend_->traits().max_steps_ahead;
+  // Guesses are made from a text whose last token is known.
+  const int wanted = options_.speculative ? 0 : most_ahead;
   options_.max_steps_ahead =
-      options_.max_steps_ahead < 0 ? most_ahead : std::min(options_.max_steps_ahead, most_ahead);
+      options_.max_steps_ahead < 0 ? wanted : std::min(options_.max_steps_ahead, most_ahead);
   size_pages();
   publish();
 }

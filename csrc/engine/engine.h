@@ -43,7 +43,7 @@ struct EngineOptions {
   int64_t kv_memory_bytes = 0;  // for the pages that see everything; 0: from free memory
   bool speculative = false;     // guess tokens from the text, and verify several in a step
   MappedFiles files = {};       // of the weights: checked before and after what is computed
-  int max_steps_ahead = -1;     // at most what the backend can; -1: that
+  int max_steps_ahead = -1;     // at most what the backend can; -1: that, and 0 if speculative
 };
 
 // Tokens per second of computing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,7 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
     logits = gpu.empty((tokens, n_experts), np.float32)
     experts = gpu.empty((tokens, n_active), np.int32)
     weights = gpu.empty((tokens, n_active), np.float32)
+    arrived = gpu.put(np.zeros(tokens), np.int32)
     args = fill(
         "RouteArgs",
         x=gpu.put(x),
@@ -119,6 +122,7 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
         logits=logits,
         experts=experts,
         weights=weights,
+        arrived=arrived,
         tokens=tokens,
         hidden=hidden,
         n_experts=n_experts,
@@ -130,8 +134,15 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
     exact = expected @ from_bf16(router).T + bias
     logit_bound = tolerances.matmul_bound(expected, from_bf16(router), bias)
     logit_bound += bound @ np.abs(from_bf16(router)).T
-    for seed in seeds():
-        gpu.launch(f"gptoss_route_{act}", tokens + 1, 512, args, shared=4 * hidden, seed=seed)
+    gpu.launch(f"gptoss_route_{act}", tokens + 1, 512, args, shared=4 * hidden)
+    alone = logits.numpy()
+    for seed, shares in itertools.product(seeds(), [1, 3, 8]):
+        for buffer in (normed, logits, experts, weights):
+            buffer.write(np.full(buffer.shape, 0x77, buffer.dtype))
+        grid = (tokens + 1, shares)
+        gpu.launch(f"gptoss_route_{act}", grid, 512, args, shared=4 * hidden, seed=seed)
+        assert (arrived.numpy() == 0).all()
+        assert np.array_equal(logits.numpy(), alone)
         found = normed.numpy() if act == "f32" else from_bf16(normed.numpy())
         rounding = 0 if act == "f32" else 2.0**-8 * np.abs(expected)
         assert (np.abs(found - expected) <= bound + rounding).all()

@@ -395,7 +395,10 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
 
 // All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
 // bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
-// weights as RouteTopkArgs. At most kMaxExperts, hidden up to kMaxHidden.
+// weights as RouteTopkArgs. At most kMaxExperts, hidden up to kMaxHidden. Of few tokens several
+// blocks share the experts of each, and the last one to finish chooses.
+inline constexpr int kRouteShares = 8;
+inline constexpr int kRouteSharedTokens = 16;
 struct RouteArgs {
   const float* x;          // (T, hidden)
   const float* weight;     // (hidden), of the norm
@@ -405,6 +408,7 @@ struct RouteArgs {
   float* logits;
   int32_t* experts;
   float* weights;
+  int32_t* arrived;  // (T): zeros, before and after
   int32_t tokens, hidden, n_experts, n_active;
   float eps;
   Act act;
@@ -412,7 +416,9 @@ struct RouteArgs {
 inline Launch launch_of(const RouteArgs& a) {
   return {a.act == Act::f32 ? "gptoss_route_f32" : "gptoss_route_bf16",
           a.tokens,
-          1,
+          a.tokens > kRouteSharedTokens ? 1
+          : a.n_experts < kRouteShares  ? a.n_experts
+                                        : kRouteShares,
           1,
           512,
           a.hidden * 4};

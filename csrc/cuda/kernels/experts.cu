@@ -46,19 +46,20 @@ __device__ __forceinline__ void choose_experts(const float* logits, int n_expert
   }
 }
 
-// x (n) in shared memory becomes its RMSNorm, of which y is the rounded copy; a block together.
-template <class T>
-__device__ __forceinline__ void norm_row(float* x, const float* weight, int n, float eps,
-                                         typename Stored<T>::Element* y) {
+// x (n) in shared memory becomes its RMSNorm; a block together, each thread with its own numbers.
+__device__ __forceinline__ void norm_row(float* x, const float* weight, int n, float eps) {
   __shared__ float parts[kRowThreads / 32];
   float sum = 0.0f;
   for (int i = threadIdx.x; i < n; i += kRowThreads) sum += x[i] * x[i];
   sum = block_sum<kRowThreads>(sum, parts);
   const float rms = sqrtf(sum / static_cast<float>(n) + eps);
-  for (int i = threadIdx.x; i < n; i += kRowThreads) {
-    x[i] = x[i] / rms * weight[i];
-    Stored<T>::store(y + i, x[i]);
-  }
+  for (int i = threadIdx.x; i < n; i += kRowThreads) x[i] = x[i] / rms * weight[i];
+}
+// y = x, rounded; each thread has the same numbers as in norm_row.
+template <class T>
+__device__ __forceinline__ void store_row(const float* x, int n, void* y, int64_t row) {
+  auto* const to = static_cast<typename Stored<T>::Element*>(y) + row * n;
+  for (int i = threadIdx.x; i < n; i += kRowThreads) Stored<T>::store(to + i, x[i]);
 }
 
 // x (n) in shared memory times a row of bf16; a warp together.
@@ -88,24 +89,33 @@ __device__ __forceinline__ float dot_bf16(const float* x, const uint16_t* w, int
 template <class T>
 __device__ __forceinline__ void route(const RouteArgs& a) {
   extern __shared__ __align__(16) float row[];
-  __shared__ float logits[kMaxExperts];
+  __shared__ bool is_last;
   const int64_t t = blockIdx.x;
   if (t >= a.tokens) return;
   for (int i = threadIdx.x; i < a.hidden; i += kRowThreads) row[i] = a.x[t * a.hidden + i];
-  norm_row<T>(row, a.weight, a.hidden, a.eps,
-              static_cast<typename Stored<T>::Element*>(a.normed) + t * a.hidden);
+  norm_row(row, a.weight, a.hidden, a.eps);
+  if (blockIdx.y == 0) store_row<T>(row, a.hidden, a.normed, t);
   __syncthreads();
-  for (int e = warp_id(); e < a.n_experts; e += kRowThreads / 32) {
+  const int step = static_cast<int>(gridDim.y);
+  for (int e = static_cast<int>(blockIdx.y) + step * warp_id(); e < a.n_experts;
+       e += step * (kRowThreads / 32)) {
     const float logit =
         dot_bf16(row, a.router + static_cast<int64_t>(e) * a.hidden, a.hidden) + a.bias[e];
-    if (lane_id() == 0) {
-      logits[e] = logit;
-      a.logits[t * a.n_experts + e] = logit;
-    }
+    if (lane_id() == 0) a.logits[t * a.n_experts + e] = logit;
   }
   __syncthreads();
+  if (gridDim.y > 1) {
+    if (threadIdx.x == 0) {
+      __threadfence();
+      is_last = atomicAdd(a.arrived + t, 1) == static_cast<int>(gridDim.y) - 1;
+      if (is_last) atomicExch(a.arrived + t, 0);
+      __threadfence();
+    }
+    __syncthreads();
+    if (!is_last) return;
+  }
   if (warp_id() != 0) return;
-  choose_experts(logits, a.n_experts, a.n_active, a.experts + t * a.n_active,
+  choose_experts(a.logits + t * a.n_experts, a.n_experts, a.n_active, a.experts + t * a.n_active,
                  a.weights + t * a.n_active);
 }
 
@@ -127,7 +137,8 @@ __device__ __forceinline__ void combine_norm(const CombineNormArgs& a) {
     row[i] = combined(c, t, i);
     c.x[t * c.n + i] = row[i];
   }
-  norm_row<T>(row, a.weight, c.n, a.eps, static_cast<typename Stored<T>::Element*>(a.y) + t * c.n);
+  norm_row(row, a.weight, c.n, a.eps);
+  store_row<T>(row, c.n, a.y, t);
 }
 
 }  // namespace
@@ -141,11 +152,11 @@ extern "C" __global__ void __launch_bounds__(kRouteThreads)
                  a.weights + static_cast<int64_t>(t) * a.n_active);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads)
+extern "C" __global__ void __launch_bounds__(kRowThreads, 2)
     gptoss_route_f32(const __grid_constant__ RouteArgs a) {
   route<float>(a);
 }
-extern "C" __global__ void __launch_bounds__(kRowThreads)
+extern "C" __global__ void __launch_bounds__(kRowThreads, 2)
     gptoss_route_bf16(const __grid_constant__ RouteArgs a) {
   route<Bf16>(a);
 }
