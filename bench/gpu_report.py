@@ -107,18 +107,23 @@ class Clocks:
         "clocks.mem",
         "temperature.gpu",
         "power.draw",
-        "clocks_throttle_reasons.active",
     )
+    _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # newer, older
 
     def __init__(self) -> None:
         self._lines: list[list[str]] = []
         self._process: subprocess.Popen[str] | None = None
         if shutil.which("nvidia-smi") is None:
             return
-        command = ["nvidia-smi", f"--query-gpu={','.join(self._FIELDS)}", "-i", "0"]
-        command += ["--format=csv,noheader,nounits", "-lms", "500"]
+        commands = []
+        for reasons in self._REASONS:
+            query = f"--query-gpu={','.join([*self._FIELDS, reasons])}"
+            commands.append(["nvidia-smi", query, "-i", "0", "--format=csv,noheader,nounits"])
+        known = [c for c in commands if subprocess.run(c, capture_output=True).returncode == 0]
+        if not known:
+            return
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*known[0], "-lms", "500"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -144,7 +149,7 @@ class Clocks:
 
     def since(self, mark: int) -> dict[str, Any]:
         """Return the lowest clocks, the highest temperature and power, all throttle reasons."""
-        lines = [line for line in self._lines[mark:] if len(line) == len(self._FIELDS)]
+        lines = [line for line in self._lines[mark:] if len(line) == len(self._FIELDS) + 1]
         if not lines:
             return {}
 
@@ -305,7 +310,14 @@ class Model:
     """A loaded model and what is measured with it."""
 
     def __init__(
-        self, config: ModelConfig, plan: Plan, device: str, dense: str, context: int, sequences: int
+        self,
+        config: ModelConfig,
+        plan: Plan,
+        device: str,
+        dense: str,
+        context: int,
+        step_tokens: int,
+        sequences: int,
     ) -> None:
         self._config, self._plan, self._dense = config, plan, dense
         begin = time.perf_counter()
@@ -320,7 +332,7 @@ class Model:
             precision="auto",
             dense=dense,
             context_length=context,
-            max_step_tokens=plan.step_tokens,
+            max_step_tokens=step_tokens,
             max_sequences=sequences,
             kv_memory_bytes=0,
         )
@@ -329,7 +341,9 @@ class Model:
         self.load_s = time.perf_counter() - made
         self.bytes = sum(stored.nbytes for stored in stored_tensors(config, "hf"))
         self._rng = np.random.default_rng(1)
+        self._sequences = sequences
         self._common: list[int] = []
+        self._several: list[list[int]] = []
 
     def tokens(self, count: int) -> list[int]:
         """Random ids, unlike all before."""
@@ -348,6 +362,7 @@ class Model:
             "upload_gb_s": self.bytes / 1e9 / self.load_s,
             "weights_made_s": self.made_s,
             "context_tokens": self.llm.context_length,
+            "sequences": self._sequences,
             "description": self.llm.description,
         }
 
@@ -365,10 +380,14 @@ class Model:
     def decode(self, context: int, requests: int = 1) -> dict[str, Any]:
         """Tokens per second of requests that are decoded together, after a prompt each."""
         new = self._plan.new_tokens
+        if requests > self._sequences:
+            raise ValueError(f"this card has room for {self._sequences} sequences")
         if requests == 1:
             prompts = [self._common_prefix(context)]
         else:
-            prompts = [self.tokens(context) for _ in range(requests)]
+            while len(self._several) < requests:
+                self._several.append(self.tokens(context))
+            prompts = self._several[:requests]
         self.llm.generate(prompts, **self._greedy(1))  # what follows finds the prompts' keys
         begin = time.perf_counter()
         results = self.llm.generate(prompts, **self._greedy(new))
@@ -480,11 +499,15 @@ def measure(plan: Plan, report: Report, device: str) -> None:
 
     def of(config: ModelConfig, dense: str, context: int, sequences: int) -> Callable[[], Model]:
         def make() -> Model:
-            # A smaller card has room for a shorter context.
-            for part in (1, 4, 16):
+            def sized(part: int) -> Model:
+                sizes = (context // part, plan.step_tokens // part, max(1, sequences // part))
+                return Model(config, plan, device, dense, *sizes)
+
+            # Smaller cards have less room.
+            for part in (1, 2, 4, 8):
                 with contextlib.suppress(MemoryError):
-                    return Model(config, plan, device, dense, context // part, sequences)
-            return Model(config, plan, device, dense, context // 64, sequences)
+                    return sized(part)
+            return sized(16)
 
         return make
 
