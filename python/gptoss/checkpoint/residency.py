@@ -97,6 +97,6 @@ def residency_note(
             remedy += f'; dense="{smaller}" needs {forms[smaller].needed_bytes / 1e9:.1f} GB'
     return (
         f"the weights will not stay in memory: {needed / 1e9:.1f} GB are needed {context}, "
-        f"{there}. Some {from_disk / 1e9:.1g} GB of each token's weights will come from the disk, "
-        f"at its speed: {remedy} (docs/memory.md)"
+        f"{there}. A prompt will read most of them from the disk again, and each token some "
+        f"{from_disk / 1e9:.1g} GB, at its speed: {remedy} (docs/memory.md)"
     )
