@@ -40,6 +40,9 @@ from gptoss.config import ModelConfig
 from gptoss.published import GPT_OSS_20B, GPT_OSS_120B, alternating
 
 _PATTERN_BYTES = 1 << 24  # of random numbers, repeated
+# Of logits to the CPU's in f32, the median's relative error: twice what bf16 inputs make of it
+# (tests/support/tolerances.py).
+_MOST_ERROR = 0.02
 _SCALE_BYTES = (118, 123)  # E8M0, so that the experts' outputs are of order 1
 
 
@@ -48,6 +51,7 @@ class Plan:
     """What is measured: models, contexts in tokens, numbers of requests."""
 
     models: tuple[ModelConfig, ModelConfig]
+    checked: ModelConfig
     contexts: tuple[int, ...]
     prompts: tuple[int, ...]
     batches: tuple[int, ...]
@@ -75,6 +79,9 @@ _TINY = dataclasses.replace(
 PLANS = {
     "published": Plan(
         models=(GPT_OSS_20B, GPT_OSS_120B),
+        checked=dataclasses.replace(
+            GPT_OSS_20B, num_hidden_layers=2, vocab_size=4096, layer_types=alternating(2)
+        ),
         contexts=(1024, 8192, 32768, 131072 - 256),
         prompts=(512, 2048, 8192),
         batches=(1, 2, 4, 8, 16, 32, 64, 128),
@@ -87,6 +94,7 @@ PLANS = {
     # For the emulator: every line, and nothing that takes long.
     "tiny": Plan(
         models=(_TINY, dataclasses.replace(_TINY, num_local_experts=5)),
+        checked=_TINY,
         contexts=(8, 70),
         prompts=(16,),
         batches=(1, 3),
@@ -318,6 +326,7 @@ class Model:
         context: int,
         step_tokens: int,
         sequences: int,
+        precision: str = "auto",
     ) -> None:
         self._config, self._plan, self._dense = config, plan, dense
         begin = time.perf_counter()
@@ -329,7 +338,7 @@ class Model:
             (),
             device=device,
             threads=0,
-            precision="auto",
+            precision=precision,
             dense=dense,
             context_length=context,
             max_step_tokens=step_tokens,
@@ -449,6 +458,27 @@ class Model:
         self.llm.close()
 
 
+def check(config: ModelConfig, plan: Plan, device: str) -> dict[str, Any]:
+    """Compare a model's logits with the CPU's in f32, and with those of a prompt in pieces."""
+    tokens = [int(i) for i in np.random.default_rng(2).integers(0, config.vocab_size, 70)]
+    logits = []
+    for name, precision in ((device, "auto"), ("cpu", "reference")):
+        model = Model(config, plan, name, "bf16", 128, 64, 1, precision)
+        logits.append(model.llm.logits(tokens))
+        if name == device:
+            is_same = np.array_equal(model.llm.logits(tokens, chunk_tokens=9), logits[0])
+        model.close()
+    found, expected = logits
+    errors = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    error = float(np.median(errors))
+    if not error <= _MOST_ERROR or not is_same:
+        raise ValueError(
+            f"logits err by {error:.3g}, at most {_MOST_ERROR}; of a prompt in pieces they "
+            f"{'have' if is_same else 'do not have'} the same bits"
+        )
+    return {"value": error, "unit": "of the logits' size, and the same bits in pieces"}
+
+
 @contextlib.contextmanager
 def loaded(
     report: Report, name: str, needs_s: float, make: Callable[[], Model]
@@ -493,6 +523,7 @@ def measure(plan: Plan, report: Report, device: str) -> None:
 
     report.line("device", machine, fatal=True, needs_s=0)
     report.line("copy within the device", copy, needs_s=0)
+    report.line("two layers beside the CPU", lambda: check(plan.checked, plan, device), needs_s=20)
     small, large = plan.models
     most = max(plan.batches)
     longest = max(plan.contexts) + 2 * plan.new_tokens

@@ -43,6 +43,7 @@ def test_report_of_an_emulated_card(tmp_path: Path) -> None:
         assert "skipped" not in line, line
     assert "4 passed" in lines["pytest -m cuda"]["value"]
     assert "Emulated A100" in lines["device"]["value"]
+    assert 0 < lines["two layers beside the CPU"]["value"] < 0.02
     plan = gpu_report.PLANS["tiny"]
     rates = [f"{model}: decode at 8" for model in ("20b", "20b q8", "120b")]
     rates += [f"20b: decode at {n}" for n in plan.contexts[1:]]
@@ -61,6 +62,13 @@ def test_without_time_every_line_says_so(tmp_path: Path) -> None:
     lines = lines_of(tmp_path)
     assert "value" in lines["device"]
     assert "0 s left" in lines["20b: load"]["skipped"]
+
+
+def test_a_device_that_errs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = gpu_report.PLANS["tiny"]
+    monkeypatch.setattr(gpu_report, "_MOST_ERROR", 1e-9)
+    with pytest.raises(ValueError, match="logits err by"):
+        gpu_report.check(plan.checked, plan, "cuda")
 
 
 def test_an_error_costs_one_line(tmp_path: Path) -> None:
