@@ -40,6 +40,9 @@ from gptoss.config import ModelConfig
 from gptoss.published import GPT_OSS_20B, GPT_OSS_120B, alternating
 
 _PATTERN_BYTES = 1 << 24  # of random numbers, repeated
+# Of logits to the CPU's in f32, the median's relative error: twice what bf16 inputs make of it
+# (tests/support/tolerances.py).
+_MOST_ERROR = 0.02
 _SCALE_BYTES = (118, 123)  # E8M0, so that the experts' outputs are of order 1
 
 
@@ -48,6 +51,7 @@ class Plan:
     """What is measured: models, contexts in tokens, numbers of requests."""
 
     models: tuple[ModelConfig, ModelConfig]
+    checked: ModelConfig
     contexts: tuple[int, ...]
     prompts: tuple[int, ...]
     batches: tuple[int, ...]
@@ -75,6 +79,9 @@ _TINY = dataclasses.replace(
 PLANS = {
     "published": Plan(
         models=(GPT_OSS_20B, GPT_OSS_120B),
+        checked=dataclasses.replace(
+            GPT_OSS_20B, num_hidden_layers=2, vocab_size=4096, layer_types=alternating(2)
+        ),
         contexts=(1024, 8192, 32768, 131072 - 256),
         prompts=(512, 2048, 8192),
         batches=(1, 2, 4, 8, 16, 32, 64, 128),
@@ -87,6 +94,7 @@ PLANS = {
     # For the emulator: every line, and nothing that takes long.
     "tiny": Plan(
         models=(_TINY, dataclasses.replace(_TINY, num_local_experts=5)),
+        checked=_TINY,
         contexts=(8, 70),
         prompts=(16,),
         batches=(1, 3),
@@ -107,18 +115,23 @@ class Clocks:
         "clocks.mem",
         "temperature.gpu",
         "power.draw",
-        "clocks_throttle_reasons.active",
     )
+    _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # newer, older
 
     def __init__(self) -> None:
         self._lines: list[list[str]] = []
         self._process: subprocess.Popen[str] | None = None
         if shutil.which("nvidia-smi") is None:
             return
-        command = ["nvidia-smi", f"--query-gpu={','.join(self._FIELDS)}", "-i", "0"]
-        command += ["--format=csv,noheader,nounits", "-lms", "500"]
+        commands = []
+        for reasons in self._REASONS:
+            query = f"--query-gpu={','.join([*self._FIELDS, reasons])}"
+            commands.append(["nvidia-smi", query, "-i", "0", "--format=csv,noheader,nounits"])
+        known = [c for c in commands if subprocess.run(c, capture_output=True).returncode == 0]
+        if not known:
+            return
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*known[0], "-lms", "500"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -144,7 +157,7 @@ class Clocks:
 
     def since(self, mark: int) -> dict[str, Any]:
         """Return the lowest clocks, the highest temperature and power, all throttle reasons."""
-        lines = [line for line in self._lines[mark:] if len(line) == len(self._FIELDS)]
+        lines = [line for line in self._lines[mark:] if len(line) == len(self._FIELDS) + 1]
         if not lines:
             return {}
 
@@ -305,7 +318,15 @@ class Model:
     """A loaded model and what is measured with it."""
 
     def __init__(
-        self, config: ModelConfig, plan: Plan, device: str, dense: str, context: int, sequences: int
+        self,
+        config: ModelConfig,
+        plan: Plan,
+        device: str,
+        dense: str,
+        context: int,
+        step_tokens: int,
+        sequences: int,
+        precision: str = "auto",
     ) -> None:
         self._config, self._plan, self._dense = config, plan, dense
         begin = time.perf_counter()
@@ -317,10 +338,10 @@ class Model:
             (),
             device=device,
             threads=0,
-            precision="auto",
+            precision=precision,
             dense=dense,
             context_length=context,
-            max_step_tokens=plan.step_tokens,
+            max_step_tokens=step_tokens,
             max_sequences=sequences,
             kv_memory_bytes=0,
         )
@@ -329,7 +350,9 @@ class Model:
         self.load_s = time.perf_counter() - made
         self.bytes = sum(stored.nbytes for stored in stored_tensors(config, "hf"))
         self._rng = np.random.default_rng(1)
+        self._sequences = sequences
         self._common: list[int] = []
+        self._several: list[list[int]] = []
 
     def tokens(self, count: int) -> list[int]:
         """Random ids, unlike all before."""
@@ -348,6 +371,7 @@ class Model:
             "upload_gb_s": self.bytes / 1e9 / self.load_s,
             "weights_made_s": self.made_s,
             "context_tokens": self.llm.context_length,
+            "sequences": self._sequences,
             "description": self.llm.description,
         }
 
@@ -365,10 +389,14 @@ class Model:
     def decode(self, context: int, requests: int = 1) -> dict[str, Any]:
         """Tokens per second of requests that are decoded together, after a prompt each."""
         new = self._plan.new_tokens
+        if requests > self._sequences:
+            raise ValueError(f"this card has room for {self._sequences} sequences")
         if requests == 1:
             prompts = [self._common_prefix(context)]
         else:
-            prompts = [self.tokens(context) for _ in range(requests)]
+            while len(self._several) < requests:
+                self._several.append(self.tokens(context))
+            prompts = self._several[:requests]
         self.llm.generate(prompts, **self._greedy(1))  # what follows finds the prompts' keys
         begin = time.perf_counter()
         results = self.llm.generate(prompts, **self._greedy(new))
@@ -430,6 +458,27 @@ class Model:
         self.llm.close()
 
 
+def check(config: ModelConfig, plan: Plan, device: str) -> dict[str, Any]:
+    """Compare a model's logits with the CPU's in f32, and with those of a prompt in pieces."""
+    tokens = [int(i) for i in np.random.default_rng(2).integers(0, config.vocab_size, 70)]
+    logits = []
+    for name, precision in ((device, "auto"), ("cpu", "reference")):
+        model = Model(config, plan, name, "bf16", 128, 64, 1, precision)
+        logits.append(model.llm.logits(tokens))
+        if name == device:
+            is_same = np.array_equal(model.llm.logits(tokens, chunk_tokens=9), logits[0])
+        model.close()
+    found, expected = logits
+    errors = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    error = float(np.median(errors))
+    if not error <= _MOST_ERROR or not is_same:
+        raise ValueError(
+            f"logits err by {error:.3g}, at most {_MOST_ERROR}; of a prompt in pieces they "
+            f"{'have' if is_same else 'do not have'} the same bits"
+        )
+    return {"value": error, "unit": "of the logits' size, and the same bits in pieces"}
+
+
 @contextlib.contextmanager
 def loaded(
     report: Report, name: str, needs_s: float, make: Callable[[], Model]
@@ -474,17 +523,22 @@ def measure(plan: Plan, report: Report, device: str) -> None:
 
     report.line("device", machine, fatal=True, needs_s=0)
     report.line("copy within the device", copy, needs_s=0)
+    report.line("two layers beside the CPU", lambda: check(plan.checked, plan, device), needs_s=20)
     small, large = plan.models
     most = max(plan.batches)
     longest = max(plan.contexts) + 2 * plan.new_tokens
 
     def of(config: ModelConfig, dense: str, context: int, sequences: int) -> Callable[[], Model]:
         def make() -> Model:
-            # A smaller card has room for a shorter context.
-            for part in (1, 4, 16):
+            def sized(part: int) -> Model:
+                sizes = (context // part, plan.step_tokens // part, max(1, sequences // part))
+                return Model(config, plan, device, dense, *sizes)
+
+            # Smaller cards have less room.
+            for part in (1, 2, 4, 8):
                 with contextlib.suppress(MemoryError):
-                    return Model(config, plan, device, dense, context // part, sequences)
-            return Model(config, plan, device, dense, context // 64, sequences)
+                    return sized(part)
+            return sized(16)
 
         return make
 

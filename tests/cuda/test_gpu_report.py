@@ -43,6 +43,7 @@ def test_report_of_an_emulated_card(tmp_path: Path) -> None:
         assert "skipped" not in line, line
     assert "4 passed" in lines["pytest -m cuda"]["value"]
     assert "Emulated A100" in lines["device"]["value"]
+    assert 0 < lines["two layers beside the CPU"]["value"] < 0.02
     plan = gpu_report.PLANS["tiny"]
     rates = [f"{model}: decode at 8" for model in ("20b", "20b q8", "120b")]
     rates += [f"20b: decode at {n}" for n in plan.contexts[1:]]
@@ -63,6 +64,13 @@ def test_without_time_every_line_says_so(tmp_path: Path) -> None:
     assert "0 s left" in lines["20b: load"]["skipped"]
 
 
+def test_a_device_that_errs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = gpu_report.PLANS["tiny"]
+    monkeypatch.setattr(gpu_report, "_MOST_ERROR", 1e-9)
+    with pytest.raises(ValueError, match="logits err by"):
+        gpu_report.check(plan.checked, plan, "cuda")
+
+
 def test_an_error_costs_one_line(tmp_path: Path) -> None:
     report = gpu_report.Report(tmp_path, 60)
 
@@ -81,6 +89,7 @@ def test_clocks_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monk
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         "#!/bin/sh\n"
+        'case "$*" in *clocks_event_reasons*) exit 2 ;; *-lms*) ;; *) exit 0 ;; esac\n'
         "echo '1755, 3201, 41, 305.5, 0x0000000000000004'\n"
         "echo '1740, 3201, 44, 311.0, 0x0000000000000020'\n"
         "exec sleep 60\n"

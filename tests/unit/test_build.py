@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -21,11 +22,13 @@ pytestmark = pytest.mark.skipif(
 
 
 def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    path = str(ROOT / "tools" / name)
+    loader = SourceFileLoader(Path(name).stem, path)
+    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[loader.name] = module  # dataclasses look for their module there
+    loader.exec_module(module)
     return module
 
 
@@ -162,7 +165,8 @@ class TestWhatABuildSays:
             env={**os.environ, "CMAKE_EXECUTABLE": str(fake), "PATH": f"{tmp_path}:/usr/bin:/bin"},
         )
         assert run.returncode != 0
-        assert "3.20" in run.stdout + run.stderr
+        wrong = "Could not find CMake with version >=3.20"
+        assert len([line for line in run.stderr.splitlines() if wrong in line]) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF objects")
@@ -181,7 +185,7 @@ class TestSymbols:
             "namespace gptoss::cpu::avx2 { namespace { int inner() { return 1; } }"
             " int outer() { return inner(); } } int data = 1;",
         )
-        check_symbols = load_tool("check_symbols")
+        check_symbols = load_tool("check_symbols.py")
         assert check_symbols.strangers(elf, "avx2") == []
         assert len(check_symbols.strangers(elf, "avx512")) == 2
 
@@ -191,12 +195,55 @@ class TestSymbols:
             "namespace gptoss { inline int shared(int x) { return x; } }"
             " namespace gptoss::cpu::avx2 { int (*table)(int) = gptoss::shared; }",
         )
-        found = load_tool("check_symbols").strangers(elf, "avx2")
+        found = load_tool("check_symbols.py").strangers(elf, "avx2")
         assert found == ["_ZN6gptoss6sharedEi"]
 
     def test_something_else_than_an_object(self) -> None:
         with pytest.raises(ValueError, match="expected a 64-bit little-endian ELF object"):
-            load_tool("check_symbols").defined_functions(b"!<arch>\n")
+            load_tool("check_symbols.py").defined_functions(b"!<arch>\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="builds wheels on Linux")
+class TestWheels:
+    @pytest.fixture
+    def build_wheels(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        return load_tool("build_wheels")
+
+    def python(self, folder: Path, says: str) -> str:
+        """Return a command that answers like a Python."""
+        command = folder / "python"
+        command.write_text(f"#!/bin/sh\necho {says}\n")
+        command.chmod(0o755)
+        return str(command)
+
+    def test_a_python_with_its_headers(self, tmp_path: Path, build_wheels: ModuleType) -> None:
+        (tmp_path / "Python.h").write_text("")
+        command = self.python(tmp_path, f"3 12 {tmp_path}")
+        assert build_wheels.ask_python(command) == ("3.12", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("says", "error"),
+        [
+            ("3 9 /headers", "expected Python 3.10 to 3.14, .*python is 3.9"),
+            ("3 12 /headers", "expected /headers/Python.h, the headers of .*python"),
+        ],
+    )
+    def test_pythons_that_none_is_built_for(
+        self, tmp_path: Path, build_wheels: ModuleType, says: str, error: str
+    ) -> None:
+        with pytest.raises(SystemExit, match=error):
+            build_wheels.ask_python(self.python(tmp_path, says))
+
+    def test_no_python(self, tmp_path: Path, build_wheels: ModuleType) -> None:
+        with pytest.raises(SystemExit, match=r"expected a Python that runs, got .*nothing"):
+            build_wheels.ask_python(str(tmp_path / "nothing"))
+
+    def test_pythons_are_those_of_the_package(self, build_wheels: ModuleType) -> None:
+        text = (ROOT / "pyproject.toml").read_text()
+        (listed,) = re.findall(r'^build = "(.*)"$', text, re.MULTILINE)
+        names = [f"cp{version.replace('.', '')}-*" for version in build_wheels.PYTHONS]
+        assert listed.split() == names
 
 
 class TestFreeThreadedPython:
