@@ -7,7 +7,7 @@
 //
 // For a pair of elements of 16 rows and 6 tokens there are 24 products, 12 broadcasts of inputs,
 // and 4 loads and 4 instructions to widen weights: on two ports for products, 12 cycles, in which
-// 16 of 24 loads fit. Registers: 12 sums, 2 of weights, 1 input, 1 mask.
+// 16 of 24 loads fit. Registers: 12 sums, 2 of weights, 1 input.
 #pragma once
 
 #include <immintrin.h>
