@@ -30,7 +30,12 @@ trap 'rm -rf "$scratch"' EXIT
 step() { printf -- '-- %s (%ds)\n' "$1" "$SECONDS"; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 wheel_of() { ls "$wheels"/*-cp"${1/./}"-*"$2".whl; } # Python's version, processor
-chat() { "$@" chat demo "What is 17 + 25?" | tee /dev/stderr | grep "42" >/dev/null; }
+chat() {
+  local said
+  said=$("$@" chat demo "What is 17 + 25?")
+  echo "$said"
+  [[ $said == *42* ]]
+}
 
 # Another Python than python3, with its headers.
 other=
@@ -53,7 +58,7 @@ if [ -z "$wheels" ]; then
     tail -50 "$scratch/log"
     exit 1
   }
-  grep -E "^ *[0-9.]+ MB|check_symbols: |manylinux_.*\"" "$scratch/log"
+  grep -E "^ *[0-9.]+ MB|^check_symbols: " "$scratch/log"
 fi
 
 step "x86-64: tests in a fresh environment"
