@@ -86,8 +86,9 @@ fi
 
 step "aarch64"
 if ! command -v qemu-aarch64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-user >/dev/null
+  apt-get update -qq &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-user \
+      >/dev/null || echo "qemu-user could not be installed"
 fi
 if ! command -v qemu-aarch64 >/dev/null || ! grep -qx "ID=debian" /etc/os-release; then
   echo "skipped: needs Debian and qemu-aarch64, or root and apt-get to install it"
@@ -100,8 +101,11 @@ mkdir -p "$scratch"/apt/{lists,cache/archives}/partial "$arm"
 apt=(apt-get -qq -oDir::State="$scratch/apt" -oDir::State::lists="$scratch/apt/lists"
   -oDir::State::status=/dev/null -oDir::Cache="$scratch/apt/cache" -oAPT::Sandbox::User=root
   -oAPT::Architecture=arm64 -oAPT::Architectures=arm64 -oAcquire::Languages=none)
-"${apt[@]}" update
-"${apt[@]}" install -y --no-install-recommends --download-only python3 libstdc++6 >/dev/null
+if ! "${apt[@]}" update ||
+  ! "${apt[@]}" install -y --no-install-recommends --download-only python3 libstdc++6 >/dev/null; then
+  echo "skipped: Debian's packages for arm64 could not be fetched"
+  exit 0
+fi
 for package in "$scratch"/apt/cache/archives/*.deb; do
   dpkg-deb -x "$package" "$arm"
 done
