@@ -184,7 +184,8 @@ struct Kernels {
 };
 
 // This thread's room for so many bytes, from a cache line on, overwritten by the next call with the
-// same purpose: what a task's weights or activations become for all of it, or a panel of its rows.
+// same purpose: what weights or activations become for a whole task, or what a kernel works on
+// meanwhile, a panel of rows or a page of keys and values.
 enum class Scratch : uint8_t { task, panel };
 uint8_t* thread_scratch(int64_t bytes, Scratch purpose = Scratch::task);
 
