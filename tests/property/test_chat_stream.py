@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptoss.chat import ChatStream
@@ -45,6 +45,8 @@ def stream(script: list[int], **chat: Any) -> ChatStream:
 
 @settings(max_examples=400, deadline=None)
 @given(scripts.filter(bool), st.none() | st.integers(0, 5))
+@example(MODEL.tokens(" to=functions.functions.<|start|>"), None)
+@example(MODEL.tokens(" to=functions.functions.get_weather<|message|>{}"), None)
 def test_any_tokens(script: list[int], limit: int | None) -> None:
     streamed = stream(script, max_reasoning_tokens=limit)
     deltas = list(streamed)

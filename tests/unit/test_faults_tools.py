@@ -141,6 +141,22 @@ def test_made_up_names_are_names() -> None:
     build_prompt(ENCODING, result.messages, tools=TOOLS)
 
 
+@pytest.mark.parametrize(
+    ("made_up", "recipient"),
+    [
+        ("functions.functions.", "functions._"),
+        ("functions.functions.functions.nobody", "functions.nobody"),
+        ("functions.", "functions._"),
+    ],
+)
+def test_a_namespace_that_is_written_twice_is_one(made_up: str, recipient: str) -> None:
+    model = ScriptedModel(f"<|channel|>commentary to={made_up}<|message|>{{}}<|call|>")
+    result = model.chat([{"role": "user", "content": "Hi"}], tools=TOOLS)
+    assert [call.recipient for call in result.tool_calls] == [recipient]
+    assert [repair.kind for repair in result.repairs] == ["bad_recipient"]
+    build_prompt(ENCODING, result.messages, tools=TOOLS)
+
+
 def test_a_tool_s_name_in_a_final_header_is_no_call() -> None:
     result = answer("<|channel|>final bash it is<|message|>Hello<|return|>", tools=TOOLS)
     assert (result.text, result.tool_calls) == ("Hello", [])

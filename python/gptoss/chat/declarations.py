@@ -77,9 +77,11 @@ def checked_name(name: Any, where: str, *, of_tool: bool = False) -> str:
 
 def clean_recipient(recipient: str) -> str:
     """A recipient that a model has made up as one that `checked_name` takes."""
-    namespace = FUNCTIONS if recipient.startswith(FUNCTIONS) else ""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", recipient[len(namespace) :])[:64]
-    return namespace + (name or "_")
+    name = recipient
+    while name.startswith(FUNCTIONS):  # more than once, the next turn would take one for a prefix
+        name = name.removeprefix(FUNCTIONS)
+    namespace = FUNCTIONS if name != recipient else ""
+    return namespace + (re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:64] or "_")
 
 
 # -- functions ---------------------------------------------------------------------------
