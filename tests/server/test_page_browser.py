@@ -799,7 +799,7 @@ class TestAccess:
                 ".map(node => [node.scrollWidth, node.clientWidth])"
             )
             assert all(scrolled <= client for scrolled, client in sizes)
-            assert not page.find("#sidebar").is_displayed()
+            page.until("getComputedStyle(document.getElementById('sidebar')).visibility == 'hidden'")
             page.click("#toggle-sidebar")
             page.until("getComputedStyle(document.getElementById('sidebar')).translate != '-100%'")
             assert page.find("#new-chat").is_displayed()
