@@ -81,6 +81,7 @@ endif()
 if(GPTOSS_CUDA_STATUS)
   target_sources(gptoss_core PRIVATE
     csrc/cuda/backend.cpp
+    csrc/cuda/cpu_experts.cpp
     csrc/cuda/driver.cpp
     csrc/cuda/embedded.cpp
     csrc/cuda/forward.cpp

@@ -133,9 +133,22 @@ class Backend {
   // Likewise what StepInput.keeps[keep] says of a layer: (rows, ...), as Activation has it.
   virtual void read(StepId step, int keep, Activation activation, int layer, void* values) = 0;
 
+  // Of how many layers the CPU computes the experts for a device.
+  virtual int cpu_experts() const { return 0; }
+
   // Since it was made.
   virtual PhaseSeconds phase_seconds() const = 0;
 };
+
+// What is to have a place beside the weights, where a device's memory may not hold them all.
+struct Room {
+  StepLimits limits{};
+  std::vector<int> n_pages;  // [group]
+  int64_t kv_memory_bytes = 0;  // for the pages of the first group instead; 0: n_pages
+};
+
+// In BackendOptions.cpu_experts: none where everything fits, else as few as let the rest fit.
+inline constexpr int kFewestCpuExperts = -1;
 
 struct BackendOptions {
   int threads = 0;  // CPU: 0 means the default
@@ -145,6 +158,10 @@ struct BackendOptions {
   // cache.
   Format dense = Format::bf16;
   bool int8_kv_cache = false;  // keys and values in int8, one scale per token and head
+  // GPU: of so many layers, the first ones, the experts stay in the host's memory, and the CPU
+  // computes them.
+  int cpu_experts = kFewestCpuExperts;
+  Room room{};  // that kFewestCpuExperts leaves; without limits all experts go to the device
 };
 
 struct BackendInfo {

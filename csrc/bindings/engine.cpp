@@ -523,38 +523,41 @@ void register_engine(py::module_& m) {
                        int threads, const std::string& precision, int context_length,
                        int max_step_tokens, int max_sequences, int64_t kv_memory_bytes,
                        bool prefix_cache, bool speculative, const std::string& dense,
-                       const std::string& kv_cache_dtype) {
-             const BackendOptions options = to_options(threads, precision, dense, kv_cache_dtype);
+                       const std::string& kv_cache_dtype, std::optional<int> cpu_experts) {
              const ModelConfig model = to_config(config);
+             EngineOptions engine_options = {.context_length = context_length,
+                                             .max_step_tokens = max_step_tokens,
+                                             .max_sequences = max_sequences,
+                                             .prefix_cache = prefix_cache,
+                                             .kv_memory_bytes = kv_memory_bytes,
+                                             .speculative = speculative};
+             BackendOptions options = to_options(threads, precision, dense, kv_cache_dtype);
+             options.cpu_experts = cpu_experts.value_or(kFewestCpuExperts);
+             options.room = Engine::room(model, engine_options);
              const std::vector<TensorSource> sources = to_sources(tensors);
              const py::gil_scoped_release release;
              TensorTable table = make_tensor_table(sources);
-             const MappedFiles files = table.files;
-             auto backend = files.guard([&] {
+             engine_options.files = table.files;
+             auto backend = engine_options.files.guard([&] {
                return make_backend(device, make_weights(model, std::move(table)), options);
              });
-             return PyEngine{.engine = std::make_unique<Engine>(
-                                 std::move(backend), model, eos_token_ids,
-                                 EngineOptions{.context_length = context_length,
-                                               .max_step_tokens = max_step_tokens,
-                                               .max_sequences = max_sequences,
-                                               .prefix_cache = prefix_cache,
-                                               .kv_memory_bytes = kv_memory_bytes,
-                                               .speculative = speculative,
-                                               .files = files}),
+             return PyEngine{.engine = std::make_unique<Engine>(std::move(backend), model,
+                                                                eos_token_ids, engine_options),
                              .constraints = nullptr,
                              .page_store = nullptr};
            }),
            "config"_a, "tensors"_a, "eos_token_ids"_a, py::kw_only(), "device"_a, "threads"_a,
            "precision"_a, "context_length"_a, "max_step_tokens"_a, "max_sequences"_a,
            "kv_memory_bytes"_a, "prefix_cache"_a = true, "speculative"_a = false,
-           "dense"_a = "bf16", "kv_cache_dtype"_a = "auto")
+           "dense"_a = "bf16", "kv_cache_dtype"_a = "auto", "cpu_experts"_a = py::none())
       .def_property_readonly("context_length",
                              [](const PyEngine& engine) { return engine->context_length(); })
       .def_property_readonly("max_step_tokens",
                              [](const PyEngine& engine) { return engine->max_step_tokens(); })
       .def_property_readonly("max_sequences",
                              [](const PyEngine& engine) { return engine->max_sequences(); })
+      .def_property_readonly("cpu_experts",
+                             [](const PyEngine& engine) { return engine->backend().cpu_experts(); })
       .def_property_readonly("description",
                              [](const PyEngine& engine) { return engine->backend().description(); })
       .def(

@@ -13,10 +13,6 @@
 namespace gptoss::cpu {
 namespace {
 
-Inputs inputs_of(const BackendOptions& options) {
-  return options.precision == Precision::reference ? Inputs::exact : Inputs::fast;
-}
-
 KvType kv_type_of(const BackendOptions& options) {
   if (options.precision == Precision::reference) return KvType::f32;
   return options.int8_kv_cache ? KvType::int8 : KvType::f16;
@@ -48,7 +44,8 @@ CpuLayers::CpuLayers(Weights weights, const BackendOptions& options, ThreadPool&
       expert_matmul_(scheme_.expert),
       config_(checked(weights.config)),
       weights_(std::move(weights), options.dense, kernels_, pool_),
-      rope_table_(config_.rope, config_.head_dim) {
+      rope_table_(config_.rope, config_.head_dim),
+      experts_(kernels_, expert_matmul_, pool_, config_) {
   const std::vector<KvGroup> groups = kv_groups(config_);
   for (const KvGroup& group : groups) {
     storage_.emplace_back(scheme_.kv_type, config_.n_kv_heads, config_.head_dim, group.n_layers);
@@ -90,6 +87,10 @@ int64_t CpuLayers::workspace_bytes(const ModelConfig& config, const Scheme& sche
   StepArrays arrays;
   int64_t total = 0;
   arrays.for_each(config, tokens, scheme, [&](auto& array, int64_t elements) {
+    total += elements * static_cast<int64_t>(sizeof(*array.data()));
+  });
+  ExpertArrays experts;
+  experts.for_each(config, tokens, scheme.expert, [&](auto& array, int64_t elements) {
     total += elements * static_cast<int64_t>(sizeof(*array.data()));
   });
   return total;
@@ -206,6 +207,7 @@ void CpuLayers::begin(const StepInput& input) {
   step_.for_each(config_, tokens_, scheme_, [](auto& array, int64_t elements) {
     if (array.size() < static_cast<size_t>(elements)) array.resize(static_cast<size_t>(elements));
   });
+  experts_.reserve(tokens_);
   for (size_t s = 0; s + 1 < input.sequence_offsets.size(); ++s) {
     for (int token = input.sequence_offsets[s]; token < input.sequence_offsets[s + 1]; ++token) {
       step_.positions[static_cast<size_t>(token)] =
@@ -275,14 +277,15 @@ bool CpuLayers::start_expert_changes(int layer, LowRank AdapterLayer::* matrix, 
   const auto size = static_cast<size_t>(tokens_) * static_cast<size_t>(config_.n_active * rank);
   if (adapted_.low.size() < size) adapted_.low.resize(size);
   const int blocks = (rank + kRankRows - 1) / kRankRows;
-  pool_.run(static_cast<int64_t>(step_.groups.size()) * blocks, [&](int64_t unit) {
-    const auto [first, count] = step_.groups[static_cast<size_t>(unit / blocks)];
+  const std::vector<ExpertGroup>& groups = experts_.arrays().groups;
+  pool_.run(static_cast<int64_t>(groups.size()) * blocks, [&](int64_t unit) {
+    const auto [first, count] = groups[static_cast<size_t>(unit / blocks)];
     const int begin = static_cast<int>(unit % blocks) * kRankRows;
     for (int row = first; row < first + count; ++row) {
-      const int token = token_of_row(row);
+      const int token = experts_.token_of(row);
       const LowRank* const change = change_of(token, layer, matrix);
       if (change == nullptr || change->rank <= begin) continue;
-      const auto pair = static_cast<size_t>(step_.pairs[static_cast<size_t>(row)]);
+      const auto pair = static_cast<size_t>(experts_.pair_of(row));
       const int64_t in_row = int64_t{step_.experts[pair]} * change->rank + begin;
       kernels_.low_rank_in(x + int64_t{is_by_token ? token : row} * k, change->in + in_row * k, k,
                            std::min(kRankRows, change->rank - begin),
@@ -294,11 +297,19 @@ bool CpuLayers::start_expert_changes(int layer, LowRank AdapterLayer::* matrix, 
 
 void CpuLayers::add_expert_change(int layer, LowRank AdapterLayer::* matrix, int64_t row,
                                   int expert, int n, int begin, int end, float* y) const {
-  const LowRank* const change = change_of(token_of_row(row), layer, matrix);
+  const LowRank* const change = change_of(experts_.token_of(row), layer, matrix);
   if (change == nullptr) return;
   kernels_.low_rank_out(adapted_.low.data() + row * adapted_.rank,
                         change->out + int64_t{expert} * change->rank * n + begin, n, change->rank,
                         end - begin, y);
+}
+
+Experts::Change CpuLayers::expert_change(int layer, LowRank AdapterLayer::* matrix, const float* x,
+                                         bool is_by_token, int k, int n) {
+  if (!start_expert_changes(layer, matrix, x, is_by_token, k)) return {};
+  return [=, this](int64_t row, int expert, int begin, int end, float* y) {
+    add_expert_change(layer, matrix, row, expert, n, begin, end, y);
+  };
 }
 
 void CpuLayers::embed() {
@@ -422,118 +433,28 @@ void CpuLayers::route(int layer) {
               .n_experts = config_.n_experts,
               .n_active = config_.n_active});
   keep_routing(layer);
-  expert_gather({.x = nullptr,
-                 .experts = step_.experts.data(),
-                 .rows = nullptr,
-                 .pairs = step_.pairs.data(),
-                 .offsets = step_.offsets.data(),
-                 .tokens = tokens_,
-                 .n = config_.hidden_size,
-                 .n_experts = config_.n_experts,
-                 .n_active = config_.n_active});
-  for (int row = 0; row < tokens_ * config_.n_active; ++row) {
-    step_.row_of_pair[static_cast<size_t>(step_.pairs[static_cast<size_t>(row)])] = row;
-  }
-  step_.groups.clear();
-  for (int e = 0; e < config_.n_experts; ++e) {
-    const int end = step_.offsets[static_cast<size_t>(e) + 1];
-    for (int row = step_.offsets[static_cast<size_t>(e)]; row < end; row += kGroupTokens) {
-      step_.groups.push_back({row, std::min(kGroupTokens, end - row)});
-    }
-  }
-  pool_.run(static_cast<int64_t>(step_.groups.size()), [&](int64_t index) {
-    const auto [first, count] = step_.groups[static_cast<size_t>(index)];
-    GroupRows rows;
-    for (int i = 0; i < count; ++i) {
-      const int token = step_.pairs[static_cast<size_t>(first + i)] / config_.n_active;
-      rows[static_cast<size_t>(i)] = step_.normed.data() + static_cast<int64_t>(token) * hidden;
-    }
-    expert_matmul_.pack(rows.data(), count, hidden,
-                        step_.gathered.data() + first * expert_matmul_.row_bytes(hidden));
-  });
+  experts_.gather(step_.normed.data(), step_.experts.data(), tokens_);
 }
 
-// Unit: 64 interleaved gate and up rows of one expert, which make one packed block of 32.
 void CpuLayers::experts_in(int layer) {
-  const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
-  const int gate_up_rows = 2 * config_.intermediate_size;
-  const bool is_changed = start_expert_changes(layer, &AdapterLayer::gate_up, step_.normed.data(),
-                                               true, config_.hidden_size);
-  const bool is_kept = has_adapters();  // h as it is before it is packed
-  if (is_kept) {
+  const Experts::Change change =
+      expert_change(layer, &AdapterLayer::gate_up, step_.normed.data(), true, config_.hidden_size,
+                    2 * config_.intermediate_size);
+  if (has_adapters()) {  // h as it is before it is packed
     const auto size = static_cast<size_t>(tokens_) *
                       static_cast<size_t>(config_.n_active * config_.intermediate_size);
     if (adapted_.hidden.size() < size) adapted_.hidden.resize(size);
   }
-  for_each_expert_panel(gate_up_rows, [&](int expert, int row_begin, int row_end) {
-    constexpr int kChunkTokens = 128;  // 32 kB of scratch
-    float gate_up[kChunkTokens * kPanelRows];
-    float h[kGroupTokens * kPanelRows / 2] = {};
-    MatmulTask task = expert_task(w.gate_up, w.gate_up_bias, expert);
-    task.row_begin = row_begin;
-    task.row_end = row_end;
-    task.y = gate_up;
-    task.y_stride = kPanelRows;
-    const int begin = step_.offsets[static_cast<size_t>(expert)];
-    const int end = step_.offsets[static_cast<size_t>(expert) + 1];
-    for (int row = begin; row < end; row += kChunkTokens) {
-      task.x = step_.gathered.data() + row * expert_matmul_.row_bytes(config_.hidden_size);
-      task.tokens = std::min(kChunkTokens, end - row);
-      expert_matmul_.run(task);
-      for (int t = 0; is_changed && t < task.tokens; ++t) {
-        add_expert_change(layer, &AdapterLayer::gate_up, row + t, expert, gate_up_rows, row_begin,
-                          row_end, gate_up + t * kPanelRows);
-      }
-      for (int t = 0; t < task.tokens; t += kGroupTokens) {
-        const int count = std::min(kGroupTokens, task.tokens - t);
-        for (int i = 0; i < count; ++i) {
-          kernels_.swiglu(gate_up + (t + i) * kPanelRows, kPanelRows / 2, config_.swiglu_limit,
-                          h + i * kPanelRows / 2);
-          if (is_kept) {
-            std::copy_n(h + i * kPanelRows / 2, (row_end - row_begin) / 2,
-                        adapted_.hidden.data() + int64_t{row + t + i} * config_.intermediate_size +
-                            row_begin / 2);
-          }
-        }
-        expert_matmul_.pack_block(
-            h, kPanelRows / 2, count, config_.intermediate_size, row_begin / kPanelRows,
-            step_.intermediate.data() +
-                (row + t) * expert_matmul_.row_bytes(config_.intermediate_size));
-      }
-    }
-  });
+  experts_.gate_up(weights_.layers[static_cast<size_t>(layer)].experts, change,
+                   has_adapters() ? adapted_.hidden.data() : nullptr);
 }
 
 void CpuLayers::experts_out(int layer) {
-  const PreparedLayer& w = weights_.layers[static_cast<size_t>(layer)];
   const int hidden = config_.hidden_size;
-  const bool is_changed = start_expert_changes(layer, &AdapterLayer::down, adapted_.hidden.data(),
-                                               false, config_.intermediate_size);
-  for_each_expert_panel(hidden, [&](int expert, int row_begin, int row_end) {
-    MatmulTask task = expert_task(w.down, w.down_bias, expert);
-    const int64_t begin = step_.offsets[static_cast<size_t>(expert)];
-    task.row_begin = row_begin;
-    task.row_end = row_end;
-    task.x =
-        step_.intermediate.data() + begin * expert_matmul_.row_bytes(config_.intermediate_size);
-    task.tokens = static_cast<int>(step_.offsets[static_cast<size_t>(expert) + 1] - begin);
-    task.y = step_.expert_out.data() + begin * hidden + row_begin;
-    task.y_stride = hidden;
-    expert_matmul_.run(task);
-    for (int t = 0; is_changed && t < task.tokens; ++t) {
-      add_expert_change(layer, &AdapterLayer::down, begin + t, expert, hidden, row_begin, row_end,
-                        task.y + int64_t{t} * hidden);
-    }
-  });
-  // The router's order, whatever the order in which experts were computed.
-  pool_.run(tokens_, [&](int64_t t) {
-    for (int a = 0; a < config_.n_active; ++a) {
-      const auto pair = static_cast<size_t>(t * config_.n_active + a);
-      kernels_.add_scaled(
-          step_.expert_out.data() + static_cast<int64_t>(step_.row_of_pair[pair]) * hidden,
-          step_.expert_weights[pair], hidden, step_.x.data() + t * hidden);
-    }
-  });
+  experts_.down(weights_.layers[static_cast<size_t>(layer)].experts,
+                expert_change(layer, &AdapterLayer::down, adapted_.hidden.data(), false,
+                              config_.intermediate_size, hidden));
+  experts_.add_to(step_.x.data(), step_.expert_weights.data());
   for (const Steer& steer : input_.steers) {
     if (steer.layer != layer) continue;
     const auto s = static_cast<size_t>(steer.sequence);
@@ -592,22 +513,6 @@ void CpuLayers::for_each_group(int tokens, F&& f) {
   });
 }
 
-template <class F>
-void CpuLayers::for_each_expert_panel(int n_rows, F&& f) {
-  step_.active_experts.clear();
-  for (int e = 0; e < config_.n_experts; ++e) {
-    if (step_.offsets[static_cast<size_t>(e) + 1] > step_.offsets[static_cast<size_t>(e)]) {
-      step_.active_experts.push_back(e);
-    }
-  }
-  const int64_t panels = (n_rows + kPanelRows - 1) / kPanelRows;
-  pool_.run(static_cast<int64_t>(step_.active_experts.size()) * panels, [&](int64_t unit) {
-    const int begin = static_cast<int>(unit % panels) * kPanelRows;
-    f(step_.active_experts[static_cast<size_t>(unit / panels)], begin,
-      std::min(n_rows, begin + kPanelRows));
-  });
-}
-
 CpuLayers::GroupRows CpuLayers::rows_of(const float* x, int count, int64_t stride) {
   GroupRows rows;
   for (int i = 0; i < count; ++i) rows[static_cast<size_t>(i)] = x + i * stride;
@@ -646,20 +551,6 @@ MatmulTask CpuLayers::dense_task(const Matrix& w, const std::vector<float>& bias
           .accumulate = false,
           .row_begin = 0,
           .row_end = w.n};
-}
-
-MatmulTask CpuLayers::expert_task(const ExpertMatrices& matrices, const std::vector<float>& bias,
-                                  int64_t expert) {
-  const Matrix w = matrices[expert];
-  return {.x = nullptr,
-          .tokens = 0,
-          .w = w,
-          .bias = bias.data() + expert * w.n,
-          .y = nullptr,
-          .y_stride = 0,
-          .accumulate = false,
-          .row_begin = 0,
-          .row_end = 0};
 }
 
 }  // namespace gptoss::cpu

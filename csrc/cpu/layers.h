@@ -14,12 +14,17 @@
 #include "backend/layers.h"
 #include "core/aligned_bytes.h"
 #include "core/thread_pool.h"
+#include "cpu/experts.h"
 #include "cpu/kv_storage.h"
 #include "cpu/low_rank.h"
 #include "cpu/ops.h"
 #include "cpu/weights.h"
 
 namespace gptoss::cpu {
+
+inline Inputs inputs_of(const BackendOptions& options) {
+  return options.precision == Precision::reference ? Inputs::exact : Inputs::fast;
+}
 
 // How a model is computed: what options ask for, on this instruction set.
 struct Scheme {
@@ -38,13 +43,8 @@ struct Scheme {
   Format dense_format;
 };
 
-// Some of the rows sorted by expert: of one expert, their activations packed together.
-struct ExpertGroup {
-  int first, count;
-};
-
-// What the backend holds of a step. T tokens; sizes only grow, so that an array may be longer than
-// the step needs.
+// What the backend holds of a step, beside the experts' own arrays. T tokens; sizes only grow, so
+// that an array may be longer than the step needs.
 struct StepArrays {
   std::vector<int32_t> positions;      // (T)
   std::vector<int> sequence_of_token;  // (T)
@@ -58,22 +58,12 @@ struct StepArrays {
   std::vector<float> router_logits;    // (T, E)
   std::vector<int32_t> experts;        // (T, A)
   std::vector<float> expert_weights;   // (T, A)
-  std::vector<int32_t> offsets;        // (E + 1): an expert's first row of those sorted by expert
-  std::vector<int32_t> pairs;          // (T*A): which pair (t * A + a) each of these rows is
-  std::vector<int32_t> row_of_pair;    // (T*A): the inverse of pairs
-  std::vector<ExpertGroup> groups;     // all rows, in groups that begin anew with every expert
-  std::vector<int> active_experts;     // those that have rows
-  AlignedBytes gathered;               // (T*A) the experts' inputs, packed, sorted by expert
-  AlignedBytes intermediate;           // (T*A) inputs of their second matmul, likewise
-  std::vector<float> expert_out;       // (T*A, hidden), sorted by expert
 
   // f(array, elements) for every array of a step of so many tokens.
   template <class F>
   void for_each(const ModelConfig& config, int tokens, const Scheme& scheme, F&& f) {
     const Matmul& router = scheme.router;
-    const Matmul& expert = scheme.expert;
     const int64_t t = tokens;
-    const int64_t n_pairs = t * config.n_active;
     f(positions, t);
     f(sequence_of_token, t);
     f(rotations, t * config.head_dim);
@@ -85,14 +75,8 @@ struct StepArrays {
     f(normed, t * config.hidden_size);
     f(router_in, t * router.row_bytes(config.hidden_size));
     f(router_logits, t * config.n_experts);
-    f(experts, n_pairs);
-    f(expert_weights, n_pairs);
-    f(offsets, config.n_experts + 1);
-    f(pairs, n_pairs);
-    f(row_of_pair, n_pairs);
-    f(gathered, n_pairs * expert.row_bytes(config.hidden_size));
-    f(intermediate, n_pairs * expert.row_bytes(config.intermediate_size));
-    f(expert_out, n_pairs * config.hidden_size);
+    f(experts, t * config.n_active);
+    f(expert_weights, t * config.n_active);
   }
 };
 
@@ -178,16 +162,13 @@ class CpuLayers final : public Layers {
   // And through the second: adds outputs [begin, end) of N to y.
   void add_expert_change(int layer, LowRank AdapterLayer::* matrix, int64_t row, int expert, int n,
                          int begin, int end, float* y) const;
-  int token_of_row(int64_t row) const {
-    return step_.pairs[static_cast<size_t>(row)] / config_.n_active;
-  }
+  // Both, as Experts takes them; empty where no row has one.
+  Experts::Change expert_change(int layer, LowRank AdapterLayer::* matrix, const float* x,
+                                bool is_by_token, int k, int n);
 
   // f(first token, count) for groups of tokens, in parallel.
   template <class F>
   void for_each_group(int tokens, F&& f);
-  // f(expert, row_begin, row_end) for panels of the n_rows rows of every expert that has tokens.
-  template <class F>
-  void for_each_expert_panel(int n_rows, F&& f);
 
   using GroupRows = std::array<const float*, kGroupTokens>;
   static GroupRows rows_of(const float* x, int count, int64_t stride);
@@ -196,8 +177,6 @@ class CpuLayers final : public Layers {
   GroupRows norm_rows(const std::vector<float>& weight, int64_t first, int count);
   MatmulTask dense_task(const Matrix& w, const std::vector<float>& bias, float* y,
                         int y_stride) const;
-  static MatmulTask expert_task(const ExpertMatrices& matrices, const std::vector<float>& bias,
-                                int64_t expert);
 
   const Scheme scheme_;
   const Kernels& kernels_;
@@ -213,6 +192,7 @@ class CpuLayers final : public Layers {
   int tokens_ = 0;  // T
   float* logits_ = nullptr;
   StepArrays step_;
+  Experts experts_;
   std::unordered_map<int, std::shared_ptr<const Adapter>> adapters_;
   AdapterArrays adapted_;
   std::vector<Kept> kept_;  // [keep]

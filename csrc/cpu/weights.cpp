@@ -25,7 +25,20 @@ int64_t encoded_bytes(Format format, const Matrix& w) {
   return encoded_bytes(format, w.n, w.k);
 }
 
+std::vector<float> widened(const Vector& vector, const Kernels& kernels) {
+  std::vector<float> values(static_cast<size_t>(vector.size));
+  kernels.from_bf16(vector.data, vector.size, values.data());
+  return values;
+}
+
 }  // namespace
+
+ExpertWeights prepare_experts(const LayerWeights& layer, const Kernels& kernels) {
+  return {.gate_up = layer.gate_up,
+          .gate_up_bias = widened(layer.gate_up_bias, kernels),
+          .down = layer.down,
+          .down_bias = widened(layer.down_bias, kernels)};
+}
 
 int64_t PreparedWeights::allocated_bytes(const ModelConfig& c, Format dense) {
   int64_t encoded = 0;
@@ -91,11 +104,7 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
     }
     return encoded;
   };
-  const auto widen = [&](const Vector& vector) {
-    std::vector<float> values(static_cast<size_t>(vector.size));
-    kernels.from_bf16(vector.data, vector.size, values.data());
-    return values;
-  };
+  const auto widen = [&](const Vector& vector) { return widened(vector, kernels); };
   for (const LayerWeights& w : checkpoint_.layers) {
     const std::string attention = concat("layers.", layers.size(), ".attention.");
     layers.push_back({.attention_norm = widen(w.attention_norm),
@@ -111,10 +120,7 @@ PreparedWeights::PreparedWeights(Weights weights, Format dense, const Kernels& k
                       .mlp_norm = widen(w.mlp_norm),
                       .router = w.router,  // little work, and much depends on it
                       .router_bias = widen(w.router_bias),
-                      .gate_up = w.gate_up,
-                      .gate_up_bias = widen(w.gate_up_bias),
-                      .down = w.down,
-                      .down_bias = widen(w.down_bias)});
+                      .experts = prepare_experts(w, kernels)});
   }
   final_norm = widen(checkpoint_.final_norm);
   unembedding = prepare("unembedding", checkpoint_.unembedding);

@@ -8,6 +8,7 @@
 
 #include "core/mapped_file.h"
 #include "core/thread_pool.h"
+#include "cpu/experts.h"
 #include "cpu/kernels/kernels.h"
 #include "model/weights.h"
 
@@ -23,11 +24,11 @@ struct PreparedLayer {
   std::vector<float> mlp_norm;                // (hidden)
   Matrix router;                              // (E, hidden)
   std::vector<float> router_bias;             // (E)
-  ExpertMatrices gate_up;                     // (E, 2I, hidden)
-  std::vector<float> gate_up_bias;            // (E, 2I)
-  ExpertMatrices down;                        // (E, hidden, I)
-  std::vector<float> down_bias;               // (E, hidden)
+  ExpertWeights experts;
 };
+
+// Biases widened.
+ExpertWeights prepare_experts(const LayerWeights& layer, const Kernels& kernels);
 
 class PreparedWeights {
  public:

@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/kv_page.h"
 #include "core/q8.h"
+#include "cuda/cpu_experts.h"
 #include "cuda/forward.h"
 #include "cuda/graphs.h"
 #include "cuda/memory.h"
@@ -36,6 +37,9 @@ constexpr int kStepsAhead = 1;
 // Launches and small kernels weigh more than the weights of further tokens; not measured.
 constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 
+// Of experts on the CPU each further token reads others, as there.
+constexpr StepCost kCpuExpertsCost = {.fixed = 0.6, .per_token = 0.4};
+
 // Of gpt-oss-20b one has 245 kernels; what that takes on a device was not measured.
 constexpr int kMostGraphs = 48;
 // Prompts and larger batches take longer than their launches, and are seldom twice of one size.
@@ -45,6 +49,10 @@ constexpr int kMostGraphTokens = 64;
 int64_t reserved_bytes(const DeviceInfo& device) { return device.memory / 32; }
 
 Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
+  check(options.cpu_experts == kFewestCpuExperts ||
+            (options.cpu_experts >= 0 && options.cpu_experts <= config.n_layers),
+        "cpu_experts must be \"auto\" or from 0 to the model's ", config.n_layers,
+        " layers, got ", options.cpu_experts);
   if (options.dense != Format::bf16 && options.dense != Format::q8) {
     throw BackendError(concat("[cuda] dense weights in ", name_of(options.dense),
                               " are not built yet: use dense=\"bf16\" or \"q8\""));
@@ -58,13 +66,16 @@ Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
   check(config.n_experts <= kMaxExperts && config.hidden_size <= kMaxHidden, "[cuda] at most ",
         kMaxExperts, " experts and a hidden_size up to ", kMaxHidden, ", got ", config.n_experts,
         " and ", config.hidden_size);
-  if (options.precision == Precision::reference) return {Act::f32, Kv::f32, options.dense};
-  if (!options.int8_kv_cache) return {Act::bf16, Kv::f16, options.dense};
+  const int cpu_experts = std::max(0, options.cpu_experts);
+  if (options.precision == Precision::reference) {
+    return {Act::f32, Kv::f32, options.dense, cpu_experts};
+  }
+  if (!options.int8_kv_cache) return {Act::bf16, Kv::f16, options.dense, cpu_experts};
   check(
       has_fast_attention(Act::bf16, config.n_heads, config.n_kv_heads, config.head_dim),
       "[cuda] a KV cache in int8 needs head_dim 16, 32 or 64 and up to 16 heads to a KV head, got ",
       config.head_dim, " and ", config.n_heads / config.n_kv_heads);
-  return {Act::bf16, Kv::int8, options.dense};
+  return {Act::bf16, Kv::int8, options.dense, cpu_experts};
 }
 
 MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, bool has_int8_inputs,
@@ -72,11 +83,30 @@ MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, bool has_int
   MemoryPlan plan;
   plan.weights = weight_bytes;
   plan.workspace =
-      StepMemory::device_bytes(config, scheme.act, has_int8_inputs, limits, kStepsAhead + 1);
+      StepMemory::device_bytes(config, scheme, has_int8_inputs, limits, kStepsAhead + 1);
   for (const KvGroup& group : kv_groups(config)) {
     plan.page.push_back(page_bytes(config, scheme.kv, group));
   }
   return plan;
+}
+
+// How many layers' experts the CPU has, so that the rest fits into so many bytes and leaves room;
+// all where nothing does.
+int count_cpu_experts(const Weights& weights, Scheme scheme, bool has_int8_inputs, const Room& room,
+                      int64_t free_bytes) {
+  const ModelConfig& config = weights.config;
+  for (scheme.cpu_experts = 0; scheme.cpu_experts < config.n_layers; ++scheme.cpu_experts) {
+    const MemoryPlan plan =
+        plan_of(config, scheme, has_int8_inputs, DeviceWeights::allocated_bytes(weights, scheme),
+                room.limits);
+    int64_t total = plan.weights + plan.workspace;
+    for (size_t g = 0; g < plan.page.size(); ++g) {
+      total += g == 0 && room.kv_memory_bytes > 0 ? room.kv_memory_bytes
+                                                  : room.n_pages[g] * plan.page[g];
+    }
+    if (total <= free_bytes) break;
+  }
+  return scheme.cpu_experts;
 }
 
 SampleRow sample_row(const RowSampling& row) {
@@ -143,31 +173,43 @@ class CudaBackend final : public Backend {
       : config_(weights.config), scheme_(scheme_of(config_, options)), context_(find_device()) {
     const Context::Scope scope(context_);
     const int64_t free = context_.free_memory() - reserved_bytes(context_.device());
+    has_int8_inputs_ = scheme_.act != Act::f32 && DeviceWeights::has_int8(weights, scheme_);
+    if (options.cpu_experts == kFewestCpuExperts && options.room.limits.max_tokens > 0) {
+      scheme_.cpu_experts =
+          count_cpu_experts(weights, scheme_, has_int8_inputs_, options.room, free);
+    }
     weight_bytes_ = DeviceWeights::allocated_bytes(weights, scheme_);
     if (weight_bytes_ > free) {
-      throw OutOfMemory(concat("[cuda] the weights take ", weight_bytes_, " bytes, and ",
-                               context_.device().name, " has ", std::max<int64_t>(0, free),
-                               " free"));
+      throw OutOfMemory(concat(
+          "[cuda] the weights",
+          scheme_.cpu_experts == 0 ? "" : concat(" without the experts of ", scheme_.cpu_experts, " layers"),
+          " take ", weight_bytes_, " bytes, and ", context_.device().name, " has ",
+          std::max<int64_t>(0, free), " free"));
     }
     stream_.emplace(context_);
     module_.emplace(context_);
     weights_.emplace(context_, *stream_, *module_, weights, scheme_);
+    if (scheme_.cpu_experts > 0) {
+      host_experts_ = cpu::make_host_experts(weights, scheme_.cpu_experts, options);
+    }
   }
 
   std::string description() const override {
-    const DeviceInfo& device = context_.device();
-    return concat("cuda, ", device.name, ", ", formats());
+    return concat("cuda, ", context_.device().name, ", ", formats());
   }
   std::string arithmetic() const override {
     const DeviceInfo& device = context_.device();
     return concat("cuda ", device.major, ".", device.minor, ", ", formats());
   }
   const BackendTraits& traits() const override { return traits_; }
-  StepCost cost() const override { return kStepCost; }
+  StepCost cost() const override {
+    return scheme_.cpu_experts > 0 ? kCpuExpertsCost : kStepCost;
+  }
+  int cpu_experts() const override { return scheme_.cpu_experts; }
 
   MemoryPlan plan(const StepLimits& limits) const override {
     const Context::Scope scope(context_);
-    MemoryPlan plan = plan_of(config_, scheme_, has_int8_inputs(), weight_bytes_, limits);
+    MemoryPlan plan = plan_of(config_, scheme_, has_int8_inputs_, weight_bytes_, limits);
     // Weights are there already.
     plan.available = std::max<int64_t>(
         0, context_.free_memory() - reserved_bytes(context_.device()) - plan.workspace);
@@ -178,7 +220,7 @@ class CudaBackend final : public Backend {
     const Context::Scope scope(context_);
     limits_ = limits;
     memory_ =
-        StepMemory(context_, config_, scheme_.act, has_int8_inputs(), limits, kStepsAhead + 1);
+        StepMemory(context_, config_, scheme_, has_int8_inputs_, limits, kStepsAhead + 1);
     const std::vector<KvGroup> groups = kv_groups(config_);
     for (size_t g = 0; g < groups.size(); ++g) {
       page_bytes_.push_back(page_bytes(config_, scheme_.kv, groups[g]));
@@ -194,11 +236,19 @@ class CudaBackend final : public Backend {
         make_rotations(config_, limits.max_pages_per_sequence * kPageTokens);
     stream_->upload(memory_.slots.rotations.address(), rotations.data(),
                     static_cast<int64_t>(rotations.size() * sizeof(float)));
+    if (scheme_.cpu_experts > 0) {
+      const std::vector<float> ones(static_cast<size_t>(limits.max_tokens), 1.0f);
+      stream_->upload(memory_.work.ones.address(), ones.data(), memory_.work.ones.size_bytes());
+      cpu_experts_.emplace(context_, *stream_, *host_experts_, config_, scheme_, limits.max_tokens,
+                           kStepsAhead + 1);
+    }
     stream_->wait();
     forward_.emplace(config_, scheme_, *weights_, memory_, pages_, *module_, *stream_);
     const char* const text = std::getenv("GPTOSS_CUDA_GRAPHS");
     const int most = text == nullptr || *text == '\0' ? kMostGraphs : std::atoi(text);
-    if (most > 0) graphs_.emplace(context_, *stream_, *module_, most);
+    if (most > 0) {
+      graphs_.emplace(context_, *stream_, *module_, most * forward_->n_segments());
+    }
   }
 
   void open_slot(int slot, std::span<const int32_t> prompt,
@@ -270,7 +320,8 @@ class CudaBackend final : public Backend {
             std::max(highest_position, input.first_positions[s] + input.sequence_offsets[s + 1] -
                                            input.sequence_offsets[s] - 1);
       }
-      StepShape shape = {.flight = static_cast<int>(&memory - memory_.flights.data()),
+      StepShape shape = {.segment = 0,
+                         .flight = flight_index(id),
                          .n_tokens = step.n_tokens,
                          .n_sequences = step.n_sequences,
                          .n_logit_rows = step.n_logit_rows,
@@ -280,16 +331,23 @@ class CudaBackend final : public Backend {
         shape.row_pages[static_cast<size_t>(group)] = input.tables->row_pages(group);
       }
       const auto queue = [&] {
-        forward_->run(step, shape.row_pages, shape.n_splits);
+        forward_->run(step, shape.row_pages, shape.n_splits, shape.segment);
+        if (shape.segment + 1 < forward_->n_segments()) return;
         module_->run(*stream_, FiniteArgs{.step = step,
                                           .x = memory_.work.x.as<const float>(),
                                           .finite = memory.finite.as<int32_t>(),
                                           .hidden = config_.hidden_size});
       };
-      if (graphs_ && step.n_tokens <= kMostGraphTokens) {
-        graphs_->run(shape, queue);
-      } else {
-        queue();
+      if (cpu_experts_) cpu_experts_->begin(shape.flight, step.n_tokens);
+      for (; shape.segment < forward_->n_segments(); ++shape.segment) {
+        if (shape.segment > 0) {
+          cpu_experts_->queue(shape.flight, shape.segment - 1, memory_.work);
+        }
+        if (graphs_ && step.n_tokens <= kMostGraphTokens) {
+          graphs_->run(shape, queue);
+        } else {
+          queue();
+        }
       }
       stream_->download(memory.host_finite.data(), memory.finite.address(),
                         flight.n_sequences * int64_t{sizeof(int32_t)});
@@ -354,7 +412,10 @@ class CudaBackend final : public Backend {
     const auto start = std::chrono::steady_clock::now();
     if (!flight.error) {
       throw_if_lost();
-      guard(flight, [&] { flight.done.wait(); });
+      guard(flight, [&] {
+        flight.done.wait();
+        if (cpu_experts_) cpu_experts_->rethrow(flight_index(id));
+      });
     }
     add_time(Phase::device, start);
     if (flight.error) std::rethrow_exception(std::exchange(flight.error, nullptr));
@@ -396,6 +457,10 @@ class CudaBackend final : public Backend {
     std::string text = concat("KV cache ", name_of(scheme_.kv), ", inputs of matmuls ",
                               scheme_.act == Act::f32 ? "f32" : "bf16");
     if (scheme_.dense == Format::q8) text += ", dense weights and their inputs int8";
+    if (host_experts_) {
+      text += concat(", experts of the first ", scheme_.cpu_experts, " layers on the CPU (",
+                     host_experts_->arithmetic(), ")");
+    }
     const int in_q8_0 = weights_->count(Format::q8_0);
     if (in_q8_0 > 0) {
       text += concat(", ", in_q8_0, " dense weights in q8_0 with inputs ",
@@ -403,14 +468,11 @@ class CudaBackend final : public Backend {
     }
     return text;
   }
-  bool has_int8_inputs() const {
-    return scheme_.act != Act::f32 &&
-           weights_->count(Format::q8) + weights_->count(Format::q8_0) > 0;
-  }
 
-  Flight& flight_of(StepId id) { return *flights_[static_cast<size_t>(id) % flights_.size()]; }
+  int flight_index(StepId id) const { return static_cast<int>(id % (kStepsAhead + 1)); }
+  Flight& flight_of(StepId id) { return *flights_[static_cast<size_t>(flight_index(id))]; }
   FlightMemory& flight_memory(StepId id) {
-    return memory_.flights[static_cast<size_t>(id) % memory_.flights.size()];
+    return memory_.flights[static_cast<size_t>(flight_index(id))];
   }
   CUdeviceptr page(int group, int32_t index) const {
     const auto g = static_cast<size_t>(group);
@@ -542,7 +604,7 @@ class CudaBackend final : public Backend {
   }
 
   const ModelConfig config_;
-  const Scheme scheme_;
+  Scheme scheme_;
   const Context context_;
   const BackendTraits traits_{.max_steps_ahead = kStepsAhead,
                               .formats = {Format::bf16, Format::q8, Format::q8_0, Format::mxfp4},
@@ -550,13 +612,16 @@ class CudaBackend final : public Backend {
   std::optional<Stream> stream_;
   std::optional<Module> module_;
   std::optional<DeviceWeights> weights_;
+  std::unique_ptr<HostExperts> host_experts_;  // null: the device has them all
   int64_t weight_bytes_ = 0;
+  bool has_int8_inputs_ = false;  // of dense matmuls
   StepLimits limits_{};
   std::vector<int64_t> page_bytes_;  // [group]
   std::vector<DeviceMemory> pages_;  // [group]
   StepMemory memory_;
   std::optional<Forward> forward_;
   std::optional<StepGraphs> graphs_;
+  std::optional<CpuExperts> cpu_experts_;  // with host_experts_
   std::vector<std::unique_ptr<Flight>> flights_;
   StepId last_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more

@@ -24,6 +24,7 @@ using CUevent = struct CUevent_st*;
 using CUgraph = struct CUgraph_st*;
 using CUgraphNode = struct CUgraphNode_st*;
 using CUgraphExec = struct CUgraphExec_st*;
+using CUhostFn = void (*)(void*);
 
 inline constexpr CUresult kSuccess = 0;
 inline constexpr CUresult kOutOfMemory = 2;
@@ -83,6 +84,7 @@ inline constexpr int kOldestVersion = 12000;
   X(cuStreamCreate, (CUstream*, unsigned))                                                        \
   X(cuStreamDestroy, (CUstream))                                                                  \
   X(cuStreamSynchronize, (CUstream))                                                              \
+  X(cuLaunchHostFunc, (CUstream, CUhostFn, void*))                                                \
   X(cuEventCreate, (CUevent*, unsigned))                                                          \
   X(cuEventDestroy, (CUevent))                                                                    \
   X(cuEventRecord, (CUevent, CUstream))                                                           \

@@ -53,21 +53,36 @@ int Forward::count_splits(int n_tokens, int highest_position) const {
   return cuda::count_splits(n_tokens, highest_position, positions);
 }
 
-void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits) {
+void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits, int segment) {
+  if (segment > 0) {
+    combine(step, segment - 1, work_.ones, 1);
+  } else {
+    embed(step);
+  }
+  if (segment < scheme_.cpu_experts) {
+    attention(step, row_pages, n_splits, segment);
+    route(step, segment);
+    return;
+  }
+  for (int layer = segment; layer < config_.n_layers; ++layer) {
+    attention(step, row_pages, n_splits, layer);
+    route(step, layer);
+    experts(step, layer);
+    combine(step, layer, work_.expert_weights, config_.n_active);
+  }
+  if (step.n_logit_rows == 0) return;
+  norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
+  dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
+        config_.vocab_size, config_.hidden_size);
+}
+
+void Forward::embed(const Step& step) {
   module_.run(stream_, EmbedArgs{.step = step,
                                  .embedding = weights_.embedding.data.as<const void>(),
                                  .scales = weights_.embedding.scales.as<const void>(),
                                  .x = work_.x.as<float>(),
                                  .hidden = config_.hidden_size});
   norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
-  for (int layer = 0; layer < config_.n_layers; ++layer) {
-    attention(step, row_pages, n_splits, layer);
-    experts(step, layer);
-  }
-  if (step.n_logit_rows == 0) return;
-  norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
-  dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
-        config_.vocab_size, config_.hidden_size);
 }
 
 // From the normed residual stream.
@@ -116,11 +131,8 @@ void Forward::attention(const Step& step, std::span<const int> row_pages, int n_
         config_.q_size(), true);
 }
 
-void Forward::experts(const Step& step, int layer) {
+void Forward::route(const Step& step, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
-  const int tokens = step.n_tokens;
-  const int hidden = config_.hidden_size;
-  const int n_pairs = tokens * config_.n_active;
   module_.run(stream_, RouteArgs{.x = work_.x.as<const float>(),
                                  .weight = w.mlp_norm.as<const float>(),
                                  .router = w.router.as<const uint16_t>(),
@@ -130,12 +142,18 @@ void Forward::experts(const Step& step, int layer) {
                                  .experts = work_.experts.as<int32_t>(),
                                  .weights = work_.expert_weights.as<float>(),
                                  .arrived = work_.arrived.as<int32_t>(),
-                                 .tokens = tokens,
-                                 .hidden = hidden,
+                                 .tokens = step.n_tokens,
+                                 .hidden = config_.hidden_size,
                                  .n_experts = config_.n_experts,
                                  .n_active = config_.n_active,
                                  .eps = config_.rms_norm_eps,
                                  .act = scheme_.act});
+}
+
+void Forward::experts(const Step& step, int layer) {
+  const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
+  const int hidden = config_.hidden_size;
+  const int n_pairs = step.n_tokens * config_.n_active;
   module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
                                       .pairs = work_.pairs.as<int32_t>(),
                                       .offsets = work_.offsets.as<int32_t>(),
@@ -163,12 +181,15 @@ void Forward::experts(const Step& step, int layer) {
                                 .n = hidden,
                                 .k = config_.intermediate_size,
                                 .act = scheme_.act});
+}
+
+void Forward::combine(const Step& step, int layer, const DeviceMemory& weights, int n_active) {
   const CombineArgs combine = {.out = work_.expert_out.as<const float>(),
-                               .weights = work_.expert_weights.as<const float>(),
+                               .weights = weights.as<const float>(),
                                .x = work_.x.as<float>(),
-                               .tokens = tokens,
-                               .n_active = config_.n_active,
-                               .n = hidden};
+                               .tokens = step.n_tokens,
+                               .n_active = n_active,
+                               .n = config_.hidden_size};
   if (layer + 1 == config_.n_layers) {  // of what follows, only some rows are wanted
     module_.run(stream_, combine);
     return;

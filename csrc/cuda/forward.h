@@ -30,13 +30,21 @@ class Forward {
 
   // Of attention over all positions, for `run`.
   int count_splits(int n_tokens, int highest_position) const;
-  // Queues a step, up to its logits: kernels alone, which differ by nothing but the arguments.
-  // `row_pages` by group.
-  void run(const Step& step, std::span<const int> row_pages, int n_splits);
+  // A step is one segment more than there are layers whose experts the CPU has: each but the last
+  // ends with the routing of one, and the next begins with what its experts made, in
+  // Workspace.expert_out.
+  int n_segments() const { return scheme_.cpu_experts + 1; }
+  // Queues a segment of a step, which ends with its logits: kernels alone, which differ by nothing
+  // but the arguments. `row_pages` by group.
+  void run(const Step& step, std::span<const int> row_pages, int n_splits, int segment);
 
  private:
+  void embed(const Step& step);
   void attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer);
+  void route(const Step& step, int layer);
   void experts(const Step& step, int layer);
+  // The sum of what experts made, in n_active rows for each token, and what follows.
+  void combine(const Step& step, int layer, const DeviceMemory& weights, int n_active);
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
   void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
              const DeviceMemory& y, int rows, int n, int k, bool accumulate = false);

@@ -18,6 +18,7 @@ namespace gptoss::cuda {
 // All that a step's launches depend on, beside what does not change: where its inputs lie, and how
 // large grids are. Tokens, positions and tables are in device memory.
 struct StepShape {
+  int segment;  // of the step: Forward::run
   int flight;
   int n_tokens, n_sequences, n_logit_rows;
   int n_splits;                  // of attention, 0: none

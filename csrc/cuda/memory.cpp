@@ -102,6 +102,11 @@ void Stream::clear(CUdeviceptr to, int64_t bytes) const {
                bytes, " bytes");
 }
 
+void Stream::call(CUhostFn f, void* data) const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuLaunchHostFunc(stream_, f, data), "a call of the host");
+}
+
 void Stream::wait() const {
   const Driver& driver = context_.driver();
   driver.check(driver.cuStreamSynchronize(stream_), "the device's work");

@@ -120,6 +120,9 @@ class Stream {
   void download(void* to, CUdeviceptr from, int64_t bytes) const;
   void copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const;
   void clear(CUdeviceptr to, int64_t bytes) const;
+  // f(data) in a thread of the driver's, which must not call the driver; not after an error of what
+  // was queued before.
+  void call(CUhostFn f, void* data) const;
   // Waits for all that was queued. Throws BackendError with what went wrong in it.
   void wait() const;
 

@@ -16,8 +16,9 @@ int64_t most_table_bytes(const KvGroup& group, const StepLimits& limits) {
 
 // f(memory, bytes, what) for every array on the device.
 template <class F>
-void for_each_array(const ModelConfig& c, Act act, bool has_int8_inputs, const StepLimits& limits,
-                    StepMemory& memory, F&& f) {
+void for_each_array(const ModelConfig& c, const Scheme& scheme, bool has_int8_inputs,
+                    const StepLimits& limits, StepMemory& memory, F&& f) {
+  const Act act = scheme.act;
   const int64_t t = limits.max_tokens;
   const int64_t s = limits.max_sequences;
   const int64_t r = limits.max_logit_rows;
@@ -49,6 +50,7 @@ void for_each_array(const ModelConfig& c, Act act, bool has_int8_inputs, const S
   f(w.offsets, (c.n_experts + 1) * kInt, "routes");
   f(w.h, pairs * c.intermediate_size * size_of(act), "the experts' activations");
   f(w.expert_out, pairs * c.hidden_size * kFloat, "the experts' output");
+  if (scheme.cpu_experts > 0) f(w.ones, t * kFloat, "the experts' output");
   f(w.logits, r * vocab * kFloat, "logits");
   f(w.changed_logits, r * vocab * kFloat, "sampling");
   f(w.candidates, r * vocab * kInt, "sampling");
@@ -99,21 +101,21 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits) {
   return std::max(limits.max_pages_per_sequence, ring);
 }
 
-int64_t StepMemory::device_bytes(const ModelConfig& config, Act act, bool has_int8_inputs,
-                                 const StepLimits& limits, int flights) {
+int64_t StepMemory::device_bytes(const ModelConfig& config, const Scheme& scheme,
+                                 bool has_int8_inputs, const StepLimits& limits, int flights) {
   int64_t total = 0;
   StepMemory memory;
   memory.flights.resize(static_cast<size_t>(flights));
   for_each_array(
-      config, act, has_int8_inputs, limits, memory,
+      config, scheme, has_int8_inputs, limits, memory,
       [&](DeviceMemory&, int64_t bytes, const char*) { total += allocation_bytes(bytes); });
   return total;
 }
 
-StepMemory::StepMemory(const Context& context, const ModelConfig& config, Act act,
+StepMemory::StepMemory(const Context& context, const ModelConfig& config, const Scheme& scheme,
                        bool has_int8_inputs, const StepLimits& limits, int n_flights)
     : flights(static_cast<size_t>(n_flights)) {
-  for_each_array(config, act, has_int8_inputs, limits, *this,
+  for_each_array(config, scheme, has_int8_inputs, limits, *this,
                  [&](DeviceMemory& memory, int64_t bytes, const char* what) {
                    memory = DeviceMemory(context, bytes, what);
                  });

@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "cuda/kernels/args.h"
 #include "cuda/memory.h"
+#include "cuda/weights.h"
 
 namespace gptoss::cuda {
 
@@ -26,7 +27,8 @@ struct Workspace {
   DeviceMemory pairs;           // (T*A)
   DeviceMemory offsets;         // (E + 1)
   DeviceMemory h;               // (T*A, I)
-  DeviceMemory expert_out;      // (T*A, hidden) f32
+  DeviceMemory expert_out;      // (T*A, hidden) f32; of the CPU's experts (T, hidden)
+  DeviceMemory ones;            // (T) f32, where there are such
   DeviceMemory logits;          // (R, V) f32
   DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
   DeviceMemory candidates;      // (R, V)
@@ -67,11 +69,11 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits);
 
 // Each allocates within these limits, or counts what that takes on the device.
 struct StepMemory {
-  static int64_t device_bytes(const ModelConfig& config, Act act, bool has_int8_inputs,
+  static int64_t device_bytes(const ModelConfig& config, const Scheme& scheme, bool has_int8_inputs,
                               const StepLimits& limits, int flights);
   StepMemory() = default;
-  StepMemory(const Context& context, const ModelConfig& config, Act act, bool has_int8_inputs,
-             const StepLimits& limits, int n_flights);
+  StepMemory(const Context& context, const ModelConfig& config, const Scheme& scheme,
+             bool has_int8_inputs, const StepLimits& limits, int n_flights);
 
   Workspace work;
   SlotMemory slots;

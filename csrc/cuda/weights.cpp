@@ -62,6 +62,7 @@ void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
   f(layer.mlp_norm, hidden * kFloat, "a norm");
   f(layer.router, data_bytes(Format::bf16, c.n_experts, hidden), "a router");
   f(layer.router_bias, c.n_experts * kFloat, "a router's bias");
+  if (!layer.has_experts) return;
   experts(layer.gate_up, gate_up, hidden);
   experts(layer.down, hidden, c.intermediate_size);
 }
@@ -310,6 +311,11 @@ int64_t DeviceWeights::allocated_bytes(const ModelConfig& config, const Scheme& 
   return allocated_bytes(weights_of(config), scheme);
 }
 
+bool DeviceWeights::has_int8(const Weights& weights, const Scheme& scheme) {
+  const DeviceWeights formats(weights, scheme);
+  return formats.count(Format::q8) + formats.count(Format::q8_0) > 0;
+}
+
 int DeviceWeights::count(Format format) const {
   int found = unembedding.format == format ? 1 : 0;
   for (const LayerMemory& layer : layers) {
@@ -325,6 +331,7 @@ DeviceWeights::DeviceWeights(const Weights& weights, const Scheme& scheme)
   for (size_t i = 0; i < layers.size(); ++i) {
     layers[i].qkv.format = format_of(weights.layers[i].q, scheme);
     layers[i].o.format = format_of(weights.layers[i].o, scheme);
+    layers[i].has_experts = static_cast<int>(i) >= scheme.cpu_experts;
   }
 }
 
@@ -373,6 +380,7 @@ DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Modul
     uploader.widen(to.mlp_norm.address(), from.mlp_norm);
     uploader.rows(to.router, from.router);
     uploader.widen(to.router_bias.address(), from.router_bias);
+    if (!to.has_experts) continue;
     uploader.experts(to.gate_up, act, from.gate_up, from.gate_up_bias, c.n_experts);
     uploader.experts(to.down, act, from.down, from.down_bias, c.n_experts);
   }

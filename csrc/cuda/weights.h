@@ -25,6 +25,7 @@ struct Scheme {
   Act act;
   Kv kv;
   Format dense;  // bf16 or q8: what matrices in bf16 become
+  int cpu_experts = 0;  // of so many layers, the first ones, the CPU has the experts
 };
 
 // In bf16, q8 or q8_0. With Act::f32 as the checkpoint has it, else in fragments.
@@ -43,6 +44,7 @@ struct LayerMemory {
   DeviceMemory mlp_norm;        // (hidden) f32
   DeviceMemory router;          // (E, hidden) bf16, row-major: computed in f32 always
   DeviceMemory router_bias;     // (E) f32
+  bool has_experts = true;      // else the CPU has them
   ExpertMemory gate_up;         // (E, 2I, hidden)
   ExpertMemory down;            // (E, hidden, I)
 };
@@ -59,7 +61,9 @@ class DeviceWeights {
   static int64_t allocated_bytes(const Weights& weights, const Scheme& scheme);
   static int64_t allocated_bytes(const ModelConfig& config, const Scheme& scheme);
 
-  // How many dense matrices are in this format, the embedding aside.
+  // Whether dense matrices are in int8, the embedding aside.
+  static bool has_int8(const Weights& weights, const Scheme& scheme);
+  // How many of them are in this format.
   int count(Format format) const;
 
   DenseMemory embedding;  // (V, hidden) bf16 or q8_0, row-major

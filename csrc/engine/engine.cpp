@@ -21,6 +21,26 @@ constexpr int kExtraLogitRows = 64;
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
 
+// What an open context_length leaves room for, where experts could have it instead.
+constexpr int kUsualContext = 8192;
+
+StepLimits limits_of(const ModelConfig& config, const EngineOptions& options) {
+  return {.max_tokens = options.max_step_tokens,
+          .max_sequences = options.max_sequences,
+          .max_logit_rows = Engine::logit_rows(options.max_sequences),
+          .max_pages_per_sequence =
+              KvCache::pages_for(options.context_length > 0 ? options.context_length
+                                                            : config.max_position_embeddings)};
+}
+
+// Of a group with a window: a place for every sequence and one to spare; and what steps in flight
+// still hold on to.
+int window_pages(const KvGroup& group, const EngineOptions& options) {
+  const int held = options.max_steps_ahead *
+                   (KvCache::pages_for(options.max_step_tokens) + options.max_sequences);
+  return KvCache::ring_pages(group, options.max_step_tokens) * (options.max_sequences + 1) + held;
+}
+
 void check_params(const RequestParams& p, int vocab_size) {
   const ops::SamplingRule& rule = p.rule;
   check(p.stop.max_tokens >= -1, "max_tokens must not be negative, got ", p.stop.max_tokens);
@@ -182,17 +202,27 @@ Engine::~Engine() = default;
 
 int Engine::logit_rows(int max_sequences) { return max_sequences + kExtraLogitRows; }
 
+Room Engine::room(const ModelConfig& config, const EngineOptions& options) {
+  EngineOptions asked = options;
+  if (asked.max_steps_ahead < 0) asked.max_steps_ahead = 1;  // no device takes more
+  Room room = {.limits = limits_of(config, asked),
+               .n_pages = {},
+               .kv_memory_bytes = asked.kv_memory_bytes};
+  const int context = asked.context_length > 0
+                          ? asked.context_length
+                          : std::min(kUsualContext, config.max_position_embeddings);
+  for (const KvGroup& group : kv_groups(config)) {
+    room.n_pages.push_back(group.window > 0 ? window_pages(group, asked)
+                                            : KvCache::pages_for(context));
+  }
+  return room;
+}
+
 // The KV cache's size: of the window groups what the sequences need, of the others what was asked
 // for or what there is memory for.
 void Engine::size_pages() {
   const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::pages_for(tokens)); };
-  StepLimits limits = {
-      .max_tokens = options_.max_step_tokens,
-      .max_sequences = options_.max_sequences,
-      .max_logit_rows = logit_rows(options_.max_sequences),
-      .max_pages_per_sequence = static_cast<int>(pages_of(
-          options_.context_length > 0 ? options_.context_length : config_.max_position_embeddings)),
-  };
+  StepLimits limits = limits_of(config_, options_);
   memory_ = backend_->plan(limits);
 
   std::vector<int> row_pages, n_pages;
@@ -204,11 +234,8 @@ void Engine::size_pages() {
       row_pages.push_back(0);
       continue;
     }
-    // A place for every sequence and one to spare; and what steps in flight still hold on to.
     const int ring = KvCache::ring_pages(groups_[g], options_.max_step_tokens);
-    const int held = options_.max_steps_ahead *
-                     (KvCache::pages_for(options_.max_step_tokens) + options_.max_sequences);
-    n_pages.push_back(ring * (options_.max_sequences + 1) + held);
+    n_pages.push_back(window_pages(groups_[g], options_));
     row_pages.push_back(ring);
     ring_bytes += ring * memory_.page[g];
   }

@@ -191,7 +191,10 @@ class Engine:
         speculative: bool = False,
         dense: str = "bf16",
         kv_cache_dtype: str = "auto",
+        cpu_experts: int | None = None,  # layers; None: as few as let the rest fit
     ) -> None: ...
+    @property
+    def cpu_experts(self) -> int: ...  # layers
     @property
     def context_length(self) -> int: ...
     @property

@@ -40,6 +40,7 @@ from gptoss.options import (
     MOST_STEP_TOKENS,
     PREFIX_CACHE_BYTES,
     STEP_TOKENS,
+    CpuExperts,
     Dense,
     DenseOption,
     Experts,
@@ -49,6 +50,7 @@ from gptoss.options import (
     check_modes,
     count,
     count_or_zero,
+    cpu_expert_layers,
 )
 from gptoss.page_files import PageFiles
 from gptoss.text_engine import Prompt
@@ -73,6 +75,7 @@ def load(
     max_step_tokens: int = STEP_TOKENS,
     prefix_cache_dir: str | os.PathLike[str] | None = None,
     prefix_cache_bytes: int | None = None,
+    cpu_experts: CpuExperts = "auto",
 ) -> LLM:
     """Load a model.
 
@@ -136,6 +139,12 @@ def load(
     prefix_cache_bytes : int, optional
         Most bytes in that folder, of all models that use it; the least recently used go first.
         None is 8 GiB.
+    cpu_experts : int or "auto"
+        On a GPU: of so many layers, the first ones, the experts stay in the machine's memory, and
+        the CPU computes them; so a model runs that is larger than the GPU's memory, more slowly.
+        "auto" is 0 if everything fits, with `context_length` or 8,192 tokens, and else as few as
+        let the rest fit; a line on stderr says how many. A number does not go with the CPU as the
+        device. `docs/cuda.md` says more.
 
     Returns
     -------
@@ -168,6 +177,7 @@ def load(
     check_modes(precision, dense, kv_cache_dtype, speculative)
     if not isinstance(device, str):
         raise TypeError(f"device must be a string, got {device!r}")
+    n_cpu_experts = cpu_expert_layers(cpu_experts)
     n_threads = count_or_zero("threads", threads, MAX_INT)
     n_context = count_or_zero("context_length", context_length, MAX_INT)
     n_sequences = count("max_sequences", max_sequences, MOST_SEQUENCES)
@@ -204,7 +214,11 @@ def load(
                 kv_memory_bytes=kv_bytes,
                 kv_cache_dtype=kv_cache_dtype,
                 speculative=speculative == "ngram",
+                cpu_experts=n_cpu_experts,
             )
+        if engine.cpu_experts > 0:
+            note = _cpu_experts_note(checkpoint, engine.cpu_experts, available)
+            print(f"gptoss: {checkpoint.name}: {note}", file=sys.stderr)
         check_scales(checkpoint)
     store = None if files is None else _page_store(files, engine, checkpoint)
     adapters = AdapterReader(checkpoint.config, checkpoint.tensors)
@@ -251,6 +265,27 @@ def _dense_form(
     if note is not None:
         print(f"gptoss: {checkpoint.name}: {note}", file=sys.stderr)
     return held
+
+
+def _cpu_experts_note(checkpoint: Checkpoint, n_layers: int, available_bytes: int) -> str:
+    """What lies where."""
+    roles = tensors_by_role(checkpoint.config, checkpoint.tensors)
+    size = sum(
+        roles[role].nbytes
+        for layer in range(n_layers)
+        for role in roles
+        if role.startswith(f"layers.{layer}.experts.")
+    )
+    note = (
+        f"experts of {n_layers} of {checkpoint.config.num_hidden_layers} layers in RAM "
+        f"({size / 1e9:.1f} GB), where the CPU computes them, all else on the GPU"
+    )
+    if size <= available_bytes:
+        return note
+    return (
+        f"{note}; only {available_bytes / 1e9:.1f} GB of RAM are available, so they will be read "
+        "from the disk again and again (docs/memory.md)"
+    )
 
 
 def _page_files(folder: str | os.PathLike[str] | None, max_bytes: int | None) -> PageFiles | None:

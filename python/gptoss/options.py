@@ -13,6 +13,8 @@ DenseOption = Literal["auto", "bf16", "bf12", "q8"]
 KvCacheDtype = Literal["auto", "int8"]
 Experts = Literal["as_stored", "mxfp4"]
 Speculative = Literal["ngram"]
+# Layers whose experts a GPU leaves to the CPU; "auto": as few as let the rest fit.
+CpuExperts = int | Literal["auto"]
 
 # New tokens in a step: long prompts are computed in chunks of this size. Bounds the workspace, and
 # how long a running sequence waits for a new one's prompt.
@@ -57,6 +59,15 @@ def check_modes(
         raise ValueError(
             f"speculative must be None or one of {get_args(Speculative)}, got {speculative!r}"
         )
+
+
+def cpu_expert_layers(value: CpuExperts) -> int | None:
+    """Check `cpu_experts`; the core's word for "auto" is None."""
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f'cpu_experts must be "auto" or a number of layers, got {value!r}')
+        return None
+    return 0 if value == 0 and value is not False else count("cpu_experts", value, MAX_INT)
 
 
 def count_or_zero(name: str, value: int | None, limit: int) -> int:

@@ -38,6 +38,7 @@ _LOADING = (
     "speculative",
     "prefix_cache_dir",
     "prefix_cache_bytes",
+    "cpu_experts",
 )
 
 
@@ -153,6 +154,14 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
         default="as_stored",
         metavar="FORM",
         help="mxfp4 quantises experts that are stored in bfloat16",
+    )
+    group.add_argument(
+        "--cpu-experts",
+        type=_layers,
+        default="auto",
+        metavar="N",
+        help="on a GPU: keep the experts of N layers in RAM, for the CPU to compute; auto: as few "
+        "as let the rest fit",
     )
     group.add_argument(
         "--kv-cache-dtype",
@@ -361,6 +370,15 @@ def _adapter(text: str) -> tuple[str, str]:
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"expected NAME=DIR, got {text!r}")
     return name, folder
+
+
+def _layers(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from None
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -1,0 +1,74 @@
+#include "cuda/cpu_experts.h"
+
+#include <utility>
+
+namespace gptoss::cuda {
+
+CpuExperts::CpuExperts(const Context& context, const Stream& stream, HostExperts& experts,
+                       const ModelConfig& config, const Scheme& scheme, int max_tokens,
+                       int n_flights)
+    : context_(context),
+      stream_(stream),
+      experts_(experts),
+      act_(scheme.act),
+      hidden_(config.hidden_size),
+      n_active_(config.n_active),
+      x_(context, max_tokens * hidden_ * size_of(act_), "the CPU's experts"),
+      chosen_(context, max_tokens * n_active_ * int64_t{sizeof(int32_t)}, "the CPU's experts"),
+      weights_(context, max_tokens * n_active_ * int64_t{sizeof(float)}, "the CPU's experts"),
+      y_(context, max_tokens * hidden_ * int64_t{sizeof(float)}, "the CPU's experts"),
+      flights_(static_cast<size_t>(n_flights)) {
+  experts.prepare(max_tokens);
+  for (int flight = 0; flight < n_flights; ++flight) {
+    for (int layer = 0; layer < scheme.cpu_experts; ++layer) {
+      flights_[static_cast<size_t>(flight)].calls.push_back({this, flight, layer});
+    }
+  }
+}
+
+CpuExperts::~CpuExperts() {
+  context_.release([&](const Driver& driver) { driver.cuStreamSynchronize(stream_.handle()); });
+}
+
+void CpuExperts::begin(int flight, int tokens) {
+  FlightState& state = flights_[static_cast<size_t>(flight)];
+  state.tokens = tokens;
+  state.error = nullptr;
+}
+
+void CpuExperts::queue(int flight, int layer, const Workspace& work) {
+  FlightState& state = flights_[static_cast<size_t>(flight)];
+  const int64_t tokens = state.tokens;
+  stream_.download(x_.data(), work.normed.address(), tokens * hidden_ * size_of(act_));
+  stream_.download(chosen_.data(), work.experts.address(),
+                   tokens * n_active_ * int64_t{sizeof(int32_t)});
+  stream_.download(weights_.data(), work.expert_weights.address(),
+                   tokens * n_active_ * int64_t{sizeof(float)});
+  stream_.call(&CpuExperts::run, &state.calls[static_cast<size_t>(layer)]);
+  stream_.upload(work.expert_out.address(), y_.data(), tokens * hidden_ * int64_t{sizeof(float)});
+}
+
+void CpuExperts::run(void* data) noexcept {
+  const Call& call = *static_cast<const Call*>(data);
+  CpuExperts& self = *call.self;
+  FlightState& state = self.flights_[static_cast<size_t>(call.flight)];
+  if (state.error) return;
+  try {
+    self.experts_.run({.layer = call.layer,
+                        .tokens = state.tokens,
+                        .x = self.x_.data(),
+                        .is_bf16 = self.act_ == Act::bf16,
+                        .experts = reinterpret_cast<const int32_t*>(self.chosen_.data()),
+                        .weights = reinterpret_cast<const float*>(self.weights_.data()),
+                        .y = reinterpret_cast<float*>(self.y_.data())});
+  } catch (...) {
+    state.error = std::current_exception();
+  }
+}
+
+void CpuExperts::rethrow(int flight) {
+  FlightState& state = flights_[static_cast<size_t>(flight)];
+  if (state.error) std::rethrow_exception(std::exchange(state.error, nullptr));
+}
+
+}  // namespace gptoss::cuda

@@ -1,0 +1,56 @@
+// Experts that the CPU computes, as a part of the stream: what the router chose goes to the host,
+// a call of the host computes, and the sum comes back. Nobody waits but the stream itself.
+#pragma once
+
+#include <exception>
+#include <vector>
+
+#include "backend/host_experts.h"
+#include "cuda/memory.h"
+#include "cuda/step_memory.h"
+
+namespace gptoss::cuda {
+
+class CpuExperts {
+ public:
+  // Context, stream and experts are kept by reference. In a Scope.
+  CpuExperts(const Context& context, const Stream& stream, HostExperts& experts,
+             const ModelConfig& config, const Scheme& scheme, int max_tokens, int n_flights);
+  // Calls of the host that are queued end first.
+  ~CpuExperts();
+  CpuExperts(const CpuExperts&) = delete;
+  CpuExperts& operator=(const CpuExperts&) = delete;
+
+  // Before the layers of a step in this flight, which no queued work belongs to any more.
+  void begin(int flight, int tokens);
+  // From the layer's routing to Workspace.expert_out, (T, hidden).
+  void queue(int flight, int layer, const Workspace& work);
+  // Throws what went wrong in the host's calls of a step that has been waited for.
+  void rethrow(int flight);
+
+ private:
+  struct Call {
+    CpuExperts* self;
+    int flight, layer;
+  };
+  struct FlightState {
+    int tokens = 0;
+    std::exception_ptr error;
+    std::vector<Call> calls;  // [layer]: what the driver hands to run(), so it must stay in place
+  };
+
+  static void run(void* call) noexcept;
+
+  const Context& context_;
+  const Stream& stream_;
+  HostExperts& experts_;
+  const Act act_;
+  const int64_t hidden_, n_active_;
+  // Of the one layer that the stream is at. T tokens.
+  PinnedMemory x_;                // (T, hidden), as Workspace.normed
+  PinnedMemory chosen_, weights_; // (T, A)
+  PinnedMemory y_;                // (T, hidden) f32
+  std::vector<FlightState> flights_;
+};
+
+}  // namespace gptoss::cuda
