@@ -143,7 +143,7 @@ class Backend {
 // What is to have a place beside the weights, where a device's memory may not hold them all.
 struct Room {
   StepLimits limits{};
-  std::vector<int> n_pages;  // [group]
+  std::vector<int> n_pages;     // [group]
   int64_t kv_memory_bytes = 0;  // for the pages of the first group instead; 0: n_pages
 };
 

@@ -14,12 +14,12 @@ namespace gptoss {
 // Of the rows of a step that are in one layer; arrays in host memory. T tokens.
 struct HostExpertRows {
   int layer;
-  int tokens;             // T
-  const void* x;          // (T, hidden): what the experts take, normed
-  bool is_bf16;           // x, else f32
-  const int32_t* experts; // (T, A)
-  const float* weights;   // (T, A)
-  float* y;               // (T, hidden), overwritten: the sum of weight * expert(x)
+  int tokens;              // T
+  const void* x;           // (T, hidden): what the experts take, normed
+  bool is_bf16;            // x, else f32
+  const int32_t* experts;  // (T, A)
+  const float* weights;    // (T, A)
+  float* y;                // (T, hidden), overwritten: the sum of weight * expert(x)
 };
 
 class HostExperts {

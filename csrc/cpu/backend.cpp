@@ -280,8 +280,7 @@ BackendInfo info() {
 }
 
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options) {
-  check(options.cpu_experts == kFewestCpuExperts,
-        "cpu_experts=", options.cpu_experts,
+  check(options.cpu_experts == kFewestCpuExperts, "cpu_experts=", options.cpu_experts,
         " says what a GPU leaves to the CPU, and this device is the CPU: leave it out");
   return std::make_unique<CpuBackend>(std::move(weights), options);
 }

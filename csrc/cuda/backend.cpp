@@ -51,8 +51,8 @@ int64_t reserved_bytes(const DeviceInfo& device) { return device.memory / 32; }
 Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
   check(options.cpu_experts == kFewestCpuExperts ||
             (options.cpu_experts >= 0 && options.cpu_experts <= config.n_layers),
-        "cpu_experts must be \"auto\" or from 0 to the model's ", config.n_layers,
-        " layers, got ", options.cpu_experts);
+        "cpu_experts must be \"auto\" or from 0 to the model's ", config.n_layers, " layers, got ",
+        options.cpu_experts);
   if (options.dense != Format::bf16 && options.dense != Format::q8) {
     throw BackendError(concat("[cuda] dense weights in ", name_of(options.dense),
                               " are not built yet: use dense=\"bf16\" or \"q8\""));
@@ -96,9 +96,8 @@ int count_cpu_experts(const Weights& weights, Scheme scheme, bool has_int8_input
                       int64_t free_bytes) {
   const ModelConfig& config = weights.config;
   for (scheme.cpu_experts = 0; scheme.cpu_experts < config.n_layers; ++scheme.cpu_experts) {
-    const MemoryPlan plan =
-        plan_of(config, scheme, has_int8_inputs, DeviceWeights::allocated_bytes(weights, scheme),
-                room.limits);
+    const MemoryPlan plan = plan_of(config, scheme, has_int8_inputs,
+                                    DeviceWeights::allocated_bytes(weights, scheme), room.limits);
     int64_t total = plan.weights + plan.workspace;
     for (size_t g = 0; g < plan.page.size(); ++g) {
       total += g == 0 && room.kv_memory_bytes > 0 ? room.kv_memory_bytes
@@ -157,7 +156,8 @@ ops::SampledRow sampled_row(const SampleOut& out, const SampleRow& row) {
 
 // A step between submit() and the end of wait().
 struct Flight {
-  explicit Flight(const Context& context) : done(context) {}
+  // `sleeps`: in wait(), as the experts need the CPUs.
+  Flight(const Context& context, bool sleeps) : done(context, sleeps) {}
 
   StepId id = 0;
   int n_sequences = 0;
@@ -180,11 +180,12 @@ class CudaBackend final : public Backend {
     }
     weight_bytes_ = DeviceWeights::allocated_bytes(weights, scheme_);
     if (weight_bytes_ > free) {
-      throw OutOfMemory(concat(
-          "[cuda] the weights",
-          scheme_.cpu_experts == 0 ? "" : concat(" without the experts of ", scheme_.cpu_experts, " layers"),
-          " take ", weight_bytes_, " bytes, and ", context_.device().name, " has ",
-          std::max<int64_t>(0, free), " free"));
+      throw OutOfMemory(concat("[cuda] the weights",
+                               scheme_.cpu_experts == 0 ? ""
+                                                        : concat(" without the experts of ",
+                                                                 scheme_.cpu_experts, " layers"),
+                               " take ", weight_bytes_, " bytes, and ", context_.device().name,
+                               " has ", std::max<int64_t>(0, free), " free"));
     }
     stream_.emplace(context_);
     module_.emplace(context_);
@@ -202,9 +203,7 @@ class CudaBackend final : public Backend {
     return concat("cuda ", device.major, ".", device.minor, ", ", formats());
   }
   const BackendTraits& traits() const override { return traits_; }
-  StepCost cost() const override {
-    return scheme_.cpu_experts > 0 ? kCpuExpertsCost : kStepCost;
-  }
+  StepCost cost() const override { return scheme_.cpu_experts > 0 ? kCpuExpertsCost : kStepCost; }
   int cpu_experts() const override { return scheme_.cpu_experts; }
 
   MemoryPlan plan(const StepLimits& limits) const override {
@@ -219,8 +218,7 @@ class CudaBackend final : public Backend {
   void prepare(const StepLimits& limits, std::span<const int> n_pages) override {
     const Context::Scope scope(context_);
     limits_ = limits;
-    memory_ =
-        StepMemory(context_, config_, scheme_, has_int8_inputs_, limits, kStepsAhead + 1);
+    memory_ = StepMemory(context_, config_, scheme_, has_int8_inputs_, limits, kStepsAhead + 1);
     const std::vector<KvGroup> groups = kv_groups(config_);
     for (size_t g = 0; g < groups.size(); ++g) {
       page_bytes_.push_back(page_bytes(config_, scheme_.kv, groups[g]));
@@ -228,7 +226,7 @@ class CudaBackend final : public Backend {
                           "the KV cache");
     }
     for (size_t i = 0; i < memory_.flights.size(); ++i) {
-      flights_.push_back(std::make_unique<Flight>(context_));
+      flights_.push_back(std::make_unique<Flight>(context_, scheme_.cpu_experts > 0));
     }
     stream_->clear(memory_.slots.states.address(), memory_.slots.states.size_bytes());
     stream_->clear(memory_.work.arrived.address(), memory_.work.arrived.size_bytes());

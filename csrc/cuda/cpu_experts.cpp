@@ -55,12 +55,12 @@ void CpuExperts::run(void* data) noexcept {
   if (state.error) return;
   try {
     self.experts_.run({.layer = call.layer,
-                        .tokens = state.tokens,
-                        .x = self.x_.data(),
-                        .is_bf16 = self.act_ == Act::bf16,
-                        .experts = reinterpret_cast<const int32_t*>(self.chosen_.data()),
-                        .weights = reinterpret_cast<const float*>(self.weights_.data()),
-                        .y = reinterpret_cast<float*>(self.y_.data())});
+                       .tokens = state.tokens,
+                       .x = self.x_.data(),
+                       .is_bf16 = self.act_ == Act::bf16,
+                       .experts = reinterpret_cast<const int32_t*>(self.chosen_.data()),
+                       .weights = reinterpret_cast<const float*>(self.weights_.data()),
+                       .y = reinterpret_cast<float*>(self.y_.data())});
   } catch (...) {
     state.error = std::current_exception();
   }

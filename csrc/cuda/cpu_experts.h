@@ -47,9 +47,9 @@ class CpuExperts {
   const Act act_;
   const int64_t hidden_, n_active_;
   // Of the one layer that the stream is at. T tokens.
-  PinnedMemory x_;                // (T, hidden), as Workspace.normed
-  PinnedMemory chosen_, weights_; // (T, A)
-  PinnedMemory y_;                // (T, hidden) f32
+  PinnedMemory x_;                 // (T, hidden), as Workspace.normed
+  PinnedMemory chosen_, weights_;  // (T, A)
+  PinnedMemory y_;                 // (T, hidden) f32
   std::vector<FlightState> flights_;
 };
 

@@ -38,6 +38,7 @@ inline constexpr int kAttributeCapabilityMinor = 76;
 inline constexpr int kAttributeSharedPerBlockOptin = 97;
 inline constexpr int kFunctionMaxDynamicShared = 8;
 inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr unsigned kEventBlockingSync = 1;
 inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr unsigned kHostAllocPortable = 1;
 inline constexpr int kJitErrorLog = 5;

@@ -146,9 +146,10 @@ void Graph::launch(const Stream& stream) const {
   driver.check(driver.cuGraphLaunch(runnable_, stream.handle()), "launching a graph");
 }
 
-Event::Event(const Context& context) : context_(context) {
+Event::Event(const Context& context, bool sleeps) : context_(context) {
   const Driver& driver = context.driver();
-  driver.check(driver.cuEventCreate(&event_, kEventDisableTiming), "an event");
+  const unsigned flags = kEventDisableTiming | (sleeps ? kEventBlockingSync : 0);
+  driver.check(driver.cuEventCreate(&event_, flags), "an event");
 }
 
 Event::~Event() {

@@ -159,7 +159,9 @@ class Graph {
 // A point in a stream's work.
 class Event {
  public:
-  explicit Event(const Context& context);
+  // `sleeps`: a thread that waits for it gives up its CPU meanwhile, instead of asking again and
+  // again, which is sooner.
+  explicit Event(const Context& context, bool sleeps = false);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;

@@ -24,7 +24,7 @@ struct ExpertMemory {
 struct Scheme {
   Act act;
   Kv kv;
-  Format dense;  // bf16 or q8: what matrices in bf16 become
+  Format dense;         // bf16 or q8: what matrices in bf16 become
   int cpu_experts = 0;  // of so many layers, the first ones, the CPU has the experts
 };
 

@@ -205,9 +205,8 @@ int Engine::logit_rows(int max_sequences) { return max_sequences + kExtraLogitRo
 Room Engine::room(const ModelConfig& config, const EngineOptions& options) {
   EngineOptions asked = options;
   if (asked.max_steps_ahead < 0) asked.max_steps_ahead = 1;  // no device takes more
-  Room room = {.limits = limits_of(config, asked),
-               .n_pages = {},
-               .kv_memory_bytes = asked.kv_memory_bytes};
+  Room room = {
+      .limits = limits_of(config, asked), .n_pages = {}, .kv_memory_bytes = asked.kv_memory_bytes};
   const int context = asked.context_length > 0
                           ? asked.context_length
                           : std::min(kUsualContext, config.max_position_embeddings);

@@ -67,7 +67,7 @@ def cpu_expert_layers(value: CpuExperts) -> int | None:
         if value != "auto":
             raise ValueError(f'cpu_experts must be "auto" or a number of layers, got {value!r}')
         return None
-    return 0 if value == 0 and value is not False else count("cpu_experts", value, MAX_INT)
+    return count("cpu_experts", value, MAX_INT, least=0)
 
 
 def count_or_zero(name: str, value: int | None, limit: int) -> int:
@@ -75,10 +75,10 @@ def count_or_zero(name: str, value: int | None, limit: int) -> int:
     return 0 if value is None else count(name, value, limit)
 
 
-def count(name: str, value: int, limit: int) -> int:
-    """Check a count from 1 to `limit`."""
+def count(name: str, value: int, limit: int, least: int = 1) -> int:
+    """Check a count from `least` to `limit`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if not 1 <= value <= limit:
-        raise ValueError(f"{name} must be from 1 to {limit}, got {value}")
+    if not least <= value <= limit:
+        raise ValueError(f"{name} must be from {least} to {limit}, got {value}")
     return int(value)

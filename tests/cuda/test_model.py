@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +14,19 @@ import numpy.typing as npt
 import pytest
 
 import gptoss
-from cuda.card import KERNELS_FILE
-from gptoss import LLM, BackendError, CheckpointError, _core
+from cuda.models import (
+    SMALL,
+    Driver,
+    emulated,
+    golden_of,
+    graph_launches,
+    needs_device,
+    run_elsewhere,
+)
+from gptoss import LLM, BackendError, CheckpointError
 from gptoss.convert import convert
 from support.checkpoints import MICRO, make_checkpoint, recast
-from support.model_cases import CASES, ModelCase, golden_path
+from support.model_cases import CASES, ModelCase
 from support.tolerances import (
     CUDA_MEDIAN_RELATIVE_L2,
     INT8_MEDIAN_RELATIVE_L2,
@@ -29,12 +34,8 @@ from support.tolerances import (
     relative_l2,
 )
 
-STATE = {name: (available, detail) for name, available, detail in _core.backends()}["cuda"]
-pytestmark = pytest.mark.skipif(not STATE[0], reason=f"tools/check_cuda.sh has one: {STATE[1]}")
+pytestmark = needs_device
 
-emulated = pytest.mark.skipif(bool(KERNELS_FILE), reason="only the emulator has such devices")
-
-SMALL: dict[str, Any] = {"context_length": 128, "max_step_tokens": 64, "max_sequences": 4}
 # Emulated, a token of the plain kernels takes most of a second.
 SHORT = [(case, i) for case in CASES for i, n in enumerate(case.prompt_lengths) if n <= 4]
 LONG = [(CASES[1], 3), (CASES[5], 1), (CASES[6], 1)]  # windows, several pages
@@ -65,11 +66,6 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llm(micro: Path) -> Iterator[LLM]:
     with gptoss.load(micro, device="cuda", **SMALL) as llm:
         yield llm
-
-
-def golden_of(case: ModelCase) -> dict[str, npt.NDArray[np.generic]]:
-    with np.load(golden_path(case)) as arrays:
-        return dict(arrays)
 
 
 @pytest.mark.parametrize(("case", "index"), SHORT, ids=lambda value: getattr(value, "name", value))
@@ -156,13 +152,6 @@ def test_int8_is_made_of_finite_weights(micro: Path, tmp_path: Path) -> None:
     recast(path / "model.safetensors", lambda name: "BF16", change)
     with pytest.raises(CheckpointError, match=r"k_proj\.weight: .* must be finite"):
         gptoss.load(path, device="cuda", dense="q8", **SMALL)
-
-
-def graph_launches() -> int:
-    """Return how many graphs the stand-in has launched."""
-    count = ctypes.CDLL("libcuda.so.1").emulatorGraphLaunches
-    count.restype = ctypes.c_uint64
-    return int(count())
 
 
 @emulated
@@ -298,32 +287,6 @@ def test_the_demo_answers_a_chat() -> None:
     assert result.usage.completion_tokens == 3
 
 
-class Driver:
-    """The stand-in, as another library of the process would use it."""
-
-    def __init__(self) -> None:
-        self.library = ctypes.CDLL("libcuda.so.1")
-        self.context = ctypes.c_void_p()
-        self.call("cuInit", 0)
-        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), 0)
-
-    def call(self, name: str, *arguments: Any) -> None:
-        assert getattr(self.library, name)(*arguments) == 0, name
-
-    def free_bytes(self) -> int:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        old = ctypes.c_void_p()
-        self.call("cuCtxPushCurrent_v2", self.context)
-        self.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        self.call("cuCtxPopCurrent_v2", ctypes.byref(old))
-        return free.value
-
-    def current(self) -> int | None:
-        context = ctypes.c_void_p()
-        self.call("cuCtxGetCurrent", ctypes.byref(context))
-        return context.value
-
-
 @emulated
 def test_is_a_good_guest_and_gives_everything_back(micro: Path) -> None:
     driver = Driver()
@@ -338,19 +301,6 @@ def test_is_a_good_guest_and_gives_everything_back(micro: Path) -> None:
     llm.close()
     del llm
     assert driver.free_bytes() == before
-
-
-def run_elsewhere(code: str, devices: str = "A100", **environment: str) -> str:
-    """Run Python code in a process of its own: what it prints, without the last newline."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"GPTOSS_EMULATOR_DEVICES": devices} | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.rstrip("\n")
 
 
 LOAD = """

@@ -22,6 +22,23 @@ def test_device(device: Any) -> None:
         gptoss.load("demo", device=device)
 
 
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        (2, ValueError, "cpu_experts=2 says what a GPU leaves to the CPU, and this device is"),
+        (0, ValueError, "cpu_experts=0 says what a GPU leaves to the CPU, and this device is"),
+        (-1, ValueError, "cpu_experts must be from 0 to"),
+        ("all", ValueError, "cpu_experts must be \"auto\" or a number of layers, got 'all'"),
+        (True, TypeError, "cpu_experts must be an integer, got True"),
+        (False, TypeError, "cpu_experts must be an integer, got False"),
+        (None, TypeError, "cpu_experts must be an integer, got None"),
+    ],
+)
+def test_experts_on_the_cpu(layers: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gptoss.load("demo", device="cpu", cpu_experts=layers)
+
+
 @pytest.mark.parametrize("path", [None, 5, b"demo", ["demo"], 1.5])
 def test_path(path: Any) -> None:
     for use in (gptoss.load, open_checkpoint, estimate_memory):
