@@ -17,7 +17,7 @@ COMMANDS = PARSER.commands()
 SAMPLES: dict[Any, str] = {None: "some text", int: "7", float: "0.5", as_text: "more text"}
 SPECIAL = {
     "--adapter": "name=folder",
-    "--cpu-experts": "auto",
+    "--cpu-experts": "12",
     "--logit-bias": "3=1.5",
     "--stop-token-ids": "5,6",
     "--batch": "1,4",
