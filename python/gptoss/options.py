@@ -11,6 +11,8 @@ Dense = Literal["bf16", "bf12", "q8"]
 # "auto": the first of them that stays in memory.
 DenseOption = Literal["auto", "bf16", "bf12", "q8"]
 KvCacheDtype = Literal["auto", "int8"]
+# Devices whose memory can be planned.
+EstimatedDevice = Literal["cpu", "cuda"]
 Experts = Literal["as_stored", "mxfp4"]
 Speculative = Literal["ngram"]
 
