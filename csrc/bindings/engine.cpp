@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -433,22 +432,31 @@ BackendOptions to_options(int threads, const std::string& precision, const std::
           .int8_kv_cache = kv_cache_dtype == "int8"};
 }
 
-// What a model takes on a device with so many sequences of this context, in bytes.
+// What a model takes on a device with so many sequences of this context, in bytes. With
+// context_length 0 what loading it so takes, and what the context is then.
 py::dict memory_plan(const py::object& config, const std::string& device, int threads,
                      const std::string& precision, const std::string& dense,
                      const std::string& kv_cache_dtype, int context_length, int max_step_tokens,
                      int max_sequences, const std::vector<std::string>& q8_0,
                      int64_t device_bytes) {
   const ModelConfig model = to_config(config);
+  const Weights shapes = shapes_of(model, q8_0);
+  const BackendOptions modes = to_options(threads, precision, dense, kv_cache_dtype);
+  const auto plan_of = [&](const StepLimits& limits) {
+    return plan_memory(device, shapes, modes, limits, device_bytes);
+  };
   EngineOptions options{.context_length = context_length,
                         .max_step_tokens = max_step_tokens,
                         .max_sequences = max_sequences};
-  MemoryPlan plan =
-      plan_memory(device, shapes_of(model, q8_0), to_options(threads, precision, dense, kv_cache_dtype),
-                  step_limits(options, context_length), device_bytes);
-  const int64_t available = plan.available;
+  MemoryPlan plan = plan_of(step_limits(options, std::max(1, context_length)));
+  options.max_steps_ahead = plan.max_steps_ahead;
   int64_t kv_bytes = 0;
-  if (plan.is_lazy) {  // what the sequences touch
+  if (context_length == 0) {
+    const CachePlan cache = plan_cache(model, plan_of, options);
+    plan = cache.memory;
+    kv_bytes = cache.bytes();
+    context_length = cache.context_length;
+  } else if (plan.is_lazy) {  // what the sequences touch
     const std::vector<KvGroup> groups = kv_groups(model);
     const int pages = KvCache::pages_for(context_length);
     for (size_t g = 0; g < groups.size(); ++g) {
@@ -457,12 +465,15 @@ py::dict memory_plan(const py::object& config, const std::string& device, int th
                   (groups[g].window == 0 ? pages : std::min(ring, pages)) * plan.page[g];
     }
   } else {  // what is allocated, were there room for anything
-    plan.available = options.kv_memory_bytes = std::numeric_limits<int64_t>::max();
-    options.max_steps_ahead = plan.max_steps_ahead;
-    kv_bytes = plan_cache(model, plan, options).bytes(plan);
+    constexpr int64_t kPlenty = int64_t{1} << 62;
+    options.kv_memory_bytes = kPlenty;
+    MemoryPlan roomy = plan;
+    roomy.available = kPlenty;
+    kv_bytes = plan_cache(model, [&](const StepLimits&) { return roomy; }, options).bytes();
   }
   return py::dict("weights"_a = plan.weights, "workspace"_a = plan.workspace,
-                  "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = available);
+                  "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = plan.available,
+                  "context_length"_a = context_length);
 }
 
 // An engine on testing::FakeBackend: to measure what is around a backend, or, without a script, to

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "core/bytes_text.h"
-#include "core/check.h"
 #include "engine/kv_cache.h"
 
 namespace gptoss {
@@ -16,44 +15,138 @@ constexpr int kDefaultFullContexts = 2;
 // A context shorter than this is not worth starting with unless it was asked for.
 constexpr int kSmallestDefaultContext = 2048;
 
-// Bytes of a page of the groups that see everything, and what the pages of the others take.
-struct CacheBytes {
-  int64_t page = 0;
-  int64_t windows = 0;
-};
+class CachePlanner {
+ public:
+  CachePlanner(const ModelConfig& config, const std::function<MemoryPlan(const StepLimits&)>& plan,
+               const EngineOptions& options)
+      : longest_(config.max_position_embeddings),
+        groups_(kv_groups(config)),
+        plan_(plan),
+        options_(options),
+        first_(plan(step_limits(options, most_tokens()))) {
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      // Where unused memory takes nothing, the pages of one sequence count.
+      if (groups_[g].window == 0) {
+        page_bytes_ += first_.page[g];
+      } else {
+        window_bytes_ +=
+            (first_.is_lazy ? ring_pages(g) : window_pages(g)) * int64_t{first_.page[g]};
+      }
+    }
+    page_bytes_ = std::max<int64_t>(1, page_bytes_);
+  }
 
-// Why a context cannot be had where the pages that see everything may take `budget` bytes, and what
-// could.
-std::string too_little(int context_length, int64_t budget, const CacheBytes& bytes,
-                       const MemoryPlan& memory, bool is_given) {
-  const auto tokens_in = [&](int64_t free) {
-    const int64_t most = KvCache::pages_for(context_length);
-    return std::clamp<int64_t>(free / bytes.page, 0, most) * kPageTokens;
-  };
-  std::string text =
-      concat("a context of ", context_length, " tokens takes ",
-             bytes_text(KvCache::pages_for(context_length) * bytes.page),
-             " of KV cache, and only ", bytes_text(std::max<int64_t>(0, budget)));
-  const int64_t tokens = tokens_in(budget);
-  const std::string shorter =
-      concat(": pass a shorter context_length, at most ", tokens);
-  if (is_given) {
-    return text + " may be taken for it" + (tokens > 0 ? shorter : ": pass more kv_cache_memory");
+  CachePlan make() const {
+    int tokens = options_.context_length;
+    if (tokens == 0) {
+      tokens = std::min(longest_, longest_context(0));
+      const int smallest = std::min(kSmallestDefaultContext, longest_);
+      if (tokens < smallest) throw OutOfMemory(too_little(smallest));
+    }
+    CachePlan made{.context_length = tokens,
+                   .limits = step_limits(options_, tokens),
+                   .memory = memory_of(tokens),
+                   .n_pages = {},
+                   .row_pages = {}};
+    const int needed = KvCache::pages_for(tokens);
+    const int64_t budget_pages = budget(made.memory) / page_bytes_;
+    if (needed > budget_pages) throw OutOfMemory(too_little(tokens));
+    // Pages stay cached until they are needed, so a cache soon fills all that it may.
+    const int64_t wanted =
+        int64_t{needed} * (is_given() ? options_.max_sequences : kDefaultFullContexts);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const bool sees_all = groups_[g].window == 0;
+      made.n_pages.push_back(
+          sees_all ? static_cast<int>(std::min(budget_pages, wanted)) : window_pages(g));
+      made.row_pages.push_back(sees_all ? needed : ring_pages(g));
+    }
+    if (!made.memory.is_lazy && made.bytes() > made.memory.available) {
+      throw OutOfMemory(concat("a KV cache of ", bytes_text(made.bytes()),
+                               " was asked for, and only ", free_text(made.memory.available),
+                               " are free for it: pass a smaller kv_cache_memory, or none"));
+    }
+    return made;
   }
-  text += concat(" are free for it beside ", bytes_text(memory.workspace), " of workspace, ",
-                 bytes_text(bytes.windows), " of KV cache for windows");
-  if (memory.weights > 0) text += concat(", ", bytes_text(memory.weights), " of weights");
-  text += tokens > 0 ? shorter : ": fewer max_sequences and max_step_tokens take less";
-  for (const MemoryPlan::Saving& saving : memory.savings) {
-    const int64_t more = tokens_in(budget + saving.bytes);
-    if (more > tokens) text += concat("; with ", saving.option, " at most ", more);
+
+ private:
+  bool is_given() const { return options_.kv_memory_bytes > 0; }
+  int most_tokens() const {
+    return options_.context_length > 0 ? options_.context_length : longest_;
   }
-  return text;
-}
+
+  int ring_pages(size_t g) const {
+    return KvCache::ring_pages(groups_[g], options_.max_step_tokens);
+  }
+  // A place for every sequence and one to spare; and what steps in flight still hold on to.
+  int window_pages(size_t g) const {
+    return ring_pages(g) * (options_.max_sequences + 1) +
+           options_.max_steps_ahead *
+               (KvCache::pages_for(options_.max_step_tokens) + options_.max_sequences);
+  }
+
+  // What is free changes while other programs run: it is what it was first.
+  MemoryPlan memory_of(int tokens) const {
+    MemoryPlan memory = plan_(step_limits(options_, tokens));
+    memory.available = first_.available + first_.workspace - memory.workspace;
+    return memory;
+  }
+
+  // For pages that see everything.
+  int64_t budget(const MemoryPlan& memory) const {
+    return is_given() ? options_.kv_memory_bytes
+                      : std::max<int64_t>(0, memory.available - window_bytes_);
+  }
+
+  // In whole pages, where there were so many bytes more; 0 if none fits.
+  int longest_context(int64_t more) const {
+    int good = 0;
+    for (int bad = KvCache::pages_for(most_tokens()) + 1; bad - good > 1;) {
+      const int pages = good + (bad - good) / 2;
+      MemoryPlan memory = memory_of(pages * kPageTokens);
+      memory.available += more;
+      (pages <= budget(memory) / page_bytes_ ? good : bad) = pages;
+    }
+    return good * kPageTokens;
+  }
+
+  static std::string free_text(int64_t bytes) { return bytes_text(std::max<int64_t>(0, bytes)); }
+
+  // Why a context cannot be had, and what could.
+  std::string too_little(int tokens) const {
+    const MemoryPlan memory = memory_of(tokens);
+    std::string text = concat("a context of ", tokens, " tokens takes ",
+                              bytes_text(KvCache::pages_for(tokens) * page_bytes_),
+                              " of KV cache, and only ", free_text(budget(memory)));
+    if (is_given()) {
+      text += " may be taken for it";
+    } else {
+      text += concat(" are free for it beside ", bytes_text(memory.workspace), " of workspace, ",
+                     bytes_text(window_bytes_), " of KV cache for windows");
+      if (memory.weights > 0) text += concat(", ", bytes_text(memory.weights), " of weights");
+    }
+    const int fits = longest_context(0);
+    text += fits > 0      ? concat(": pass a shorter context_length, at most ", fits)
+            : is_given() ? ": pass more kv_cache_memory"
+                         : ": no context fits; fewer max_sequences and max_step_tokens take less";
+    for (const MemoryPlan::Saving& saving : memory.savings) {
+      const int more = is_given() ? 0 : longest_context(saving.bytes);
+      if (more > fits) text += concat("; with ", saving.option, " at most ", more);
+    }
+    return text;
+  }
+
+  const int longest_;  // the model's own limit
+  const std::vector<KvGroup> groups_;
+  const std::function<MemoryPlan(const StepLimits&)>& plan_;
+  const EngineOptions& options_;
+  const MemoryPlan first_;     // of the longest context that may be had
+  int64_t page_bytes_ = 0;     // of a page of the groups that see everything
+  int64_t window_bytes_ = 0;   // of all pages of the others
+};
 
 }  // namespace
 
-int64_t CachePlan::bytes(const MemoryPlan& memory) const {
+int64_t CachePlan::bytes() const {
   int64_t total = 0;
   for (size_t g = 0; g < n_pages.size(); ++g) total += n_pages[g] * memory.page[g];
   return total;
@@ -66,62 +159,10 @@ StepLimits step_limits(const EngineOptions& options, int context_length) {
           .max_pages_per_sequence = KvCache::pages_for(context_length)};
 }
 
-CachePlan plan_cache(const ModelConfig& config, const MemoryPlan& memory,
+CachePlan plan_cache(const ModelConfig& config,
+                     const std::function<MemoryPlan(const StepLimits&)>& plan,
                      const EngineOptions& options) {
-  const std::vector<KvGroup> groups = kv_groups(config);
-  CachePlan plan{.context_length = options.context_length,
-                 .limits = {},
-                 .n_pages = std::vector<int>(groups.size()),
-                 .row_pages = std::vector<int>(groups.size())};
-  CacheBytes bytes;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    if (groups[g].window == 0) {
-      bytes.page += memory.page[g];
-      continue;
-    }
-    // A place for every sequence and one to spare; and what steps in flight still hold on to.
-    const int ring = KvCache::ring_pages(groups[g], options.max_step_tokens);
-    const int held = options.max_steps_ahead *
-                     (KvCache::pages_for(options.max_step_tokens) + options.max_sequences);
-    plan.n_pages[g] = ring * (options.max_sequences + 1) + held;
-    plan.row_pages[g] = ring;
-    // Where unused memory takes nothing, that of one sequence counts.
-    bytes.windows += (memory.is_lazy ? ring : plan.n_pages[g]) * memory.page[g];
-  }
-  bytes.page = std::max<int64_t>(1, bytes.page);
-  const bool is_given = options.kv_memory_bytes > 0;
-  const int64_t budget =
-      is_given ? options.kv_memory_bytes : memory.available - bytes.windows;
-  const int64_t budget_pages = std::max<int64_t>(0, budget / bytes.page);
-  if (plan.context_length == 0) {
-    const int64_t wanted = KvCache::pages_for(config.max_position_embeddings);
-    plan.context_length = static_cast<int>(std::min<int64_t>(
-        config.max_position_embeddings, std::min(wanted, budget_pages) * kPageTokens));
-    const int smallest = std::min(kSmallestDefaultContext, config.max_position_embeddings);
-    if (plan.context_length < smallest) {
-      throw OutOfMemory(too_little(smallest, budget, bytes, memory, is_given));
-    }
-  }
-  const int64_t needed = KvCache::pages_for(plan.context_length);
-  if (needed > budget_pages) {
-    throw OutOfMemory(too_little(plan.context_length, budget, bytes, memory, is_given));
-  }
-  // Pages stay cached until they are needed, so a cache soon fills all that it may.
-  const int64_t wanted =
-      is_given ? needed * options.max_sequences : needed * kDefaultFullContexts;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    if (groups[g].window > 0) continue;
-    plan.n_pages[g] = static_cast<int>(std::min(budget_pages, wanted));
-    plan.row_pages[g] = static_cast<int>(needed);
-  }
-  if (!memory.is_lazy && plan.bytes(memory) > memory.available) {
-    throw OutOfMemory(concat("a KV cache of ", bytes_text(plan.bytes(memory)),
-                             " was asked for, and only ",
-                             bytes_text(std::max<int64_t>(0, memory.available)),
-                             " are free for it: pass a smaller kv_cache_memory, or none"));
-  }
-  plan.limits = step_limits(options, plan.context_length);
-  return plan;
+  return CachePlanner(config, plan, options).make();
 }
 
 }  // namespace gptoss

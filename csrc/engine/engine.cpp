@@ -173,10 +173,9 @@ Engine::~Engine() = default;
 int Engine::logit_rows(int max_sequences) { return max_sequences + kExtraLogitRows; }
 
 void Engine::size_pages() {
-  const int longest =
-      options_.context_length > 0 ? options_.context_length : config_.max_position_embeddings;
-  memory_ = backend_->plan(step_limits(options_, longest));
-  CachePlan cache = plan_cache(config_, memory_, options_);
+  const CachePlan cache = plan_cache(
+      config_, [this](const StepLimits& limits) { return backend_->plan(limits); }, options_);
+  memory_ = cache.memory;
   options_.context_length = cache.context_length;
   backend_->prepare(cache.limits, cache.n_pages);
   tables_ = std::make_unique<BlockTables>(options_.max_sequences, cache.row_pages);

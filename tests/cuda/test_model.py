@@ -421,7 +421,8 @@ def test_a_load_takes_what_is_planned(options: dict[str, Any], micro: Path) -> N
     held = before - driver.free_bytes()
     stats = llm.stats()
     llm.close()
-    assert sum(group.total * group.page_bytes for group in stats.pages) == estimate.kv_bytes
+    groups = (stats.full_pages, stats.window_pages)
+    assert sum(group.total * group.page_bytes for group in groups) == estimate.kv_bytes
     assert 0 <= estimate.total_bytes - held < GRAIN_BYTES
 
 
@@ -455,16 +456,18 @@ def test_what_cannot_fit_is_refused_before_anything_is_uploaded(micro: Path) -> 
     needed = estimate(1024).total_bytes - 3 * 16 * page
     memory = needed * 32 // 31 + 64
     assert load(memory, "context_length=1024")[0] == "loaded"
-    text, launches = load(memory, "context_length=2048")
-    assert f"tokens takes {32 * page / 1e6:.2f} MB of KV cache, and only" in text
-    assert f"beside {estimate(2048).workspace_bytes / 1e6:.2f} MB of workspace" in text
-    assert f"{estimate(2048).weight_bytes / 1e6:.2f} MB of weights" in text
-    assert 'pass a shorter context_length, at most ' in text
-    fits = int(re.search(r"at most (\d+)", text)[1])
-    assert 512 < fits <= 1024
-    assert 'with dense="q8" at most ' in text
+    text, launches = load(memory, "context_length=1536")
+    assert f"tokens takes {24 * page / 1e6:.2f} MB of KV cache, and only" in text
+    assert f"beside {estimate(1536).workspace_bytes / 1e6:.2f} MB of workspace" in text
+    assert f"{estimate(1536).weight_bytes / 1e6:.2f} MB of weights" in text
+    assert ": pass a shorter context_length, at most 1024; " in text
+    found = re.search(r'with dense="q8" at most (\d+)$', text)
+    assert found
+    assert 1024 < int(found[1]) <= 1536
     assert launches == 0
-    assert load(memory, f"context_length={fits}")[0] == "loaded"
+    assert load(memory, "context_length=1088")[0] != "loaded"
+    assert load(memory, f"context_length={found[1]}, dense='q8'")[0] == "loaded"
+    # More KV cache than there is.
     text, launches = load(memory, "context_length=1024, kv_cache_memory=10**7")
     assert "was asked for, and only" in text
     assert "pass a smaller kv_cache_memory" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +26,35 @@ def card_20b(tokens: int, **options: Any) -> gptoss.MemoryEstimate:
 
 
 def test_weights_are_those_of_the_files_and_little_more() -> None:
-    for config, gigabytes in ((GPT_OSS_20B, 13.8), (GPT_OSS_120B, 65.2)):
+    for config, gigabytes in ((GPT_OSS_20B, 13.9), (GPT_OSS_120B, 65.7)):
         mapped = estimate_config("", config, 4096)
         card = estimate_config("", config, 4096, device="cuda")
         assert card.weight_bytes / GB == pytest.approx(gigabytes, abs=0.1)
-        assert 0 < card.weights.pop("padding") < 0.005 * mapped.weight_bytes
+        # Biases in float32, and an array of a megabyte or more in whole pieces of two.
+        assert 0 < card.weights.pop("padding") < 0.015 * mapped.weight_bytes
         assert card.weights == mapped.weights
     saved = card_20b(4096).weight_bytes - card_20b(4096, dense="q8").weight_bytes
-    assert saved / GB == pytest.approx(1.1, abs=0.05)
+    assert saved / GB == pytest.approx(1.15, abs=0.05)
 
 
 def test_pages_are_counted_as_the_engine_allocates_them() -> None:
     page = 12 * 2 * 64 * 8 * 64 * 2  # of 12 layers: keys and values of 64 tokens, 8 heads of 64
     # A window of 128 and a step of 512: pages for both, begun and ended anywhere.
-    ring = _core.plan_memory(
-        GPT_OSS_20B,
-        device="cpu",
-        threads=0,
-        precision="auto",
-        dense="bf16",
-        kv_cache_dtype="auto",
-        context_length=4096,
-        max_step_tokens=512,
-        max_sequences=1,
-    )["kv_cache"] // page - 64
+    ring = (
+        _core.plan_memory(
+            GPT_OSS_20B,
+            device="cpu",
+            threads=0,
+            precision="auto",
+            dense="bf16",
+            kv_cache_dtype="auto",
+            context_length=4096,
+            max_step_tokens=512,
+            max_sequences=1,
+        )["kv_cache"]
+        // page
+        - 64
+    )
     for sequences in (1, 16):
         held = 8 + sequences  # a step in flight: 512 tokens, and a page begun by each sequence
         assert card_20b(4096, max_sequences=sequences).kv_bytes == page * (
@@ -62,8 +68,8 @@ def test_what_more_takes_more() -> None:
     assert card_20b(8192, max_sequences=4).workspace_bytes > one.workspace_bytes
     assert card_20b(8192, kv_cache_dtype="int8").kv_bytes < 0.54 * one.kv_bytes
     assert card_20b(8192, chunk_tokens=64).workspace_bytes < one.workspace_bytes
-    # A step has room for as many tokens whatever the context.
-    assert card_20b(64).workspace_bytes == pytest.approx(one.workspace_bytes, rel=0.02)
+    # A step has room for as many tokens whatever the context; rotations and splits grow with it.
+    assert card_20b(8).workspace_bytes == card_20b(64).workspace_bytes < one.workspace_bytes
 
 
 def test_str(tmp_path: Path) -> None:
@@ -112,11 +118,30 @@ def test_no_card() -> None:
         usable_device_bytes(GPT_OSS_20B, "cuda", None)
 
 
-@pytest.mark.parametrize(
-    ("available", "expected"), [(131_072, 131_072), (131_071, 130_048), (1024, 1024), (1023, 0)]
-)
-def test_longest_context(available: int, expected: int) -> None:
-    assert longest_context(lambda tokens: tokens, 131_072, available) == expected
+def context_20b(gigabytes: int, **options: Any) -> int:
+    modes = {"precision": "auto", "dense": "bf16", "kv_cache_dtype": "auto", "max_sequences": 1}
+    return longest_context(GPT_OSS_20B, **(modes | options), device="cuda", memory=gigabytes * GB)
+
+
+def test_the_context_that_load_chooses_fits_and_no_page_more() -> None:
+    usable = usable_device_bytes(GPT_OSS_20B, "cuda", 16 * GB)
+    for options in ({}, {"dense": "q8"}, {"kv_cache_dtype": "int8"}):
+        tokens = context_20b(16, **options)
+        assert card_20b(tokens, **options).total_bytes <= usable
+        assert card_20b(tokens + 64, **options).total_bytes > usable
+    assert context_20b(24) == 131_072
+    # Their windows and logits take place.
+    assert context_20b(16, max_sequences=16) < context_20b(16)
+
+
+def test_what_cannot_be_loaded_says_what_could() -> None:
+    with pytest.raises(MemoryError) as caught:
+        context_20b(15)
+    text = str(caught.value)
+    assert text.startswith("a context of 2048 tokens takes 50.33 MB of KV cache, and only ")
+    assert "beside 0.26 GB of workspace" in text
+    assert "13.93 GB of weights" in text
+    assert re.search(r': no context fits; .*; with dense="q8" at most \d+$', text)
 
 
 class TestInfo:
@@ -143,14 +168,28 @@ class TestInfo:
                     assert f"{needed / GB:.2f} {verdict}" in out
         assert " fits" in out
         assert " no " in out
-        assert "One sequence: up to " in out
+        assert f"1 sequence, max_sequences=1: context up to {context_20b(16):,}" in out
+        tokens = context_20b(16, dense="q8", max_sequences=16)
+        assert f"share pages, as load has it: context up to {tokens:,}" in out
         assert f"Of 16.00 GB {usable / GB:.2f} GB can be planned with" in out
+
+    def test_the_table_in_the_documents(
+        self, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["info", model, "--device=cuda", "--memory=16GB", "--dense=bf16"]) == 0
+        shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        text = (Path(__file__).resolve().parents[2] / "docs" / "cuda.md").read_text()
+        written = re.search(r"```text\n(GB on a card.*?)```", text, re.DOTALL)
+        assert written
+        lines = written[1].splitlines()
+        first = shown.index(lines[0])
+        assert shown[first : first + len(lines)] == lines
 
     def test_nothing_fits(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         command = ["info", model, "--device=cuda", "--memory=12GiB", "--dense=q8"]
         assert main(command) == 0
         out = capsys.readouterr().out
-        assert "No context fits." in out
+        assert "as load has it: cannot be loaded" in out
         assert "dense bf16" not in out
         assert " fits" not in out
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from gptoss.checkpoint.gguf_model import held_in_q8_0, match_gguf
 from gptoss.checkpoint.layout import Layout, stored_tensors
@@ -32,7 +32,6 @@ from gptoss.options import (
 DENSE_MATRICES = tuple(
     f"{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
 )
-_CONTEXT_STEP = 1024
 # What a model needs does not depend on how much there is.
 _ANY_DEVICE = 2**62
 
@@ -240,21 +239,20 @@ def estimate_config(
                 nbytes = _core.matrix_bytes("q8_0", *part.shape)
                 in_q8_0.append(part.role)
             weights[part.component] = weights.get(part.component, 0) + nbytes
-    plan = _core.plan_memory(
+    plan = _plan(
         config,
-        device=device,
-        threads=0,
+        context_length,
         precision=precision,
         dense=dense,
         kv_cache_dtype=kv_cache_dtype,
-        context_length=context_length,
         # A card's workspace is allocated for what a step may have.
-        max_step_tokens=min(chunk_tokens, context_length) if device == "cpu" else chunk_tokens,
+        chunk_tokens=min(chunk_tokens, context_length) if device == "cpu" else chunk_tokens,
+        device=device,
         max_sequences=max_sequences,
         q8_0=in_q8_0,
         device_bytes=_ANY_DEVICE,
     )
-    workspace = plan["workspace"]
+    workspace: int = plan["workspace"]
     if device == "cpu":
         # Of what is allocated for weights, the table has the matrices.
         workspace += plan["weights"] - encoded
@@ -274,32 +272,6 @@ def estimate_config(
     )
 
 
-def longest_context(
-    needed_bytes: Callable[[int], int], most_tokens: int, available_bytes: int
-) -> int:
-    """The longest context that fits into some memory, all or in steps of 1,024 tokens; 0 for none.
-
-    Parameters
-    ----------
-    needed_bytes : callable
-        What a context of so many tokens takes.
-    most_tokens : int
-        The model's own limit.
-    available_bytes : int
-        What there is.
-    """
-    if needed_bytes(most_tokens) <= available_bytes:
-        return most_tokens
-    good, bad = 0, (most_tokens - 1) // _CONTEXT_STEP + 1
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if needed_bytes(middle * _CONTEXT_STEP) <= available_bytes:
-            good = middle
-        else:
-            bad = middle
-    return good * _CONTEXT_STEP
-
-
 def usable_device_bytes(config: ModelConfig, device: EstimatedDevice, memory: int | None) -> int:
     """How much `load` plans with of a device with so many bytes, or, for None, of the one here.
 
@@ -308,19 +280,84 @@ def usable_device_bytes(config: ModelConfig, device: EstimatedDevice, memory: in
     BackendError
         None is here.
     """
-    from gptoss import _core
-
-    plan = _core.plan_memory(
+    plan = _plan(
         config,
-        device=device,
-        threads=0,
+        1,
         precision="auto",
         dense="bf16",
         kv_cache_dtype="auto",
-        context_length=1,
-        max_step_tokens=1,
+        chunk_tokens=1,
+        device=device,
         max_sequences=1,
+        q8_0=(),
         device_bytes=memory or 0,
     )
-    usable: int = plan["available"] + plan["weights"] + plan["workspace"]
-    return usable
+    return int(plan["available"] + plan["weights"] + plan["workspace"])
+
+
+def longest_context(
+    config: ModelConfig,
+    *,
+    precision: Precision,
+    dense: Dense,
+    kv_cache_dtype: KvCacheDtype,
+    device: EstimatedDevice,
+    max_sequences: int,
+    memory: int | None,
+    q8_0: frozenset[str] = frozenset(),
+) -> int:
+    """The context that `load` would choose on a device with so many bytes, or on the one here.
+
+    Raises
+    ------
+    BackendError
+        None is here.
+    MemoryError
+        As `load` would raise it.
+    """
+    names = {
+        part.name: part.role for stored in stored_tensors(config, "hf") for part in stored.parts
+    }
+    plan = _plan(
+        config,
+        0,
+        precision=precision,
+        dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
+        chunk_tokens=STEP_TOKENS,
+        device=device,
+        max_sequences=max_sequences,
+        q8_0=[names[name] for name in q8_0],
+        device_bytes=memory or 0,
+    )
+    return int(plan["context_length"])
+
+
+def _plan(
+    config: ModelConfig,
+    context_length: int,
+    *,
+    precision: Precision,
+    dense: Dense,
+    kv_cache_dtype: KvCacheDtype,
+    chunk_tokens: int,
+    device: EstimatedDevice,
+    max_sequences: int,
+    q8_0: Sequence[str],
+    device_bytes: int,
+) -> dict[str, Any]:
+    from gptoss import _core  # here, because reading a checkpoint does without it
+
+    return _core.plan_memory(
+        config,
+        device=device,
+        threads=0,
+        precision=precision,
+        dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
+        context_length=context_length,
+        max_step_tokens=chunk_tokens,
+        max_sequences=max_sequences,
+        q8_0=q8_0,
+        device_bytes=device_bytes,
+    )

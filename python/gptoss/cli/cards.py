@@ -14,7 +14,7 @@ from gptoss.checkpoint.memory import (
 from gptoss.checkpoint.open import Located
 from gptoss.cli.options import format_bytes
 from gptoss.errors import BackendError
-from gptoss.options import Dense, KvCacheDtype, Precision
+from gptoss.options import MAX_SEQUENCES, Dense, KvCacheDtype, Precision
 
 _CONTEXT_LENGTHS = (4096, 8192, 32_768, 131_072)
 _SEQUENCES = (1, 4, 16, 64)
@@ -41,8 +41,8 @@ def card_report(
     dense : {"bf16", "q8"}, optional
         One form; by default those that go with the precision.
     memory : int, optional
-        Bytes of a card; by default of the one that is here. If none is, each number has the smallest
-        usual card behind it.
+        Bytes of a card; by default of the one that is here. If none is, the smallest usual card
+        that is enough stands behind each number.
     """
     from rich.text import Text
 
@@ -83,14 +83,37 @@ def card_report(
             yield _table(rows, smallest)
         sizes = ", ".join(map(str, _USUAL_SIZES))
         yield Text(
-            f"{error}.\nIn brackets: the smallest card that is enough, of {sizes} GB; --memory 24GB "
-            "asks for one."
+            f"{error}.\nIn brackets: the smallest card that is enough, of {sizes} GB; "
+            "--memory 24GB asks for one."
         )
         return
+
+    def load(form: Dense, sequences: int) -> str:
+        try:
+            tokens = longest_context(
+                config,
+                precision=precision,
+                dense=form,
+                kv_cache_dtype=kv_cache_dtype,
+                device="cuda",
+                max_sequences=sequences,
+                memory=memory,
+                q8_0=q8_0,
+            )
+        except MemoryError:
+            return "cannot be loaded"
+        return f"context up to {tokens:,}"
+
+    def fits(nbytes: int) -> str:
+        return "fits" if nbytes <= usable else "no"
+
     for form, rows in tables.items():
-        yield _table(rows, lambda nbytes: "fits" if nbytes <= usable else "no")
-        most = longest_context(lambda n: estimate(form, n, 1).total_bytes, longest, usable)  # noqa: B023
-        yield Text(f"One sequence: up to {most:,} tokens." if most else "No context fits.")
+        yield _table(rows, fits)
+        yield Text(
+            f"{MAX_SEQUENCES} sequences that share pages, as load has it: "
+            f"{load(form, MAX_SEQUENCES)}"
+        )
+        yield Text(f"1 sequence, max_sequences=1: {load(form, 1)}")
     card = "the card" if memory is None else format_bytes(memory)
     yield Text(f"Of {card} {format_bytes(max(0, usable))} can be planned with (docs/cuda.md).")
 

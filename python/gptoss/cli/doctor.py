@@ -12,7 +12,7 @@ import numpy as np
 
 import gptoss
 from gptoss import _core
-from gptoss.checkpoint.memory import estimate_config, longest_context
+from gptoss.checkpoint.memory import estimate_config
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
 from gptoss.errors import BackendError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NEEDED = ("instruction set", "threads")
 _USUAL_CONTEXT = 8192
+_CONTEXT_STEP = 1024
 # Of the free memory, what the probe of its speed may take.
 _PROBE_SHARE = 0.1
 _KV_CACHES = get_args(KvCacheDtype)
@@ -78,7 +79,7 @@ def _print_what_fits(console: Console, available_bytes: int) -> None:
     for repo_id, config in PUBLISHED.items():
         name = repo_id.partition("/")[2]
         contexts = {
-            dense: [_longest_context(config, available_bytes, dense, kv) for kv in _KV_CACHES]
+            dense: [longest_context(config, available_bytes, dense, kv) for kv in _KV_CACHES]
             for dense in get_args(Dense)
         }
         fits = any(map(any, contexts.values()))
@@ -105,15 +106,25 @@ def _print_what_fits(console: Console, available_bytes: int) -> None:
     )
 
 
-def _longest_context(
+def longest_context(
     config: ModelConfig, available_bytes: int, dense: Dense, kv_cache_dtype: KvCacheDtype
 ) -> int:
-    def needed_bytes(tokens: int) -> int:
-        return estimate_config(
-            "", config, tokens, dense=dense, kv_cache_dtype=kv_cache_dtype
-        ).total_bytes
+    """The longest context, in steps of 1,024 tokens, that fits into some memory; 0 for none."""
 
-    return longest_context(needed_bytes, config.max_position_embeddings, available_bytes)
+    def fits(steps: int) -> bool:
+        estimate = estimate_config(
+            "", config, steps * _CONTEXT_STEP, dense=dense, kv_cache_dtype=kv_cache_dtype
+        )
+        return estimate.total_bytes <= available_bytes
+
+    good, bad = 0, config.max_position_embeddings // _CONTEXT_STEP + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if fits(middle):
+            good = middle
+        else:
+            bad = middle
+    return good * _CONTEXT_STEP
 
 
 def _findings(verbose: bool) -> Iterator[tuple[str, bool | None, str]]:
