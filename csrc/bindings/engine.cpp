@@ -461,8 +461,8 @@ py::dict memory_plan(const py::object& config, const std::string& device, int th
     const int pages = KvCache::pages_for(context_length);
     for (size_t g = 0; g < groups.size(); ++g) {
       const int ring = KvCache::ring_pages(groups[g], std::min(max_step_tokens, context_length));
-      kv_bytes += int64_t{max_sequences} *
-                  (groups[g].window == 0 ? pages : std::min(ring, pages)) * plan.page[g];
+      kv_bytes += int64_t{max_sequences} * (groups[g].window == 0 ? pages : std::min(ring, pages)) *
+                  plan.page[g];
     }
   } else {  // what is allocated, were there room for anything
     constexpr int64_t kPlenty = int64_t{1} << 62;

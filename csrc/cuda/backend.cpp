@@ -132,8 +132,7 @@ class CudaBackend final : public Backend {
     weights_.emplace(context_, *stream_, *module_, *source_, scheme_);
     source_.reset();
     limits_ = limits;
-    memory_ =
-        StepMemory(context_, config_, scheme_.act, has_int8_inputs_, limits, kStepsAhead + 1);
+    memory_ = StepMemory(context_, config_, scheme_.act, has_int8_inputs_, limits, kStepsAhead + 1);
     const std::vector<KvGroup> groups = kv_groups(config_);
     for (size_t g = 0; g < groups.size(); ++g) {
       page_bytes_.push_back(page_bytes(config_, scheme_.kv, groups[g]));
@@ -358,9 +357,7 @@ class CudaBackend final : public Backend {
     }
     return text;
   }
-  int64_t usable() const {
-    return usable_bytes(context_.free_memory(), context_.device().memory);
-  }
+  int64_t usable() const { return usable_bytes(context_.free_memory(), context_.device().memory); }
 
   Flight& flight_of(StepId id) { return *flights_[static_cast<size_t>(id) % flights_.size()]; }
   FlightMemory& flight_memory(StepId id) {

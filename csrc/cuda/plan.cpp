@@ -11,8 +11,8 @@
 namespace gptoss::cuda {
 namespace {
 
-// What a driver takes of a device for itself and for a context, where there is none to be asked. Not
-// measured by this project.
+// What a driver takes of a device for itself and for a context, where there is none to be asked.
+// Not measured by this project.
 constexpr int64_t kContextBytes = int64_t{512} << 20;
 
 // Weights and workspace.
@@ -88,8 +88,8 @@ MemoryPlan plan_of(const Weights& shapes, const Scheme& scheme, const StepLimits
   if (scheme.dense == Format::bf16 && can_be_q8(shapes.config, scheme)) {
     Scheme smaller = scheme;
     smaller.dense = Format::q8;
-    plan.savings.push_back({"dense=\"q8\"",
-                            fixed.total() - fixed_bytes(shapes, smaller, limits).total()});
+    plan.savings.push_back(
+        {"dense=\"q8\"", fixed.total() - fixed_bytes(shapes, smaller, limits).total()});
   }
   return plan;
 }
@@ -98,9 +98,8 @@ void check_weights_fit(const Weights& shapes, const Scheme& scheme, const Device
                        int64_t usable) {
   const int64_t needed = DeviceWeights::allocated_bytes(shapes, scheme);
   if (needed <= usable) return;
-  std::string text =
-      concat("[cuda] the weights take ", bytes_text(needed), ", and ", device.name, " has ",
-             bytes_text(std::max<int64_t>(0, usable)), " free for them");
+  std::string text = concat("[cuda] the weights take ", bytes_text(needed), ", and ", device.name,
+                            " has ", bytes_text(std::max<int64_t>(0, usable)), " free for them");
   if (scheme.dense == Format::bf16 && can_be_q8(shapes.config, scheme)) {
     Scheme smaller = scheme;
     smaller.dense = Format::q8;

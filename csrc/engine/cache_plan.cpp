@@ -56,8 +56,8 @@ class CachePlanner {
         int64_t{needed} * (is_given() ? options_.max_sequences : kDefaultFullContexts);
     for (size_t g = 0; g < groups_.size(); ++g) {
       const bool sees_all = groups_[g].window == 0;
-      made.n_pages.push_back(
-          sees_all ? static_cast<int>(std::min(budget_pages, wanted)) : window_pages(g));
+      made.n_pages.push_back(sees_all ? static_cast<int>(std::min(budget_pages, wanted))
+                                      : window_pages(g));
       made.row_pages.push_back(sees_all ? needed : ring_pages(g));
     }
     if (!made.memory.is_lazy && made.bytes() > made.memory.available) {
@@ -125,7 +125,7 @@ class CachePlanner {
       if (memory.weights > 0) text += concat(", ", bytes_text(memory.weights), " of weights");
     }
     const int fits = longest_context(0);
-    text += fits > 0      ? concat(": pass a shorter context_length, at most ", fits)
+    text += fits > 0     ? concat(": pass a shorter context_length, at most ", fits)
             : is_given() ? ": pass more kv_cache_memory"
                          : ": no context fits; fewer max_sequences and max_step_tokens take less";
     for (const MemoryPlan::Saving& saving : memory.savings) {
@@ -139,9 +139,9 @@ class CachePlanner {
   const std::vector<KvGroup> groups_;
   const std::function<MemoryPlan(const StepLimits&)>& plan_;
   const EngineOptions& options_;
-  const MemoryPlan first_;     // of the longest context that may be had
-  int64_t page_bytes_ = 0;     // of a page of the groups that see everything
-  int64_t window_bytes_ = 0;   // of all pages of the others
+  const MemoryPlan first_;    // of the longest context that may be had
+  int64_t page_bytes_ = 0;    // of a page of the groups that see everything
+  int64_t window_bytes_ = 0;  // of all pages of the others
 };
 
 }  // namespace

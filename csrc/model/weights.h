@@ -47,8 +47,8 @@ struct Weights {
 // has another dtype or shape than the config asks for.
 Weights make_weights(const ModelConfig& config, TensorTable table);
 
-// Without data: shapes and formats of what plans are made of. `q8_0`: roles of the matrices that are
-// in that format; the embedding, the unembedding, and q, k, v and o of layers.
+// Without data: shapes and formats of what plans are made of. `q8_0`: roles of the matrices that
+// are in that format; the embedding, the unembedding, and q, k, v and o of layers.
 Weights shapes_of(const ModelConfig& config, const std::vector<std::string>& q8_0);
 
 }  // namespace gptoss

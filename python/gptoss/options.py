@@ -61,6 +61,12 @@ def check_modes(
         )
 
 
+def check_device(device: EstimatedDevice) -> None:
+    """Raise ValueError for a device whose memory cannot be planned."""
+    if device not in get_args(EstimatedDevice):
+        raise ValueError(f"device must be one of {get_args(EstimatedDevice)}, got {device!r}")
+
+
 def count_or_zero(name: str, value: int | None, limit: int) -> int:
     """Check an optional count from 1 to `limit`; the core's word for None is 0."""
     return 0 if value is None else count(name, value, limit)

@@ -205,6 +205,10 @@ class TestInfo:
         assert "device 'cuda' is not available: " in out
         assert "8, 12, 16, 24, 32, 48, 80, 96, 141 GB" in " ".join(out.split())
 
+    def test_unknown_device(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["info", "demo", "--device", "tpu"]) == 2
+        assert "device must be one of ('cpu', 'cuda'), got 'tpu'" in capsys.readouterr().err
+
     def test_memory_of_another_machine(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["info", "demo", "--memory", "100 MB"]) == 0
         assert "of 0.10 GB that are available" in " ".join(capsys.readouterr().out.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from gptoss.checkpoint.gguf_model import held_in_q8_0, match_gguf
 from gptoss.checkpoint.layout import Layout, stored_tensors
@@ -25,6 +25,7 @@ from gptoss.options import (
     EstimatedDevice,
     KvCacheDtype,
     Precision,
+    check_device,
     check_modes,
 )
 
@@ -217,8 +218,7 @@ def estimate_config(
     """Estimate as `estimate_memory` does, from the config alone, and the matrices held in Q8_0."""
     from gptoss import _core  # here, because reading a checkpoint does without it
 
-    if device not in get_args(EstimatedDevice):
-        raise ValueError(f"device must be one of {get_args(EstimatedDevice)}, got {device!r}")
+    check_device(device)
     for what, value, limit in (
         ("context_length", context_length, config.max_position_embeddings),
         ("chunk_tokens", chunk_tokens, config.max_position_embeddings),

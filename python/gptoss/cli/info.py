@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from typing import get_args
 
 from gptoss import _core
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
@@ -22,7 +21,7 @@ from gptoss.cli.cards import card_report
 from gptoss.cli.options import format_bytes
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
-from gptoss.options import Dense, EstimatedDevice, check_modes
+from gptoss.options import Dense, check_device, check_modes
 
 _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 
@@ -40,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="cpu",
-        choices=get_args(EstimatedDevice),
         metavar="NAME",
         help="whose memory: cpu, or cuda for a card of NVIDIA's",
     )
@@ -62,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     located = find_model(options.model, **hub)
     layout, config = located.layout, located.config
     longest = config.max_position_embeddings
+    check_device(options.device)
     check_modes(options.precision, options.dense or "bf16", options.kv_cache_dtype)
 
     def estimate(length: int, dense: Dense) -> MemoryEstimate:
