@@ -199,7 +199,7 @@ class TestSymbols:
         assert found == ["_ZN6gptoss6sharedEi"]
 
     def test_something_else_than_an_object(self) -> None:
-        with pytest.raises(ValueError, match="expected a 64-bit little-endian ELF object"):
+        with pytest.raises(ValueError, match="expected a 64-bit ELF, Mach-O or COFF object"):
             load_tool("check_symbols.py").defined_functions(b"!<arch>\n")
 
 
