@@ -26,16 +26,15 @@ GPTOSS_TEST(affinity_bounds_the_cpus) {
 }
 
 GPTOSS_TEST(a_mapped_file_cannot_be_cut) {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() /
-      ("gptoss_mapped_" + std::to_string(platform::process_id()));
+  const std::filesystem::path path = std::filesystem::temp_directory_path() /
+                                     ("gptoss_mapped_" + std::to_string(platform::process_id()));
   std::ofstream(path, std::ios::binary) << std::string(100000, 'x');
   const std::string name = path.string();
   {
     const MappedFile mapped(name);
-    const HANDLE file =
-        CreateFileW(path.c_str(), GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
-                    nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+    const HANDLE file = CreateFileW(path.c_str(), GENERIC_WRITE,
+                                    FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, nullptr,
+                                    OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
     GPTOSS_CHECK(file != INVALID_HANDLE_VALUE);
     const bool was_cut = SetEndOfFile(file);
     const DWORD error = GetLastError();
