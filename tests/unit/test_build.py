@@ -191,13 +191,13 @@ def macho_file(commands: list[bytes], after: bytes = b"") -> bytes:
     return head + b"".join(commands) + after
 
 
-def macho_object(sections: list[str], symbols: list[tuple[str, int, int]]) -> bytes:
-    """Return an object whose symbols are name, type and section."""
+def macho_object(sections: list[str], symbols: list[tuple[str, int, int, int]]) -> bytes:
+    """Return an object whose symbols are name, type, section and description."""
     named = b"".join(name.encode().ljust(80, b"\0") for name in sections)
     segment = struct.pack("<II56xII", 0x19, 72 + len(named), len(sections), 0) + named
     table, names = b"", b"\0"
-    for name, kind, section in symbols:
-        table += struct.pack("<IBBHQ", len(names), kind, section, 0, 0)
+    for name, kind, section, description in symbols:
+        table += struct.pack("<IBBHQ", len(names), kind, section, description, 0)
         names += name.encode() + b"\0"
     begin = 32 + len(segment) + 24
     end = begin + len(table)
@@ -247,11 +247,11 @@ class TestSymbols:
         inside = "_ZN6gptoss3cpu4neon5outerEv"
         defined, undefined = 0x0F, 0x01
         symbols = [
-            ("_" + inside, defined, 1),
-            ("_main", defined, 1),
-            ("ltmp0", 0x0E, 1),  # a label
-            ("_data", defined, 2),
-            ("_puts", undefined, 0),
+            ("_" + inside, defined, 1, 0),
+            ("_main", defined, 1, 0),
+            ("ltmp0", 0x0E, 1, 0),  # a label
+            ("_data", defined, 2, 0),
+            ("_puts", undefined, 0, 0),
         ]
         macho = macho_object(["__text", "__const"], symbols)
         check_symbols = load_tool("check_symbols.py")
@@ -305,7 +305,9 @@ class TestWheels:
         version = struct.pack("<6I", 0x32, 24, 1, 11 << 16, 14 << 16, 0)
         signature = struct.pack("<4I", 0x1D, 16, 0, 0)
         found = build_wheels.MachO.read(macho_file([library, version, signature]))
-        assert found == build_wheels.MachO("11.0", ("/usr/lib/libSystem.B.dylib",), is_signed=True)
+        assert found == build_wheels.MachO(
+            "11.0", ("/usr/lib/libSystem.B.dylib",), (), is_signed=True
+        )
         found.check()
         newer = struct.pack("<6I", 0x32, 24, 1, 13 << 16 | 3 << 8, 14 << 16, 0)
         for commands in ([library, newer, signature], [library, version], [version, signature]):
@@ -314,6 +316,18 @@ class TestWheels:
                 wrong.check()
         with pytest.raises(ValueError, match="expected a 64-bit little-endian Mach-O file"):
             build_wheels.MachO.read(b"\x7fELF")
+
+    def test_symbols_that_macos_would_look_up_anywhere(self, build_wheels: ModuleType) -> None:
+        undefined, of_library = 0x01, 1 << 8
+        symbols = [
+            ("_PyList_New", undefined, 0, 0),
+            ("__Py_Dealloc", undefined, 0, 254 << 8),
+            ("_malloc", undefined, 0, of_library),
+            ("_main", 0x0F, 1, 0),
+            ("__ZNSt3__16thread4joinEv", undefined, 0, 254 << 8),
+        ]
+        found = build_wheels.MachO.read(macho_object(["__text"], symbols))
+        assert found.strangers == ("__ZNSt3__16thread4joinEv",)
 
     def test_what_windows_python_exports(self, tmp_path: Path, build_wheels: ModuleType) -> None:
         (tmp_path / "Python.h").write_text(
@@ -332,7 +346,6 @@ class TestWheels:
             "linux-aarch64": "linux_aarch64",
             "windows": "win_amd64",
             "macos": "macosx_11_0_arm64",
-            "macos-x86_64": "macosx_11_0_x86_64",
         }
 
     def test_pythons_are_those_of_the_package(self, build_wheels: ModuleType) -> None:
