@@ -294,26 +294,11 @@ int64_t total_bytes(const ModelConfig& config, Act act, DeviceWeights& weights) 
   return total;
 }
 
-Weights weights_of(const ModelConfig& config) {
-  Weights weights;
-  weights.config = config;
-  weights.layers.resize(static_cast<size_t>(config.n_layers));
-  return weights;
-}
-
 }  // namespace
 
 int64_t DeviceWeights::allocated_bytes(const Weights& weights, const Scheme& scheme) {
   DeviceWeights formats(weights, scheme);
   return total_bytes(weights.config, scheme.act, formats);
-}
-int64_t DeviceWeights::allocated_bytes(const ModelConfig& config, const Scheme& scheme) {
-  return allocated_bytes(weights_of(config), scheme);
-}
-
-bool DeviceWeights::has_int8(const Weights& weights, const Scheme& scheme) {
-  const DeviceWeights formats(weights, scheme);
-  return formats.count(Format::q8) + formats.count(Format::q8_0) > 0;
 }
 
 int DeviceWeights::count(Format format) const {

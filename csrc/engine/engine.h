@@ -106,9 +106,6 @@ class Engine {
   int max_sequences() const { return options_.max_sequences; }
   // Rows of logits that a step may have.
   static int logit_rows(int max_sequences);
-  // What such an engine is to have beside the weights: pages for a text of context_length tokens,
-  // or of a usual length if that is open, or what was asked for.
-  static Room room(const ModelConfig& config, const EngineOptions& options);
 
   // Who is asked about constrained sequences, in the thread that calls step(). Before the first of
   // them is submitted.
