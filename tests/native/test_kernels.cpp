@@ -439,6 +439,12 @@ std::vector<uint8_t> pack_tokens(const cpu::Matmul& matmul, const std::vector<fl
   return packed;
 }
 
+// Where a Q8 row that is a group of its own has a block: AMX has those of a chain together.
+int q8_place(const Kernels& kernels, int k, int block) {
+  if (std::string(kernels.name) != "amx") return block;
+  return block % 4 * static_cast<int>(cpu::q8_padded(k) / 128) + block / 4;
+}
+
 // What the activations stand for once they are packed: (T, K).
 std::vector<double> packed_values(const Kernels& kernels, Kind kind, const std::vector<float>& x,
                                   int tokens, int k) {
@@ -457,9 +463,10 @@ std::vector<double> packed_values(const Kernels& kernels, Kind kind, const std::
     const auto begin = x.begin() + static_cast<int64_t>(t) * k;
     const std::vector<uint8_t> row = pack_row(kernels, kernels.q8.fast, {begin, begin + k});
     for (int i = 0; i < k; ++i) {
-      const int place = i / 32 * 32 + i % 2 * 16 + i % 32 / 2;
+      const int block = q8_place(kernels, k, i / 32);
+      const int place = block * 32 + i % 2 * 16 + i % 32 / 2;
       float scale = 0;
-      std::memcpy(&scale, row.data() + cpu::q8_scales_offset(k) + i / 32 * 4, sizeof scale);
+      std::memcpy(&scale, row.data() + cpu::q8_scales_offset(k) + block * 4, sizeof scale);
       values.push_back(2.0 * scale * static_cast<int8_t>(row[static_cast<size_t>(place)]));
     }
   }
@@ -662,16 +669,17 @@ GPTOSS_TEST(q8_rows_hold_what_their_layout_says) {
       for (int b = 0; b < cpu::q8_padded(k) / 32; ++b) {
         float scale = 0;
         int32_t correction = 0;
-        std::memcpy(&scale, &found[static_cast<size_t>(cpu::q8_scales_offset(k) + 4 * b)], 4);
-        std::memcpy(&correction, &found[static_cast<size_t>(cpu::q8_corrections_offset(k) + 4 * b)],
-                    4);
+        const int at = q8_place(*kernels, k, b);
+        std::memcpy(&scale, &found[static_cast<size_t>(cpu::q8_scales_offset(k) + 4 * at)], 4);
+        std::memcpy(&correction,
+                    &found[static_cast<size_t>(cpu::q8_corrections_offset(k) + 4 * at)], 4);
         double largest = 0;
         int32_t sum = 0;
         int32_t sums_of_pairs[2] = {0, 0};
         for (int i = 32 * b; i < 32 * b + 32; ++i) {
           const double value = i < k ? x[static_cast<size_t>(i)] : 0.0f;
           largest = std::max(largest, std::fabs(value));
-          const auto place = static_cast<size_t>(i / 32 * 32 + i % 2 * 16 + i % 32 / 2);
+          const auto place = static_cast<size_t>(32 * at + i % 2 * 16 + i % 32 / 2);
           const int code = static_cast<int8_t>(found[place]);
           sum += code;
           sums_of_pairs[place / 2 % 2] += code;

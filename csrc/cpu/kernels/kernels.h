@@ -37,10 +37,16 @@ inline constexpr int64_t row_stride(int64_t bytes) {
 //   instruction
 //                                    set adds it: -16 * sum of the block's codes, or on AVX2 two
 //                                    words (q8_panels_avx2.inl.h)
+// AMX holds the same numbers of a group in another order (q8_panels_amx.inl.h).
 inline constexpr int64_t q8_padded(int64_t k) { return (k + 127) / 128 * 128; }
 inline constexpr int64_t q8_scales_offset(int64_t k) { return q8_padded(k); }
 inline constexpr int64_t q8_corrections_offset(int64_t k) { return q8_padded(k) / 8 * 9; }
 inline constexpr int64_t q8_row_bytes(int64_t k) { return q8_padded(k) / 8 * 10; }
+
+// Bytes from the start of a group to what it has of one block of a token.
+struct Q8BlockPlace {
+  int64_t codes, scale, correction;
+};
 
 // Rows [row_begin, row_end) of y = x @ w^T (+ bias) (+ y).
 struct MatmulTask {

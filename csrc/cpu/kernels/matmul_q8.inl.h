@@ -8,7 +8,6 @@
 #include "core/q8.h"
 #include "cpu/kernels/elementwise.inl.h"
 #include "cpu/kernels/kernels.h"
-#include "cpu/kernels/q8_row.inl.h"
 #include GPTOSS_ISA_SIMD
 #include GPTOSS_ISA_PANELS
 
@@ -34,7 +33,7 @@ inline F32x16 load_scales4x4(const HalfScale* r0, const HalfScale* r1, const Hal
 
 namespace {
 
-void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
+void quantize_q8_block(const float* x, uint8_t* group, const Q8BlockPlace& place) {
   F32x16 even;
   F32x16 odd;
   load_pairs(x, even, odd);
@@ -46,23 +45,24 @@ void quantize_q8_block(const float* x, int k, int block, uint8_t* row) {
   even = round(mul(even, inverse));
   odd = round(mul(odd, inverse));
   if (poison != 0.0f) even = odd = zero;  // they are out of range
-  auto* const out = reinterpret_cast<int8_t*>(row) + 32 * block;
+  auto* const out = reinterpret_cast<int8_t*>(group + place.codes);
   store_int8(out, even);
   store_int8(out + 16, odd);
   const float scale = largest * (1.0f / 254.0f) + poison;
   const int32_t correction =
       Mxfp4Group::correction(out, static_cast<int32_t>(reduce_add(add(even, odd))));  // exact
-  std::memcpy(row + q8_scales_offset(k) + 4 * block, &scale, sizeof scale);
-  std::memcpy(row + q8_corrections_offset(k) + 4 * block, &correction, sizeof correction);
+  std::memcpy(group + place.scale, &scale, sizeof scale);
+  std::memcpy(group + place.correction, &correction, sizeof correction);
 }
 
 void pack_block_q8(const float* x, int64_t x_stride, int tokens, int k, int block, uint8_t* group) {
   for (int t = 0; t < tokens; ++t) {
-    uint8_t* const row = group + t * q8_row_bytes(k);
-    quantize_q8_block(x + t * x_stride, k, block, row);
+    quantize_q8_block(x + t * x_stride, group, q8_block_place(k, tokens, t, block));
     if (block + 1 < k / kQ8Block) continue;
     const float zeros[kQ8Block] = {};
-    for (int b = block + 1; b < q8_padded(k) / kQ8Block; ++b) quantize_q8_block(zeros, k, b, row);
+    for (int b = block + 1; b < q8_padded(k) / kQ8Block; ++b) {
+      quantize_q8_block(zeros, group, q8_block_place(k, tokens, t, b));
+    }
   }
 }
 
@@ -122,16 +122,23 @@ const Q8Inputs* spread_inputs(const MatmulTask& task, int token, int tokens) {
   const int64_t bytes = tokens * groups * int64_t{sizeof(Q8Inputs)};
   auto* const inputs = reinterpret_cast<Q8Inputs*>(thread_scratch(bytes));
   for (int t = 0; t < tokens; ++t) {
-    const Q8Row x(task, token + t);
+    const int first = (token + t) / kGroupTokens * kGroupTokens;
+    const int in_group = task.tokens - first < kGroupTokens ? task.tokens - first : kGroupTokens;
+    const auto* const x = static_cast<const uint8_t*>(task.x) + first * q8_row_bytes(task.w.k);
     for (int64_t group = 0; group < groups; ++group) {
       Q8Inputs& spread = inputs[t * groups + group];
+      float scales[4];
+      int32_t corrections[4];
       for (int b = 0; b < 4; ++b) {
-        const int8_t* const block = x.codes + kQ8Block * (4 * group + b);
-        std::memcpy(spread.even + 16 * b, block, 16);
-        std::memcpy(spread.odd + 16 * b, block + 16, 16);
+        const Q8BlockPlace place =
+            q8_block_place(task.w.k, in_group, token + t - first, 4 * group + b);
+        std::memcpy(spread.even + 16 * b, x + place.codes, 16);
+        std::memcpy(spread.odd + 16 * b, x + place.codes + 16, 16);
+        std::memcpy(scales + b, x + place.scale, sizeof(float));
+        std::memcpy(corrections + b, x + place.correction, sizeof(int32_t));
       }
-      store(spread.scales, spread4(x.scales + 4 * group));
-      Group::spread_corrections(x.corrections + 4 * group, spread.corrections);
+      store(spread.scales, spread4(scales));
+      Group::spread_corrections(corrections, spread.corrections);
     }
   }
   return inputs;

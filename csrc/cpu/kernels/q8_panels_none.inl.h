@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/q8_row.inl.h"
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 

@@ -1,4 +1,4 @@
-// A row of Q8 activations (kernels.h) as matmuls read it.
+// Q8 activations (kernels.h) as matmuls read them, in rows.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,14 @@
 
 namespace gptoss::cpu::GPTOSS_ISA_NAMESPACE {
 namespace {
+
+// Where a group of n tokens holds a block of one of them.
+Q8BlockPlace q8_block_place(int64_t k, int /*n*/, int token, int64_t block) {
+  const int64_t row = token * q8_row_bytes(k);
+  return {.codes = row + kQ8Block * block,
+          .scale = row + q8_scales_offset(k) + 4 * block,
+          .correction = row + q8_corrections_offset(k) + 4 * block};
+}
 
 struct Q8Row {
   const int8_t* codes;
