@@ -78,10 +78,12 @@ def peaks_by_inputs(description: str, limits: dict[str, list[float]]) -> dict[st
         int8 = limit("amx_int8_gop_s") / 2
     elif isa == "avx2":
         int8 = limit("int16_chain_256_gop_s", "int16_chain_gop_s")
+    elif isa == "avx_vnni":
+        int8 = limit("int8_256_gop_s", "int8_gop_s")
     else:
         int8 = limit("int8_gop_s")
     return {
-        "f32": limit(*["fma_256_gflop_s"] * (isa == "avx2"), "fma_gflop_s"),
+        "f32": limit(*["fma_256_gflop_s"] * (isa in ("avx2", "avx_vnni")), "fma_gflop_s"),
         "bf16": limit("bf16_gflop_s"),
         "2 x bf16": limit("amx_bf16_gflop_s") / 2,
         "int8": int8,

@@ -175,6 +175,10 @@ int main(int argc, char** argv) {
 #if defined(__AVX512VNNI__)
   print_peak("int8_gop_s", n,
              [](int t) { return gops(t, 12 * 128, [] { TWELVE("vpdpbusd", "zmm"); }); });
+#if defined(__AVX512VL__)
+  print_peak("int8_256_gop_s", n,
+             [](int t) { return gops(t, 12 * 64, [] { TWELVE("vpdpbusd", "ymm"); }); });
+#endif
 #elif defined(__AVXVNNI__)
   print_peak("int8_gop_s", n,
              [](int t) { return gops(t, 12 * 64, [] { TWELVE("%{vex%} vpdpbusd", "ymm"); }); });

@@ -27,6 +27,7 @@ UNITS = {
     "fma_256_gflop_s": "f32 FMA in registers of 256 bits, GFLOP/s",
     "int16_chain_256_gop_s": "int8 products added up in 16 bits, registers of 256 bits, Gop/s",
     "int8_gop_s": "int8 products added up in 32 bits by one instruction, Gop/s",
+    "int8_256_gop_s": "the same in registers of 256 bits, Gop/s",
     "amx_bf16_gflop_s": "bf16 products in AMX tiles, GFLOP/s",
     "amx_int8_gop_s": "int8 products in AMX tiles, Gop/s",
 }

@@ -2,7 +2,7 @@
 #define GPTOSS_ISA_SIMD "cpu/simd/avx2.h"
 #define GPTOSS_ISA_PANELS "cpu/kernels/q8_panels_avx2.inl.h"
 
-#include "cpu/kernels/f32_panels.inl.h"
+#include "cpu/kernels/f32_panels_ymm.inl.h"
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {
