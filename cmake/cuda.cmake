@@ -78,17 +78,20 @@ elseif(GPTOSS_CUDA)
   endif()
 endif()
 
+# What a model would take of a card is known without kernels too.
+target_sources(gptoss_core PRIVATE
+  csrc/cuda/driver.cpp
+  csrc/cuda/memory.cpp
+  csrc/cuda/module.cpp
+  csrc/cuda/plan.cpp
+  csrc/cuda/step_memory.cpp
+  csrc/cuda/weights.cpp)
 if(GPTOSS_CUDA_STATUS)
   target_sources(gptoss_core PRIVATE
     csrc/cuda/backend.cpp
-    csrc/cuda/driver.cpp
     csrc/cuda/embedded.cpp
     csrc/cuda/forward.cpp
-    csrc/cuda/graphs.cpp
-    csrc/cuda/memory.cpp
-    csrc/cuda/module.cpp
-    csrc/cuda/step_memory.cpp
-    csrc/cuda/weights.cpp)
+    csrc/cuda/graphs.cpp)
   set_source_files_properties(csrc/cuda/embedded.cpp PROPERTIES
     OBJECT_DEPENDS ${cuda_kernels}
     COMPILE_DEFINITIONS "GPTOSS_CUDA_KERNELS_FILE=\"${cuda_kernels}\"")

@@ -46,10 +46,19 @@ struct BackendTraits {
 
 // Bytes on the device.
 struct MemoryPlan {
-  int64_t weights = 0;        // allocated for the model's weights; mapped files do not count
-  int64_t workspace = 0;      // activations, logits and tables of a step
-  std::vector<int64_t> page;  // of a page of each KV group
-  int64_t available = 0;      // left for pages beside all that
+  // A way to load that leaves more for pages, as an argument of load().
+  struct Saving {
+    std::string option;
+    int64_t bytes;
+  };
+
+  int64_t weights = 0;          // allocated for the model's weights; mapped files do not count
+  int64_t workspace = 0;        // activations, logits and tables of a step
+  std::vector<int64_t> page;    // of a page of each KV group
+  int64_t available = 0;        // left for pages beside all that; negative where that is too much
+  bool is_lazy = false;         // a page takes memory from its first use on, not when allocated
+  int max_steps_ahead = 0;      // as BackendTraits has it
+  std::vector<Saving> savings;  // for those who say that there is too little
 };
 
 // How long a step takes, by its number of tokens; only ratios matter.
@@ -91,9 +100,10 @@ class Backend {
   virtual const BackendTraits& traits() const = 0;
   virtual StepCost cost() const = 0;
 
-  // What steps within these limits need, before anything is allocated for them.
+  // What steps within these limits need, before anything is allocated for them. Before prepare().
   virtual MemoryPlan plan(const StepLimits& limits) const = 0;
-  // Allocates the workspace and so many pages of each KV group; once. Throws OutOfMemory.
+  // Allocates the workspace and so many pages of each KV group, and first the weights where that is
+  // the device's own memory; once. Throws OutOfMemory, CheckpointError.
   virtual void prepare(const StepLimits& limits, std::span<const int> n_pages) = 0;
 
   // A sequence begins or, after its place was taken, goes on: what it has seen and made so far, for
@@ -160,25 +170,31 @@ std::vector<BackendInfo> list_backends();
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options);
 
-// Memory that a model of this shape would take there, without its weights being read.
-MemoryPlan plan_memory(const std::string& device, const ModelConfig& config,
-                       const BackendOptions& options, const StepLimits& limits);
+// Memory that a model of these shapes and formats (shapes_of) would take there, without its weights
+// being read: what its backend's plan() says. `device_bytes`: of a device that may not be here, or
+// 0 for the one that is; then throws BackendError if there is none.
+MemoryPlan plan_memory(const std::string& device, const Weights& shapes,
+                       const BackendOptions& options, const StepLimits& limits,
+                       int64_t device_bytes);
 
 // What each device folder, or its stub twin, provides.
 namespace cpu {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
-MemoryPlan plan(const ModelConfig& config, const BackendOptions& options, const StepLimits& limits);
+MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
+                int64_t device_bytes);
 }  // namespace cpu
 namespace cuda {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
-MemoryPlan plan(const ModelConfig& config, const BackendOptions& options, const StepLimits& limits);
+MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
+                int64_t device_bytes);
 }  // namespace cuda
 namespace metal {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
-MemoryPlan plan(const ModelConfig& config, const BackendOptions& options, const StepLimits& limits);
+MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
+                int64_t device_bytes);
 }  // namespace metal
 
 }  // namespace gptoss

@@ -10,20 +10,22 @@ namespace {
 struct Entry {
   BackendInfo (*info)();
   std::unique_ptr<Backend> (*make)(Weights, const BackendOptions&);
-  MemoryPlan (*plan)(const ModelConfig&, const BackendOptions&, const StepLimits&);
+  MemoryPlan (*plan)(const Weights&, const BackendOptions&, const StepLimits&, int64_t);
 };
 
 constexpr Entry kBackends[] = {{cuda::info, cuda::make, cuda::plan},
                                {metal::info, metal::make, metal::plan},
                                {cpu::info, cpu::make, cpu::plan}};
 
-// The entry that `device` means: "auto" the first that is available.
-const Entry& entry_of(const std::string& device) {
+// The entry that `device` means: "auto" the first that is available, a name that one, which need
+// not be available if it `is_elsewhere`.
+const Entry& entry_of(const std::string& device, bool is_elsewhere = false) {
   std::string known;
   std::string reasons;
   for (const Entry& entry : kBackends) {
     const BackendInfo info = entry.info();
     if (info.available && (device == "auto" || device == info.name)) return entry;
+    if (is_elsewhere && device == info.name) return entry;
     if (info.name == device) {
       throw BackendError(concat("device '", device, "' is not available: ", info.detail));
     }
@@ -66,9 +68,10 @@ std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights
   return entry_of(device).make(std::move(weights), options);  // says what there is instead
 }
 
-MemoryPlan plan_memory(const std::string& device, const ModelConfig& config,
-                       const BackendOptions& options, const StepLimits& limits) {
-  return entry_of(device).plan(config, options, limits);
+MemoryPlan plan_memory(const std::string& device, const Weights& shapes,
+                       const BackendOptions& options, const StepLimits& limits,
+                       int64_t device_bytes) {
+  return entry_of(device, device_bytes > 0).plan(shapes, options, limits, device_bytes);
 }
 
 }  // namespace gptoss

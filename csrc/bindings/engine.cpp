@@ -15,6 +15,7 @@
 #include "core/thread_pool.h"
 #include "cpu/isa/isa.h"
 #include "cpu/sample.h"
+#include "engine/cache_plan.h"
 #include "model/adapter.h"
 #include "model/weights.h"
 #include "testing/fake_backend.h"
@@ -431,30 +432,48 @@ BackendOptions to_options(int threads, const std::string& precision, const std::
           .int8_kv_cache = kv_cache_dtype == "int8"};
 }
 
-// What a model takes on a device with one sequence of this context, in bytes.
+// What a model takes on a device with so many sequences of this context, in bytes. With
+// context_length 0 what loading it so takes, and what the context is then.
 py::dict memory_plan(const py::object& config, const std::string& device, int threads,
                      const std::string& precision, const std::string& dense,
                      const std::string& kv_cache_dtype, int context_length, int max_step_tokens,
-                     int max_sequences) {
+                     int max_sequences, const std::vector<std::string>& q8_0,
+                     int64_t device_bytes) {
   const ModelConfig model = to_config(config);
-  const StepLimits limits = {.max_tokens = max_step_tokens,
-                             .max_sequences = max_sequences,
-                             .max_logit_rows = Engine::logit_rows(max_sequences),
-                             .max_pages_per_sequence = KvCache::pages_for(context_length)};
-  const MemoryPlan plan =
-      plan_memory(device, model, to_options(threads, precision, dense, kv_cache_dtype), limits);
-  const std::vector<KvGroup> groups = kv_groups(model);
+  const Weights shapes = shapes_of(model, q8_0);
+  const BackendOptions modes = to_options(threads, precision, dense, kv_cache_dtype);
+  const auto plan_of = [&](const StepLimits& limits) {
+    return plan_memory(device, shapes, modes, limits, device_bytes);
+  };
+  EngineOptions options{.context_length = context_length,
+                        .max_step_tokens = max_step_tokens,
+                        .max_sequences = max_sequences};
+  MemoryPlan plan = plan_of(step_limits(options, std::max(1, context_length)));
+  options.max_steps_ahead = plan.max_steps_ahead;
   int64_t kv_bytes = 0;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    const int pages =
-        groups[g].window == 0
-            ? limits.max_pages_per_sequence
-            : std::min(KvCache::ring_pages(groups[g], std::min(max_step_tokens, context_length)),
-                       limits.max_pages_per_sequence);
-    kv_bytes += pages * plan.page[g];
+  if (context_length == 0) {
+    const CachePlan cache = plan_cache(model, plan_of, options);
+    plan = cache.memory;
+    kv_bytes = cache.bytes();
+    context_length = cache.context_length;
+  } else if (plan.is_lazy) {  // what the sequences touch
+    const std::vector<KvGroup> groups = kv_groups(model);
+    const int pages = KvCache::pages_for(context_length);
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const int ring = KvCache::ring_pages(groups[g], std::min(max_step_tokens, context_length));
+      kv_bytes += int64_t{max_sequences} * (groups[g].window == 0 ? pages : std::min(ring, pages)) *
+                  plan.page[g];
+    }
+  } else {  // what is allocated, were there room for anything
+    constexpr int64_t kPlenty = int64_t{1} << 62;
+    options.kv_memory_bytes = kPlenty;
+    MemoryPlan roomy = plan;
+    roomy.available = kPlenty;
+    kv_bytes = plan_cache(model, [&](const StepLimits&) { return roomy; }, options).bytes();
   }
   return py::dict("weights"_a = plan.weights, "workspace"_a = plan.workspace,
-                  "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = plan.available);
+                  "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = plan.available,
+                  "context_length"_a = context_length);
 }
 
 // An engine on testing::FakeBackend: to measure what is around a backend, or, without a script, to
@@ -676,7 +695,7 @@ void register_engine(py::module_& m) {
       .def("stats", &engine_stats);
   m.def("plan_memory", &memory_plan, "config"_a, py::kw_only(), "device"_a, "threads"_a,
         "precision"_a, "dense"_a, "kv_cache_dtype"_a, "context_length"_a, "max_step_tokens"_a,
-        "max_sequences"_a);
+        "max_sequences"_a, "q8_0"_a = std::vector<std::string>(), "device_bytes"_a = 0);
 
   // For tests and benchmarks.
   py::class_<DraftedText>(m, "Drafter")

@@ -43,6 +43,17 @@ std::vector<int64_t> page_bytes(const ModelConfig& config, KvType type) {
   return bytes;
 }
 
+// Without what is available.
+MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, int64_t weight_bytes,
+                   const StepLimits& limits) {
+  MemoryPlan plan;
+  plan.weights = weight_bytes;
+  plan.workspace = workspace_bytes(config, scheme, limits);
+  plan.page = page_bytes(config, scheme.kv_type);
+  plan.is_lazy = true;
+  return plan;
+}
+
 // What a running sequence has seen and made.
 class Slot {
  public:
@@ -93,12 +104,9 @@ class CpuBackend final : public Backend {
   StepCost cost() const override { return kStepCost; }
 
   MemoryPlan plan(const StepLimits& limits) const override {
-    MemoryPlan plan = {.weights = layers_.allocated_weight_bytes(),
-                       .workspace = workspace_bytes(layers_.config(), scheme_, limits),
-                       .page = page_bytes(layers_.config(), scheme_.kv_type)};
+    MemoryPlan plan = plan_of(layers_.config(), scheme_, layers_.allocated_weight_bytes(), limits);
     // Weights are there already.
-    plan.available =
-        std::max<int64_t>(0, platform::available_memory() - kReservedBytes - plan.workspace);
+    plan.available = platform::available_memory() - kReservedBytes - plan.workspace;
     return plan;
   }
 
@@ -283,14 +291,13 @@ std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options) {
   return std::make_unique<CpuBackend>(std::move(weights), options);
 }
 
-MemoryPlan plan(const ModelConfig& config, const BackendOptions& options,
-                const StepLimits& limits) {
+MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
+                int64_t device_bytes) {
   const Scheme scheme(select_kernels(), options);
-  MemoryPlan plan = {.weights = PreparedWeights::allocated_bytes(config, options.dense),
-                     .workspace = workspace_bytes(config, scheme, limits),
-                     .page = page_bytes(config, scheme.kv_type)};
-  plan.available = std::max<int64_t>(
-      0, platform::available_memory() - kReservedBytes - plan.weights - plan.workspace);
+  MemoryPlan plan = plan_of(shapes.config, scheme,
+                            PreparedWeights::allocated_bytes(shapes.config, options.dense), limits);
+  const int64_t memory = device_bytes > 0 ? device_bytes : platform::available_memory();
+  plan.available = memory - kReservedBytes - plan.weights - plan.workspace;
   return plan;
 }
 

@@ -12,14 +12,14 @@
 
 #include "core/check.h"
 #include "core/kv_page.h"
-#include "core/q8.h"
 #include "cuda/forward.h"
 #include "cuda/graphs.h"
 #include "cuda/memory.h"
 #include "cuda/module.h"
+#include "cuda/plan.h"
 #include "cuda/step_memory.h"
 #include "cuda/weights.h"
-#include "ops/banded_attention.h"
+#include "ops/sample.h"
 
 namespace gptoss::cuda {
 namespace {
@@ -30,9 +30,6 @@ static_assert(static_cast<int>(ops::SampleStatus::non_finite) == 1);
 static_assert(static_cast<int>(ops::SampleStatus::empty_mask) == 2);
 static_assert(sizeof(BiasEntry) == sizeof(TokenBias));
 
-// Steps that may be submitted before the oldest is waited for.
-constexpr int kStepsAhead = 1;
-
 // Launches and small kernels weigh more than the weights of further tokens; not measured.
 constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 
@@ -40,44 +37,6 @@ constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 constexpr int kMostGraphs = 48;
 // Prompts and larger batches take longer than their launches, and are seldom twice of one size.
 constexpr int kMostGraphTokens = 64;
-
-// Left to the context, to other programs and to what the driver rounds up.
-int64_t reserved_bytes(const DeviceInfo& device) { return device.memory / 32; }
-
-Scheme scheme_of(const ModelConfig& config, const BackendOptions& options) {
-  if (options.dense != Format::bf16 && options.dense != Format::q8) {
-    throw BackendError(concat("[cuda] dense weights in ", name_of(options.dense),
-                              " are not built yet: use dense=\"bf16\" or \"q8\""));
-  }
-  check(options.dense != Format::q8 || config.q_size() % kQ8Block == 0,
-        "[cuda] dense weights in int8 need in-features in whole blocks of ", kQ8Block, ", got ",
-        config.q_size());
-  check(config.head_dim % 16 == 0 && config.head_dim <= ops::kMaxHeadDim,
-        "[cuda] head_dim must be a multiple of 16 up to ", ops::kMaxHeadDim, ", got ",
-        config.head_dim);
-  check(config.n_experts <= kMaxExperts && config.hidden_size <= kMaxHidden, "[cuda] at most ",
-        kMaxExperts, " experts and a hidden_size up to ", kMaxHidden, ", got ", config.n_experts,
-        " and ", config.hidden_size);
-  if (options.precision == Precision::reference) return {Act::f32, Kv::f32, options.dense};
-  if (!options.int8_kv_cache) return {Act::bf16, Kv::f16, options.dense};
-  check(
-      has_fast_attention(Act::bf16, config.n_heads, config.n_kv_heads, config.head_dim),
-      "[cuda] a KV cache in int8 needs head_dim 16, 32 or 64 and up to 16 heads to a KV head, got ",
-      config.head_dim, " and ", config.n_heads / config.n_kv_heads);
-  return {Act::bf16, Kv::int8, options.dense};
-}
-
-MemoryPlan plan_of(const ModelConfig& config, const Scheme& scheme, bool has_int8_inputs,
-                   int64_t weight_bytes, const StepLimits& limits) {
-  MemoryPlan plan;
-  plan.weights = weight_bytes;
-  plan.workspace =
-      StepMemory::device_bytes(config, scheme.act, has_int8_inputs, limits, kStepsAhead + 1);
-  for (const KvGroup& group : kv_groups(config)) {
-    plan.page.push_back(page_bytes(config, scheme.kv, group));
-  }
-  return plan;
-}
 
 SampleRow sample_row(const RowSampling& row) {
   const ops::SamplingRule& rule = row.rule;
@@ -139,19 +98,17 @@ struct Flight {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(const Weights& weights, const BackendOptions& options)
-      : config_(weights.config), scheme_(scheme_of(config_, options)), context_(find_device()) {
+  CudaBackend(Weights weights, const BackendOptions& options)
+      : config_(weights.config),
+        scheme_(scheme_of(config_, options)),
+        has_int8_inputs_(has_int8_inputs(weights, scheme_)),
+        context_(find_device()),
+        source_(std::move(weights)) {
     const Context::Scope scope(context_);
-    const int64_t free = context_.free_memory() - reserved_bytes(context_.device());
-    weight_bytes_ = DeviceWeights::allocated_bytes(weights, scheme_);
-    if (weight_bytes_ > free) {
-      throw OutOfMemory(concat("[cuda] the weights take ", weight_bytes_, " bytes, and ",
-                               context_.device().name, " has ", std::max<int64_t>(0, free),
-                               " free"));
-    }
+    check_weights_fit(*source_, scheme_, context_.device(), usable());
     stream_.emplace(context_);
-    module_.emplace(context_);
-    weights_.emplace(context_, *stream_, *module_, weights, scheme_);
+    module_.emplace(context_, embedded_kernels());
+    weights_.emplace(*source_, scheme_);
   }
 
   std::string description() const override {
@@ -167,18 +124,15 @@ class CudaBackend final : public Backend {
 
   MemoryPlan plan(const StepLimits& limits) const override {
     const Context::Scope scope(context_);
-    MemoryPlan plan = plan_of(config_, scheme_, has_int8_inputs(), weight_bytes_, limits);
-    // Weights are there already.
-    plan.available = std::max<int64_t>(
-        0, context_.free_memory() - reserved_bytes(context_.device()) - plan.workspace);
-    return plan;
+    return plan_of(*source_, scheme_, limits, usable());
   }
 
   void prepare(const StepLimits& limits, std::span<const int> n_pages) override {
     const Context::Scope scope(context_);
+    weights_.emplace(context_, *stream_, *module_, *source_, scheme_);
+    source_.reset();
     limits_ = limits;
-    memory_ =
-        StepMemory(context_, config_, scheme_.act, has_int8_inputs(), limits, kStepsAhead + 1);
+    memory_ = StepMemory(context_, config_, scheme_.act, has_int8_inputs_, limits, kStepsAhead + 1);
     const std::vector<KvGroup> groups = kv_groups(config_);
     for (size_t g = 0; g < groups.size(); ++g) {
       page_bytes_.push_back(page_bytes(config_, scheme_.kv, groups[g]));
@@ -403,10 +357,7 @@ class CudaBackend final : public Backend {
     }
     return text;
   }
-  bool has_int8_inputs() const {
-    return scheme_.act != Act::f32 &&
-           weights_->count(Format::q8) + weights_->count(Format::q8_0) > 0;
-  }
+  int64_t usable() const { return usable_bytes(context_.free_memory(), context_.device().memory); }
 
   Flight& flight_of(StepId id) { return *flights_[static_cast<size_t>(id) % flights_.size()]; }
   FlightMemory& flight_memory(StepId id) {
@@ -543,14 +494,15 @@ class CudaBackend final : public Backend {
 
   const ModelConfig config_;
   const Scheme scheme_;
+  const bool has_int8_inputs_;
   const Context context_;
   const BackendTraits traits_{.max_steps_ahead = kStepsAhead,
                               .formats = {Format::bf16, Format::q8, Format::q8_0, Format::mxfp4},
                               .batch_sizes = {}};
   std::optional<Stream> stream_;
   std::optional<Module> module_;
-  std::optional<DeviceWeights> weights_;
-  int64_t weight_bytes_ = 0;
+  std::optional<Weights> source_;         // until prepare()
+  std::optional<DeviceWeights> weights_;  // until then formats alone
   StepLimits limits_{};
   std::vector<int64_t> page_bytes_;  // [group]
   std::vector<DeviceMemory> pages_;  // [group]
@@ -577,21 +529,8 @@ BackendInfo info() {
   }
 }
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param): other backends keep them
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options) {
-  return std::make_unique<CudaBackend>(weights, options);
-}
-
-MemoryPlan plan(const ModelConfig& config, const BackendOptions& options,
-                const StepLimits& limits) {
-  const Scheme scheme = scheme_of(config, options);
-  MemoryPlan plan = plan_of(config, scheme, scheme.dense == Format::q8,
-                            DeviceWeights::allocated_bytes(config, scheme), limits);
-  const Context context(find_device());
-  const Context::Scope scope(context);
-  plan.available = std::max<int64_t>(
-      0, context.free_memory() - reserved_bytes(context.device()) - plan.weights - plan.workspace);
-  return plan;
+  return std::make_unique<CudaBackend>(std::move(weights), options);
 }
 
 }  // namespace gptoss::cuda

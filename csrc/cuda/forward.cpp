@@ -3,17 +3,10 @@
 #include <cmath>
 
 #include "core/kv_page.h"
+#include "cuda/plan.h"
 #include "ops/rope.h"
 
 namespace gptoss::cuda {
-
-int64_t layer_page_bytes(const ModelConfig& config, Kv kv) {
-  return kv_layer_bytes(kv, config.n_kv_heads, config.head_dim);
-}
-
-int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group) {
-  return group.n_layers * layer_page_bytes(config, kv);
-}
 
 std::vector<float> make_rotations(const ModelConfig& config, int positions) {
   const ops::RopeTable table(config.rope, config.head_dim);

@@ -14,10 +14,6 @@ namespace gptoss::cuda {
 
 inline const char* name_of(Kv kv) { return kv == Kv::f32 ? "f32" : kv == Kv::f16 ? "f16" : "int8"; }
 
-// Bytes of keys and values of one layer in a page, and of a page with the group's layers.
-int64_t layer_page_bytes(const ModelConfig& config, Kv kv);
-int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group);
-
 // (positions, D): cos (D/2), sin (D/2) of every position.
 std::vector<float> make_rotations(const ModelConfig& config, int positions);
 

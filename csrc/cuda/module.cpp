@@ -18,8 +18,7 @@ constexpr int kDefaultDynamicShared = 48 * 1024;  // what a launch may ask for w
 
 }  // namespace
 
-Module::Module(const Context& context) : context_(context) {
-  const std::span<const uint8_t> images = embedded_kernels();
+Module::Module(const Context& context, std::span<const uint8_t> images) : context_(context) {
   for (size_t at = 0; at + sizeof(ImageHeader) <= images.size();) {
     ImageHeader header{};
     std::memcpy(&header, images.data() + at, sizeof(header));

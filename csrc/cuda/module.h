@@ -15,8 +15,9 @@ std::span<const uint8_t> embedded_kernels();
 
 class Module {
  public:
-  // Throws BackendError where the kernels cannot run on the device.
-  explicit Module(const Context& context);
+  // `images`: fat binaries, one after the other. Throws BackendError where the kernels cannot run
+  // on the device.
+  Module(const Context& context, std::span<const uint8_t> images);
   ~Module();
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;

@@ -293,21 +293,11 @@ int64_t total_bytes(const ModelConfig& config, Act act, DeviceWeights& weights) 
   return total;
 }
 
-Weights weights_of(const ModelConfig& config) {
-  Weights weights;
-  weights.config = config;
-  weights.layers.resize(static_cast<size_t>(config.n_layers));
-  return weights;
-}
-
 }  // namespace
 
 int64_t DeviceWeights::allocated_bytes(const Weights& weights, const Scheme& scheme) {
   DeviceWeights formats(weights, scheme);
   return total_bytes(weights.config, scheme.act, formats);
-}
-int64_t DeviceWeights::allocated_bytes(const ModelConfig& config, const Scheme& scheme) {
-  return allocated_bytes(weights_of(config), scheme);
 }
 
 int DeviceWeights::count(Format format) const {

@@ -55,9 +55,11 @@ class DeviceWeights {
   DeviceWeights(const Context& context, const Stream& stream, Module& module,
                 const Weights& weights, const Scheme& scheme);
 
-  // Bytes on the device, as it hands them out; of a config alone those of a checkpoint in bf16.
+  // Formats alone: nothing is allocated.
+  DeviceWeights(const Weights& weights, const Scheme& scheme);
+
+  // Bytes on the device, as it hands them out. Of `weights` shapes and formats count, not the data.
   static int64_t allocated_bytes(const Weights& weights, const Scheme& scheme);
-  static int64_t allocated_bytes(const ModelConfig& config, const Scheme& scheme);
 
   // How many dense matrices are in this format, the embedding aside.
   int count(Format format) const;
@@ -66,10 +68,6 @@ class DeviceWeights {
   std::vector<LayerMemory> layers;
   DeviceMemory final_norm;  // (hidden) f32
   DenseMemory unembedding;  // (V, hidden)
-
- private:
-  // Formats alone.
-  DeviceWeights(const Weights& weights, const Scheme& scheme);
 };
 
 }  // namespace gptoss::cuda

@@ -7,19 +7,14 @@
 #include <utility>
 
 #include "core/check.h"
+#include "engine/cache_plan.h"
 
 namespace gptoss {
 namespace {
 
-// Sequences of full length that the KV cache has room for, unless its size was asked for.
-constexpr int kDefaultFullContexts = 2;
-
 // Rows of logits in a step beside one for every sequence: for guesses, and for texts that are
 // scored. Bounds their logits: 0.8 MB each with the published vocabulary.
 constexpr int kExtraLogitRows = 64;
-
-// A context shorter than this is not worth starting with unless it was asked for.
-constexpr int kSmallestDefaultContext = 2048;
 
 void check_params(const RequestParams& p, int vocab_size) {
   const ops::SamplingRule& rule = p.rule;
@@ -127,11 +122,6 @@ struct StepArrays {
   }
 };
 
-std::string gib(int64_t bytes) {
-  const int64_t tenths = bytes * 10 / (int64_t{1} << 30);
-  return concat(tenths / 10, ".", tenths % 10, " GiB");
-}
-
 std::vector<TokenLogprob> alternatives(const ops::SampledRow& row) {
   return {row.top, row.top + row.n_top};
 }
@@ -182,78 +172,19 @@ Engine::~Engine() = default;
 
 int Engine::logit_rows(int max_sequences) { return max_sequences + kExtraLogitRows; }
 
-// The KV cache's size: of the window groups what the sequences need, of the others what was asked
-// for or what there is memory for.
 void Engine::size_pages() {
-  const auto pages_of = [](int tokens) { return static_cast<int64_t>(KvCache::pages_for(tokens)); };
-  StepLimits limits = {
-      .max_tokens = options_.max_step_tokens,
-      .max_sequences = options_.max_sequences,
-      .max_logit_rows = logit_rows(options_.max_sequences),
-      .max_pages_per_sequence = static_cast<int>(pages_of(
-          options_.context_length > 0 ? options_.context_length : config_.max_position_embeddings)),
-  };
-  memory_ = backend_->plan(limits);
-
-  std::vector<int> row_pages, n_pages;
-  int64_t page_bytes = 0, ring_bytes = 0;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    if (groups_[g].window == 0) {
-      page_bytes += memory_.page[g];
-      n_pages.push_back(0);
-      row_pages.push_back(0);
-      continue;
-    }
-    // A place for every sequence and one to spare; and what steps in flight still hold on to.
-    const int ring = KvCache::ring_pages(groups_[g], options_.max_step_tokens);
-    const int held = options_.max_steps_ahead *
-                     (KvCache::pages_for(options_.max_step_tokens) + options_.max_sequences);
-    n_pages.push_back(ring * (options_.max_sequences + 1) + held);
-    row_pages.push_back(ring);
-    ring_bytes += ring * memory_.page[g];
-  }
-  page_bytes = std::max<int64_t>(1, page_bytes);
-  const int64_t budget = options_.kv_memory_bytes > 0
-                             ? options_.kv_memory_bytes
-                             : std::max<int64_t>(0, memory_.available - ring_bytes);
-  const int64_t budget_pages = std::max<int64_t>(0, budget / page_bytes);
-  if (options_.context_length == 0) {
-    const int64_t wanted = pages_of(config_.max_position_embeddings);
-    options_.context_length = static_cast<int>(std::min<int64_t>(
-        config_.max_position_embeddings, std::min(wanted, budget_pages) * kPageTokens));
-    const int smallest = std::min(kSmallestDefaultContext, config_.max_position_embeddings);
-    if (options_.context_length < smallest) {
-      throw OutOfMemory(concat("a context of ", smallest, " tokens takes ",
-                               gib(pages_of(smallest) * page_bytes + ring_bytes),
-                               " of KV cache, and only ", gib(budget),
-                               " of memory are free beside the weights"));
-    }
-  }
-  const int64_t needed = pages_of(options_.context_length);
-  if (needed > budget_pages) {
-    throw OutOfMemory(concat("a context of ", options_.context_length, " tokens takes ",
-                             gib(needed * page_bytes + ring_bytes), " of KV cache, and only ",
-                             gib(budget),
-                             " are free for it: pass a shorter context_length, or at most ",
-                             budget_pages * kPageTokens));
-  }
-  // Pages stay cached until they are needed, so a cache soon fills all that it may.
-  const int64_t wanted = options_.kv_memory_bytes > 0 ? needed * options_.max_sequences
-                                                      : needed * kDefaultFullContexts;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    if (groups_[g].window > 0) continue;
-    n_pages[g] = static_cast<int>(std::min(budget_pages, wanted));
-    row_pages[g] = static_cast<int>(needed);
-  }
-  limits.max_pages_per_sequence = static_cast<int>(needed);
-  backend_->prepare(limits, n_pages);
-  tables_ = std::make_unique<BlockTables>(options_.max_sequences, row_pages);
+  const CachePlan cache = plan_cache(
+      config_, [this](const StepLimits& limits) { return backend_->plan(limits); }, options_);
+  memory_ = cache.memory;
+  options_.context_length = cache.context_length;
+  backend_->prepare(cache.limits, cache.n_pages);
+  tables_ = std::make_unique<BlockTables>(options_.max_sequences, cache.row_pages);
   kv_ =
-      std::make_unique<KvCache>(groups_, options_.max_step_tokens, n_pages,
+      std::make_unique<KvCache>(groups_, options_.max_step_tokens, cache.n_pages,
                                 [this](const PageCopy& copy) { backend_->copy_pages({&copy, 1}); });
   if (options_.speculative) drafts_ = std::make_unique<NgramDrafts>();
   scheduler_ =
-      std::make_unique<Scheduler>(SchedulerOptions{.limits = limits,
+      std::make_unique<Scheduler>(SchedulerOptions{.limits = cache.limits,
                                                    .context_length = options_.context_length,
                                                    .prefix_cache = options_.prefix_cache,
                                                    .cost = backend_->cost()},

@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -129,6 +130,27 @@ Weights make_weights(const ModelConfig& config, TensorTable table) {
   }
   weights.owners = std::move(table.owners);
   return weights;
+}
+
+Weights shapes_of(const ModelConfig& config, const std::vector<std::string>& q8_0) {
+  const auto matrix = [&](const std::string& role, int n, int k) {
+    const bool found = std::find(q8_0.begin(), q8_0.end(), role) != q8_0.end();
+    return Matrix{.format = found ? Format::q8_0 : Format::bf16, .n = n, .k = k};
+  };
+  Weights shapes;
+  shapes.config = config;
+  shapes.embedding = matrix("embedding", config.vocab_size, config.hidden_size);
+  shapes.unembedding = matrix("unembedding", config.vocab_size, config.hidden_size);
+  for (int i = 0; i < config.n_layers; ++i) {
+    const std::string attention = "layers." + std::to_string(i) + ".attention.";
+    LayerWeights layer;
+    layer.q = matrix(attention + "q", config.q_size(), config.hidden_size);
+    layer.k = matrix(attention + "k", config.kv_size(), config.hidden_size);
+    layer.v = matrix(attention + "v", config.kv_size(), config.hidden_size);
+    layer.o = matrix(attention + "o", config.hidden_size, config.q_size());
+    shapes.layers.push_back(layer);
+  }
+  return shapes;
 }
 
 }  // namespace gptoss

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "model/config.h"
@@ -45,5 +46,9 @@ struct Weights {
 // Finds every tensor under its role. Throws std::invalid_argument naming the role that is absent or
 // has another dtype or shape than the config asks for.
 Weights make_weights(const ModelConfig& config, TensorTable table);
+
+// Without data: shapes and formats of what plans are made of. `q8_0`: roles of the matrices that
+// are in that format; the embedding, the unembedding, and q, k, v and o of layers.
+Weights shapes_of(const ModelConfig& config, const std::vector<std::string>& q8_0);
 
 }  // namespace gptoss

@@ -1,4 +1,4 @@
-// Stands in for csrc/cuda/ in builds without it.
+// Stands in for csrc/cuda/backend.cpp in builds without kernels; plan() is the same.
 #include "backend/backend.h"
 #include "core/check.h"
 
@@ -8,9 +8,5 @@ BackendInfo info() { return {"cuda", false, "this build of gptoss has no cuda (d
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a backend that can be made keeps them
 std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }
-
-MemoryPlan plan(const ModelConfig&, const BackendOptions&, const StepLimits&) {
-  throw BackendError(info().detail);
-}
 
 }  // namespace gptoss::cuda

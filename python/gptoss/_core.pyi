@@ -274,6 +274,8 @@ def plan_memory(
     context_length: int,
     max_step_tokens: int,
     max_sequences: int,
+    q8_0: Sequence[str] = [],  # roles
+    device_bytes: int = 0,  # 0: of the device that is here
 ) -> dict[str, Any]: ...
 
 # For tests and benchmarks.

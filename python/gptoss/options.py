@@ -11,6 +11,8 @@ Dense = Literal["bf16", "bf12", "q8"]
 # "auto": the first of them that stays in memory.
 DenseOption = Literal["auto", "bf16", "bf12", "q8"]
 KvCacheDtype = Literal["auto", "int8"]
+# Devices whose memory can be planned.
+EstimatedDevice = Literal["cpu", "cuda"]
 Experts = Literal["as_stored", "mxfp4"]
 Speculative = Literal["ngram"]
 
@@ -57,6 +59,12 @@ def check_modes(
         raise ValueError(
             f"speculative must be None or one of {get_args(Speculative)}, got {speculative!r}"
         )
+
+
+def check_device(device: EstimatedDevice) -> None:
+    """Raise ValueError for a device whose memory cannot be planned."""
+    if device not in get_args(EstimatedDevice):
+        raise ValueError(f"device must be one of {get_args(EstimatedDevice)}, got {device!r}")
 
 
 def count_or_zero(name: str, value: int | None, limit: int) -> int:

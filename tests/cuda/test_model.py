@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -389,6 +390,88 @@ def test_takes_the_first_device_that_can_compute(micro: Path) -> None:
 @pytest.mark.parametrize("devices", ["T4", "A100:memory=64K"])
 def test_auto_falls_back_to_the_cpu(devices: str, micro: Path) -> None:
     assert "cpu" in run_elsewhere(LOAD.format(path=str(micro), device="auto"), devices)
+
+
+ROOMY = 1 << 24  # of KV cache: more than all sequences take
+# The driver hands out memory by 512 bytes, and counts so in the plan: for each of some 90 arrays.
+GRAIN_BYTES = 90 * 512
+
+
+@emulated
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"precision": "reference"},
+        {"dense": "q8"},
+        {"kv_cache_dtype": "int8"},
+        {"context_length": 1000, "max_sequences": 1},
+        {"context_length": 64, "max_sequences": 9, "max_step_tokens": 300},
+    ],
+)
+def test_a_load_takes_what_is_planned(options: dict[str, Any], micro: Path) -> None:
+    modes = SMALL | options
+    chunk = modes["max_step_tokens"]
+    limits = {name: modes[name] for name in ("context_length", "max_sequences")}
+    forms = {n: v for n, v in options.items() if n in ("precision", "dense", "kv_cache_dtype")}
+    estimate = gptoss.estimate_memory(micro, device="cuda", chunk_tokens=chunk, **limits, **forms)
+    driver = Driver()
+    before = driver.free_bytes()
+    llm = gptoss.load(micro, device="cuda", kv_cache_memory=ROOMY, **modes)
+    held = before - driver.free_bytes()
+    stats = llm.stats()
+    llm.close()
+    groups = (stats.full_pages, stats.window_pages)
+    assert sum(group.total * group.page_bytes for group in groups) == estimate.kv_bytes
+    assert 0 <= estimate.total_bytes - held < GRAIN_BYTES
+
+
+REFUSED = """
+import ctypes, gptoss
+try:
+    gptoss.load({path!r}, device="cuda", max_step_tokens=64, max_sequences=4, {options})
+    print("loaded")
+except MemoryError as error:
+    print(error)
+driver = ctypes.CDLL("libcuda.so.1")
+driver.emulatorLaunches.restype = ctypes.c_uint64
+print(driver.emulatorLaunches())
+"""
+
+
+@emulated
+def test_what_cannot_fit_is_refused_before_anything_is_uploaded(micro: Path) -> None:
+    def load(nbytes: int, options: str) -> tuple[str, int]:
+        code = REFUSED.format(path=str(micro), options=options)
+        text, launches = run_elsewhere(code, f"A100:memory={nbytes}").splitlines()
+        return text, int(launches)
+
+    def estimate(tokens: int, **modes: Any) -> gptoss.MemoryEstimate:
+        return gptoss.estimate_memory(
+            micro, tokens, device="cuda", chunk_tokens=64, max_sequences=4, **modes
+        )
+
+    # One sequence of 1,024 tokens has room, no page more.
+    page = 2 * 2 * 16 * 2 * 64
+    needed = estimate(1024).total_bytes - 3 * 16 * page
+    memory = needed * 32 // 31 + 64
+    assert load(memory, "context_length=1024")[0] == "loaded"
+    text, launches = load(memory, "context_length=1536")
+    assert f"tokens takes {24 * page / 1e6:.2f} MB of KV cache, and only" in text
+    assert f"beside {estimate(1536).workspace_bytes / 1e6:.2f} MB of workspace" in text
+    assert f"{estimate(1536).weight_bytes / 1e6:.2f} MB of weights" in text
+    assert ": pass a shorter context_length, at most 1024; " in text
+    found = re.search(r'with dense="q8" at most (\d+)$', text)
+    assert found
+    assert 1024 < int(found[1]) <= 1536
+    assert launches == 0
+    assert load(memory, "context_length=1088")[0] != "loaded"
+    assert load(memory, f"context_length={found[1]}, dense='q8'")[0] == "loaded"
+    # More KV cache than there is.
+    text, launches = load(memory, "context_length=1024, kv_cache_memory=10**7")
+    assert "was asked for, and only" in text
+    assert "pass a smaller kv_cache_memory" in text
+    assert launches == 0
 
 
 FAULT = """

@@ -20,6 +20,7 @@ SPECIAL = {
     "--logit-bias": "3=1.5",
     "--stop-token-ids": "5,6",
     "--batch": "1,4",
+    "--memory": "24GB",
     "--prompt": "9",
 }
 

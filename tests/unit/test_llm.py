@@ -413,7 +413,7 @@ class TestLoad:
             ({"device": "tpu"}, BackendError, "unknown device 'tpu'; expected auto, .*cpu"),
             ({"device": "cuda"}, BackendError, "device 'cuda' is not available"),
             ({"experts": "int4"}, ValueError, "experts must be one of .* got 'int4'"),
-            ({"kv_cache_memory": 1}, MemoryError, "of KV cache, and only 0.0 GiB"),
+            ({"kv_cache_memory": 1}, MemoryError, "of KV cache, and only 1 bytes"),
             ({"kv_cache_memory": -1}, ValueError, "kv_cache_memory must be from 1 to"),
         ],
     )

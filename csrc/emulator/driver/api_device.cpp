@@ -447,6 +447,13 @@ extern "C" __attribute__((visibility("default"))) const char* emulatorTakeReport
   return text.c_str();
 }
 
+// How many kernels were run so far.
+extern "C" __attribute__((visibility("default"))) uint64_t emulatorLaunches() {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  return driver.launches;
+}
+
 // How many graphs were launched so far.
 extern "C" __attribute__((visibility("default"))) uint64_t emulatorGraphLaunches() {
   Driver& driver = Driver::instance();

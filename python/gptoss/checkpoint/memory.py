@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gptoss.checkpoint.gguf_model import held_in_q8_0, match_gguf
 from gptoss.checkpoint.layout import Layout, stored_tensors
@@ -16,24 +18,35 @@ from gptoss.checkpoint.open import (
 )
 from gptoss.checkpoint.resolve import find_model
 from gptoss.config import ModelConfig
-from gptoss.options import Dense, KvCacheDtype, Precision, check_modes
+from gptoss.options import (
+    MOST_SEQUENCES,
+    STEP_TOKENS,
+    Dense,
+    EstimatedDevice,
+    KvCacheDtype,
+    Precision,
+    check_device,
+    check_modes,
+)
 
 # Those whose form `dense` decides.
 DENSE_MATRICES = tuple(
     f"{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")
 )
+# What a model needs does not depend on how much there is.
+_ANY_DEVICE = 2**62
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Memory of one model with one sequence; `str()` gives a table.
+    """Memory of one model on one device; `str()` gives a table.
 
     Attributes
     ----------
     name : str
         The checkpoint.
     context_length : int
-        Tokens that the KV cache has room for.
+        Tokens of each sequence that the KV cache has room for.
     precision : {"auto", "reference"}
         Decides the size of a KV element: 2 or 4 bytes.
     dense : {"bf16", "bf12", "q8"}
@@ -43,13 +56,19 @@ class MemoryEstimate:
     weights : dict of str to int
         Bytes of the weights, by component. They are mapped from the file, not copied, but for
         dense weights in q8 or bf12, and all of a GGUF file but what it has in BF16; the groups
-        that bf12 keeps whole are not counted.
+        that bf12 keeps whole are not counted. With "cuda" all lie on the card, and "padding" is
+        what they take more there: float32, tiles and the driver's grain.
     kv_bytes : int
         KV cache, in pages of 64 tokens: all tokens on full-attention layers, a ring of pages on
-        window layers.
+        window layers. With "cuda" all that is allocated, to which those rings belong that steps in
+        flight and a further sequence may need.
     workspace_bytes : int
-        What a step of one chunk of the prompt needs (activations and logits), and the small weights
-        that are widened to float32.
+        What a step of one chunk of the prompt needs (activations and logits), and on the CPU the
+        small weights that are widened to float32.
+    device : {"cpu", "cuda"}
+        Whose memory it is.
+    max_sequences : int
+        Sequences that run together.
     """
 
     name: str
@@ -60,6 +79,8 @@ class MemoryEstimate:
     weights: dict[str, int]
     kv_bytes: int
     workspace_bytes: int
+    device: EstimatedDevice = "cpu"
+    max_sequences: int = 1
 
     @property
     def weight_bytes(self) -> int:
@@ -72,10 +93,11 @@ class MemoryEstimate:
         return self.weight_bytes + self.kv_bytes + self.workspace_bytes
 
     def __str__(self) -> str:
+        times = f"{self.max_sequences} x " if self.max_sequences > 1 else ""
         rows = [
             *self.weights.items(),
             ("weights", self.weight_bytes),
-            (f"KV cache, {self.context_length:,} tokens", self.kv_bytes),
+            (f"KV cache, {times}{self.context_length:,} tokens", self.kv_bytes),
             ("workspace", self.workspace_bytes),
             ("total", self.total_bytes),
         ]
@@ -85,7 +107,8 @@ class MemoryEstimate:
             f"{'  ' * (i < indent)}{label:<{width + 2 * (i >= indent)}}  {size / 1e9:>8.3f} GB"
             for i, (label, size) in enumerate(rows)
         ]
-        return "\n".join([self.name, *lines])
+        name = self.name if self.device == "cpu" else f"{self.name} on {self.device}"
+        return "\n".join([name, *lines])
 
 
 def estimate_memory(
@@ -95,7 +118,9 @@ def estimate_memory(
     precision: Precision = "auto",
     dense: Dense = "bf16",
     kv_cache_dtype: KvCacheDtype = "auto",
-    chunk_tokens: int = 512,
+    chunk_tokens: int = STEP_TOKENS,
+    device: EstimatedDevice = "cpu",
+    max_sequences: int = 1,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> MemoryEstimate:
@@ -110,7 +135,7 @@ def estimate_memory(
     path_or_repo : str or path
         As for `open_checkpoint`.
     context_length : int
-        Tokens of the one sequence, at most the model's own limit.
+        Tokens of each sequence, at most the model's own limit.
     precision : {"auto", "reference"}
         "auto" holds keys and values in 2 bytes each, "reference" in 4.
     dense : {"bf16", "bf12", "q8"}
@@ -118,7 +143,12 @@ def estimate_memory(
     kv_cache_dtype : {"auto", "int8"}
         As for `load`.
     chunk_tokens : int
-        Longest piece of a prompt that is computed at once.
+        Longest piece of a prompt that is computed at once: `max_step_tokens` of `load`.
+    device : {"cpu", "cuda"}
+        "cuda": the card's memory, as `load` plans it before it allocates. No card is needed, nor a
+        build with CUDA.
+    max_sequences : int
+        How many sequences run together, each with `context_length` tokens.
     revision, local_files_only
         As for `open_checkpoint`.
 
@@ -131,9 +161,17 @@ def estimate_memory(
     ------
     CheckpointError
         As for `open_checkpoint`.
+    BackendError
+        The device does not have what is asked for: dense="bf12" with "cuda".
     ValueError
-        `context_length` or `chunk_tokens` is out of range, `precision`, `dense` or
-        `kv_cache_dtype` unknown, or they do not go together.
+        `context_length`, `chunk_tokens` or `max_sequences` is out of range, `precision`, `dense`,
+        `kv_cache_dtype` or `device` unknown, or they do not go together.
+
+    Notes
+    -----
+    `load` with device="cuda" takes what is counted here with the same `context_length` and
+    `max_sequences`, and `max_step_tokens=chunk_tokens`, if `kv_cache_memory` has room for all
+    sequences; without `kv_cache_memory` the cache has room for up to two of full length.
     """
     check_modes(precision, dense, kv_cache_dtype)
     located = find_model(path_or_repo, revision=revision, local_files_only=local_files_only)
@@ -149,6 +187,8 @@ def estimate_memory(
         dense=dense,
         kv_cache_dtype=kv_cache_dtype,
         chunk_tokens=chunk_tokens,
+        device=device,
+        max_sequences=max_sequences,
         layout=located.layout,
         q8_0=q8_0,
     )
@@ -169,21 +209,26 @@ def estimate_config(
     precision: Precision = "auto",
     dense: Dense = "bf16",
     kv_cache_dtype: KvCacheDtype = "auto",
-    chunk_tokens: int = 512,
+    chunk_tokens: int = STEP_TOKENS,
+    device: EstimatedDevice = "cpu",
+    max_sequences: int = 1,
     layout: Layout = "hf",
     q8_0: frozenset[str] = frozenset(),
 ) -> MemoryEstimate:
     """Estimate as `estimate_memory` does, from the config alone, and the matrices held in Q8_0."""
     from gptoss import _core  # here, because reading a checkpoint does without it
 
+    check_device(device)
     for what, value, limit in (
         ("context_length", context_length, config.max_position_embeddings),
         ("chunk_tokens", chunk_tokens, config.max_position_embeddings),
+        ("max_sequences", max_sequences, MOST_SEQUENCES),
     ):
         if not 1 <= value <= limit:
             raise ValueError(f"{what} must be from 1 to {limit}, got {value}")
     weights: dict[str, int] = {}
     encoded = 0  # of them, held in another format than they are stored in
+    in_q8_0 = []
     for stored in stored_tensors(config, layout):
         for part in stored.parts:
             nbytes = stored.nbytes // stored.shape[0] * part.shape[0]
@@ -192,18 +237,27 @@ def estimate_config(
                 encoded += nbytes if dense != "bf16" else 0
             if part.name in q8_0:
                 nbytes = _core.matrix_bytes("q8_0", *part.shape)
+                in_q8_0.append(part.role)
             weights[part.component] = weights.get(part.component, 0) + nbytes
-    plan = _core.plan_memory(
+    plan = _plan(
         config,
-        device="cpu",
-        threads=0,
+        context_length,
         precision=precision,
         dense=dense,
         kv_cache_dtype=kv_cache_dtype,
-        context_length=context_length,
-        max_step_tokens=min(chunk_tokens, context_length),
-        max_sequences=1,
+        # A card's workspace is allocated for what a step may have.
+        chunk_tokens=min(chunk_tokens, context_length) if device == "cpu" else chunk_tokens,
+        device=device,
+        max_sequences=max_sequences,
+        q8_0=in_q8_0,
+        device_bytes=_ANY_DEVICE,
     )
+    workspace: int = plan["workspace"]
+    if device == "cpu":
+        # Of what is allocated for weights, the table has the matrices.
+        workspace += plan["weights"] - encoded
+    else:
+        weights["padding"] = plan["weights"] - sum(weights.values())
     return MemoryEstimate(
         name=name,
         context_length=context_length,
@@ -212,6 +266,98 @@ def estimate_config(
         kv_cache_dtype=kv_cache_dtype,
         weights=weights,
         kv_bytes=plan["kv_cache"],
-        # Of what is allocated for weights, the table has the matrices.
-        workspace_bytes=plan["workspace"] + plan["weights"] - encoded,
+        workspace_bytes=workspace,
+        device=device,
+        max_sequences=max_sequences,
+    )
+
+
+def usable_device_bytes(config: ModelConfig, device: EstimatedDevice, memory: int | None) -> int:
+    """How much `load` plans with of a device with so many bytes, or, for None, of the one here.
+
+    Raises
+    ------
+    BackendError
+        None is here.
+    """
+    plan = _plan(
+        config,
+        1,
+        precision="auto",
+        dense="bf16",
+        kv_cache_dtype="auto",
+        chunk_tokens=1,
+        device=device,
+        max_sequences=1,
+        q8_0=(),
+        device_bytes=memory or 0,
+    )
+    return int(plan["available"] + plan["weights"] + plan["workspace"])
+
+
+def longest_context(
+    config: ModelConfig,
+    *,
+    precision: Precision,
+    dense: Dense,
+    kv_cache_dtype: KvCacheDtype,
+    device: EstimatedDevice,
+    max_sequences: int,
+    memory: int | None,
+    q8_0: frozenset[str] = frozenset(),
+) -> int:
+    """The context that `load` would choose on a device with so many bytes, or on the one here.
+
+    Raises
+    ------
+    BackendError
+        None is here.
+    MemoryError
+        As `load` would raise it.
+    """
+    names = {
+        part.name: part.role for stored in stored_tensors(config, "hf") for part in stored.parts
+    }
+    plan = _plan(
+        config,
+        0,
+        precision=precision,
+        dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
+        chunk_tokens=STEP_TOKENS,
+        device=device,
+        max_sequences=max_sequences,
+        q8_0=[names[name] for name in q8_0],
+        device_bytes=memory or 0,
+    )
+    return int(plan["context_length"])
+
+
+def _plan(
+    config: ModelConfig,
+    context_length: int,
+    *,
+    precision: Precision,
+    dense: Dense,
+    kv_cache_dtype: KvCacheDtype,
+    chunk_tokens: int,
+    device: EstimatedDevice,
+    max_sequences: int,
+    q8_0: Sequence[str],
+    device_bytes: int,
+) -> dict[str, Any]:
+    from gptoss import _core  # here, because reading a checkpoint does without it
+
+    return _core.plan_memory(
+        config,
+        device=device,
+        threads=0,
+        precision=precision,
+        dense=dense,
+        kv_cache_dtype=kv_cache_dtype,
+        context_length=context_length,
+        max_step_tokens=chunk_tokens,
+        max_sequences=max_sequences,
+        q8_0=q8_0,
+        device_bytes=device_bytes,
     )

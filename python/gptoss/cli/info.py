@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 
 from gptoss import _core
 from gptoss.checkpoint import MemoryEstimate, estimate_memory
@@ -16,10 +17,11 @@ from gptoss.checkpoint.residency import (
     residencies,
 )
 from gptoss.checkpoint.resolve import find_model
+from gptoss.cli.cards import card_report
 from gptoss.cli.options import format_bytes
 from gptoss.config import ModelConfig
 from gptoss.errors import CheckpointError
-from gptoss.options import Dense, check_modes
+from gptoss.options import Dense, check_device, check_modes
 
 _CONTEXT_LENGTHS = (2048, 8192, 32_768, 131_072)
 
@@ -28,22 +30,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, a Hub id, or `demo`")
     parser.add_argument("--precision", default="auto", metavar="MODE", help="auto or reference")
-    parser.add_argument("--dense", default="bf16", metavar="FORM", help="bf16, bf12, q8 or auto")
+    parser.add_argument(
+        "--dense",
+        metavar="FORM",
+        help="bf16, bf12, q8 or auto; by default bf16, and for a card each that it has",
+    )
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="auto or int8")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="whose memory: cpu, or cuda for a card of NVIDIA's",
+    )
+    parser.add_argument(
+        "--memory",
+        type=_memory_bytes,
+        metavar="SIZE",
+        help="how much it has, as 24GB, if it is not here",
+    )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print three tables; weights are not read, and of a Hub id only config.json is downloaded."""
+    """Print tables; weights are not read, and of a Hub id only config.json is downloaded."""
     from rich.console import Console
 
     hub = {"revision": options.revision, "local_files_only": options.local_files_only}
     located = find_model(options.model, **hub)
     layout, config = located.layout, located.config
     longest = config.max_position_embeddings
-    lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
-    check_modes(options.precision, options.dense, options.kv_cache_dtype)
+    check_device(options.device)
+    check_modes(options.precision, options.dense or "bf16", options.kv_cache_dtype)
 
     def estimate(length: int, dense: Dense) -> MemoryEstimate:
         return estimate_memory(
@@ -55,19 +73,43 @@ def run(options: argparse.Namespace) -> int:
             **hub,
         )
 
-    forms = residencies(
-        lambda dense: estimate(min(USUAL_CONTEXT_TOKENS, longest), dense),
-        _core.available_memory_bytes(),
-        options.precision,
-    )
-    dense = form_that_stays(forms) if options.dense == "auto" else options.dense
-    estimates = [estimate(length, dense) for length in lengths]
-    files = _files(options.model, **hub)
+    def memory_tables() -> Iterator[object]:
+        forms = residencies(
+            lambda dense: estimate(min(USUAL_CONTEXT_TOKENS, longest), dense),
+            options.memory or _core.available_memory_bytes(),
+            options.precision,
+        )
+        dense = form_that_stays(forms) if options.dense == "auto" else options.dense or "bf16"
+        lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
+        yield _memory([estimate(length, dense) for length in lengths])
+        yield _residency(forms)
+
+    stored = estimate(min(_CONTEXT_LENGTHS[0], longest), "bf16")
+    if options.device == "cuda":
+        tables = card_report(
+            located,
+            precision=options.precision,
+            dense=None if options.dense == "auto" else options.dense,
+            kv_cache_dtype=options.kv_cache_dtype,
+            memory=options.memory,
+        )
+    else:
+        tables = memory_tables()
+    shown = [_architecture(layout, config, stored, _files(options.model, **hub)), *tables]
     console = Console()
-    console.print(_architecture(layout, config, estimates[0], files))
-    console.print(_memory(estimates))
-    console.print(_residency(forms))
+    for table in shown:
+        console.print(table)
     return 0
+
+
+def _memory_bytes(text: str) -> int:
+    """Bytes of "24GB" or "24GiB", more than 0."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(GB|GiB|MB|MiB)", text.strip(), re.IGNORECASE)
+    units = {"gb": 10**9, "gib": 2**30, "mb": 10**6, "mib": 2**20}
+    size = int(float(found[1]) * units[found[2].lower()]) if found else 0
+    if not 0 < size < 2**62:
+        raise argparse.ArgumentTypeError(f"expected a size such as 24GB or 24GiB, got {text!r}")
+    return size
 
 
 def _files(model: str, *, revision: str | None, local_files_only: bool) -> str:

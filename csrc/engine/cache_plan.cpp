@@ -1,0 +1,168 @@
+#include "engine/cache_plan.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/bytes_text.h"
+#include "engine/kv_cache.h"
+
+namespace gptoss {
+namespace {
+
+// Sequences of full length that the KV cache has room for, unless its size was asked for.
+constexpr int kDefaultFullContexts = 2;
+
+// A context shorter than this is not worth starting with unless it was asked for.
+constexpr int kSmallestDefaultContext = 2048;
+
+class CachePlanner {
+ public:
+  CachePlanner(const ModelConfig& config, const std::function<MemoryPlan(const StepLimits&)>& plan,
+               const EngineOptions& options)
+      : longest_(config.max_position_embeddings),
+        groups_(kv_groups(config)),
+        plan_(plan),
+        options_(options),
+        first_(plan(step_limits(options, most_tokens()))) {
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      // Where unused memory takes nothing, the pages of one sequence count.
+      if (groups_[g].window == 0) {
+        page_bytes_ += first_.page[g];
+      } else {
+        window_bytes_ +=
+            (first_.is_lazy ? ring_pages(g) : window_pages(g)) * int64_t{first_.page[g]};
+      }
+    }
+    page_bytes_ = std::max<int64_t>(1, page_bytes_);
+  }
+
+  CachePlan make() const {
+    int tokens = options_.context_length;
+    if (tokens == 0) {
+      tokens = std::min(longest_, longest_context(0));
+      const int smallest = std::min(kSmallestDefaultContext, longest_);
+      if (tokens < smallest) throw OutOfMemory(too_little(smallest));
+    }
+    CachePlan made{.context_length = tokens,
+                   .limits = step_limits(options_, tokens),
+                   .memory = memory_of(tokens),
+                   .n_pages = {},
+                   .row_pages = {}};
+    const int needed = KvCache::pages_for(tokens);
+    const int64_t budget_pages = budget(made.memory) / page_bytes_;
+    if (needed > budget_pages) throw OutOfMemory(too_little(tokens));
+    // Pages stay cached until they are needed, so a cache soon fills all that it may.
+    const int64_t wanted =
+        int64_t{needed} * (is_given() ? options_.max_sequences : kDefaultFullContexts);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const bool sees_all = groups_[g].window == 0;
+      made.n_pages.push_back(sees_all ? static_cast<int>(std::min(budget_pages, wanted))
+                                      : window_pages(g));
+      made.row_pages.push_back(sees_all ? needed : ring_pages(g));
+    }
+    if (!made.memory.is_lazy && made.bytes() > made.memory.available) {
+      throw OutOfMemory(concat("a KV cache of ", bytes_text(made.bytes()),
+                               " was asked for, and only ", free_text(made.memory.available),
+                               " are free for it: pass a smaller kv_cache_memory, or none"));
+    }
+    return made;
+  }
+
+ private:
+  bool is_given() const { return options_.kv_memory_bytes > 0; }
+  int most_tokens() const {
+    return options_.context_length > 0 ? options_.context_length : longest_;
+  }
+
+  int ring_pages(size_t g) const {
+    return KvCache::ring_pages(groups_[g], options_.max_step_tokens);
+  }
+  // A place for every sequence and one to spare; and what steps in flight still hold on to.
+  int window_pages(size_t g) const {
+    return ring_pages(g) * (options_.max_sequences + 1) +
+           options_.max_steps_ahead *
+               (KvCache::pages_for(options_.max_step_tokens) + options_.max_sequences);
+  }
+
+  // What is free changes while other programs run: it is what it was first.
+  MemoryPlan memory_of(int tokens) const {
+    MemoryPlan memory = plan_(step_limits(options_, tokens));
+    memory.available = first_.available + first_.workspace - memory.workspace;
+    return memory;
+  }
+
+  // For pages that see everything.
+  int64_t budget(const MemoryPlan& memory) const {
+    return is_given() ? options_.kv_memory_bytes
+                      : std::max<int64_t>(0, memory.available - window_bytes_);
+  }
+
+  // In whole pages, where there were so many bytes more; 0 if none fits.
+  int longest_context(int64_t more) const {
+    int good = 0;
+    for (int bad = KvCache::pages_for(most_tokens()) + 1; bad - good > 1;) {
+      const int pages = good + (bad - good) / 2;
+      MemoryPlan memory = memory_of(pages * kPageTokens);
+      memory.available += more;
+      (pages <= budget(memory) / page_bytes_ ? good : bad) = pages;
+    }
+    return good * kPageTokens;
+  }
+
+  static std::string free_text(int64_t bytes) { return bytes_text(std::max<int64_t>(0, bytes)); }
+
+  // Why a context cannot be had, and what could.
+  std::string too_little(int tokens) const {
+    const MemoryPlan memory = memory_of(tokens);
+    std::string text = concat("a context of ", tokens, " tokens takes ",
+                              bytes_text(KvCache::pages_for(tokens) * page_bytes_),
+                              " of KV cache, and only ", free_text(budget(memory)));
+    if (is_given()) {
+      text += " may be taken for it";
+    } else {
+      text += concat(" are free for it beside ", bytes_text(memory.workspace), " of workspace, ",
+                     bytes_text(window_bytes_), " of KV cache for windows");
+      if (memory.weights > 0) text += concat(", ", bytes_text(memory.weights), " of weights");
+    }
+    const int fits = longest_context(0);
+    text += fits > 0     ? concat(": pass a shorter context_length, at most ", fits)
+            : is_given() ? ": pass more kv_cache_memory"
+                         : ": no context fits; fewer max_sequences and max_step_tokens take less";
+    for (const MemoryPlan::Saving& saving : memory.savings) {
+      const int more = is_given() ? 0 : longest_context(saving.bytes);
+      if (more > fits) text += concat("; with ", saving.option, " at most ", more);
+    }
+    return text;
+  }
+
+  const int longest_;  // the model's own limit
+  const std::vector<KvGroup> groups_;
+  const std::function<MemoryPlan(const StepLimits&)>& plan_;
+  const EngineOptions& options_;
+  const MemoryPlan first_;    // of the longest context that may be had
+  int64_t page_bytes_ = 0;    // of a page of the groups that see everything
+  int64_t window_bytes_ = 0;  // of all pages of the others
+};
+
+}  // namespace
+
+int64_t CachePlan::bytes() const {
+  int64_t total = 0;
+  for (size_t g = 0; g < n_pages.size(); ++g) total += n_pages[g] * memory.page[g];
+  return total;
+}
+
+StepLimits step_limits(const EngineOptions& options, int context_length) {
+  return {.max_tokens = options.max_step_tokens,
+          .max_sequences = options.max_sequences,
+          .max_logit_rows = Engine::logit_rows(options.max_sequences),
+          .max_pages_per_sequence = KvCache::pages_for(context_length)};
+}
+
+CachePlan plan_cache(const ModelConfig& config,
+                     const std::function<MemoryPlan(const StepLimits&)>& plan,
+                     const EngineOptions& options) {
+  return CachePlanner(config, plan, options).make();
+}
+
+}  // namespace gptoss

@@ -1,0 +1,138 @@
+"""What a model needs on a card of NVIDIA's, by context and number of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from gptoss.checkpoint.memory import (
+    MemoryEstimate,
+    estimate_config,
+    longest_context,
+    matrices_in_q8_0,
+    usable_device_bytes,
+)
+from gptoss.checkpoint.open import Located
+from gptoss.cli.options import format_bytes
+from gptoss.errors import BackendError
+from gptoss.options import MAX_SEQUENCES, Dense, KvCacheDtype, Precision
+
+_CONTEXT_LENGTHS = (4096, 8192, 32_768, 131_072)
+_SEQUENCES = (1, 4, 16, 64)
+# In GB, as cards are sold; they show as much or more.
+_USUAL_SIZES = (8, 12, 16, 24, 32, 48, 80, 96, 141)
+
+
+def card_report(
+    located: Located,
+    *,
+    precision: Precision,
+    dense: Dense | None,
+    kv_cache_dtype: KvCacheDtype,
+    memory: int | None,
+) -> Iterator[object]:
+    """Yield what is to be printed: for each form a table of what is needed, and whether it fits.
+
+    Parameters
+    ----------
+    located : Located
+        The model; of a Hub id its config is enough.
+    precision, kv_cache_dtype
+        As for `load`.
+    dense : {"bf16", "q8"}, optional
+        One form; by default those that go with the precision.
+    memory : int, optional
+        Bytes of a card; by default of the one that is here. If none is, the smallest usual card
+        that is enough stands behind each number.
+    """
+    from rich.text import Text
+
+    config = located.config
+    q8_0 = matrices_in_q8_0(located)
+    every: tuple[Dense, ...] = ("bf16", "q8") if precision == "auto" else ("bf16",)
+    forms = every if dense is None else (dense,)
+
+    def estimate(dense: Dense, tokens: int, sequences: int) -> MemoryEstimate:
+        return estimate_config(
+            located.name,
+            config,
+            tokens,
+            precision=precision,
+            dense=dense,
+            kv_cache_dtype=kv_cache_dtype,
+            device="cuda",
+            max_sequences=sequences,
+            layout=located.layout,
+            q8_0=q8_0,
+        )
+
+    longest = config.max_position_embeddings
+    lengths = [n for n in _CONTEXT_LENGTHS if n < longest] + [longest]
+    tables = {
+        form: [[estimate(form, length, n) for n in _SEQUENCES] for length in lengths]
+        for form in forms
+    }
+    try:
+        usable = usable_device_bytes(config, "cuda", memory)
+    except BackendError as error:
+        usual = {size: usable_device_bytes(config, "cuda", size * 10**9) for size in _USUAL_SIZES}
+
+        def smallest(nbytes: int) -> str:
+            return next((f"({size})" for size, room in usual.items() if nbytes <= room), "(none)")
+
+        for rows in tables.values():
+            yield _table(rows, smallest)
+        sizes = ", ".join(map(str, _USUAL_SIZES))
+        yield Text(
+            f"{error}.\nIn brackets: the smallest card that is enough, of {sizes} GB; "
+            "--memory 24GB asks for one."
+        )
+        return
+
+    def load(form: Dense, sequences: int) -> str:
+        try:
+            tokens = longest_context(
+                config,
+                precision=precision,
+                dense=form,
+                kv_cache_dtype=kv_cache_dtype,
+                device="cuda",
+                max_sequences=sequences,
+                memory=memory,
+                q8_0=q8_0,
+            )
+        except MemoryError:
+            return "cannot be loaded"
+        return f"context up to {tokens:,}"
+
+    def fits(nbytes: int) -> str:
+        return "fits" if nbytes <= usable else "no"
+
+    for form, rows in tables.items():
+        yield _table(rows, fits)
+        yield Text(
+            f"{MAX_SEQUENCES} sequences that share pages, as load has it: "
+            f"{load(form, MAX_SEQUENCES)}"
+        )
+        yield Text(f"1 sequence, max_sequences=1: {load(form, 1)}")
+    card = "the card" if memory is None else format_bytes(memory)
+    yield Text(f"Of {card} {format_bytes(max(0, usable))} can be planned with (docs/cuda.md).")
+
+
+def _table(rows: Sequence[Sequence[MemoryEstimate]], verdict: Callable[[int], str]) -> object:
+    from rich.table import Table
+
+    first = rows[0][0]
+    title = f"GB on a card, precision {first.precision}, dense {first.dense}"
+    if first.kv_cache_dtype != "auto":
+        title += f", KV cache {first.kv_cache_dtype}"
+    table = Table(
+        title=f"{title}; weights {format_bytes(first.weight_bytes)}", title_justify="left"
+    )
+    table.add_column("context", justify="right")
+    for estimate in rows[0]:
+        n = estimate.max_sequences
+        table.add_column(f"{n} sequence{'s' if n > 1 else ''}", justify="right")
+    for row in rows:
+        cells = [f"{e.total_bytes / 1e9:.2f} {verdict(e.total_bytes)}" for e in row]
+        table.add_row(f"{row[0].context_length:,}", *cells)
+    return table
