@@ -14,18 +14,14 @@ import struct
 import sys
 from pathlib import Path
 
-_SYMBOL_TABLE = 2  # SHT_SYMTAB
-_FUNCTIONS = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
+
+def _text(data: bytes, at: int) -> str:
+    return data[at : data.index(b"\0", at)].decode()
 
 
-def defined_functions(elf: bytes) -> list[str]:
-    """Return the mangled names of the functions that a 64-bit little-endian ELF object defines.
-
-    Raises:
-        ValueError: the bytes are something else.
-    """
-    if elf[:6] != b"\x7fELF\x02\x01":
-        raise ValueError(f"expected a 64-bit little-endian ELF object, got {elf[:6]!r}")
+def _in_elf(elf: bytes) -> list[str]:
+    symbol_table = 2  # SHT_SYMTAB
+    functions = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
     (sections_at,) = struct.unpack_from("<Q", elf, 0x28)
     size, count = struct.unpack_from("<HH", elf, 0x3A)
     # type, offset, size, link
@@ -38,21 +34,79 @@ def defined_functions(elf: bytes) -> list[str]:
     ]
     names = []
     for kind, offset, length, link in sections:
-        if kind != _SYMBOL_TABLE:
+        if kind != symbol_table:
             continue
-        strings = sections[link][1]
         for at in range(offset, offset + length, 24):
             name, info, _, section = struct.unpack_from("<IBBH", elf, at)
-            if info & 15 in _FUNCTIONS and section != 0:
-                start = strings + name
-                names.append(elf[start : elf.index(b"\0", start)].decode())
+            if info & 15 in functions and section != 0:
+                names.append(_text(elf, sections[link][1] + name))
     return names
 
 
-def strangers(elf: bytes, namespace: str) -> list[str]:
+def _in_coff(coff: bytes) -> list[str]:
+    function = 0x20
+    table, count = struct.unpack_from("<II", coff, 8)
+    names = []
+    i = 0
+    while i < count:
+        at = table + i * 18
+        section, kind, _, n_further = struct.unpack_from("<hHBB", coff, at + 12)
+        if kind == function and section > 0:
+            zeros, offset = struct.unpack_from("<II", coff, at)  # zeros: a name of more than 8
+            short = coff[at : at + 8].rstrip(b"\0").decode()
+            names.append(short if zeros else _text(coff, table + count * 18 + offset))
+        i += 1 + n_further
+    return names
+
+
+def _in_macho(macho: bytes) -> list[str]:
+    segment, symbol_table = 0x19, 0x02  # LC_SEGMENT_64, LC_SYMTAB
+    stab, kinds, in_section = 0xE0, 0x0E, 0x0E  # N_STAB, N_TYPE, N_SECT
+    (n_commands,) = struct.unpack_from("<I", macho, 16)
+    at = 32
+    sections = []
+    names = []
+    for _ in range(n_commands):
+        command, size = struct.unpack_from("<II", macho, at)
+        if command == segment:
+            (n_sections,) = struct.unpack_from("<I", macho, at + 64)
+            sections += [macho[at + 72 + i * 80 :][:16].rstrip(b"\0") for i in range(n_sections)]
+        if command == symbol_table:
+            symbols, count, strings = struct.unpack_from("<III", macho, at + 8)
+            for symbol in range(symbols, symbols + count * 16, 16):
+                name, kind, section = struct.unpack_from("<IBB", macho, symbol)
+                is_defined = kind & stab == 0 and kind & kinds == in_section
+                # Labels of the assembler begin with l or L.
+                text = _text(macho, strings + name)
+                if is_defined and sections[section - 1] == b"__text" and text.startswith("_"):
+                    names.append(text[1:])
+        at += size
+    return names
+
+
+_READERS = {
+    b"\x7fELF\x02\x01": _in_elf,
+    b"\x64\x86": _in_coff,  # its first bytes are the processor: x86-64
+    b"\xcf\xfa\xed\xfe": _in_macho,
+}
+
+
+def defined_functions(data: bytes) -> list[str]:
+    """Return the mangled names of the functions that an object defines.
+
+    Raises:
+        ValueError: it is neither 64-bit little-endian ELF or Mach-O nor COFF for x86-64.
+    """
+    for magic, read in _READERS.items():
+        if data.startswith(magic):
+            return read(data)
+    raise ValueError(f"expected a 64-bit ELF, Mach-O or COFF object, got {data[:6]!r}")
+
+
+def strangers(data: bytes, namespace: str) -> list[str]:
     """Return the functions that the object defines outside gptoss::cpu::`namespace`."""
     inside = f"6gptoss3cpu{len(namespace)}{namespace}"
-    return [name for name in defined_functions(elf) if inside not in name]
+    return [name for name in defined_functions(data) if inside not in name]
 
 
 def main(paths: list[str]) -> int:

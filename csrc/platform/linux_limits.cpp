@@ -8,14 +8,12 @@
 #include <set>
 #include <sstream>
 
+#include "platform/cores.h"
+
 namespace gptoss::platform {
 namespace {
 
 constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-
-// With fewer cores the second CPU of each counts: there is memory speed left, and waiting to hide.
-// Not measured: no machine with siblings was at hand.
-constexpr int kFewCores = 4;
 
 // The number in a one-line file; kNone for "max", for what is as good as none, and without a file.
 int64_t read_limit(const std::string& path) {
@@ -121,8 +119,7 @@ int threads_for_cpus(const std::string& root, const std::vector<int>& cpus) {
     }
     cores.insert(siblings);
   }
-  const auto n_cores = static_cast<int>(cores.size());
-  return n_cores < kFewCores ? static_cast<int>(cpus.size()) : n_cores;
+  return threads_for_cores(static_cast<int>(cores.size()), static_cast<int>(cpus.size()));
 }
 
 }  // namespace gptoss::platform

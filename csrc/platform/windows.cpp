@@ -3,10 +3,16 @@
 #include <windows.h>
 //
 #include <algorithm>
+#include <bit>
+#include <cstddef>
 #include <limits>
+#include <memory>
 #include <string>
 #include <system_error>
+#include <thread>
+#include <vector>
 
+#include "platform/cores.h"
 #include "platform/platform.h"
 
 namespace gptoss::platform {
@@ -34,6 +40,37 @@ int64_t size_of(HANDLE file) {
   LARGE_INTEGER size{};
   if (!GetFileSizeEx(file, &size)) fail(GetLastError());
   return size.QuadPart;
+}
+
+// CPUs of each core that this process may use. All of them count where it runs in several groups of
+// processors, of 64 each: the mask is then of one of them, or zero.
+std::vector<int> cpus_of_cores() {
+  const HANDLE process = GetCurrentProcess();
+  DWORD_PTR ours = 0, all = 0;
+  USHORT n_groups = 1, group = 0;
+  const bool in_several_groups = !GetProcessGroupAffinity(process, &n_groups, &group) &&
+                                 GetLastError() == ERROR_INSUFFICIENT_BUFFER;
+  const bool in_one_group =
+      !in_several_groups && GetProcessAffinityMask(process, &ours, &all) && ours != 0;
+  DWORD size = 0;
+  GetLogicalProcessorInformationEx(RelationProcessorCore, nullptr, &size);
+  const auto bytes = std::make_unique<std::byte[]>(size);
+  const auto at = [&](DWORD offset) {
+    return reinterpret_cast<SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX*>(bytes.get() + offset);
+  };
+  std::vector<int> counts;
+  if (!GetLogicalProcessorInformationEx(RelationProcessorCore, at(0), &size)) return counts;
+  for (DWORD offset = 0; offset < size; offset += at(offset)->Size) {
+    const PROCESSOR_RELATIONSHIP& core = at(offset)->Processor;
+    int count = 0;
+    for (WORD i = 0; i < core.GroupCount; ++i) {
+      const GROUP_AFFINITY& cpus = core.GroupMask[i];
+      if (!in_one_group) count += std::popcount(cpus.Mask);
+      if (in_one_group && cpus.Group == group) count += std::popcount(cpus.Mask & ours);
+    }
+    counts.push_back(count);
+  }
+  return counts;
 }
 
 // A mapped file cannot be cut on Windows, nor replaced while it is open, unless everybody who opens
@@ -96,19 +133,24 @@ int64_t process_id() { return GetCurrentProcessId(); }
 void at_fork(void (*)(), void (*)(), void (*)()) {}
 
 int usable_cpus() {
-  DWORD_PTR ours = 0, all = 0;
-  int count = 0;
-  // Zero where the process runs in several groups of processors, of 64 each.
-  if (GetProcessAffinityMask(GetCurrentProcess(), &ours, &all)) {
-    for (; ours != 0; ours &= ours - 1) ++count;
+  int n_cores = 0, n_cpus = 0;
+  for (const int cpus : cpus_of_cores()) {
+    n_cpus += cpus;
+    if (cpus != 0) ++n_cores;
   }
-  if (count == 0) count = static_cast<int>(GetActiveProcessorCount(ALL_PROCESSOR_GROUPS));
-  return std::max(1, count);
+  if (n_cpus == 0) n_cpus = static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, threads_for_cores(n_cores, n_cpus));
 }
 
 bool has_arm_dot_products() {
   constexpr DWORD kDotProduct = 43;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
   return IsProcessorFeaturePresent(kDotProduct) != 0;
+}
+
+// A Windows that does not know the number says no.
+bool has_arm_matrix_products() {
+  constexpr DWORD kI8mm = 66;  // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
+  return IsProcessorFeaturePresent(kI8mm) != 0;
 }
 
 // Windows 11 gives the tiles to a process that asks; looked up, as older ones lack the call.

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -169,6 +170,41 @@ class TestWhatABuildSays:
         assert len([line for line in run.stderr.splitlines() if wrong in line]) == 1
 
 
+def coff_object(symbols: list[tuple[str, int, int]]) -> bytes:
+    """Return an object for x86-64 without sections; symbols are name, section and type."""
+    table, names = b"", b""
+    for name, section, kind in symbols:
+        encoded = name.encode()
+        if len(encoded) > 8:
+            at = 4 + len(names)
+            names += encoded + b"\0"
+            encoded = struct.pack("<II", 0, at)
+        # Each with a further record, which is no symbol.
+        table += struct.pack("<8sIhHBB", encoded, 0, section, kind, 2, 1) + b"\xff" * 18
+    header = struct.pack("<HHIIIHH", 0x8664, 0, 0, 20, len(table) // 18, 0, 0)
+    return header + table + struct.pack("<I", 4 + len(names)) + names
+
+
+def macho_file(commands: list[bytes], after: bytes = b"") -> bytes:
+    size = sum(map(len, commands))
+    head = struct.pack("<8I", 0xFEEDFACF, 0, 0, 0, len(commands), size, 0, 0)
+    return head + b"".join(commands) + after
+
+
+def macho_object(sections: list[str], symbols: list[tuple[str, int, int, int]]) -> bytes:
+    """Return an object whose symbols are name, type, section and description."""
+    named = b"".join(name.encode().ljust(80, b"\0") for name in sections)
+    segment = struct.pack("<II56xII", 0x19, 72 + len(named), len(sections), 0) + named
+    table, names = b"", b"\0"
+    for name, kind, section, description in symbols:
+        table += struct.pack("<IBBHQ", len(names), kind, section, description, 0)
+        names += name.encode() + b"\0"
+    begin = 32 + len(segment) + 24
+    end = begin + len(table)
+    table_command = struct.pack("<6I", 0x02, 24, begin, len(symbols), end, len(names))
+    return macho_file([segment, table_command], table + names)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF objects")
 class TestSymbols:
     def compile(self, folder: Path, source: str) -> bytes:
@@ -198,8 +234,32 @@ class TestSymbols:
         found = load_tool("check_symbols.py").strangers(elf, "avx2")
         assert found == ["_ZN6gptoss6sharedEi"]
 
+    def test_coff(self) -> None:
+        inside = "_ZN6gptoss3cpu4avx25outerEv"
+        coff = coff_object(
+            [(inside, 1, 0x20), ("main", 1, 0x20), ("data", 1, 0), ("puts", 0, 0x20)]
+        )
+        check_symbols = load_tool("check_symbols.py")
+        assert check_symbols.defined_functions(coff) == [inside, "main"]
+        assert check_symbols.strangers(coff, "avx2") == ["main"]
+
+    def test_macho(self) -> None:
+        inside = "_ZN6gptoss3cpu4neon5outerEv"
+        defined, undefined = 0x0F, 0x01
+        symbols = [
+            ("_" + inside, defined, 1, 0),
+            ("_main", defined, 1, 0),
+            ("ltmp0", 0x0E, 1, 0),  # a label
+            ("_data", defined, 2, 0),
+            ("_puts", undefined, 0, 0),
+        ]
+        macho = macho_object(["__text", "__const"], symbols)
+        check_symbols = load_tool("check_symbols.py")
+        assert check_symbols.defined_functions(macho) == [inside, "main"]
+        assert check_symbols.strangers(macho, "neon") == ["main"]
+
     def test_something_else_than_an_object(self) -> None:
-        with pytest.raises(ValueError, match="expected a 64-bit little-endian ELF object"):
+        with pytest.raises(ValueError, match="expected a 64-bit ELF, Mach-O or COFF object"):
             load_tool("check_symbols.py").defined_functions(b"!<arch>\n")
 
 
@@ -238,6 +298,55 @@ class TestWheels:
     def test_no_python(self, tmp_path: Path, build_wheels: ModuleType) -> None:
         with pytest.raises(SystemExit, match=r"expected a Python that runs, got .*nothing"):
             build_wheels.ask_python(str(tmp_path / "nothing"))
+
+    def test_what_a_module_for_macos_needs(self, build_wheels: ModuleType) -> None:
+        name = b"/usr/lib/libSystem.B.dylib\0".ljust(32, b"\0")
+        library = struct.pack("<6I", 0x0C, 24 + len(name), 24, 0, 0, 0) + name
+        version = struct.pack("<6I", 0x32, 24, 1, 11 << 16, 14 << 16, 0)
+        signature = struct.pack("<4I", 0x1D, 16, 0, 0)
+        found = build_wheels.MachO.read(macho_file([library, version, signature]))
+        assert found == build_wheels.MachO(
+            "11.0", ("/usr/lib/libSystem.B.dylib",), (), is_signed=True
+        )
+        found.check()
+        newer = struct.pack("<6I", 0x32, 24, 1, 13 << 16 | 3 << 8, 14 << 16, 0)
+        for commands in ([library, newer, signature], [library, version], [version, signature]):
+            wrong = build_wheels.MachO.read(macho_file(commands))
+            with pytest.raises(SystemExit, match=r"expected MachO\(minimum='11.0'"):
+                wrong.check()
+        with pytest.raises(ValueError, match="expected a 64-bit little-endian Mach-O file"):
+            build_wheels.MachO.read(b"\x7fELF")
+
+    def test_symbols_that_macos_would_look_up_anywhere(self, build_wheels: ModuleType) -> None:
+        undefined, of_library = 0x01, 1 << 8
+        symbols = [
+            ("_PyList_New", undefined, 0, 0),
+            ("__Py_Dealloc", undefined, 0, 254 << 8),
+            ("_malloc", undefined, 0, of_library),
+            ("_main", 0x0F, 1, 0),
+            ("__ZNSt3__16thread4joinEv", undefined, 0, 254 << 8),
+        ]
+        found = build_wheels.MachO.read(macho_object(["__text"], symbols))
+        assert found.strangers == ("__ZNSt3__16thread4joinEv",)
+
+    def test_what_windows_python_exports(self, tmp_path: Path, build_wheels: ModuleType) -> None:
+        (tmp_path / "Python.h").write_text(
+            "PyAPI_FUNC(PyObject *) PyList_New(Py_ssize_t size);\n"
+            "PyAPI_DATA(PyTypeObject) PyList_Type;\nint PyList_Size;\n"
+        )
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "inner" / "list.h").write_text("PyAPI_FUNC(int)\n    PyList_Sort(PyObject *);")
+        names = build_wheels.exported_names(tmp_path)
+        assert names == ["PyList_New", "PyList_Sort", "PyList_Type DATA"]
+
+    def test_names_of_wheels(self, build_wheels: ModuleType) -> None:
+        platforms = {name: target.platform for name, target in build_wheels.TARGETS.items()}
+        assert platforms == {
+            "linux-x86_64": "linux_x86_64",
+            "linux-aarch64": "linux_aarch64",
+            "windows": "win_amd64",
+            "macos": "macosx_11_0_arm64",
+        }
 
     def test_pythons_are_those_of_the_package(self, build_wheels: ModuleType) -> None:
         text = (ROOT / "pyproject.toml").read_text()
