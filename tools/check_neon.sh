@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The native tests built for aarch64 and run under qemu; the NEON kernels must give the bits that
-# this machine's AVX2 and AVX-512 kernels give. Needs g++-aarch64-linux-gnu and qemu-user.
+# this machine's AVX2 and AVX-512 kernels give. Needs g++-aarch64-linux-gnu and qemu-user, whose
+# processor `max` has dot products and I8MM.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,11 +13,16 @@ check() { # build folder, emulator, further arguments for cmake
     -DGPTOSS_NATIVE_TESTS=ON "${@:3}" >/dev/null
   cmake --build "$1" --target gptoss_native_tests -j "$(nproc)" >/dev/null
   tools/check_symbols.py "$1"/CMakeFiles/gptoss_core.dir/csrc/cpu/isa/*.o
-  $2 "$1/tests/native/gptoss_native_tests" --checksums "$1/checksums"
+  $2 "$1/tests/native/gptoss_native_tests" --checksums "$1/checksums" | tee "$1/output"
 }
 
-GPTOSS_TEST_EMULATED=1 check build-neon qemu-aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+GPTOSS_TEST_EMULATED=1 check build-neon "qemu-aarch64 -cpu max" \
+  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
   -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static
+grep -q '^ran on neon_i8mm, neon_dotprod, neon,' build-neon/output || {
+  echo "tools/check_neon.sh: not every NEON variant was tested" >&2
+  exit 1
+}
 if grep -qw avx2 /proc/cpuinfo; then
   check build-native ""
   diff build-native/checksums build-neon/checksums

@@ -53,8 +53,10 @@ def _in_coff(coff: bytes) -> list[str]:
         section, kind, _, n_further = struct.unpack_from("<hHBB", coff, at + 12)
         if kind == function and section > 0:
             zeros, offset = struct.unpack_from("<II", coff, at)  # zeros: a name of more than 8
-            short = coff[at : at + 8].rstrip(b"\0").decode()
-            names.append(short if zeros else _text(coff, table + count * 18 + offset))
+            if zeros == 0:
+                names.append(_text(coff, table + count * 18 + offset))
+            else:
+                names.append(coff[at : at + 8].rstrip(b"\0").decode())
         i += 1 + n_further
     return names
 

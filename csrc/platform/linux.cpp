@@ -56,6 +56,15 @@ bool has_arm_dot_products() {
 #endif
 }
 
+bool has_arm_matrix_products() {
+#if defined(__aarch64__)
+  constexpr unsigned long kI8mm = 1ul << 13;  // HWCAP2_I8MM; headers before Linux 5.10 lack it
+  return (getauxval(AT_HWCAP2) & kI8mm) != 0;
+#else
+  return false;
+#endif
+}
+
 bool request_amx_tiles() {
 #if defined(__x86_64__)
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM

@@ -49,6 +49,8 @@ int usable_cpus() {
 
 bool has_arm_dot_products() { return system_number("hw.optional.arm.FEAT_DotProd") != 0; }
 
+bool has_arm_matrix_products() { return system_number("hw.optional.arm.FEAT_I8MM") != 0; }
+
 bool request_amx_tiles() { return false; }
 
 int64_t available_memory() {

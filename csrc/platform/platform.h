@@ -27,9 +27,10 @@ void at_fork(void (*before)(), void (*in_parent)(), void (*in_child)());
 // there are several cores of two CPUs, and on a Mac only the fast ones. At least 1.
 int usable_cpus();
 
-// Whether the processor is an ARM with dot products of int8 (ASIMDDP), which 64-bit ARM need not
-// have.
+// Whether the processor is an ARM with what 64-bit ARM need not have: dot products of int8
+// (ASIMDDP), products of int8 matrices (I8MM).
 bool has_arm_dot_products();
+bool has_arm_matrix_products();
 // Asks for the registers of AMX; false if the system does not give them.
 bool request_amx_tiles();
 

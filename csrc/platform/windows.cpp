@@ -147,6 +147,12 @@ bool has_arm_dot_products() {
   return IsProcessorFeaturePresent(kDotProduct) != 0;
 }
 
+// A Windows that does not know the number says no.
+bool has_arm_matrix_products() {
+  constexpr DWORD kI8mm = 66;  // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE
+  return IsProcessorFeaturePresent(kI8mm) != 0;
+}
+
 // Windows 11 gives the tiles to a process that asks; looked up, as older ones lack the call.
 bool request_amx_tiles() {
   constexpr DWORD64 kTileData = DWORD64{1} << 18;  // XSTATE_MASK_AMX_TILE_DATA

@@ -295,6 +295,12 @@ Weights mxfp4_weights(Random& random, int n, int k) {
   return weights;
 }
 
+// Where element i of a row of int8 weights is (core/q8.h).
+int q8_code_place(int k, int i) {
+  const int in_group = std::min(4, k / 32 - i / 128 * 4);
+  return i / 128 * 128 + i % 2 * 16 * in_group + i % 128 / 32 * 16 + i % 32 / 2;
+}
+
 Weights q8_weights(const Kernels& kernels, Random& random, int n, int k) {
   const Weights exact = bf16_weights(random, n, k);
   Weights weights;
@@ -309,8 +315,7 @@ Weights q8_weights(const Kernels& kernels, Random& random, int n, int k) {
     GPTOSS_CHECK(codes.intact(), kernels.name);
     const std::vector<int8_t> found = codes.values();
     for (int i = 0; i < k; ++i) {
-      const int in_group = std::min(4, k / 32 - i / 128 * 4);
-      const int place = i / 128 * 128 + i % 2 * 16 * in_group + i % 128 / 32 * 16 + i % 32 / 2;
+      const int place = q8_code_place(k, i);
       const double scale = bf16_to_float(scales[static_cast<size_t>(i / 32)]);
       weights.values.push_back(found[static_cast<size_t>(place)] * scale / 2);
       GPTOSS_CHECK(is_near(weights.values.back(), exact.values[static_cast<size_t>(row) * k + i],
@@ -321,6 +326,28 @@ Weights q8_weights(const Kernels& kernels, Random& random, int n, int k) {
     weights.bytes.insert(weights.bytes.end(), code_bytes, code_bytes + k);
     const auto* const scale_bytes = reinterpret_cast<const uint8_t*>(scales.data());
     weights.scales.insert(weights.scales.end(), scale_bytes, scale_bytes + 2 * blocks);
+  }
+  return weights;
+}
+
+// Every code, -128 among them, and scales of either sign: such as a file may hold.
+Weights q8_0_weights(Random& random, int n, int k) {
+  Weights weights;
+  for (int row = 0; row < n; ++row) {
+    const size_t first = weights.bytes.size();
+    for (int i = 0; i < k; ++i) weights.bytes.push_back(static_cast<uint8_t>(random.below(256)));
+    std::vector<float> scales;
+    for (int b = 0; b < k / 32; ++b) {
+      const uint16_t half = float_to_half(random.uniform() * 0x1p-7f);
+      scales.push_back(half_to_float(half));
+      weights.scales.push_back(static_cast<uint8_t>(half & 255));
+      weights.scales.push_back(static_cast<uint8_t>(half >> 8));
+    }
+    for (int i = 0; i < k; ++i) {
+      const size_t place = first + static_cast<size_t>(q8_code_place(k, i));
+      const auto code = static_cast<int8_t>(weights.bytes[place]);
+      weights.values.push_back(static_cast<double>(scales[static_cast<size_t>(i / 32)]) * code);
+    }
   }
   return weights;
 }
@@ -363,6 +390,7 @@ constexpr Kind kBf12 = {Format::bf12, Inputs::fast};
 constexpr Kind kMxfp4 = {Format::mxfp4, Inputs::exact};
 constexpr Kind kMxfp4Fast = {Format::mxfp4, Inputs::fast};
 constexpr Kind kQ8 = {Format::q8, Inputs::fast};
+constexpr Kind kQ80 = {Format::q8_0, Inputs::fast};
 
 const cpu::Matmul& matmul_of(const Kernels& kernels, Kind kind) {
   return kernels.matmul(kind.format, kind.inputs);
@@ -376,8 +404,8 @@ Weights make_weights(const Kernels& kernels, Format format, Random& random, int 
       return bf12_weights(random, n, k);
     case Format::q8:
       return q8_weights(kernels, random, n, k);
-    case Format::q8_0:  // made from files alone: tests/unit/test_ops.py has it
-      throw std::logic_error("no weights of this format here");
+    case Format::q8_0:
+      return q8_0_weights(random, n, k);
     case Format::mxfp4:
       break;
   }
@@ -445,8 +473,8 @@ std::vector<double> packed_values(const Kernels& kernels, Kind kind, const std::
   return values;
 }
 
-// One case: all rows and tokens at once against double, then each row and each token alone
-// against the bits of the whole.
+// One case: all rows and tokens at once against double, then each row and each token alone, and the
+// second half of the rows, against the bits of the whole.
 void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, bool accumulate) {
   const std::string name = std::string("matmul_") + name_of(kind.format) +
                            (kind.inputs == Inputs::exact ? "_exact" : "_fast");
@@ -470,7 +498,7 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
   const cpu::Matmul& matmul = matmul_of(kernels, kind);
   MatmulTask task{};
   task.w = {.format = kind.format, .n = n, .k = k, .data = bytes.data(), .scales = scales.data()};
-  task.bias = n % 2 == 0 ? nullptr : bias_input.data();
+  task.bias = (n + k / 32) % 2 == 0 ? nullptr : bias_input.data();
   task.accumulate = accumulate;
 
   const float start = 0.25f;
@@ -524,10 +552,17 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
     const std::vector<float> alone = compute(t, 1, 0, n);
     GPTOSS_CHECK(same_bits(alone, {found.data() + size(t, n), alone.size()}), where());
   }
-  for (int row = 0; row < n; ++row) {
-    const std::vector<float> alone = compute(0, tokens, row, row + 1);
-    for (int t = 0; t < tokens; ++t) GPTOSS_CHECK(alone[t] == found[size(t, n) + row], where());
-  }
+  const auto check_rows = [&](int begin, int end) {
+    const std::vector<float> rows = compute(0, tokens, begin, end);
+    for (int t = 0; t < tokens; ++t) {
+      const auto count = static_cast<size_t>(end - begin);
+      GPTOSS_CHECK(same_bits({rows.data() + size(t, end - begin), count},
+                             {found.data() + size(t, n) + static_cast<size_t>(begin), count}),
+                   where());
+    }
+  };
+  for (int row = 0; row < n; ++row) check_rows(row, row + 1);
+  check_rows(n / 2, n);
 }
 
 GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
@@ -555,21 +590,24 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
   }
 }
 
-// Panels of 16 or 32 rows serve from 4 to 12 tokens on; tiles are of 2 to 16 tokens, chunks of 16
-// or 32 blocks.
+// Panels of 8, 16 or 32 rows serve from 4 to 12 tokens on; tiles are of 2 to 16 tokens, chunks of
+// 16 or 32 blocks, and 128 tokens pass at once.
 GPTOSS_TEST(int8_matmul_agrees_with_double_and_rows_are_independent) {
   for (const Kernels* kernels : supported_kernels()) {
     for (const Kind kind : {kMxfp4Fast, kQ8}) {
-      for (const int tokens : {1, 3, 4, 7, 8, 9, 13, 17}) {
-        for (const int n : {1, 4, 5, 16, 17, 32}) {
+      for (const int tokens : {1, 3, 4, 6, 7, 8, 9, 13, 17}) {
+        for (const int n : {1, 5, 8, 16, 17, 32}) {
           for (const int k : {32, 64, 96, 128, 160}) {
             check_matmul(*kernels, kind, tokens, n, k, (n + k) % 3 == 0);
           }
         }
       }
-      check_matmul(*kernels, kind, 67, 32, 32, false);
+      check_matmul(*kernels, kind, 131, 32, 32, false);
       check_matmul(*kernels, kind, 12, 32, 1024 + 96, false);
       check_matmul(*kernels, kind, 2, 3, 2880, false);
+    }
+    for (const int tokens : {1, 7, 13}) {
+      for (const int n : {5, 32}) check_matmul(*kernels, kQ80, tokens, n, 160, n == 5);
     }
   }
 }

@@ -799,7 +799,9 @@ class TestAccess:
                 ".map(node => [node.scrollWidth, node.clientWidth])"
             )
             assert all(scrolled <= client for scrolled, client in sizes)
-            page.until("getComputedStyle(document.getElementById('sidebar')).visibility == 'hidden'")
+            page.until(
+                "getComputedStyle(document.getElementById('sidebar')).visibility == 'hidden'"
+            )
             page.click("#toggle-sidebar")
             page.until("getComputedStyle(document.getElementById('sidebar')).translate != '-100%'")
             assert page.find("#new-chat").is_displayed()

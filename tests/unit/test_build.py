@@ -236,8 +236,9 @@ class TestSymbols:
 
     def test_coff(self) -> None:
         inside = "_ZN6gptoss3cpu4avx25outerEv"
+        long = "x" * 400  # so that the next name's place in the file is no text
         coff = coff_object(
-            [(inside, 1, 0x20), ("main", 1, 0x20), ("data", 1, 0), ("puts", 0, 0x20)]
+            [(long, 1, 0), (inside, 1, 0x20), ("main", 1, 0x20), ("data", 1, 0), ("puts", 0, 0x20)]
         )
         check_symbols = load_tool("check_symbols.py")
         assert check_symbols.defined_functions(coff) == [inside, "main"]

@@ -13,6 +13,22 @@
 namespace gptoss::cpu {
 namespace {
 
+#if defined(__x86_64__) || defined(__aarch64__)
+
+class Requirements {
+ public:
+  Requirements& need(bool present, const char* feature) {
+    if (!present) missing_ += (missing_.empty() ? "" : ", ") + std::string(feature);
+    return *this;
+  }
+  const std::string& missing() const { return missing_; }
+
+ private:
+  std::string missing_;
+};
+
+#endif
+
 #if defined(__x86_64__)
 
 // The registers that the operating system saves on a context switch (XCR0).
@@ -43,18 +59,6 @@ struct Cpuid {
     }
     if (leaf1_ecx & (1u << 27)) xcr0 = saved_state();  // OSXSAVE
   }
-};
-
-class Requirements {
- public:
-  Requirements& need(bool present, const char* feature) {
-    if (!present) missing_ += (missing_.empty() ? "" : ", ") + std::string(feature);
-    return *this;
-  }
-  const std::string& missing() const { return missing_; }
-
- private:
-  std::string missing_;
 };
 
 std::vector<Isa> detect() {
@@ -96,10 +100,14 @@ std::vector<Isa> detect() {
 
 // Baseline ARMv8-A has all that the NEON kernels use.
 std::vector<Isa> detect() {
-  return {
-      {&kScalarKernels, 0, ""},
-      {&kNeonKernels, 20, ""},
-      {&kNeonDotprodKernels, 40, platform::has_arm_dot_products() ? "" : "dot product (ASIMDDP)"}};
+  Requirements dotprod;
+  dotprod.need(platform::has_arm_dot_products(), "dot product (ASIMDDP)");
+  Requirements i8mm = dotprod;
+  i8mm.need(platform::has_arm_matrix_products(), "matrix products of int8 (I8MM)");
+  return {{&kScalarKernels, 0, ""},
+          {&kNeonKernels, 20, ""},
+          {&kNeonDotprodKernels, 40, dotprod.missing()},
+          {&kNeonI8mmKernels, 60, i8mm.missing()}};
 }
 
 #else

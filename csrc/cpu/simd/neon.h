@@ -1,5 +1,5 @@
 // F32x16 as four 128-bit registers. Baseline ARMv8-A; compiled once more with the dot-product
-// instructions of ARMv8.2, which give the same sums.
+// instructions of ARMv8.2, which give the same sums, and again beside panels of I8MM.
 #pragma once
 
 #include <arm_neon.h>
