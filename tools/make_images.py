@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from xml.sax.saxutils import escape
 
 from rich.console import Console
@@ -31,7 +32,7 @@ from gptoss.checkpoint.memory import estimate_config
 from gptoss.cli.chart import Panel, bar_chart
 from gptoss.published import PUBLISHED
 from inside_pictures import attention, experts
-from update_snippets import environment, without_speed, write_command
+from update_snippets import ISA, environment, without_speed, write_command
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -182,10 +183,14 @@ def memory() -> str:
     }
     panels = []
     for name, config in PUBLISHED.items():
-        series = {
-            title: [estimate_config(name, config, n, **form).total_bytes / 1e9 for n in contexts]
-            for title, form in forms.items()
-        }
+        # A step's workspace depends on the instruction set.
+        with patch.dict(os.environ, GPTOSS_ISA=ISA):
+            series = {
+                title: [
+                    estimate_config(name, config, n, **form).total_bytes / 1e9 for n in contexts
+                ]
+                for title, form in forms.items()
+            }
         labels = [f"{n:,} tokens" for n in contexts]
         panels.append(Panel(f"{name.partition('/')[2]} (GB)", labels, series))
     return bar_chart("Memory by context", "estimate for one request on the CPU", panels)
