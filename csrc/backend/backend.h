@@ -17,6 +17,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -153,8 +154,11 @@ class Backend {
 // What is to have a place beside the weights, where a device's memory may not hold them all.
 struct Room {
   StepLimits limits{};
-  std::vector<int> n_pages;     // [group]
-  int64_t kv_memory_bytes = 0;  // for the pages of the first group instead; 0: n_pages
+  std::vector<int64_t> n_pages;  // [group]
+  int64_t kv_memory_bytes = 0;   // that the first group's pages may take at most; 0: any
+  // Throws OutOfMemory if what is left, by plan(), is too little for any KV cache that was asked
+  // for. Empty: not known.
+  std::function<void(const std::function<MemoryPlan(const StepLimits&)>& plan)> check_kv_cache;
 };
 
 // In BackendOptions.cpu_experts: none where everything fits, else as few as let the rest fit.

@@ -48,7 +48,9 @@ std::vector<BackendInfo> list_backends() {
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options) {
   if (device != "auto") return entry_of(device).make(std::move(weights), options);
-  // The first that is available and can have this model; why others cannot is said once.
+  // The first that is available and can have this model; why others cannot is said once. Experts
+  // are left to the CPU by a GPU only, so what a GPU says is all there is to say.
+  const bool has_cpu_experts = options.cpu_experts != kFewestCpuExperts;
   std::string reasons;
   for (const Entry& entry : kBackends) {
     const BackendInfo info = entry.info();
@@ -58,9 +60,10 @@ std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights
       if (!reasons.empty()) std::cerr << "gptoss: runs on " << info.name << ": " << reasons << '\n';
       return backend;
     } catch (const BackendError& error) {
+      if (has_cpu_experts) throw;
       reasons = error.what();
     } catch (const OutOfMemory& error) {
-      if (&entry == &kBackends[std::size(kBackends) - 1]) throw;
+      if (has_cpu_experts || &entry == &kBackends[std::size(kBackends) - 1]) throw;
       reasons = error.what();
     }
   }

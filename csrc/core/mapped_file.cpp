@@ -33,9 +33,15 @@ void MappedFile::check() const {
 }
 
 void MappedFiles::check() const {
+  for (const auto& file : lock()) file->check();
+}
+
+std::vector<std::shared_ptr<const MappedFile>> MappedFiles::lock() const {
+  std::vector<std::shared_ptr<const MappedFile>> mapped;
   for (const auto& file : files_) {
-    if (const auto mapped = file.lock()) mapped->check();
+    if (auto held = file.lock()) mapped.push_back(std::move(held));
   }
+  return mapped;
 }
 
 LazyMemory::LazyMemory(int64_t size_bytes) {

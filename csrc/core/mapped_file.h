@@ -34,16 +34,18 @@ class MappedFile {
 };
 
 // The files that a model's weights are mapped from. Looks after those that are still mapped, and
-// keeps none of them.
+// keeps none of them beyond a call.
 class MappedFiles {
  public:
   void add(std::weak_ptr<const MappedFile> file) { files_.push_back(std::move(file)); }
   // Throws as MappedFile::check() does. A system call for each file.
   void check() const;
   // Returns f(), which reads the weights; throws as check() does if bytes are missing before it, or
-  // are after it, whatever f() made of the zeros in their place.
+  // are after it, whatever f() made of the zeros in their place. Files stay mapped until then, also
+  // where f() lets go of them.
   template <class F>
   auto guard(F&& f) const {
+    const std::vector<std::shared_ptr<const MappedFile>> held = lock();
     check();
     try {
       auto result = f();
@@ -56,6 +58,8 @@ class MappedFiles {
   }
 
  private:
+  std::vector<std::shared_ptr<const MappedFile>> lock() const;
+
   std::vector<std::weak_ptr<const MappedFile>> files_;
 };
 

@@ -110,12 +110,14 @@ class CudaBackend final : public Backend {
         context_(find_device()),
         source_(std::move(weights)) {
     const Context::Scope scope(context_);
+    // They take memory themselves, so what is free is looked at behind them.
+    stream_.emplace(context_);
+    module_.emplace(context_, embedded_kernels());
     if (options.cpu_experts == kFewestCpuExperts && options.room.limits.max_tokens > 0) {
       scheme_.cpu_experts = count_cpu_experts(*source_, scheme_, options.room, usable());
     }
     check_weights_fit(*source_, scheme_, context_.device(), usable());
-    stream_.emplace(context_);
-    module_.emplace(context_, embedded_kernels());
+    if (options.room.check_kv_cache) check_kv_cache_fits(options.room);
     weights_.emplace(*source_, scheme_);
     if (scheme_.cpu_experts > 0) {
       host_experts_ = cpu::make_host_experts(*source_, scheme_.cpu_experts, options);
@@ -232,6 +234,7 @@ class CudaBackend final : public Backend {
     flight.rows.clear();
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
+    if (cpu_experts_) cpu_experts_->begin(flight_index(id), static_cast<int>(input.tokens.size()));
     guard(flight, [&] {
       FlightMemory& memory = flight_memory(id);
       upload_tables(memory, *input.tables);
@@ -261,7 +264,6 @@ class CudaBackend final : public Backend {
                                           .finite = memory.finite.as<int32_t>(),
                                           .hidden = config_.hidden_size});
       };
-      if (cpu_experts_) cpu_experts_->begin(shape.flight, step.n_tokens);
       for (; shape.segment < forward_->n_segments(); ++shape.segment) {
         if (shape.segment > 0) {
           cpu_experts_->queue(shape.flight, shape.segment - 1, memory_.work);
@@ -340,8 +342,13 @@ class CudaBackend final : public Backend {
         if (cpu_experts_) cpu_experts_->rethrow(flight_index(id));
       });
     }
+    if (flight.error) {
+      // What was queued before the error still reads and writes what the next step will have.
+      stream_->drain();
+      add_time(Phase::device, start);
+      std::rethrow_exception(std::exchange(flight.error, nullptr));
+    }
     add_time(Phase::device, start);
-    if (flight.error) std::rethrow_exception(std::exchange(flight.error, nullptr));
     StepResult result;
     result.abandoned = flight.abandoned;
     if (flight.abandoned) return result;
@@ -390,6 +397,21 @@ class CudaBackend final : public Backend {
                      scheme_.act == Act::f32 ? "f32" : "int8");
     }
     return text;
+  }
+  // In a Scope.
+  void check_kv_cache_fits(const Room& room) const {
+    const int64_t bytes = usable();
+    try {
+      room.check_kv_cache(
+          [&](const StepLimits& limits) { return plan_of(*source_, scheme_, limits, bytes); });
+    } catch (const OutOfMemory& error) {
+      throw OutOfMemory(
+          concat("[cuda] ",
+                 scheme_.cpu_experts == 0
+                     ? ""
+                     : concat("with the experts of ", scheme_.cpu_experts, " layers on the CPU, "),
+                 error.what()));
+    }
   }
   int64_t usable() const { return usable_bytes(context_.free_memory(), context_.device().memory); }
 

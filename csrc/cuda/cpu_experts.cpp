@@ -17,17 +17,25 @@ CpuExperts::CpuExperts(const Context& context, const Stream& stream, HostExperts
       chosen_(context, max_tokens * n_active_ * int64_t{sizeof(int32_t)}, "the CPU's experts"),
       weights_(context, max_tokens * n_active_ * int64_t{sizeof(float)}, "the CPU's experts"),
       y_(context, max_tokens * hidden_ * int64_t{sizeof(float)}, "the CPU's experts"),
-      flights_(static_cast<size_t>(n_flights)) {
+      flights_(static_cast<size_t>(n_flights)),
+      n_layers_(scheme.cpu_experts),
+      queue_(std::make_unique<Queue>()) {
   experts.prepare(max_tokens);
+  queue_->self = this;
   for (int flight = 0; flight < n_flights; ++flight) {
-    for (int layer = 0; layer < scheme.cpu_experts; ++layer) {
-      flights_[static_cast<size_t>(flight)].calls.push_back({this, flight, layer});
+    for (int layer = 0; layer < n_layers_; ++layer) {
+      queue_->calls.push_back({queue_.get(), flight, layer});
     }
   }
 }
 
 CpuExperts::~CpuExperts() {
-  context_.release([&](const Driver& driver) { driver.cuStreamSynchronize(stream_.handle()); });
+  if (!context_.is_own()) return;  // a fork has none of the driver's threads, whatever they held
+  const bool is_done = stream_.drain();
+  const std::lock_guard<std::mutex> lock(queue_->mutex);
+  queue_->self = nullptr;
+  // The driver of a device that failed may still have the calls: they are left to it.
+  if (!is_done) static_cast<void>(queue_.release());
 }
 
 void CpuExperts::begin(int flight, int tokens) {
@@ -44,13 +52,15 @@ void CpuExperts::queue(int flight, int layer, const Workspace& work) {
                    tokens * n_active_ * int64_t{sizeof(int32_t)});
   stream_.download(weights_.data(), work.expert_weights.address(),
                    tokens * n_active_ * int64_t{sizeof(float)});
-  stream_.call(&CpuExperts::run, &state.calls[static_cast<size_t>(layer)]);
+  stream_.call(&CpuExperts::run, &queue_->calls[static_cast<size_t>(flight * n_layers_ + layer)]);
   stream_.upload(work.expert_out.address(), y_.data(), tokens * hidden_ * int64_t{sizeof(float)});
 }
 
 void CpuExperts::run(void* data) noexcept {
   const Call& call = *static_cast<const Call*>(data);
-  CpuExperts& self = *call.self;
+  const std::lock_guard<std::mutex> lock(call.queue->mutex);
+  if (call.queue->self == nullptr) return;
+  CpuExperts& self = *call.queue->self;
   FlightState& state = self.flights_[static_cast<size_t>(call.flight)];
   if (state.error) return;
   try {

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "backend/host_experts.h"
@@ -29,14 +31,20 @@ class CpuExperts {
   void rethrow(int flight);
 
  private:
+  struct Queue;
   struct Call {
-    CpuExperts* self;
+    Queue* queue;
     int flight, layer;
+  };
+  // What the driver's thread comes to first.
+  struct Queue {
+    std::mutex mutex;         // held while experts are computed
+    CpuExperts* self;         // null once it is destroyed
+    std::vector<Call> calls;  // [flight][layer]: what the driver hands to run()
   };
   struct FlightState {
     int tokens = 0;
     std::exception_ptr error;
-    std::vector<Call> calls;  // [layer]: what the driver hands to run(), so it must stay in place
   };
 
   static void run(void* call) noexcept;
@@ -51,6 +59,8 @@ class CpuExperts {
   PinnedMemory chosen_, weights_;  // (T, A)
   PinnedMemory y_;                 // (T, hidden) f32
   std::vector<FlightState> flights_;
+  const int n_layers_;
+  std::unique_ptr<Queue> queue_;
 };
 
 }  // namespace gptoss::cuda

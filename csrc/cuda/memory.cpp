@@ -112,6 +112,13 @@ void Stream::wait() const {
   driver.check(driver.cuStreamSynchronize(stream_), "the device's work");
 }
 
+bool Stream::drain() const {
+  bool is_done = false;
+  context_.release(
+      [&](const Driver& driver) { is_done = driver.cuStreamSynchronize(stream_) == kSuccess; });
+  return is_done;
+}
+
 Graph::Graph(const Context& context) : context_(context) {
   const Driver& driver = context.driver();
   driver.check(driver.cuGraphCreate(&graph_, 0), "a graph");

@@ -125,6 +125,8 @@ class Stream {
   void call(CUhostFn f, void* data) const;
   // Waits for all that was queued. Throws BackendError with what went wrong in it.
   void wait() const;
+  // Likewise, for what is given up: false where something went wrong.
+  bool drain() const;
 
  private:
   const Context& context_;

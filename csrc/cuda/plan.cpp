@@ -1,6 +1,7 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/bytes_text.h"
 #include "core/check.h"
@@ -27,8 +28,13 @@ FixedBytes fixed_bytes(const Weights& shapes, const Scheme& scheme, const StepLi
                                    kStepsAhead + 1)};
 }
 
-bool can_be_q8(const ModelConfig& config, const Scheme& scheme) {
-  return scheme.act != Act::f32 && config.q_size() % kQ8Block == 0;
+// The scheme that takes less, as an argument of load(), where there is one.
+constexpr const char* kSmaller = "dense=\"q8\"";
+std::optional<Scheme> smaller_scheme(const ModelConfig& config, Scheme scheme) {
+  if (scheme.dense != Format::bf16 || scheme.act == Act::f32) return std::nullopt;
+  if (config.q_size() % kQ8Block != 0) return std::nullopt;
+  scheme.dense = Format::q8;
+  return scheme;
 }
 
 }  // namespace
@@ -92,11 +98,9 @@ MemoryPlan plan_of(const Weights& shapes, const Scheme& scheme, const StepLimits
   }
   plan.available = usable - fixed.total();
   plan.max_steps_ahead = kStepsAhead;
-  if (scheme.dense == Format::bf16 && can_be_q8(shapes.config, scheme)) {
-    Scheme smaller = scheme;
-    smaller.dense = Format::q8;
+  if (const auto smaller = smaller_scheme(shapes.config, scheme)) {
     plan.savings.push_back(
-        {"dense=\"q8\"", fixed.total() - fixed_bytes(shapes, smaller, limits).total()});
+        {kSmaller, fixed.total() - fixed_bytes(shapes, *smaller, limits).total()});
   }
   return plan;
 }
@@ -106,8 +110,11 @@ int count_cpu_experts(const Weights& shapes, Scheme scheme, const Room& room, in
     const MemoryPlan plan = plan_of(shapes, scheme, room.limits, usable);
     int64_t pages = 0;
     for (size_t g = 0; g < plan.page.size(); ++g) {
-      pages += g == 0 && room.kv_memory_bytes > 0 ? room.kv_memory_bytes
-                                                  : room.n_pages[g] * plan.page[g];
+      int64_t n = room.n_pages[g];
+      if (g == 0 && room.kv_memory_bytes > 0 && plan.page[g] > 0) {
+        n = std::min(n, room.kv_memory_bytes / plan.page[g]);
+      }
+      pages += n * plan.page[g];
     }
     if (pages <= plan.available) break;
   }
@@ -124,13 +131,10 @@ void check_weights_fit(const Weights& shapes, const Scheme& scheme, const Device
                                 : concat(" without the experts of ", scheme.cpu_experts, " layers"),
                             " take ", bytes_text(needed), ", and ", device.name, " has ",
                             bytes_text(std::max<int64_t>(0, usable)), " free for them");
-  if (scheme.dense == Format::bf16 && can_be_q8(shapes.config, scheme)) {
-    Scheme smaller = scheme;
-    smaller.dense = Format::q8;
-    const int64_t with_q8 = DeviceWeights::allocated_bytes(shapes, smaller);
-    text += concat(with_q8 <= usable ? "; dense=\"q8\" fits, with "
-                                     : "; dense=\"q8\" does not fit either, with ",
-                   bytes_text(with_q8));
+  if (const auto smaller = smaller_scheme(shapes.config, scheme)) {
+    const int64_t less = DeviceWeights::allocated_bytes(shapes, *smaller);
+    text += concat("; ", kSmaller, less <= usable ? " fits, with " : " does not fit either, with ",
+                   bytes_text(less));
   }
   throw OutOfMemory(text);
 }

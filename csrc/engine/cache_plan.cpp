@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/bytes_text.h"
+#include "core/check.h"
 #include "engine/kv_cache.h"
 
 namespace gptoss {
@@ -165,18 +166,34 @@ StepLimits step_limits(const EngineOptions& options, int context_length) {
           .max_pages_per_sequence = KvCache::pages_for(context_length)};
 }
 
+void check_options(const ModelConfig& config, const EngineOptions& options) {
+  check(options.max_step_tokens >= 1, "max_step_tokens must be at least 1, got ",
+        options.max_step_tokens);
+  check(options.max_sequences >= 1, "max_sequences must be at least 1, got ",
+        options.max_sequences);
+  check(options.context_length >= 0 && options.context_length <= config.max_position_embeddings,
+        "context_length must be between 1 and the model's ", config.max_position_embeddings,
+        ", got ", options.context_length);
+}
+
 Room room_of(const ModelConfig& config, const EngineOptions& options) {
+  check_options(config, options);
   EngineOptions asked = options;
-  if (asked.max_steps_ahead < 0) asked.max_steps_ahead = 1;  // no device takes more
+  // No device takes more.
+  if (asked.max_steps_ahead < 0) asked.max_steps_ahead = asked.speculative ? 0 : 1;
   const int longest =
       asked.context_length > 0 ? asked.context_length : config.max_position_embeddings;
   const int usual = asked.context_length > 0 ? longest : std::min(kUsualContext, longest);
-  Room room = {.limits = step_limits(asked, longest),
-               .n_pages = {},
-               .kv_memory_bytes = asked.kv_memory_bytes};
+  Room room = {
+      .limits = step_limits(asked, longest),
+      .n_pages = {},
+      .kv_memory_bytes = asked.kv_memory_bytes,
+      .check_kv_cache = [config, asked](const auto& plan) { plan_cache(config, plan, asked); }};
+  const int64_t pages = asked.kv_memory_bytes > 0
+                            ? int64_t{KvCache::pages_for(longest)} * asked.max_sequences
+                            : KvCache::pages_for(usual);
   for (const KvGroup& group : kv_groups(config)) {
-    room.n_pages.push_back(group.window > 0 ? pages_of_window(group, asked)
-                                            : KvCache::pages_for(usual));
+    room.n_pages.push_back(group.window > 0 ? pages_of_window(group, asked) : pages);
   }
   return room;
 }

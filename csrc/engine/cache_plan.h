@@ -21,8 +21,11 @@ struct CachePlan {
 // What steps may hold where the longest context has so many tokens.
 StepLimits step_limits(const EngineOptions& options, int context_length);
 
+// Throws std::invalid_argument.
+void check_options(const ModelConfig& config, const EngineOptions& options);
+
 // What is to have a place beside the weights: pages for a text of context_length tokens, or of a
-// usual length if that is open, or what was asked for.
+// usual length if that is open, or what was asked for. `options` need not be checked.
 Room room_of(const ModelConfig& config, const EngineOptions& options);
 
 // Of the window groups what the sequences need, of the others what was asked for or what there is

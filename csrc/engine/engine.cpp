@@ -150,13 +150,7 @@ Engine::Engine(std::unique_ptr<Backend> backend, ModelConfig config,
       eos_token_ids_(std::move(eos_token_ids)),
       groups_(kv_groups(config_)),
       options_(options) {
-  check(options_.max_step_tokens >= 1, "max_step_tokens must be at least 1, got ",
-        options_.max_step_tokens);
-  check(options_.max_sequences >= 1, "max_sequences must be at least 1, got ",
-        options_.max_sequences);
-  check(options_.context_length >= 0 && options_.context_length <= config_.max_position_embeddings,
-        "context_length must be between 1 and the model's ", config_.max_position_embeddings,
-        ", got ", options_.context_length);
+  check_options(config_, options_);
   check(!options_.speculative || backend_->traits().drafts,
         "this device verifies no guesses: speculation cannot be had");
   const int most_ahead = backend_->traits().max_steps_ahead;
@@ -177,7 +171,10 @@ void Engine::size_pages() {
       config_, [this](const StepLimits& limits) { return backend_->plan(limits); }, options_);
   memory_ = cache.memory;
   options_.context_length = cache.context_length;
-  backend_->prepare(cache.limits, cache.n_pages);
+  options_.files.guard([&] {
+    backend_->prepare(cache.limits, cache.n_pages);
+    return true;
+  });
   tables_ = std::make_unique<BlockTables>(options_.max_sequences, cache.row_pages);
   kv_ =
       std::make_unique<KvCache>(groups_, options_.max_step_tokens, cache.n_pages,

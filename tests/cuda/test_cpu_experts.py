@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,118 @@ def test_auto_leaves_to_the_cpu_what_does_not_fit(
     out = run_elsewhere(ANSWER.format(path=str(tmp_path), options=options), f"A100:memory={memory}")
     assert "experts of the first 2 layers on the CPU" in out
     assert str(expected.token_ids) in out
+
+
+CHOICES = """
+import os
+import gptoss
+os.dup2(1, 2)
+for options in {choices!r}:
+    try:
+        with gptoss.load({path!r}, max_step_tokens=64, max_sequences=1, **options) as llm:
+            print(llm.description, llm.context_length, flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    print("--", flush=True)
+"""
+
+
+@emulated
+def test_what_fits_with_no_number_of_layers(micro: Path) -> None:
+    limits = {"device": "cuda", "chunk_tokens": 64}
+    enough, needed = (gptoss.estimate_memory(micro, n, **limits) for n in (2048, 4096))
+    experts = sum(size for name, size in needed.weights.items() if "expert" in name)
+    usable = (enough.total_bytes + needed.total_bytes) // 2
+    assert usable < needed.total_bytes - 2 * (experts + enough.weights["padding"])
+    long = {"context_length": 4096}
+    choices = [long, long | {"device": "cuda"}, long | {"cpu_experts": 1}, {"device": "cuda"}]
+    code = CHOICES.format(path=str(micro), choices=choices)
+    out = run_elsewhere(code, f"A100:memory={usable * 32 // 31}")
+    fallback, refused, asked, opened = out.removesuffix("\n--").split("\n--\n")
+    reason = "[cuda] with the experts of {} layers on the CPU, a context of 4096 tokens takes "
+    assert fallback.startswith(f"gptoss: runs on cpu: {reason.format(2)}")
+    assert "4096" in fallback.splitlines()[-1]
+    assert refused.startswith(f"MemoryError {reason.format(2)}")
+    shorter = re.search(r": pass a shorter context_length, at most (\d+)", refused)
+    assert shorter
+    # The reason, and not that the CPU takes no number.
+    assert asked.startswith(f"MemoryError {reason.format(1)}")
+    # Less than the usual context is better than nothing.
+    assert "experts of the first 2 layers on the CPU" in opened
+    assert opened.split()[-1] == shorter[1]
+
+
+@emulated
+@pytest.mark.parametrize("nbytes", [1 << 40, 2**63 - 1])
+def test_a_kv_cache_that_may_be_larger_than_it_gets_moves_no_experts(
+    nbytes: int, micro: Path
+) -> None:
+    with load(micro, kv_cache_memory=nbytes) as llm:
+        assert "on the CPU" not in llm.description
+
+
+FULL = """
+import ctypes, gptoss
+driver = ctypes.CDLL("libcuda.so.1")
+driver.emulatorLaunches.restype = ctypes.c_uint64
+context, piece = ctypes.c_void_p(), ctypes.c_uint64()
+assert driver.cuInit(0) == 0
+assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert driver.cuCtxPushCurrent_v2(context) == 0
+with gptoss.load({path!r}, device="cuda", cpu_experts=1, **{options!r}) as llm:
+    def answer(**params):
+        params = {{"max_tokens": 2, "ignore_eos": True, "temperature": 0}} | params
+        return llm.generate({prompt!r}, **params).token_ids
+    expected = answer()
+    size = 1 << 22
+    while size >= 512:
+        if driver.cuMemAlloc_v2(ctypes.byref(piece), ctypes.c_size_t(size)) != 0:
+            size //= 2
+    try:
+        answer(logit_bias={{token: 1.0 for token in range(280)}})
+    except MemoryError as error:
+        print(error)
+    before = driver.emulatorLaunches()
+    assert driver.cuCtxSynchronize() == 0
+    print(driver.emulatorLaunches() - before)
+    print(answer() == expected)
+"""
+
+
+@emulated
+def test_a_step_that_failed_leaves_nothing_behind(micro: Path) -> None:
+    code = FULL.format(path=str(micro), options=SMALL, prompt=PROMPTS[0])
+    error, pending, same = run_elsewhere(code, "A100:memory=4M").splitlines()
+    assert "for biases of tokens" in error
+    assert (pending, same) == ("0", "True")
+
+
+FAULT = """
+import ctypes, gptoss
+llm = gptoss.load({path!r}, device="cuda", cpu_experts=1, **{options!r})
+driver = ctypes.CDLL("libcuda.so.1")
+context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert driver.cuCtxPushCurrent_v2(context) == 0
+ptx = b".version 8.0\\n.target sm_80\\n.address_size 64\\n.visible .entry bad() {{ trap; }}\\n"
+assert driver.cuModuleLoadData(ctypes.byref(module), ptx) == 0
+assert driver.cuModuleGetFunction(ctypes.byref(function), module, b"bad") == 0
+driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None)
+try:
+    llm.generate([1], max_tokens=4, ignore_eos=True)
+except gptoss.BackendError as error:
+    print(error)
+llm.close()
+del llm
+print("closed")
+"""
+
+
+@emulated
+def test_a_device_that_is_lost_can_be_closed(micro: Path) -> None:
+    error, closed = run_elsewhere(FAULT.format(path=str(micro), options=SMALL)).splitlines()
+    assert "CUDA_ERROR" in error
+    assert closed == "closed"
 
 
 def test_what_cannot_be_is_refused(micro: Path, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@
 
 #include "core/check.h"
 #include "core/mapped_file.h"
+#include "engine/engine.h"
 #include "harness.h"
+#include "testing/fake_backend.h"
 
 namespace gptoss::test {
 namespace {
@@ -165,6 +167,39 @@ GPTOSS_TEST(what_was_computed_while_a_file_shrank_is_not_returned) {
     again.resize(0);
     throw std::logic_error("what came of the zeros");
   }));
+}
+
+GPTOSS_TEST(what_is_let_go_of_while_it_is_read_is_looked_after_still) {
+  MappedFiles files;
+  const OnesFile file(3 * kPage);
+  auto mapped = std::make_shared<const MappedFile>(file.path());
+  files.add(mapped);
+  GPTOSS_CHECK_THROWS(BackendError, files.guard([&] {
+    file.resize(kPage);
+    mapped.reset();
+    return 1;
+  }));
+  files.check();
+}
+
+// Some backends read all weights when they are prepared, and let go of the file.
+GPTOSS_TEST(an_engine_whose_weights_shrank_is_not_made) {
+  const OnesFile file(kPage);
+  const auto mapped = std::make_shared<const MappedFile>(file.path());
+  ModelConfig config{};
+  config.vocab_size = 97;
+  config.n_layers = 1;
+  config.max_position_embeddings = 128;
+  config.is_window_layer = {false};
+  const testing::FakeOptions fake = {.groups = {{.window = 0, .n_layers = 1}}};
+  EngineOptions options{.context_length = 128};
+  options.files.add(mapped);
+  const auto make = [&] {
+    return Engine(std::make_unique<testing::FakeBackend>(fake), config, {}, options);
+  };
+  make();
+  file.resize(0);
+  GPTOSS_CHECK_THROWS(BackendError, make());
 }
 
 GPTOSS_TEST(a_closed_descriptor_is_no_shrunk_file) {

@@ -189,7 +189,8 @@ class TestInfo:
         command = ["info", model, "--device=cuda", "--memory=12GiB", "--dense=q8"]
         assert main(command) == 0
         out = capsys.readouterr().out
-        assert "as load has it: cannot be loaded" in out
+        assert "as load has it: does not fit" in out
+        assert "load leaves those of some layers in RAM" in " ".join(out.split())
         assert "dense bf16" not in out
         assert " fits" not in out
 

@@ -308,12 +308,14 @@ def longest_context(
 ) -> int:
     """The context that `load` would choose on a device with so many bytes, or on the one here.
 
+    All experts are on the device, as with cpu_experts=0.
+
     Raises
     ------
     BackendError
         None is here.
     MemoryError
-        As `load` would raise it.
+        That does not fit, as `load` would say it.
     """
     names = {
         part.name: part.role for stored in stored_tensors(config, "hf") for part in stored.parts

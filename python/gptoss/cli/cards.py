@@ -20,6 +20,10 @@ _CONTEXT_LENGTHS = (4096, 8192, 32_768, 131_072)
 _SEQUENCES = (1, 4, 16, 64)
 # In GB, as cards are sold; they show as much or more.
 _USUAL_SIZES = (8, 12, 16, 24, 32, 48, 80, 96, 141)
+_ALL_ON_THE_CARD = (
+    "All experts are on the card here (cpu_experts=0). Where that does not fit, load leaves those "
+    "of some layers in RAM (docs/cuda.md)."
+)
 
 
 def card_report(
@@ -86,6 +90,7 @@ def card_report(
             f"{error}.\nIn brackets: the smallest card that is enough, of {sizes} GB; "
             "--memory 24GB asks for one."
         )
+        yield Text(_ALL_ON_THE_CARD)
         return
 
     def load(form: Dense, sequences: int) -> str:
@@ -101,7 +106,7 @@ def card_report(
                 q8_0=q8_0,
             )
         except MemoryError:
-            return "cannot be loaded"
+            return "does not fit"
         return f"context up to {tokens:,}"
 
     def fits(nbytes: int) -> str:
@@ -116,6 +121,7 @@ def card_report(
         yield Text(f"1 sequence, max_sequences=1: {load(form, 1)}")
     card = "the card" if memory is None else format_bytes(memory)
     yield Text(f"Of {card} {format_bytes(max(0, usable))} can be planned with (docs/cuda.md).")
+    yield Text(_ALL_ON_THE_CARD)
 
 
 def _table(rows: Sequence[Sequence[MemoryEstimate]], verdict: Callable[[int], str]) -> object:
