@@ -567,7 +567,7 @@ void check_matmul(const Kernels& kernels, Kind kind, int tokens, int n, int k, b
 
 GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
   for (const Kernels* kernels : supported_kernels()) {
-    for (const int tokens : {1, 2, 3, 4, 5, 7, 8, 33}) {
+    for (const int tokens : {1, 2, 3, 4, 5, 7, 8, 9, 11, 33}) {
       for (const int n : {1, 3, 4, 5, 9, 17, 33}) {
         for (const int k : {1, 31, 32, 33, 100}) {
           check_matmul(*kernels, kBf16, tokens, n, k, (n + k) % 3 == 0);
@@ -582,7 +582,7 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
     check_matmul(*kernels, kBf16, 2, 3, 2880, false);
     check_matmul(*kernels, kBf16Fast, 2, 3, 2880, false);
     check_matmul(*kernels, kBf16Fast, 50, 50, 96, false);
-    for (const int tokens : {6, 7, 12, 48, 50}) {
+    for (const int tokens : {6, 7, 9, 12, 48, 50}) {
       check_matmul(*kernels, kBf12, tokens, 70, 96, false);
     }
     check_matmul(*kernels, kBf12, 2, 9, 65 * 64 + 1, false);

@@ -29,7 +29,8 @@ GPTOSS_TEST(a_mapped_file_cannot_be_cut) {
   const std::filesystem::path path = std::filesystem::temp_directory_path() /
                                      ("gptoss_mapped_" + std::to_string(platform::process_id()));
   std::ofstream(path, std::ios::binary) << std::string(100000, 'x');
-  const std::string name = path.string();
+  const std::u8string utf8 = path.u8string();
+  const std::string name(utf8.begin(), utf8.end());
   {
     const MappedFile mapped(name);
     const HANDLE file = CreateFileW(path.c_str(), GENERIC_WRITE,

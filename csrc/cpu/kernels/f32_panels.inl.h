@@ -126,13 +126,10 @@ void panel_of_group(const MatmulTask& task, const LanePanel& panel, int row, int
       task.prefetch != nullptr
           ? task.prefetch + (row - task.row_begin) * row_bytes
           : static_cast<const uint8_t*>(task.w.data) + (row + kF32PanelRows) * row_bytes;
-  // Each lane prefetches a row of it: a group 16 rows.
-  const int of_group = token / kGroupTokens * kSumLanes % kF32PanelRows;
-  const uint8_t* const next_rows = next_panel + of_group * row_bytes;
   alignas(64) float sums[kSumLanes][kGroupTokens][kF32PanelRows];
   for (int lane = 0; lane < kSumLanes; ++lane) {
     lane_tiles(panel.lane(lane), panel.lane((lane + 1) % kSumLanes), panel.blocks(), x, tokens,
-               next_rows + lane * row_bytes, sums[lane][0]);
+               next_panel + lane * row_bytes, row_bytes, sums[lane][0]);
     x += int64_t{2} * panel.blocks() * tokens;
   }
   for (int t = 0; t < tokens; ++t) {

@@ -118,7 +118,7 @@ void lane_tile(const uint32_t* pairs, int blocks, const float* x, int group_toke
 // All tokens of a group in one lane, in one to three tiles about alike. `next_lane`: the
 // pairs of the next lane, `next_row`: a row of the next panel, to prefetch.
 void lane_tiles(const uint32_t* pairs, const uint32_t* next_lane, int blocks, const float* x,
-                int tokens, const uint8_t* next_row, float* sums) {
+                int tokens, const uint8_t* next_row, int64_t /*row_bytes*/, float* sums) {
   const auto bytes = [](const auto* p) { return reinterpret_cast<const uint8_t*>(p); };
   const uint8_t* const next_x = bytes(x + int64_t{2} * blocks * tokens);
   const uint8_t* const next_pairs = bytes(next_lane);

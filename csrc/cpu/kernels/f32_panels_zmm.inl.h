@@ -8,11 +8,8 @@
 
 #include <immintrin.h>
 
-#include <array>
 #include <cstdint>
-#include <utility>
 
-#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/q8_unpack_avx512.inl.h"
 #include "cpu/simd/avx512.h"
 
@@ -71,23 +68,21 @@ void lane_tile(const uint32_t* pairs, int blocks, const float* x, int group_toke
   }
 }
 
+// By the number of tokens, from half of the fewest of a group on.
 using LaneTile = void (*)(const uint32_t*, int, const float*, int, const uint8_t*, float*);
+constexpr LaneTile kLaneTiles[] = {lane_tile<4>, lane_tile<5>, lane_tile<6>, lane_tile<7>,
+                                   lane_tile<8>};
 
-template <int... kBefore>
-constexpr auto lane_tiles_of(std::integer_sequence<int, kBefore...>) {
-  return std::array<LaneTile, sizeof...(kBefore)>{lane_tile<kBefore + 1>...};
-}
-// By the number of tokens, less one.
-constexpr auto kLaneTiles = lane_tiles_of(std::make_integer_sequence<int, kF32PanelTokens>{});
-
-// All tokens of a group in one lane, in two tiles about alike, or in one.
+// All tokens of a group in one lane, in two tiles about alike, or in one. `next_rows`: rows of the
+// next panel, `row_bytes` apart, of which each tile prefetches one.
 void lane_tiles(const uint32_t* pairs, const uint32_t* /*next_lane*/, int blocks, const float* x,
-                int tokens, const uint8_t* next_row, float* sums) {
+                int tokens, const uint8_t* next_rows, int64_t row_bytes, float* sums) {
+  const auto tile = [&](int first, int count, const uint8_t* next_row) {
+    kLaneTiles[count - 4](pairs, blocks, x + first, tokens, next_row, sums + first * kF32PanelRows);
+  };
   const int first = tokens > kF32PanelTokens ? (tokens + 1) / 2 : tokens;
-  kLaneTiles[static_cast<size_t>(first - 1)](pairs, blocks, x, tokens, next_row, sums);
-  if (first == tokens) return;
-  kLaneTiles[static_cast<size_t>(tokens - first - 1)](pairs, blocks, x + first, tokens, next_row,
-                                                      sums + first * kF32PanelRows);
+  tile(0, first, next_rows);
+  if (first < tokens) tile(first, tokens - first, next_rows + kF32PanelRows / 2 * row_bytes);
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 // csrc/cpu/isa includes this after naming what is its own:
 //   GPTOSS_ISA_NAMESPACE   where its copy of the kernels is
 //   GPTOSS_ISA_SIMD        the header of its vectors
-//   GPTOSS_ISA_PANELS      the file of its panels (Q8 rows times many tokens), or q8_panels_none
+//   GPTOSS_ISA_PANELS      the file of its panels (Q8 rows times many tokens), or q8_panels_none,
+//                          and of where a group holds its blocks
 // Every file includes what it needs of these, so that their order does not matter.
 //
 // Nothing here may call a function from a header that other instruction sets share, unless it is

@@ -95,9 +95,6 @@ NextPanel next_panel(const MatmulTask& task, int row, int64_t calls) {
   return {at, at + bytes, (bytes + 64 * calls - 1) / (64 * calls) * 64};
 }
 
-// Products that are under way before the first is used: they take some 50 cycles each, but one can
-// begin every 16.
-inline constexpr int kTilesAhead = 4;
 inline constexpr int kTileTokensAmx = 16;
 // Token tiles that pass a chain of a panel while it is in the first-level cache: 32 kB of sums.
 inline constexpr int kTilesAtOnce = 8;
@@ -141,7 +138,7 @@ void add_chain(const Chain& chain, NextPanel& next, TileSums& out) {
   __m512 sums[kTokens];
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) sums[t] = _mm512_setzero_ps();
-  // A product is begun two blocks before it is stored, and used one block later: what waits for it
+  // A product is begun one block before it is stored, and used one block after: what waits for it
   // would keep what follows from beginning. Beyond the last block they are not used.
   const auto at = [last](int block) { return block < last ? block : last; };
   if (last >= 0) {
@@ -167,10 +164,10 @@ void add_chain(const Chain& chain, NextPanel& next, TileSums& out) {
 }
 #undef GPTOSS_MULTIPLY
 
-// Tiles: 0-3 products, 4-5 activations, 6-7 weights.
+// Tiles: 0-1 products, 4-5 activations, 6-7 weights.
 void configure_q8_tiles(int tokens) {
   TileConfig config;
-  for (int i = 0; i < kTilesAhead; ++i) config.set(i, tokens, 64);
+  for (int i = 0; i < 2; ++i) config.set(i, tokens, 64);
   for (int i = 4; i < 6; ++i) config.set(i, tokens, kQ8Block);
   for (int i = 6; i < 8; ++i) config.set(i, kBlockQuads, 64);
   config.load();

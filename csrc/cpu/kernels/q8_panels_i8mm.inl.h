@@ -10,7 +10,6 @@
 #include <arm_neon.h>
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "core/q8.h"

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/mxfp4.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/transpose_words.inl.h"
 #include "cpu/simd/avx512.h"
 
