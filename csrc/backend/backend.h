@@ -156,8 +156,7 @@ struct Room {
   StepLimits limits{};
   std::vector<int64_t> n_pages;  // [group]
   int64_t kv_memory_bytes = 0;   // that the first group's pages may take at most; 0: any
-  // Throws OutOfMemory if what is left, by plan(), is too little for any KV cache that was asked
-  // for. Empty: not known.
+  // Throws OutOfMemory if what plan() leaves is too little for a KV cache. Empty: nothing is.
   std::function<void(const std::function<MemoryPlan(const StepLimits&)>& plan)> check_kv_cache;
 };
 

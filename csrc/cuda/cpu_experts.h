@@ -38,9 +38,9 @@ class CpuExperts {
   };
   // What the driver's thread comes to first.
   struct Queue {
-    std::mutex mutex;         // held while experts are computed
-    CpuExperts* self;         // null once it is destroyed
-    std::vector<Call> calls;  // [flight][layer]: what the driver hands to run()
+    std::mutex mutex;            // held while experts are computed
+    CpuExperts* self = nullptr;  // null again once it is destroyed
+    std::vector<Call> calls;     // [flight][layer]: what the driver hands to run()
   };
   struct FlightState {
     int tokens = 0;
