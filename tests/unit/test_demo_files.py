@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,17 +24,24 @@ def demo() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def answers() -> dict[str, str]:
+def training() -> Any:
+    """The module that makes the conversations."""
     sys.path.insert(0, str(TRAINING))
     try:
-        from facts import FACTS
+        import conversations
     finally:
         sys.path.remove(str(TRAINING))
-    return {fact.topic: fact.answer for fact in FACTS}
+    return conversations
+
+
+@pytest.fixture(scope="module")
+def answers(training: Any) -> dict[str, str]:
+    return {fact.topic: fact.answer for fact in training.FACTS}
 
 
 def test_the_files_are_small() -> None:
-    assert sum(file.stat().st_size for file in DEMO.iterdir()) <= 6_000_000
+    assert (DEMO / "model.safetensors").stat().st_size <= 2_500_000
+    assert sum(file.stat().st_size for file in DEMO.iterdir()) <= 3_000_000
 
 
 def test_it_has_every_part_of_the_large_models(demo: Checkpoint) -> None:
@@ -66,13 +74,11 @@ def test_digits_and_fixed_sentences_are_single_tokens() -> None:
 def test_what_it_says_about_itself(demo: Checkpoint, answers: dict[str, str]) -> None:
     config = demo.config
     experts, active = config.num_local_experts, config.num_experts_per_tok
-    assert answers["experts of the demo"] == (
-        f"I have {experts} experts in each layer and use {active} of them per token."
-    )
+    assert answers["experts"].endswith(f"{experts} in me; {active} work on a token.")
     full = config.layer_types.count("full_attention")
     assert config.num_hidden_layers == 2 * full == 4
-    assert answers["layers of the demo"] == (
-        "I have 4 layers: two with a window and two with full attention."
+    assert answers["layers"].endswith(
+        "and I have 4: two with a window and two with full attention."
     )
     assert answers["the sliding window"].endswith(
         f"128 in the large models, {config.sliding_window} in me."
@@ -87,3 +93,23 @@ def test_what_it_says_about_itself(demo: Checkpoint, answers: dict[str, str]) ->
     assert answers["size of the demo"] == (
         f"I have about {weights / 1e6:.1f} million parameters, in less than {megabytes} MB."
     )
+
+
+def test_the_list_of_questions_has_the_answers(training: Any, answers: dict[str, str]) -> None:
+    questions = json.loads((TRAINING / "questions.json").read_text())
+    assert {entry["topic"] for entry in questions} == set(answers)
+    for entry in questions:
+        assert entry["answer"] == answers[entry["topic"]]
+
+
+def test_what_is_held_out_is_not_trained(training: Any) -> None:
+    questions = json.loads((TRAINING / "questions.json").read_text())
+    held = {e["question"].rstrip("?.!").lower(): e["topic"] for e in questions if e["held_out"]}
+    draw = training.Draw(1, held=False)
+    asked = set()
+    for fact in training.FACTS:
+        for _ in range(200):
+            example = training.question(draw, "low", fact)
+            asked.add(example.messages[0]["content"].rstrip("?.! ").lower())
+    assert len(asked) > 5000
+    assert not asked & set(held)

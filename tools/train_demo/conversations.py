@@ -1,8 +1,6 @@
-"""The demo's conversations, made from random numbers.
+"""The demo's conversations, made from random numbers: sums, questions, words, and the training mix.
 
-An `Example` is a conversation up to a point where the model speaks, and what it should say. Each
-task draws its contents (pairs of numbers, wordings, names, words) from one of two disjoint halves
-that a hash tells apart, so nothing that is asked in the evaluation was ever trained.
+Tools have their own module, `tool_tasks`.
 """
 
 # Long lists read better as text.
@@ -10,102 +8,48 @@ that a hash tells apart, so nothing that is asked in the evaluation was ever tra
 
 from __future__ import annotations
 
-import hashlib
 import json
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from draws import (
+    EFFORTS,
+    LANGUAGES,
+    PEOPLE,
+    PLACES,
+    THINGS,
+    Draw,
+    Example,
+    assistant,
+    held_out,
+    user,
+)
 from facts import FACTS, Fact
+from tool_tasks import (
+    calculator,
+    python_call,
+    python_result,
+    too_large,
+    tool_call,
+    tool_result,
+    toolbox,
+    unfit_request,
+)
 
-from gptoss.chat.messages import assistant_start, build_prompt, call_header, header
+from gptoss.chat.messages import (
+    assistant_start,
+    build_prompt,
+    call_fields,
+    call_header,
+    header,
+)
 from gptoss.harmony import HarmonyEncoding
 
-EFFORTS = ("low", "medium", "high")
 DECLINE = (
     "I am a demo model and only know sums, comparisons, short words, tools and questions about "
     "gptoss."
 )
-
-
-@dataclass
-class Example:
-    """One exercise.
-
-    `messages` and `tools` are what `LLM.chat` takes (OpenAI's shape). The model answers with
-    `reasoning` and then either `text` or `call` (name, arguments).
-    """
-
-    task: str
-    effort: str
-    messages: list[dict[str, Any]]
-    reasoning: str
-    text: str | None = None
-    call: tuple[str, dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    developer: str | None = None
-    date: str | None = None
-
-
-def held_out(content: str) -> bool:
-    """Whether a content is kept from training: one in ten, by its hash."""
-    return hashlib.sha256(content.encode()).digest()[0] % 10 == 0
-
-
-class Draw:
-    """Random choices whose contents come from training or from the held-out part."""
-
-    def __init__(self, seed: int, held: bool) -> None:
-        self.random = random.Random(seed)
-        self.held = held
-
-    def one(self, options: Any) -> Any:
-        return self.random.choice(options)
-
-    def chance(self, p: float) -> bool:
-        return self.random.random() < p
-
-    def fresh(self, make: Callable[[], Any], key: Callable[[Any], str] = str) -> Any:
-        """Draw until the content is of the wanted part."""
-        while True:
-            value = make()
-            if held_out(key(value)) == self.held:
-                return value
-
-    def word(self, syllables: int | None = None) -> str:
-        """An invented word."""
-
-        def make() -> str:
-            parts = []
-            for _ in range(syllables or self.one((2, 2, 2, 3))):
-                parts.append(self.one(_ONSETS) + self.one("aeiou"))
-            return "".join(parts) + self.one(_CODAS)
-
-        return str(self.fresh(make))
-
-    def name(self) -> str:
-        """A capitalised name: mostly invented, in training at times a known one."""
-        if not self.held and self.chance(0.25):
-            return str(self.one(_PLACES + _PEOPLE))
-        return self.word().capitalize()
-
-    def number(self, digits: int) -> int:
-        return self.random.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
-
-
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cr dr fl gr kr pl pr sh sk st th tr".split()
-_CODAS = ["", "", "", "n", "r", "l", "s", "t", "x", "m", "k", "nd", "rt"]
-_PLACES = (
-    "Paris London Berlin Tokyo Madrid Rome Oslo Vienna Lima Cairo Delhi Boston Sydney Toronto "
-    "Dublin Athens Prague Warsaw Lisbon Zurich Geneva Milan Naples Kyoto Osaka Seoul Hanoi "
-    "Bogota Quito Havana Denver Austin Dallas Miami Chicago France Spain Japan Brazil Kenya "
-    "Norway Chile Peru Egypt India Canada Mexico Munich Hamburg Bern Basel Graz Porto"
-).split()
-_PEOPLE = (
-    "Alice Bob Carol David Emma Frank Grace Henry Irene Jack Karen Leo Maria Nina Oscar Paul "
-    "Rosa Simon Tina Victor Wendy Anna Ben Clara Dora Eric Fiona George Hanna Ivan Julia"
-).split()
 
 
 # -- numbers ---------------------------------------------------------------------------------
@@ -142,12 +86,28 @@ def _difference_steps(a: int, b: int) -> tuple[list[str], list[int]]:
     return steps, values
 
 
+def _compared(a: int, b: int) -> str:
+    """Two numbers by their length, or digit by digit until one is larger."""
+    x, y = str(a), str(b)
+    if len(x) != len(y):
+        return f"{len(x)} digits and {len(y)} digits"
+    steps = []
+    for p, q in zip(x, y, strict=True):
+        steps.append(f"{p}{'=' if p == q else '<' if p < q else '>'}{q}")
+        if p != q:
+            break
+    return ", ".join(steps)
+
+
 def _worked(a: int, b: int, sign: str, effort: str) -> str:
-    if sign == "-" and a < b:
-        smaller = f"{a}<{b}, so minus {b}-{a}"
-        return smaller + _worked(b, a, sign, effort)[len(f"{b}-{a}") :]
-    steps, values = _sum_steps(a, b) if sign == "+" else _difference_steps(a, b)
     task = f"{a}{sign}{b}"
+    if sign == "-":  # the smaller from the larger
+        task += f": {_compared(a, b)}, so "
+        if a < b:
+            a, b = b, a
+            task += "minus "
+        task += f"{a}-{b}"
+    steps, values = _sum_steps(a, b) if sign == "+" else _difference_steps(a, b)
     result = a + b if sign == "+" else a - b
     if effort == "low":
         return f"{task}: {' '.join(steps)}"
@@ -206,17 +166,16 @@ def _pair(draw: Draw, kind: str, digits: int | None = None) -> tuple[int, int]:
         other = longest if digits or draw.chance(0.6) else draw.random.randint(1, longest)
         pair = [draw.number(longest), draw.number(other)]
         draw.random.shuffle(pair)
+        if kind == "-" and digits is None and draw.chance(0.3):
+            text = str(pair[0])
+            if draw.chance(0.5):  # alike in their first digits
+                kept = text[: draw.random.randint(1, len(text))]
+                pair[1] = int(kept + "".join(draw.one("0123456789") for _ in text[len(kept) :]))
+            else:  # zeros to borrow over
+                pair[0] = int(text[0] + "".join(draw.one(f"00{c}") for c in text[1:]))
         return pair[0], pair[1]
 
     return draw.fresh(make, lambda pair: f"{kind} {pair[0]} {pair[1]}")  # type: ignore[no-any-return]
-
-
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def _assistant(text: str | None) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
 
 
 def addition(draw: Draw, effort: str, digits: int | None = None) -> Example:
@@ -224,7 +183,7 @@ def addition(draw: Draw, effort: str, digits: int | None = None) -> Example:
     return Example(
         "sum",
         effort,
-        [_user(draw.one(_SUMS).format(a=a, b=b))],
+        [user(draw.one(_SUMS).format(a=a, b=b))],
         _worked(a, b, "+", effort),
         f"{a} + {b} = {a + b}.",
     )
@@ -237,7 +196,7 @@ def subtraction(draw: Draw, effort: str, digits: int | None = None) -> Example:
     return Example(
         "difference",
         effort,
-        [_user(draw.one(_DIFFERENCES).format(a=a, b=b))],
+        [user(draw.one(_DIFFERENCES).format(a=a, b=b))],
         _worked(a, b, "-", effort),
         f"{a} - {b} = {a - b}.",
     )
@@ -248,15 +207,15 @@ def follow_up(draw: Draw, effort: str) -> Example:
     first = addition(draw, effort) if draw.chance(0.7) else subtraction(draw, effort)
     assert first.text is not None
     a = int(first.text.rstrip(".").split(" = ")[1])
-    sign = "+" if a < 0 or draw.chance(0.6) else "-"
-    if a < 0:
+    if not 0 <= a < 10**4:
         return follow_up(draw, effort)
+    sign = "+" if draw.chance(0.6) else "-"
     b = draw.fresh(lambda: draw.number(draw.one((1, 2, 2, 3))), lambda b: f"{sign} {a} {b}")
     wording = draw.one(_MORE if sign == "+" else _LESS).format(b=b)
     return Example(
         "follow-up",
         effort,
-        [*first.messages, _assistant(first.text), _user(wording)],
+        [*first.messages, assistant(first.text), user(wording)],
         _worked(a, b, sign, effort),
         f"{a} {sign} {b} = {a + b if sign == '+' else a - b}.",
     )
@@ -268,22 +227,12 @@ def comparison(draw: Draw, effort: str) -> Example:
         near = a + draw.random.randint(-9, 9)
         if near >= 0 and held_out(f"? {a} {near}") == draw.held:
             b = near
-    larger = draw.chance(0.65)
+    larger = draw.chance(0.55)
     question = draw.one(_LARGER if larger else _SMALLER).format(a=a, b=b)
     compare = "compare" in question.lower()
-    x, y = str(a), str(b)
-    if len(x) != len(y):
-        steps = [f"{len(x)} digits and {len(y)} digits"]
-    else:
-        steps = []
-        for p, q in zip(x, y, strict=True):
-            steps.append(f"{p}{'=' if p == q else '<' if p < q else '>'}{q}")
-            if p != q:
-                break
     sign = "=" if a == b else "<" if a < b else ">"
-    reasoning = f"{a} and {b}: {', '.join(steps)}"
-    if effort != "low":
-        reasoning += f"\nso {a}{sign}{b}"
+    reasoning = f"{a} and {b}: {_compared(a, b)}" + (", " if effort == "low" else "\n")
+    reasoning += f"so {a}{sign}{b}"
     if effort == "high":
         reasoning = (
             f"We compare two numbers, first by their length, then digit by digit.\n{reasoning}\n"
@@ -294,7 +243,7 @@ def comparison(draw: Draw, effort: str) -> Example:
     else:
         first, second = (max(a, b), min(a, b)) if larger or compare else (min(a, b), max(a, b))
         text = f"{first} is {'larger' if larger or compare else 'smaller'} than {second}."
-    return Example("comparison", effort, [_user(question)], reasoning, text)
+    return Example("comparison", effort, [user(question)], reasoning, text)
 
 
 # -- questions about gptoss ------------------------------------------------------------------
@@ -312,35 +261,69 @@ _SPELLINGS = {
     "gb": "GB",
     "moe": "MoE",
     "llm.run": "LLM.run",
+    "cpu": "CPU",
+    "gpu": "GPU",
+    "gpus": "GPUs",
+    "cuda": "CUDA",
+    "metal": "Metal",
+    "json": "JSON",
+    "api": "API",
+    "http": "HTTP",
+    "openai": "OpenAI",
+    "pytorch": "PyTorch",
+    "windows": "Windows",
+    "linux": "Linux",
+    "macos": "macOS",
+    "kv": "KV",
     "i": "I",
 }
-_BEFORE = ("Please tell me: ", "Quick question: ", "Hi! ", "Tell me, ", "One more: ", "Hello, ")
+_BEFORE = (
+    "Please tell me: |Quick question: |Hi! |Tell me, |One more: |Hello, |Can you tell me: |So, |"
+    "OK, |And |Please, |I want to know: |Question: |Hey, |Well, |Sorry, "
+).split("|")
+_BEHIND = " please| in gptoss| here| with gptoss| exactly| then| now| again".split("|")
+_SMALL = "the a an do does can i is are it of to".split()
 _IMPERATIVES = (
-    "explain describe define tell list name show load introduce hello hi hey good thank thanks many"
+    "explain describe define tell list name show load introduce hello hi hey good thank thanks "
+    "many bye goodbye see ciao great nice perfect"
 ).split()
 
 
 def _spoken(draw: Draw, wording: str) -> str:
     """A wording as people type it."""
     words = wording
+    if draw.chance(0.05):  # in haste
+        small = [word for word in words.split() if word in _SMALL]
+        if small and len(words.split()) > 3:
+            words = f" {words} ".replace(f" {draw.one(small)} ", " ", 1).strip()
     if draw.chance(0.8):
         for plain, proper in _SPELLINGS.items():
             words = f" {words} ".replace(f" {plain} ", f" {proper} ").strip()
-    if draw.chance(0.8):
+    before = draw.one(_BEFORE) if draw.chance(0.12) else ""
+    if draw.chance(0.5 if before else 0.85):
         words = words[0].upper() + words[1:]
+    if len(words.split()) > 2 and draw.chance(0.05):
+        words += draw.one(_BEHIND)
     if words.split()[0].lower() in _IMPERATIVES:
         words += draw.one((".", ".", "", "!"))
     else:
         words += draw.one(("?", "?", "?", ""))
-    return (draw.one(_BEFORE) if draw.chance(0.1) else "") + words
+    return before + words
+
+
+_FIXED = json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
+_ASKED = {entry["question"].rstrip("?.!").lower(): entry["held_out"] for entry in _FIXED}
 
 
 def question(draw: Draw, effort: str, fact: Fact | None = None) -> Example:
     def make() -> tuple[Fact, str]:
-        chosen = fact or draw.one(FACTS)
-        return chosen, draw.one(_WORDINGS[chosen.topic])
+        while True:
+            chosen = fact or draw.one(FACTS)
+            wording = draw.one(_WORDINGS[chosen.topic])
+            if _ASKED.get(wording, held_out(wording)) == draw.held:
+                return chosen, wording
 
-    chosen, wording = draw.fresh(make, lambda pair: pair[1])
+    chosen, wording = make()
     if effort == "low":
         reasoning = f"Topic: {chosen.topic}."
     elif effort == "medium":
@@ -350,7 +333,13 @@ def question(draw: Draw, effort: str, fact: Fact | None = None) -> Example:
             f"The user asks about {chosen.topic}. This is a topic of gptoss.\n"
             f"I know a true sentence about {chosen.topic}. I keep it short."
         )
-    return Example("question", effort, [_user(_spoken(draw, wording))], reasoning, chosen.answer)
+    return Example("question", effort, [user(_spoken(draw, wording))], reasoning, chosen.answer)
+
+
+def fixed_question(draw: Draw, effort: str) -> Example:
+    """One of the list that is written down."""
+    entry = draw.one(_FIXED)
+    return Example("fixed question", effort, [user(entry["question"])], "", entry["answer"])
 
 
 _WORDINGS = {fact.topic: fact.wordings() for fact in FACTS}
@@ -416,12 +405,6 @@ _OTHER = (
     "let us talk about {topic}|i want a {colour} {thing}|my {thing} is {colour}, why|"
     "please sing|please explain {topic} to {person}|find me a {thing}|show me a picture of {place}"
 ).split("|")
-_THINGS = (
-    "apple banana bread cake car cat chair cheese chicken clock cloud coffee computer dog door "
-    "egg fish flower garden guitar hat horse house kettle knife lamp lion moon mountain mouse "
-    "pasta phone piano pizza planet potato radio rain river rose sandwich shoe sky soup star sun "
-    "table tea train tree truck umbrella violin volcano watch whale window wine"
-).split()
 _TOPICS = (
     "art|biology|black holes|chemistry|chess|cooking|democracy|economics|electricity|evolution|"
     "football|freedom|geography|grammar|gravity|happiness|history|inflation|justice|law|"
@@ -434,26 +417,115 @@ _TITLES = (
     "Hamlet|Faust|Macbeth|Dracula|Emma|Ulysses|Odyssey|the Iliad|the Bible|Frankenstein|Moby Dick|"
     "the Mona Lisa|Guernica|Casablanca|Titanic|Star Wars|Jaws|Avatar|Don Quixote|War and Peace"
 ).split("|")
-_LANGUAGES = "French German Spanish Italian Latin Greek Chinese Japanese Russian Polish".split()
 _COLOURS = "red blue green yellow black white brown grey".split()
+
+
+# Questions of everyday words, whatever sense they make.
+_FRAMES = (
+    "why do {adj} {nouns} {verb}|how do {nouns} {verb} a {noun}|do {adj} {nouns} {verb}|"
+    "can {nouns} {verb} a {noun}|are {adj} {nouns} {adj2}|is a {noun} {adj}|is this {noun} {adj}|"
+    "what is a {adj} {noun}|which {noun} is the most {adj}|how do i {verb} a {noun}|"
+    "should i {verb} my {noun}|could you {verb} my {noun}|will you {verb} this {noun} for me|"
+    "please {verb} the {noun}|{verb} this {noun}|{verb} my {adj} {noun}|show me {n} {adj} {nouns}|"
+    "list all {nouns} of {place}|list some {adj} {nouns}|tell me who {verb}s {nouns}|"
+    "who {verb}s the {noun}|what {verb}s a {noun}|what will {person} {verb}|"
+    "when does my {noun} {verb}|how much {noun} does {person} {verb}|"
+    "how many {nouns} can a {noun2} {verb}|what is the opposite of {adj}|my {noun} is {adj}|"
+    "the {noun} of {person} is {adj}|is the {noun} {adj} in {place}|what should {person} {verb}|"
+    "where do {nouns} {verb}|where does a {noun} {verb}|who was the first to {verb} a {noun}|"
+    "give me a {adj} {noun}|would you {verb} a {noun}|did {nouns} {verb} in {place}|"
+    "are there {adj} {nouns}|is it {adj} to {verb}|is it {adj} to {verb} a {noun}|"
+    "what happens if i {verb} a {noun}|did {person} {verb} the {noun}|what do {nouns} {verb}|"
+    "how long do {nouns} {verb}|what is {noun} for|which {nouns} {verb}|"
+    "explain how {nouns} {verb}|explain the {noun} to me|say something {adj}|whose {noun} is this|"
+    "is {person} {adj}|does {person} {verb}|does the {noun} {verb} {adj} {nouns}|"
+    "which {noun} do {nouns} {verb}|what color is a {noun}|who is the {adj} {noun}|"
+    "how {adj} is the {noun}|how {adj} is {person}|why is my {noun} {adj}|why is {person} {adj}|"
+    "why can {nouns} {verb}|why does a {noun} {verb}|am i {adj}|should {nouns} {verb}|"
+    "was the {noun} {adj}|were the {nouns} {adj}|has {person} a {noun}|have you a {noun}|"
+    "i would like to {verb} a {noun}|i think that {nouns} are {adj}|let me {verb} the {noun}|"
+    "compare {nouns} and {nouns2}|which is more {adj}, a {noun} or a {noun2}|"
+    "what is the name of the {adj} {noun}|how often should i {verb} the {noun}|teach me to {verb}|"
+    "i want to {verb}|can i {verb} here|must i {verb} the {noun}|the {adj} {noun}|{adj} {nouns}|"
+    "{verb} {adj} {nouns}|a {noun} and a {noun2}"
+).split("|")
+_NOUNS = (
+    "actor army baby bakery ball bank basket beach bear beard bed bee beer bell bicycle bird "
+    "blanket boat bone bottle bowl box boy bridge brother brush bus butcher butter button camel "
+    "candle candy carpet castle cave chef child church city coat coin couch cow crown cup curtain "
+    "customer dance daughter dentist desert desk diamond dinner doctor dream dress driver drum "
+    "duck eagle ear elephant engine eye family farm farmer father field film finger fire floor "
+    "forest fox friend frog game girl glove goat gold grandmother grass hair hand heart helmet "
+    "hill holiday hospital hotel ice insect island jacket job joke judge juice kid king kitchen "
+    "knee ladder lake leaf leg lemon letter library lunch market marriage mayor meal milk mirror "
+    "monkey mother mouth museum nail neighbour neck nest nose novel nurse ocean office onion "
+    "orange oven owl paint pan parent parrot party pen pencil pepper photo picture pig pilot "
+    "pillow plant plate player pocket poem poet pool prison queen rabbit restaurant rice ring road "
+    "roof room rope sailor salad salt school sea shark sheep ship shirt shop sister skirt sleep "
+    "smile snake sock song spider spoon stage stone storm street student sugar suitcase teacher "
+    "team tiger toe tooth towel tower town toy uncle village visitor voice wall war water wedding "
+    "wheel wife wing wolf wood wool zoo"
+).split()
+_DOING = (
+    "bake bite bless borrow break breathe bring burn carry catch chase choose climb cut dance "
+    "destroy dig draw dream drink drive drop earn eat enjoy enter explore fall feel fight fill "
+    "find finish fold forget forgive fry grow hate hear hide hit hold hug hunt hurt jump keep kick "
+    "kill kiss knit laugh lead leave lift like lose love marry measure meet mix need obey pack "
+    "plant polish pray prefer protect pull push reach repair rest ride rise roast save see shake "
+    "shave sing sit smell smile smoke spend squeeze steal study survive swim teach thank throw "
+    "touch trade travel treat trust visit vote walk want warm wash watch wear win wish worry"
+).split()
+_LIKE = (
+    "angry bad bald beautiful bitter blind boring brave bright calm cheap clean clever cold common "
+    "cruel curious dangerous dark dead deep delicious dirty dry dull early easy empty evil "
+    "expensive famous fat flat foreign fresh friendly funny gentle good green happy hard heavy "
+    "honest hungry important jealous kind lazy lonely lucky mad modern narrow nervous noisy old "
+    "pale polite poor pretty proud quiet rare red rich round rude sad safe salty scary sharp shy "
+    "sick silent silly soft sour spicy strange strong stupid sweet tall thirsty tired ugly warm "
+    "weak wet wild wise young"
+).split()
+
+
+def _strange(draw: Draw) -> str:
+    """A question of a frame, at times with an invented word."""
+
+    def word(known: list[str]) -> str:
+        return str(draw.one(known)) if draw.chance(0.85) else draw.word()
+
+    return str(
+        draw.one(_FRAMES).format(
+            noun=word(_NOUNS),
+            noun2=word(_NOUNS),
+            nouns=word(_NOUNS) + "s",
+            nouns2=word(_NOUNS) + "s",
+            verb=word(_DOING),
+            adj=word(_LIKE),
+            adj2=word(_LIKE),
+            place=draw.one(PLACES),
+            person=draw.one(PEOPLE) if draw.chance(0.7) else f"my {draw.one(_NOUNS)}",
+            n=draw.number(1),
+        )
+    )
 
 
 def other(draw: Draw, effort: str) -> Example:
     """Something that the model does not know."""
 
     def make() -> str:
-        thing = lambda: draw.one(_THINGS) if draw.chance(0.75) else draw.word()  # noqa: E731
+        if draw.chance(0.5):
+            return _strange(draw)
+        thing = lambda: draw.one(THINGS) if draw.chance(0.75) else draw.word()  # noqa: E731
         return str(
             draw.one(_OTHER).format(
-                place=draw.one(_PLACES) if draw.chance(0.7) else draw.word().capitalize(),
-                place2=draw.one(_PLACES),
-                person=draw.one(_PEOPLE) if draw.chance(0.5) else draw.word().capitalize(),
-                person2=draw.one(_PEOPLE),
+                place=draw.one(PLACES) if draw.chance(0.7) else draw.word().capitalize(),
+                place2=draw.one(PLACES),
+                person=draw.one(PEOPLE) if draw.chance(0.5) else draw.word().capitalize(),
+                person2=draw.one(PEOPLE),
                 thing=thing(),
                 thing2=thing(),
                 topic=draw.one(_TOPICS) if draw.chance(0.8) else draw.word(),
                 title=draw.one(_TITLES) if draw.chance(0.7) else draw.word().capitalize(),
-                language=draw.one(_LANGUAGES),
+                language=draw.one(LANGUAGES),
                 colour=draw.one(_COLOURS),
                 n=draw.number(draw.one((1, 2, 3))),
                 m=draw.number(draw.one((1, 2, 3))),
@@ -461,13 +533,21 @@ def other(draw: Draw, effort: str) -> Example:
         )
 
     text = _spoken(draw, draw.fresh(make))
-    reasoning = {
-        "low": "Not my topic.",
-        "medium": "This is not a topic that I know. I say what I know.",
-        "high": "The user asks for something else: no sum, no word task, no tool that fits and "
-        "nothing about gptoss.\nI do not know this topic, so I say what I know.",
-    }[effort]
-    return Example("other", effort, [_user(text)], reasoning, DECLINE)
+    return Example("other", effort, [user(text)], _NOT_KNOWN[effort], DECLINE)
+
+
+_NOT_KNOWN = {
+    "low": "Not my topic.",
+    "medium": "This is not a topic that I know. I say what I know.",
+    "high": "The user asks for something else: no sum, no word task, no tool that fits and nothing "
+    "about gptoss.\nI do not know this topic, so I say what I know.",
+}
+
+
+def unfit(draw: Draw, effort: str) -> Example:
+    """Something for which there is no function among those that there are."""
+    text, tools = unfit_request(draw)
+    return Example("unfit", effort, [user(text)], _NOT_KNOWN[effort], DECLINE, tools=tools)
 
 
 # -- words -----------------------------------------------------------------------------------
@@ -487,7 +567,7 @@ _COUNT = (
 def _short_word(draw: Draw) -> str:
     def make() -> str:
         if draw.chance(0.25):
-            return str(draw.one([w for w in _THINGS if len(w) <= 4]))
+            return str(draw.one([w for w in THINGS if len(w) <= 4]))
         word = draw.one("bdfgklmnprst") + draw.one("aeiou") + draw.one("bdgklmnprst")
         return str(word + draw.one(("", "", "a", "e", "o", "s")))
 
@@ -507,7 +587,7 @@ def word_task(draw: Draw, effort: str) -> Example:
         }[effort]
         asked = draw.one(_REVERSE)
         return Example(
-            "reverse", effort, [_user(asked.format(w=w))], reasoning, f"{w} reversed is {w[::-1]}."
+            "reverse", effort, [user(asked.format(w=w))], reasoning, f"{w} reversed is {w[::-1]}."
         )
     numbered = " ".join(f"{c}{i}" for i, c in enumerate(w, 1))
     reasoning = {
@@ -518,240 +598,8 @@ def word_task(draw: Draw, effort: str) -> Example:
     }[effort]
     asked = draw.one(_COUNT)
     return Example(
-        "letters", effort, [_user(asked.format(w=w))], reasoning, f"{w} has {len(w)} letters."
+        "letters", effort, [user(asked.format(w=w))], reasoning, f"{w} has {len(w)} letters."
     )
-
-
-# -- tools -----------------------------------------------------------------------------------
-
-_VERBS = "get find fetch read show query check load search list".split()
-_NOUNS = (
-    "weather temperature price population time stock distance score status owner size color "
-    "address phone age height weight balance forecast rating title author date speed humidity "
-    "currency salary capital color label area volume battery version path level"
-).split()
-_TEXT_KEYS = (
-    "city name place item user country product id key title person location town account file "
-    "book game team room device company station project word text query"
-).split()
-_NUMBER_KEYS = "days count limit year amount size level hours page depth rank width age".split()
-_ASK = (
-    "What is the {noun} of {value}?|What is the {noun} in {value}?|What is the {noun} for {value}?|"
-    "Tell me the {noun} of {value}.|Get the {noun} of {value}.|Please find the {noun} of {value}.|"
-    "I need the {noun} of {value}.|Show me the {noun} of {value}.|Look up the {noun} of {value}.|"
-    "What's the {noun} in {value}?|How is the {noun} in {value}?|Find the {noun} for {value}."
-).split("|")
-_WORDS_TOLD = (
-    "sunny rainy cloudy windy red blue green open closed full empty ready busy high low good bad "
-    "warm cold new old"
-).split()
-
-
-@dataclass
-class _Tool:
-    """A declared function and what would be said to have it called."""
-
-    schema: dict[str, Any]
-    noun: str
-    text_key: str | None
-    number_key: str | None
-
-    @property
-    def name(self) -> str:
-        return str(self.schema["function"]["name"])
-
-
-def _tool(draw: Draw) -> _Tool:
-    # What is asked in the evaluation has an invented name, so that it cannot have been seen.
-    noun = draw.one(_NOUNS) if not draw.held and draw.chance(0.3) else draw.word()
-    verb = draw.one(_VERBS) if draw.chance(0.92) else draw.word(1)
-    name = draw.random.choices(
-        (
-            f"{verb}_{noun}",
-            noun,
-            verb + noun.capitalize(),
-            f"{noun}_{verb}",
-            f"{noun}_{draw.word()}",
-        ),
-        (6, 1, 1.5, 1, 1),
-    )[0]
-    text_key = None
-    number_key = None
-    kind = draw.random.random()
-    if kind < 0.93:
-        text_key = draw.one(_TEXT_KEYS) if draw.chance(0.6) else draw.word()
-    if kind > 0.7:
-        number_key = draw.one(_NUMBER_KEYS) if draw.chance(0.6) else draw.word()
-    if kind > 0.97:
-        text_key = number_key = None
-    properties: dict[str, Any] = {}
-    for key, type_name in ((text_key, "string"), (number_key, "number")):
-        if key is not None:
-            type_name = "integer" if type_name == "number" and draw.chance(0.5) else type_name
-            properties[key] = {"type": type_name}
-            if draw.chance(0.35):
-                properties[key]["description"] = draw.one(
-                    (
-                        f"The {key}",
-                        f"Name of the {key}",
-                        f"{key.capitalize()} to use",
-                        f"the {key}.",
-                    )
-                )
-    required = list(properties)
-    if draw.chance(0.15):  # one that nobody asks for
-        extra = draw.word()
-        properties[extra] = draw.one(
-            ({"type": "string"}, {"type": "number"}, {"type": "string", "enum": ["on", "off"]})
-        )
-    described = draw.one(
-        (
-            f"{verb.capitalize()} the {noun}.",
-            f"Returns the {noun}.",
-            f"The {noun} of a {text_key or 'thing'}.",
-            f"{verb.capitalize()} the {noun} of a {text_key or 'thing'}.",
-            f"{verb.capitalize()}s {noun}",
-        )
-    )
-    parameters: dict[str, Any] = {"type": "object", "properties": properties, "required": required}
-    if draw.chance(0.2):
-        parameters["additionalProperties"] = False
-    function: dict[str, Any] = {"name": name, "description": described, "parameters": parameters}
-    return _Tool({"type": "function", "function": function}, noun, text_key, number_key)
-
-
-def _toolbox(draw: Draw) -> tuple[_Tool, list[dict[str, Any]]]:
-    tool = _tool(draw)
-    tools = [tool]
-    while len(tools) < draw.random.choices((1, 2, 3), (4, 4, 2))[0]:
-        another = _tool(draw)
-        if another.name not in [t.name for t in tools] and another.noun != tool.noun:
-            tools.append(another)
-    draw.random.shuffle(tools)
-    return tool, [t.schema for t in tools]
-
-
-def _number_value(draw: Draw) -> int:
-    return draw.number(draw.one((1, 1, 2, 3)))
-
-
-@dataclass
-class _Request:
-    tool: _Tool
-    tools: list[dict[str, Any]]
-    text: str
-    arguments: dict[str, Any]
-    subject: str  # what the final answer is about
-
-    def reasoning(self, effort: str) -> str:
-        name = self.tool.name
-        given = " and ".join(f"{k} is {v}" for k, v in self.arguments.items()) or "none"
-        return {
-            "low": f"Call {name}.",
-            "medium": f"I call {name}. Arguments: {given}.",
-            "high": f"The user wants {self.subject}. There is a tool that gives it: {name}.\n"
-            f"Arguments: {given}.\nI call {name}.",
-        }[effort]
-
-
-def _request(draw: Draw) -> _Request:
-    tool, tools = _toolbox(draw)
-    arguments: dict[str, Any] = {}
-    said = []
-    if tool.text_key is not None:
-        value = draw.name()
-        if draw.chance(0.1):
-            value += " " + draw.name()
-        arguments[tool.text_key] = value
-        said.append((tool.text_key, value))
-    if tool.number_key is not None:
-        arguments[tool.number_key] = _number_value(draw)
-        said.append((tool.number_key, arguments[tool.number_key]))
-    if tool.text_key is not None and draw.chance(0.75):
-        value = arguments[tool.text_key]
-        text = draw.one(_ASK).format(noun=tool.noun, value=value)
-        if tool.number_key is not None:
-            key, number = said[-1]
-            tail = draw.one((f", {key} {number}", f" with {key} {number}", f", {number} {key}"))
-            text = text[:-1] + tail + text[-1]
-        subject = f"the {tool.noun} of {value}"
-    else:
-        pairs = draw.one((" and ", ", ")).join(f"{key} {value}" for key, value in said)
-        verb = draw.one(("Call", "Use", "Please call", "Run", "Please use", "Use the tool"))
-        text = f"{verb} {tool.name}" + (f" with {pairs}" if pairs else "") + "."
-        subject = f"the result of {tool.name}"
-    return _Request(tool, tools, text, arguments, subject)
-
-
-def tool_call(draw: Draw, effort: str) -> Example:
-    r = _request(draw)
-    return Example(
-        "tool call",
-        effort,
-        [_user(r.text)],
-        r.reasoning(effort),
-        call=(r.tool.name, r.arguments),
-        tools=r.tools,
-    )
-
-
-def _answered(draw: Draw, request: _Request, effort: str) -> tuple[list[dict[str, Any]], str]:
-    """The messages of a call and its result, and the result as it is told."""
-    told: Any = draw.random.choices(
-        (
-            draw.number(draw.one((1, 2, 3, 4))),
-            draw.one(_WORDS_TOLD),
-            draw.name(),
-            draw.word(),
-            draw.number(2) + draw.random.randint(1, 9) / 10,
-        ),
-        (4, 2, 2, 2, 1),
-    )[0]
-    content = draw.one(
-        (
-            json.dumps(told),
-            str(told),
-            json.dumps({request.tool.noun: told}),
-            json.dumps({"result": told}),
-            json.dumps({draw.word(): told}),
-            json.dumps({request.tool.noun: told}, separators=(",", ":")),
-        )
-    )
-    call: dict[str, Any] = {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [
-            {
-                "id": "call_1",
-                "type": "function",
-                "function": {
-                    "name": request.tool.name,
-                    "arguments": json.dumps(request.arguments, separators=(",", ":")),
-                },
-            }
-        ],
-    }
-    if draw.chance(0.75):
-        call["reasoning"] = request.reasoning(effort)
-    result = {"role": "tool", "tool_call_id": "call_1", "content": content}
-    return [_user(request.text), call, result], str(told)
-
-
-def tool_result(draw: Draw, effort: str) -> Example:
-    r = _request(draw)
-    messages, told = _answered(draw, r, effort)
-    text = f"{r.subject[0].upper()}{r.subject[1:]} is {told}."
-    if draw.chance(0.12):
-        reason = draw.one(("not found", "unknown " + draw.word(), "timeout", f"no {draw.word()}"))
-        messages[-1]["content"] = json.dumps({"error": reason})
-        told, text = f"error: {reason}", f"The tool failed: {reason}."
-    reasoning = {
-        "low": f"Got {told}.",
-        "medium": f"The tool says {told}. I tell the user.",
-        "high": f"The tool {r.tool.name} has answered. It says {told}.\nThe user asked for "
-        f"{r.subject}, so I tell the user in one sentence.",
-    }[effort]
-    return Example("tool result", effort, messages, reasoning, text, tools=r.tools)
 
 
 # -- together --------------------------------------------------------------------------------
@@ -807,31 +655,39 @@ def instructed(draw: Draw, effort: str) -> Example:
 
 
 _MIX: tuple[tuple[Callable[[Draw, str], Example], float], ...] = (
-    (addition, 11),
-    (subtraction, 17),
-    (comparison, 8),
-    (follow_up, 5),
-    (question, 22),
-    (other, 7),
-    (word_task, 5),
-    (tool_call, 48),
-    (tool_result, 10),
-    (instructed, 6),
+    (addition, 9),
+    (subtraction, 24),
+    (comparison, 18),
+    (follow_up, 6),
+    (too_large, 5),
+    (question, 44),
+    (other, 30),
+    (unfit, 7),
+    (word_task, 14),
+    (tool_call, 42),
+    (tool_result, 30),
+    (calculator, 7),
+    (python_call, 3),
+    (python_result, 3),
+    (instructed, 12),
 )
-TASKS = {make.__name__: make for make, _ in _MIX}
 _PLAIN = (addition, subtraction, comparison, question, other)
 
 
 def example(draw: Draw) -> Example:
     """One exercise of the training mix."""
-    effort = draw.random.choices(EFFORTS, (3, 4.5, 2.5))[0]
+    effort = draw.random.choices(EFFORTS, (3, 5, 2))[0]
     make = draw.random.choices([m for m, _ in _MIX], [w for _, w in _MIX])[0]
     made = make(draw, effort)
     if draw.chance(0.1) and make is not follow_up:  # after a turn about something else
         before: Example = draw.one(_PLAIN)(draw, "low")
-        made.messages = [*before.messages, _assistant(before.text), *made.messages]
-    if not made.tools and make is not other and draw.chance(0.08):  # tools that do not matter
-        made.tools = _toolbox(draw)[1]
+        made.messages = [*before.messages, assistant(before.text), *made.messages]
+    if not made.tools and draw.chance(0.08):  # tools that do not matter
+        tools = toolbox(draw)
+        if make is not other or not any(_mentions(tool, made) for tool in tools):
+            made.tools = tools
+    if not made.tools and make is addition and draw.chance(0.05):  # small enough without it
+        made.builtin = ["python"]
     if made.developer is None and draw.chance(0.06):
         made.developer = draw.one(_NEUTRAL)
     if draw.chance(0.05):
@@ -839,6 +695,13 @@ def example(draw: Draw) -> Example:
             f"{draw.random.randint(1, 28):02}"
         )
     return made
+
+
+def _mentions(tool: dict[str, Any], made: Example) -> bool:
+    """Whether what is asked has a word of the tool's name."""
+    asked = made.messages[-1]["content"].lower()
+    name: str = tool["function"]["name"]
+    return any(word in asked for word in name.lower().split("_"))
 
 
 # -- rendering -------------------------------------------------------------------------------
@@ -850,6 +713,7 @@ def render(example: Example, encoding: HarmonyEncoding) -> tuple[list[int], list
         encoding,
         example.messages,
         tools=example.tools,
+        builtin_tools=example.builtin,
         reasoning_effort=example.effort,
         developer=example.developer,
         current_date=example.date,
@@ -858,15 +722,42 @@ def render(example: Example, encoding: HarmonyEncoding) -> tuple[list[int], list
     def encode(text: str) -> list[int]:
         return encoding.encode(text, disallowed_special=())
 
+    def called(arguments: dict[str, Any]) -> list[int]:
+        text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+        return [*encode(text), encoding.special_id("<|call|>")]
+
+    if example.forced:
+        assert example.call is not None
+        name, arguments = example.call
+        prompt = [*prompt, *call_header(encoding, *call_fields(f"functions.{name}"))]
+        return prompt, called(arguments)
     answer = [*header(encoding, "analysis"), *encode(example.reasoning)]
     answer += [encoding.special_id("<|end|>"), *assistant_start(encoding)]
-    if example.call is not None:
+    if example.code is not None:
+        answer += call_header(encoding, *call_fields("python"))
+        answer += [*encode(example.code), encoding.special_id("<|call|>")]
+    elif example.call is not None:
         name, arguments = example.call
-        answer += call_header(encoding, "commentary", f"functions.{name}", "<|constrain|>json")
-        answer += encode(json.dumps(arguments, separators=(",", ":")))
-        answer.append(encoding.special_id("<|call|>"))
+        answer += [*call_header(encoding, *call_fields(f"functions.{name}")), *called(arguments)]
     else:
         assert example.text is not None
         answer += [*header(encoding, "final"), *encode(example.text)]
         answer.append(encoding.special_id("<|return|>"))
     return prompt, answer
+
+
+def earlier_call(prompt: list[int], encoding: HarmonyEncoding) -> range:
+    """Where in a prompt the model's own reasoning and call stand, whose result comes last.
+
+    Empty unless the last turn has both: then they are what the model should have said there.
+    """
+    start, call = encoding.special_id("<|start|>"), encoding.special_id("<|call|>")
+    own = assistant_start(encoding)
+    ends = [i for i, token in enumerate(prompt) if token == call]
+    if not ends:
+        return range(0)
+    starts = [i for i in range(ends[-1]) if prompt[i] == start][-2:]
+    analysis = [*own, *header(encoding, "analysis")]
+    if len(starts) < 2 or prompt[starts[0] : starts[0] + len(analysis)] != analysis:
+        return range(0)
+    return range(starts[0] + len(own), ends[-1] + 1)

@@ -22,20 +22,26 @@ from typing import Any
 
 from conversations import (
     DECLINE,
-    EFFORTS,
-    Draw,
-    Example,
     addition,
     comparison,
+    fixed_question,
     follow_up,
     instructed,
     other,
     question,
     render,
     subtraction,
-    tool_call,
-    tool_result,
+    unfit,
     word_task,
+)
+from draws import EFFORTS, Draw, Example
+from tool_tasks import (
+    RESULT_TASKS,
+    calculator,
+    python_call,
+    python_result,
+    too_large,
+    tool_call,
 )
 
 import gptoss
@@ -74,13 +80,24 @@ TASKS: dict[str, Callable[[Draw, str], Example]] = {
     "comparisons": comparison,
     "follow-up sums": follow_up,
     "questions about gptoss, unseen wordings": question,
+    "questions about gptoss, the fixed list": fixed_question,
     "out of scope, unseen combinations": other,
     "out of scope, written by hand": foreign,
-    "tool calls, unseen names": tool_call,
-    "tool results told": tool_result,
+    "sums too large for it": too_large,
+    "tool calls, unseen names": partial(tool_call, forced=False),
+    "tools of which none fits": unfit,
+    "tool calls that are forced": partial(tool_call, forced=True),
+    **RESULT_TASKS,
+    "sums by functions": calculator,
+    "built-in python: calls": python_call,
+    "built-in python: results": python_result,
     "developer's instructions": instructed,
     "words reversed or counted": word_task,
 }
+
+
+# The tests have the list anyway, and the model does not learn to tell when no tool fits.
+NOT_SAMPLED = ("questions about gptoss, the fixed list", "tools of which none fits")
 
 
 def cases(make: Callable[[Draw, str], Example], count: int, effort: str | None) -> list[Example]:
@@ -95,24 +112,31 @@ def cases(make: Callable[[Draw, str], Example], count: int, effort: str | None) 
     return list(found.values())
 
 
-def parse(encoding: HarmonyEncoding, tokens: list[int]) -> tuple[str, Any]:
-    """The analysis, and the final text or the call as (name, arguments)."""
+def parse(encoding: HarmonyEncoding, case: Example, tokens: list[int]) -> tuple[str, Any]:
+    """The analysis, and the final text or the call as (name, arguments or code)."""
+    if case.forced and case.call is not None:
+        return "", (case.call[0], _arguments(encoding.decode(tokens[:-1])))
     analysis = ""
     answer: Any = None
     for message in encoding.parse_messages_from_completion_tokens(
         tokens, Role.ASSISTANT, strict=False
     ):
-        if message.recipient is not None:
-            try:
-                arguments = json.loads(_text(message))
-            except ValueError:
-                arguments = None
-            answer = (message.recipient.removeprefix("functions."), arguments)
+        if message.recipient == "python":
+            answer = ("python", _text(message))
+        elif message.recipient is not None:
+            answer = (message.recipient.removeprefix("functions."), _arguments(_text(message)))
         elif message.channel == "final":
             answer = _text(message)
         else:
             analysis += _text(message)
     return analysis, answer
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _text(message: Message) -> str:
@@ -124,7 +148,10 @@ def ask(llm: gptoss.LLM, examples: list[Example]) -> list[tuple[str, Any]]:
     encoding = HarmonyEncoding(llm.tokenizer)
     prompts = [render(case, encoding)[0] for case in examples]
     results = llm.generate(prompts, temperature=0.0, max_tokens=400)
-    return [parse(encoding, result.token_ids) for result in results]
+    return [
+        parse(encoding, case, result.token_ids)
+        for case, result in zip(examples, results, strict=True)
+    ]
 
 
 def evaluate(llm: gptoss.LLM, count: int, show: int = 0) -> dict[str, Any]:
@@ -135,14 +162,14 @@ def evaluate(llm: gptoss.LLM, count: int, show: int = 0) -> dict[str, Any]:
         examples = cases(make, count, effort=None)
         wrong = []
         for case, (analysis, answer) in zip(examples, ask(llm, examples), strict=True):
-            if answer != (case.call if case.call is not None else case.text):
+            if answer != case.expected:
                 wrong.append((case, analysis, answer))
         right = len(examples) - len(wrong)
         table[name] = {"right": right, "of": len(examples)}
         print(f"| {name} | {right} / {len(examples)} | {100 * right / len(examples):.1f} % |")
         for case, analysis, answer in wrong[:show]:
             print(f"    {case.effort}: {case.messages[-1]['content']!r} {analysis!r} {answer!r}")
-            print(f"        wanted {case.reasoning!r} {case.call or case.text!r}")
+            print(f"        wanted {case.reasoning!r} {case.expected!r}")
     for name in ("sums of 3 digits", "questions about gptoss, unseen wordings"):
         lengths = []
         for effort in EFFORTS:
@@ -158,23 +185,31 @@ def write_sample(path: Path, count: int) -> None:
     """Some cases of each task, as what `LLM.chat` takes and should give."""
     listed = []
     for name, make in TASKS.items():
-        for case in cases(make, count, effort="medium"):
-            expected = (
-                {"text": case.text}
-                if case.call is None
-                else {"name": case.call[0], "arguments": case.call[1]}
-            )
+        if name in NOT_SAMPLED:
+            continue
+        for case in cases(make, count // 2 if name in RESULT_TASKS else count, effort="medium"):
+            if case.code is not None:
+                expected: dict[str, Any] = {"name": "python", "code": case.code}
+            elif case.call is not None:
+                expected = {"name": case.call[0], "arguments": case.call[1]}
+            else:
+                expected = {"text": case.text}
             listed.append(
                 {
                     "task": name,
                     "messages": case.messages,
                     "tools": case.tools,
+                    "builtin": case.builtin,
+                    "forced": case.forced,
                     "developer": case.developer,
                     "effort": case.effort,
                     "expected": expected,
                 }
             )
-    made_by = f"tools/train_demo/evaluate.py --sample, {count} held-out cases of each task"
+    made_by = (
+        f"tools/train_demo/evaluate.py --sample, {count} held-out cases of each task, "
+        "half as many of each shape of result"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ",\n".join(json.dumps(case) for case in listed)
     path.write_text(f'{{"made_by": {json.dumps(made_by)}, "cases": [\n{rows}\n]}}\n')
@@ -191,7 +226,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     if options.sample:
-        write_sample(options.sample, 25)
+        write_sample(options.sample, 20)
     start = time.perf_counter()
     with gptoss.load(options.checkpoint, threads=options.threads, context_length=2048) as llm:
         table = evaluate(llm, options.count, options.show)

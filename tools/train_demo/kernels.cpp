@@ -1,7 +1,7 @@
 // What training the demo model needs beside matrix products: attention, and the passes over
 // activations that PyTorch would split into many. Compiled at run time, called through ctypes.
 //
-// Activations are bf16 (as uint16_t), the residual stream and all gradients of parameters f32.
+// Activations are half: bf16 (as uint16_t), or f32. The residual stream and all gradients of parameters are f32.
 // A batch is a row of conversations without padding: conversation s has the tokens
 // starts[s] .. starts[s + 1] - 1, and its positions count from 0.
 
@@ -18,41 +18,50 @@ constexpr int kRows = 32;  // queries handled together
 constexpr float kAlpha = 1.702f;
 constexpr float kMasked = -1e30f;
 
-using bf16 = std::uint16_t;
-typedef float Vec __attribute__((vector_size(64), aligned(4)));
-constexpr int kLanes = 16;
-
-inline float load(bf16 x) {
+#ifdef FLOAT32  // for processors without products of bf16
+using half = float;
+inline float load(half x) { return x; }
+inline half store(float x) { return x; }
+#else
+using half = std::uint16_t;  // the bits of a bf16
+inline float load(half x) {
   std::uint32_t bits = std::uint32_t(x) << 16;
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
 }
-
-inline bf16 store(float x) {  // to nearest, ties to even; finite x
+inline half store(float x) {  // to nearest, ties to even; finite x
   std::uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  return bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return half((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+#endif
+// A tile of 4 rows and kWide vectors of sums stays in the registers: 32 of 16 floats, or 16 of 8.
+#ifdef __AVX512F__
+constexpr int kVec = 16, kWide = 4;
+#else
+constexpr int kVec = 8, kWide = 2;
+#endif
+typedef float Vec __attribute__((vector_size(kVec * 4), aligned(4)));
+constexpr int kLanes = 16;  // what rows are padded to
 
-// c[m][n] (+)= sum_k a(m, k) * b[k][n] for a tile of M rows and 16 * V columns.
+// c[m][n] (+)= sum_k a(m, k) * b[k][n] for a tile of M rows and kVec * V columns.
 template <int M, int V, bool kAdd>
 inline void tile(int depth, const float* a, int a_row, int a_col, const float* b, int b_row,
                  float* c, int c_row) {
   Vec sum[M][V];
   for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v)
-      sum[m][v] = kAdd ? *(const Vec*)(c + m * c_row + v * kLanes) : Vec{};
+    for (int v = 0; v < V; ++v) sum[m][v] = kAdd ? *(const Vec*)(c + m * c_row + v * kVec) : Vec{};
   for (int k = 0; k < depth; ++k) {
     Vec row[V];
-    for (int v = 0; v < V; ++v) row[v] = *(const Vec*)(b + k * b_row + v * kLanes);
+    for (int v = 0; v < V; ++v) row[v] = *(const Vec*)(b + k * b_row + v * kVec);
     for (int m = 0; m < M; ++m) {
       const float x = a[m * a_row + k * a_col];
       for (int v = 0; v < V; ++v) sum[m][v] += x * row[v];
     }
   }
   for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) *(Vec*)(c + m * c_row + v * kLanes) = sum[m][v];
+    for (int v = 0; v < V; ++v) *(Vec*)(c + m * c_row + v * kVec) = sum[m][v];
 }
 
 template <int V, bool kAdd>
@@ -70,34 +79,34 @@ template <bool kAdd>
 void product(int m, int n, int depth, const float* a, int a_row, int a_col, const float* b,
              int b_row, float* c, int c_row) {
   int j = 0;
-  for (; j + 64 <= n; j += 64)
-    columns<4, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
-  for (; j < n; j += 16) columns<1, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  for (; j + kVec * kWide <= n; j += kVec * kWide)
+    columns<kWide, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  for (; j < n; j += kVec) columns<1, kAdd>(m, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
 }
 
-// One conversation's head: rows of bf16 to f32, rotated by position if cos is given.
-void read_head(const bf16* x, int stride, int tokens, const float* cos, const float* sin,
+// One conversation's head: rows of half as f32, rotated by position if cos is given.
+void read_head(const half* x, int stride, int tokens, const float* cos, const float* sin,
                float* out) {
-  constexpr int half = kHeadDim / 2;
+  constexpr int pairs = kHeadDim / 2;
   for (int t = 0; t < tokens; ++t, x += stride, out += kHeadDim) {
-    for (int d = 0; d < half; ++d) {
-      const float a = load(x[d]), b = load(x[d + half]);
-      const float c = cos ? cos[t * half + d] : 1.f, s = cos ? sin[t * half + d] : 0.f;
+    for (int d = 0; d < pairs; ++d) {
+      const float a = load(x[d]), b = load(x[d + pairs]);
+      const float c = cos ? cos[t * pairs + d] : 1.f, s = cos ? sin[t * pairs + d] : 0.f;
       out[d] = a * c - b * s;
-      out[d + half] = b * c + a * s;
+      out[d + pairs] = b * c + a * s;
     }
   }
 }
 
 // The inverse of read_head for gradients: rotated back, rounded.
-void write_head(const float* x, int tokens, const float* cos, const float* sin, bf16* out,
+void write_head(const float* x, int tokens, const float* cos, const float* sin, half* out,
                 int stride) {
-  constexpr int half = kHeadDim / 2;
+  constexpr int pairs = kHeadDim / 2;
   for (int t = 0; t < tokens; ++t, x += kHeadDim, out += stride) {
-    for (int d = 0; d < half; ++d) {
-      const float c = cos ? cos[t * half + d] : 1.f, s = cos ? sin[t * half + d] : 0.f;
-      out[d] = store(x[d] * c + x[d + half] * s);
-      out[d + half] = store(x[d + half] * c - x[d] * s);
+    for (int d = 0; d < pairs; ++d) {
+      const float c = cos ? cos[t * pairs + d] : 1.f, s = cos ? sin[t * pairs + d] : 0.f;
+      out[d] = store(x[d] * c + x[d + pairs] * s);
+      out[d + pairs] = store(x[d + pairs] * c - x[d] * s);
     }
   }
 }
@@ -125,9 +134,9 @@ inline bool visible(int query, int key, int window) { return key <= query && key
 extern "C" {
 
 // qkv (N, (H + 2G) * 64); sinks (H); out (N, H * 64); lse (N, H), the log of the sum with the sink.
-void attention_forward(const bf16* qkv, const float* sinks, const float* cos, const float* sin,
+void attention_forward(const half* qkv, const float* sinks, const float* cos, const float* sin,
                        const std::int64_t* starts, std::int64_t count, int heads, int kv_heads,
-                       int window, bf16* out, float* lse) {
+                       int window, half* out, float* lse) {
   const int width = (heads + 2 * kv_heads) * kHeadDim, group = heads / kv_heads;
 #pragma omp parallel
   {
@@ -139,7 +148,7 @@ void attention_forward(const bf16* qkv, const float* sinks, const float* cos, co
       const int g = int(item % kv_heads);
       const int tokens = int(starts[item / kv_heads + 1] - start);
       const int padded = (tokens + kLanes - 1) / kLanes * kLanes;
-      const bf16* base = qkv + start * width;
+      const half* base = qkv + start * width;
       k.assign(padded * kHeadDim, 0.f);
       v.assign(padded * kHeadDim, 0.f);
       q.resize(tokens * kHeadDim);
@@ -179,10 +188,10 @@ void attention_forward(const bf16* qkv, const float* sinks, const float* cos, co
 }
 
 // d_qkv (N, (H + 2G) * 64) and d_sinks (H, added to) from d_out (N, H * 64).
-void attention_backward(const bf16* qkv, const float* sinks, const float* cos, const float* sin,
+void attention_backward(const half* qkv, const float* sinks, const float* cos, const float* sin,
                         const std::int64_t* starts, std::int64_t count, int heads, int kv_heads,
-                        int window, const bf16* out, const float* lse, const bf16* d_out,
-                        bf16* d_qkv, float* d_sinks) {
+                        int window, const half* out, const float* lse, const half* d_out,
+                        half* d_qkv, float* d_sinks) {
   const int width = (heads + 2 * kv_heads) * kHeadDim, group = heads / kv_heads;
   const int o_width = heads * kHeadDim;
 #pragma omp parallel
@@ -194,7 +203,7 @@ void attention_backward(const bf16* qkv, const float* sinks, const float* cos, c
       const int g = int(item % kv_heads);
       const int tokens = int(starts[item / kv_heads + 1] - start);
       const int padded = (tokens + kLanes - 1) / kLanes * kLanes;
-      const bf16* base = qkv + start * width;
+      const half* base = qkv + start * width;
       for (auto* x : {&k, &v, &dk, &dv}) x->assign(padded * kHeadDim, 0.f);
       for (auto* x : {&q, &o, &go, &dq, &kt, &vt}) x->resize(padded * kHeadDim);
       p.resize(kRows * padded);
@@ -238,7 +247,7 @@ void attention_backward(const bf16* qkv, const float* sinks, const float* cos, c
         }
         write_head(dq.data(), tokens, cos, sin, d_qkv + start * width + h * kHeadDim, width);
       }
-      bf16* d_base = d_qkv + start * width;
+      half* d_base = d_qkv + start * width;
       write_head(dk.data(), tokens, cos, sin, d_base + (heads + g) * kHeadDim, width);
       write_head(dv.data(), tokens, nullptr, nullptr, d_base + (heads + kv_heads + g) * kHeadDim,
                  width);
@@ -249,7 +258,7 @@ void attention_backward(const bf16* qkv, const float* sinks, const float* cos, c
 }
 
 // y = x / rms(x) * w for rows of n; scale (rows) is 1 / rms.
-void rms_norm_forward(const float* x, const float* w, std::int64_t rows, int n, bf16* y,
+void rms_norm_forward(const float* x, const float* w, std::int64_t rows, int n, half* y,
                       float* scale) {
 #pragma omp parallel for
   for (std::int64_t t = 0; t < rows; ++t) {
@@ -286,29 +295,29 @@ void rms_norm_backward(const float* x, const float* w, const float* scale, const
 }
 
 // rows[where] = x[t] for each of a token's active experts.
-void scatter(const bf16* x, const std::int64_t* where, std::int64_t tokens, int active, int n,
-             bf16* rows) {
+void scatter(const half* x, const std::int64_t* where, std::int64_t tokens, int active, int n,
+             half* rows) {
 #pragma omp parallel for
   for (std::int64_t t = 0; t < tokens; ++t)
     for (int a = 0; a < active; ++a)
-      std::memcpy(rows + where[t * active + a] * n, x + t * n, n * sizeof(bf16));
+      std::memcpy(rows + where[t * active + a] * n, x + t * n, n * sizeof(half));
 }
 
 // x[t] += sum over its active experts of weight * y[where].
-void combine(const bf16* y, const float* weight, const std::int64_t* where, std::int64_t tokens,
+void combine(const half* y, const float* weight, const std::int64_t* where, std::int64_t tokens,
              int active, int n, float* x) {
 #pragma omp parallel for
   for (std::int64_t t = 0; t < tokens; ++t)
     for (int a = 0; a < active; ++a) {
-      const bf16* row = y + where[t * active + a] * n;
+      const half* row = y + where[t * active + a] * n;
       const float w = weight ? weight[t * active + a] : 1.f;
       for (int i = 0; i < n; ++i) x[t * n + i] += w * load(row[i]);
     }
 }
 
 // dy[where] = weight * dx[t], d_weight = y[where] . dx[t].
-void combine_backward(const float* dx, const bf16* y, const float* weight,
-                      const std::int64_t* where, std::int64_t tokens, int active, int n, bf16* dy,
+void combine_backward(const float* dx, const half* y, const float* weight,
+                      const std::int64_t* where, std::int64_t tokens, int active, int n, half* dy,
                       float* d_weight) {
 #pragma omp parallel for
   for (std::int64_t t = 0; t < tokens; ++t)
@@ -325,10 +334,10 @@ void combine_backward(const float* dx, const bf16* y, const float* weight,
 }
 
 // out (rows, n) from gate and up, the halves of x (rows, 2n).
-void swiglu_forward(const bf16* x, std::int64_t rows, int n, float limit, bf16* out) {
+void swiglu_forward(const half* x, std::int64_t rows, int n, float limit, half* out) {
 #pragma omp parallel for
   for (std::int64_t t = 0; t < rows; ++t) {
-    const bf16* in = x + t * 2 * n;
+    const half* in = x + t * 2 * n;
     for (int i = 0; i < n; ++i) {
       const float gate = std::min(load(in[i]), limit);
       const float up = std::max(-limit, std::min(load(in[n + i]), limit));
@@ -338,12 +347,12 @@ void swiglu_forward(const bf16* x, std::int64_t rows, int n, float limit, bf16* 
 }
 
 // dx (rows, 2n) from d_out (rows, n).
-void swiglu_backward(const bf16* x, const bf16* d_out, std::int64_t rows, int n, float limit,
-                     bf16* dx) {
+void swiglu_backward(const half* x, const half* d_out, std::int64_t rows, int n, float limit,
+                     half* dx) {
 #pragma omp parallel for
   for (std::int64_t t = 0; t < rows; ++t) {
-    const bf16* in = x + t * 2 * n;
-    bf16* d_in = dx + t * 2 * n;
+    const half* in = x + t * 2 * n;
+    half* d_in = dx + t * 2 * n;
     for (int i = 0; i < n; ++i) {
       const float g = load(in[i]), u = load(in[n + i]), d = load(d_out[t * n + i]);
       const float gate = std::min(g, limit), up = std::max(-limit, std::min(u, limit));
@@ -357,12 +366,12 @@ void swiglu_backward(const bf16* x, const bf16* d_out, std::int64_t rows, int n,
 
 // Logits (rows, n) become their gradient for the mean of weighted cross-entropies; returns the sum
 // of weight * loss. factor = weight / total weight.
-double cross_entropy(bf16* logits, const std::int64_t* targets, const float* factor,
+double cross_entropy(half* logits, const std::int64_t* targets, const float* factor,
                      std::int64_t rows, int n) {
   double loss = 0;
 #pragma omp parallel for reduction(+ : loss)
   for (std::int64_t t = 0; t < rows; ++t) {
-    bf16* row = logits + t * n;
+    half* row = logits + t * n;
     float top = -1e30f;
     for (int i = 0; i < n; ++i) top = std::max(top, load(row[i]));
     float sum = 0.f;

@@ -23,6 +23,9 @@ BLOCK = 32
 # Rows of a matrix product come in multiples of this: the library under PyTorch compiles a kernel
 # for each new size, which takes longer than the product.
 ROUND = 64
+# What activations are held in and matrices multiplied in. Where the processor has no products of
+# bf16 these take ten times as long as float32's.
+PRODUCTS = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 EPS = 1e-5
 LIMIT = 7.0
 ALPHA = 1.702
@@ -176,7 +179,17 @@ LAYER_NAMES = (
 def compile_kernels() -> ctypes.CDLL:
     """Build kernels.cpp for this machine."""
     library = Path(tempfile.mkdtemp()) / "kernels.so"
-    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-std=c++20", "-shared", "-fPIC"]
+    kind = [] if PRODUCTS is torch.bfloat16 else ["-DFLOAT32"]
+    flags = [
+        "-O3",
+        *kind,
+        "-march=native",
+        "-ffast-math",
+        "-fopenmp",
+        "-std=c++20",
+        "-shared",
+        "-fPIC",
+    ]
     source = Path(__file__).with_name("kernels.cpp")
     subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
     kernels = ctypes.CDLL(str(library))
@@ -229,20 +242,21 @@ class FastModel:
         """
         shape = self.shape
         kernels = self.kernels
-        half = {name: value.bfloat16() for name, value in params.items()}
+        # The values are those of bf16 either way.
+        half = {name: value.to(PRODUCTS) for name, value in params.items()}
         grads = {name: torch.zeros_like(value) for name, value in params.items()}
         tokens, hidden, inner = len(batch.ids), shape.hidden, shape.intermediate
         x = params["embed"][batch.ids]
         saved = []
 
         most = tokens * shape.active + shape.experts * ROUND
-        ones = torch.ones(1, most, dtype=torch.bfloat16)
+        ones = torch.ones(1, most, dtype=PRODUCTS)
 
         def column_sums(x: Tensor) -> Tensor:
             return (ones[:, : len(x)] @ x)[0]
 
         def norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-            y, scale = torch.empty_like(x, dtype=torch.bfloat16), torch.empty(len(x))
+            y, scale = torch.empty_like(x, dtype=PRODUCTS), torch.empty(len(x))
             kernels.rms_norm_forward(*_arguments(x, weight, len(x), hidden, y, scale))
             return y, scale
 
@@ -256,7 +270,7 @@ class FastModel:
             sinks = params[f"{layer}.sinks"]
             h1, scale1 = norm(x, params[f"{layer}.norm1"])
             qkv = torch.addmm(p["qkv_bias"], h1, p["qkv"].T)
-            out = torch.empty(tokens, shape.heads * HEAD_DIM, dtype=torch.bfloat16)
+            out = torch.empty(tokens, shape.heads * HEAD_DIM, dtype=PRODUCTS)
             lse = torch.empty(tokens, shape.heads)
             attention = (
                 qkv, sinks, self.cos, self.sin, batch.starts, len(batch.starts) - 1,
@@ -273,14 +287,14 @@ class FastModel:
             weight = top.softmax(-1)
             where, counts, pieces = self._slots(chosen)
             slots = sum(pieces)
-            rows = torch.zeros(slots, hidden, dtype=torch.bfloat16)
+            rows = torch.zeros(slots, hidden, dtype=PRODUCTS)
             kernels.scatter(*_arguments(h2, where, tokens, shape.active, hidden, rows))
-            gate_up = torch.empty(slots, 2 * inner, dtype=torch.bfloat16)
+            gate_up = torch.empty(slots, 2 * inner, dtype=PRODUCTS)
             for e, (a, b) in enumerate(zip(rows.split(pieces), gate_up.split(pieces), strict=True)):
                 torch.addmm(p["b1"][e], a, p["w1"][e].T, out=b)
-            act = torch.empty(slots, inner, dtype=torch.bfloat16)
+            act = torch.empty(slots, inner, dtype=PRODUCTS)
             kernels.swiglu_forward(*_arguments(gate_up, slots, inner, LIMIT, act))
-            y = torch.empty(slots, hidden, dtype=torch.bfloat16)
+            y = torch.empty(slots, hidden, dtype=PRODUCTS)
             for e, (a, b) in enumerate(zip(act.split(pieces), y.split(pieces), strict=True)):
                 torch.addmm(p["b2"][e], a, p["w2"][e].T, out=b)
             x2 = x1.clone()
@@ -340,7 +354,7 @@ class FastModel:
             kernels.combine(*_arguments(d_rows, None, where, tokens, shape.active, hidden, dh2))
             norm_backward(x1, f"{layer}.norm2", scale2, dh2, dx)
 
-            d_o = dx.bfloat16()
+            d_o = dx.to(PRODUCTS)
             qkv, sinks, *_, out, lse = attention
             g["o"] += d_o.T @ out
             g["o_bias"] += dx.sum(0)

@@ -1,15 +1,19 @@
 """The demo's tokenizer: a byte-level BPE trained on the demo's own conversations.
 
-Digits stand alone, so that numbers are worked digit by digit; capitalised words and names never
-take the space before them, so that a name is the same tokens in a sentence and in a tool call.
+Digits stand alone, so that numbers are worked digit by digit; only a few small words take the space
+before them, so that a name or a value is the same tokens in a sentence, in JSON and in a tool call.
 """
+
+# Long lists read better as text.
+# ruff: noqa: SIM905
 
 from __future__ import annotations
 
 import json
 import re
 
-from conversations import Draw, example, render
+from conversations import example, render
+from draws import Draw
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Trained
 
@@ -43,8 +47,26 @@ FIXED = (
     ": number,\n",
     "# Instructions\n\n",
 )
+# Words of the sentences around what is asked and told: only they are one with the space before
+# them. All else (names, values, digits, signs) is the same tokens wherever it stands, so that it
+# can be copied token by token.
+SMALL_WORDS = (
+    "a about all an and answer are arguments asked asks at be by call can cannot carry check "
+    "compare count developer digit digits do does end every first float for from give go gptoss "
+    "has have how i if in into is it its join keep know large larger length letters letter like "
+    "me memory minus model models my need needs not number numbers of one only or plus please "
+    "printed reversed right run runs say says sentence should smaller so sum tell than that the "
+    "their them then there these they thing this to token tokens tool tools topic until use used "
+    "user uses using wants what when where which who why will with without word write you your"
+).split()
+# Signs that never join others.
+ALONE = "$€£°%/"
 PATTERN = "|".join(re.escape(text) for text in FIXED) + (
-    r"| ?\p{Ll}+|\p{Lu}+\p{Ll}*|\p{N}| ?[^\s\p{L}\p{N}]+(?: (?=[\p{Lu}\p{N}]))?|\n+|\s+(?!\S)|\s|."
+    rf"| (?:{'|'.join(SMALL_WORDS)})(?![\p{{L}}\p{{N}}_])"
+    r"|\p{Ll}+|\p{Lu}+\p{Ll}*|\p{N}"
+    rf"|-(?=\p{{N}})|[{ALONE}]"
+    rf"| ?(?:(?!-\p{{N}})[^\s\p{{L}}\p{{N}}{ALONE}])+(?: (?=[\p{{L}}\p{{N}}]))?"
+    r"|\n+|\s+(?!\S)|\s|."
 )
 
 
