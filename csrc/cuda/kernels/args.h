@@ -40,7 +40,7 @@ enum class Kv : int32_t { f32, f16, int8 };
 // Of one layer in a page: KvLayer.
 inline constexpr int64_t kv_layer_bytes(Kv kv, int kv_heads, int head_dim) {
   const int64_t row = kv == Kv::f32 ? 4 * head_dim : kv == Kv::f16 ? 2 * head_dim : head_dim + 4;
-  return 2 * kKernelPageTokens * kv_heads * row;
+  return int64_t{2} * kKernelPageTokens * kv_heads * row;
 }
 
 struct Launch {
