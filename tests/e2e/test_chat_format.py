@@ -1,7 +1,7 @@
 """A forced choice of tools and a budget of reasoning on the demo model: one request each.
 
-`data/chat_format.json` holds greedy answers of the implementation before constraints, which made a
-request for each part of such an answer: every answer must still be those tokens.
+`data/chat_format.json` holds greedy answers; those within a budget of reasoning were compared with
+a request for each part when they were written. Every answer must still be those tokens.
 """
 
 from __future__ import annotations

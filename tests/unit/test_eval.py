@@ -80,10 +80,9 @@ class TestLikelihoods:
     def test_what_is_too_long_is_cut_from_its_beginning(self, llm: LLM, asked: Requests) -> None:
         context = TEXT * 20
         ((found, _),) = asked.loglikelihoods([(context, "and")])
-        ids = llm.tokenizer.encode(context.rstrip() + " and")[-CONTEXT:]
-        after = len(llm.tokenizer.encode(context.rstrip() + " and")) - len(
-            llm.tokenizer.encode(context.rstrip())
-        )
+        before = llm.tokenizer.encode(context.rstrip())
+        after = len(llm.tokenizer.encode(context.rstrip() + " and")) - len(before)
+        ids = [*before, *llm.tokenizer.encode(context.rstrip() + " and")[-after:]][-CONTEXT:]
         rows = logprobs(llm, ids)[-after:]
         expected = rows[np.arange(after), ids[-after:]].sum()
         assert found == pytest.approx(expected, abs=after * LOGPROB)
