@@ -170,6 +170,22 @@ class TestWhatABuildSays:
         assert len([line for line in run.stderr.splitlines() if wrong in line]) == 1
 
 
+class TestWhatTheDocumentsExplain:
+    @pytest.mark.parametrize(
+        ("text", "source"),
+        [
+            ("no C++ compiler was found", "CMakeLists.txt"),
+            ("gptoss has no kernels for the processor", "CMakeLists.txt"),
+            ("is too old", "cmake/compiler.cmake"),
+            ("cl.exe does not build gptoss", "cmake/compiler.cmake"),
+            ("gptoss does not run on free-threaded Python yet", "python/gptoss/__init__.py"),
+        ],
+    )
+    def test_what_a_build_says(self, text: str, source: str) -> None:
+        assert text in (ROOT / source).read_text(encoding="utf-8")
+        assert text in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+
+
 def coff_object(symbols: list[tuple[str, int, int]]) -> bytes:
     """Return an object for x86-64 without sections; symbols are name, section and type."""
     table, names = b"", b""
