@@ -233,7 +233,7 @@ def test_a_fault_ends_the_chain() -> None:
     assert np.array_equal(arrays[3], INPUT + 300)
 
 
-DRIVER = f'''
+DRIVER = f"""
 import ctypes, sys
 import numpy as np
 
@@ -334,7 +334,7 @@ if status == 0:
     assert lib.cuMemcpyDtoH_v2(ctypes.c_void_p(out.ctypes.data), x, ctypes.c_size_t(4 * count)) == 0
     assert (out == 4).all(), out
 sys.stdout.write("status %d" % status)
-'''
+"""
 
 
 def _drive(tmp_path: Path, way: str, body: str, device: str = "H100", seed: int = 1) -> str:
