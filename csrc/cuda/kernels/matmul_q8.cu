@@ -267,7 +267,7 @@ __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
   const int begin = static_cast<int>(blockIdx.y) * kTiledRows;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
-  const int groups = groups_of(a.k), n_tiles = tiles_of(a.n);
+  const int groups = groups_of(a.k);
   const int end = min(begin + kTiledRows, a.rows);
   // From one lane, so that the compiler knows that all have the same.
   const int warp = __shfl_sync(kAllLanes, warp_id(), 0);
@@ -310,7 +310,6 @@ __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
   const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
   for (int i = 0; i < kWarpTiles; ++i) {
-    if (first_tile + tile + i >= n_tiles) break;
     const int n = (first_tile + tile + i) * kTileRows + 2 * g;
 #pragma unroll
     for (int j = 0; j < kTokenTiles; ++j) {
