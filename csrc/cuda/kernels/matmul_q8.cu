@@ -240,12 +240,13 @@ __device__ __forceinline__ void multiply_stage(Sums (&sums)[kWarpTiles][kWarpRow
     w_scales[i] = RowScales::of<Scales>(
         reinterpret_cast<const uint32_t*>(stage.w_scales[tile + i])[lane / 4 * 2 + b]);
   }
+  // A pair of 8 rows: of the first the block's first 16 columns and the others, then of the second.
+  const int of_pair = lane / 16 * 8 + lane % 8;
+  const int place = (2 * b + lane / 8 % 2) ^ lane % 8 / 2;
 #pragma unroll
   for (int j = 0; j < kWarpRows / 8; j += 2) {
-    // Of 8 rows the block's first 16 columns and the others, of the next 8 rows likewise.
-    const int from = row + 8 * j + lane / 16 * 8 + lane % 8, chunk = 2 * b + lane / 8 % 2;
     uint32_t x[4];
-    load_matrices(x, shared_address(&stage.x[from][chunk ^ from / 2 % 4]));
+    load_matrices(x, shared_address(&stage.x[row + 8 * j + of_pair][place]));
 #pragma unroll
     for (int next = 0; next < 2; ++next) {
       const float2 x_scales = *reinterpret_cast<const float2*>(
