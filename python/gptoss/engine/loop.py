@@ -34,7 +34,7 @@ _adapter_numbers = itertools.count(1)
 _FINISH_S = 30.0
 
 # Windows wakes no waiting thread for Ctrl-C: it waits so long at a time. None is for ever.
-_MAX_WAIT_S = 0.1 if sys.platform == "win32" else None
+_MAX_WAIT_S: float | None = 0.1 if sys.platform == "win32" else None
 
 _THREAD_BYTES = 4 << 20  # Python's for a thread that begins: an arena of its objects, and frames
 
