@@ -243,7 +243,7 @@ def experts(times: int) -> list[Kernel]:
             **more,
         )
         nbytes = ACTIVE * (n * k * 17 // 32 + 8 * n)
-        grid = (-(-rows // 32), ACTIVE)
+        grid = (-(-rows // 64), ACTIVE)
         kernels.append(run(name, times, gpu, entry, grid, 128, args, nbytes, part=rows / n))
 
     product(

@@ -275,7 +275,7 @@ def fragment_places(n: int, k: int) -> tuple[Any, Any]:
         np.arange(-(-n // 16)), np.arange(-(-k // 64)), LANES, STEPS, WORDS
     )
     row = 16 * tile + 2 * (lane // 4) + word % 2
-    column = 64 * group + 16 * step + 8 * (word // 2) + 2 * (lane % 4)
+    column = 64 * group + 16 * (lane % 4) + 4 * step + 2 * (word // 2)
     return np.broadcast_arrays(row, column)
 
 
@@ -347,7 +347,7 @@ def test_mxfp4_weights_are_where_the_layout_says(n: int, k: int) -> None:
 VARIANTS = [8, 32, 64]  # rows of x that a block takes
 # Rows of w that a block takes, and its threads: launch_of() in args.h.
 DENSE_BLOCKS = {8: (16, 256), 32: (16, 256), 64: (128, 128)}
-EXPERT_BLOCKS = {8: (32, 128), 32: (16, 256), 64: (128, 128)}
+EXPERT_BLOCKS = {8: (64, 128), 32: (16, 256), 64: (128, 128)}
 
 
 def sum_bound_bf16(k: int) -> float:

@@ -309,7 +309,7 @@ inline Launch launch_of(const GateUpArgs& a) {
   return {tile == 8    ? "gptoss_gate_up_bf16_8"
           : tile == 32 ? "gptoss_gate_up_bf16_32"
                        : "gptoss_gate_up_bf16_64",
-          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 64
                                          : tile == 32 ? 16
                                                       : 128)),
           static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
@@ -337,7 +337,7 @@ inline Launch launch_of(const DownArgs& a) {
   return {tile == 8    ? "gptoss_down_bf16_8"
           : tile == 32 ? "gptoss_down_bf16_32"
                        : "gptoss_down_bf16_64",
-          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 64
                                          : tile == 32 ? 16
                                                       : 128)),
           static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),

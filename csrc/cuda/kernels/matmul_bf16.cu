@@ -20,22 +20,23 @@ namespace {
 
 struct Bf16Input {
   struct Columns {
-    uint32_t words[2 * kSteps];  // columns 8 i + 2t and the next
+    uint4 words[2];  // of two steps each
   };
-  const uint16_t* x;  // of the lane's token g, from column 2t on
+  const uint16_t* x;  // of the lane's token g, from column 16 t on
 
   __device__ __forceinline__ void advance(int groups) { x += groups * kGroupColumns; }
 
   __device__ __forceinline__ void load(Columns& to, int ahead, int left) const {
-    const auto word = [&](int i) {
-      return __ldg(reinterpret_cast<const uint32_t*>(x + ahead * kGroupColumns + 8 * i));
+    const auto words = [&](int i) {
+      return __ldg(reinterpret_cast<const uint4*>(x + ahead * kGroupColumns + 8 * i));
     };
     if (left >= kGroupColumns) {
-#pragma unroll
-      for (int i = 0; i < 2 * kSteps; ++i) to.words[i] = word(i);
+      to.words[0] = words(0);
+      to.words[1] = words(1);
     } else {  // weights beyond k are zero, but what lies behind x need not be a number
-#pragma unroll
-      for (int i = 0; i < 2 * kSteps; ++i) to.words[i] = 8 * i < left ? word(i) : 0;
+      const int column = lane_id() % 4 * 16;
+      to.words[0] = column < left ? words(0) : uint4{};
+      to.words[1] = column + 8 < left ? words(1) : uint4{};
     }
   }
 
@@ -47,7 +48,8 @@ struct Bf16Input {
       const uint4 a = w.step(s);
 #pragma unroll
       for (int j = 0; j < kTokenTiles; ++j) {
-        mma(sums[j], a, x[j].words[2 * s], x[j].words[2 * s + 1]);
+        const uint4& b = x[j].words[s / 2];
+        mma(sums[j], a, s % 2 == 0 ? b.x : b.z, s % 2 == 0 ? b.y : b.w);
       }
     }
   }
@@ -58,7 +60,7 @@ struct Bf16Input {
 template <class XOf>
 __device__ __forceinline__ auto bf16_input(XOf x_of, int end) {
   return [=](int row) {
-    return Bf16Input{x_of(min(row + lane_id() / 4, end - 1)) + 2 * (lane_id() % 4)};
+    return Bf16Input{x_of(min(row + lane_id() / 4, end - 1)) + 16 * (lane_id() % 4)};
   };
 }
 
@@ -66,7 +68,7 @@ __device__ __forceinline__ auto bf16_input(XOf x_of, int end) {
 // instructions first: what a warp does once is spread over more weights.
 using Dense8 = Streaming<1, 1, 8, 2>;
 using Dense32 = Streaming<4, 1, 8, 2>;
-using Expert8 = Streaming<1, 2, 4, 2>;
+using Expert8 = Streaming<1, 4, 4, 2>;
 using Expert32 = Streaming<4, 1, 8, 3>;
 
 // ---- tiled -------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ constexpr int kStages = 3;  // two on their way while one is used
 constexpr int kChunk = 8;   // numbers that one copy of 16 bytes brings
 constexpr int kChunks = kGroupColumns / kChunk;
 
-// Chunk c of row r is in place c ^ (r % 8): neither the copies nor ldmatrix meet in banks.
+// Chunk c of row r is in place c ^ (r % 8): neither the copies nor what reads them meet in banks.
 struct Stage {
   uint4 chunks[kTiledRows][kChunks];
 };
@@ -103,16 +105,11 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// B of two steps for 8 tokens: columns 0-7, 8-15 of the first, then of the second.
+// B of this step and the next for 8 tokens.
 __device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile, int step) {
-  const int token = token_tile * 8 + lane_id() % 8;
-  const int chunk = step * 2 + lane_id() / 8;
-  uint4 x;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(shared_address(&stage.chunks[token][chunk ^ (token % 8)]))
-               : "memory");
-  return x;
+  const int token = token_tile * 8 + lane_id() / 4;
+  const int chunk = lane_id() % 4 * 2 + step / 2;
+  return stage.chunks[token][chunk ^ (token % 8)];
 }
 
 // As stream(), for kBlockTiles tiles and up to kTiledRows rows.
@@ -341,7 +338,7 @@ extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
   dense_tiled(a);
 }
 
-extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 4)
     gptoss_gate_up_bf16_8(const __grid_constant__ GateUpArgs a) {
   expert_stream<Expert8>(a);
 }
@@ -354,7 +351,7 @@ extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
   expert_tiled(a);
 }
 
-extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 4)
     gptoss_down_bf16_8(const __grid_constant__ DownArgs a) {
   expert_stream<Expert8>(a);
 }
