@@ -178,11 +178,12 @@ def dense_q8(name: str, times: int, n: int, k: int, rows: int) -> list[Kernel]:
 def experts(times: int) -> list[Kernel]:
     """Routing, its sort and the two products of four of 32 experts."""
     gpu = Gpu("experts", "matmul_bf16")
-    chosen = gpu.put(np.arange(ACTIVE), np.int32)
     pairs, offsets = gpu.empty(ACTIVE, "i4"), gpu.empty(EXPERTS + 1, "i4")
     normed = gpu.empty((1, HIDDEN), "u2")
     route = fill(
         "RouteArgs",
+        pairs=pairs,
+        offsets=offsets,
         x=gpu.put(np.ones((1, HIDDEN), np.float32)),
         weight=gpu.put(np.ones(HIDDEN, np.float32)),
         router=gpu.put(np.zeros((EXPERTS, HIDDEN), np.uint16)),
@@ -191,7 +192,7 @@ def experts(times: int) -> list[Kernel]:
         logits=gpu.empty((1, EXPERTS), "f4"),
         experts=gpu.empty((1, ACTIVE), "i4"),
         weights=gpu.empty((1, ACTIVE), "f4"),
-        arrived=gpu.put([0], np.int32),
+        arrived=gpu.put([0, 0], np.int32),
         tokens=1,
         hidden=HIDDEN,
         n_experts=EXPERTS,
@@ -199,27 +200,18 @@ def experts(times: int) -> list[Kernel]:
         eps=1e-5,
         act=BF16,
     )
-    sort = fill(
-        "ExpertSortArgs",
-        experts=chosen,
-        pairs=pairs,
-        offsets=offsets,
-        n_pairs=ACTIVE,
-        n_experts=EXPERTS,
-    )
     kernels = [
         run(
-            "norm, router, top-k",
+            "norm, router, top-k, sort",
             times,
             gpu,
             "gptoss_route_bf16",
-            (1, 8),
-            512,
+            (1, 32),
+            256,
             route,
             2 * EXPERTS * HIDDEN,
             shared=4 * HIDDEN,
         ),
-        run("sort by expert", times, gpu, "gptoss_expert_sort", (1,), 1024, sort, 0),
     ]
 
     def product(name: str, entry: str, struct: str, n: int, k: int, rows: int, **more: Any) -> None:

@@ -126,6 +126,7 @@ void Forward::attention(const Step& step, std::span<const int> row_pages, int n_
 
 void Forward::route(const Step& step, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
+  const bool sorts = step.n_tokens <= kRouteSharedTokens;
   module_.run(stream_, RouteArgs{.x = work_.x.as<const float>(),
                                  .weight = w.mlp_norm.as<const float>(),
                                  .router = w.router.as<const uint16_t>(),
@@ -134,6 +135,8 @@ void Forward::route(const Step& step, int layer) {
                                  .logits = work_.router_logits.as<float>(),
                                  .experts = work_.experts.as<int32_t>(),
                                  .weights = work_.expert_weights.as<float>(),
+                                 .pairs = sorts ? work_.pairs.as<int32_t>() : nullptr,
+                                 .offsets = sorts ? work_.offsets.as<int32_t>() : nullptr,
                                  .arrived = work_.arrived.as<int32_t>(),
                                  .tokens = step.n_tokens,
                                  .hidden = config_.hidden_size,
@@ -147,11 +150,13 @@ void Forward::experts(const Step& step, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int hidden = config_.hidden_size;
   const int n_pairs = step.n_tokens * config_.n_active;
-  module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
-                                      .pairs = work_.pairs.as<int32_t>(),
-                                      .offsets = work_.offsets.as<int32_t>(),
-                                      .n_pairs = n_pairs,
-                                      .n_experts = config_.n_experts});
+  if (step.n_tokens > kRouteSharedTokens) {
+    module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
+                                        .pairs = work_.pairs.as<int32_t>(),
+                                        .offsets = work_.offsets.as<int32_t>(),
+                                        .n_pairs = n_pairs,
+                                        .n_experts = config_.n_experts});
+  }
   module_.run(stream_, GateUpArgs{.x = work_.normed.as<const void>(),
                                   .w = w.gate_up.view(),
                                   .pairs = work_.pairs.as<const int32_t>(),

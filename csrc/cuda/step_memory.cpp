@@ -45,7 +45,7 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, bool has_int8_in
   f(w.router_logits, t * c.n_experts * kFloat, "router logits");
   f(w.experts, pairs * kInt, "routes");
   f(w.expert_weights, pairs * kFloat, "routes");
-  f(w.arrived, t * kInt, "routes");
+  f(w.arrived, (t + 1) * kInt, "routes");
   f(w.pairs, pairs * kInt, "routes");
   f(w.offsets, (c.n_experts + 1) * kInt, "routes");
   f(w.h, pairs * c.intermediate_size * size_of(act), "the experts' activations");

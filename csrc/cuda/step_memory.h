@@ -23,7 +23,7 @@ struct Workspace {
   DeviceMemory router_logits;   // (T, E) f32
   DeviceMemory experts;         // (T, A)
   DeviceMemory expert_weights;  // (T, A) f32
-  DeviceMemory arrived;         // (T), zeros
+  DeviceMemory arrived;         // (T + 1), zeros
   DeviceMemory pairs;           // (T*A)
   DeviceMemory offsets;         // (E + 1)
   DeviceMemory h;               // (T*A, I)

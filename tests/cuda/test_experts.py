@@ -111,7 +111,9 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
     logits = gpu.empty((tokens, n_experts), np.float32)
     experts = gpu.empty((tokens, n_active), np.int32)
     weights = gpu.empty((tokens, n_active), np.float32)
-    arrived = gpu.put(np.zeros(tokens), np.int32)
+    pairs = gpu.empty(tokens * n_active, np.int32)
+    offsets = gpu.empty(n_experts + 1, np.int32)
+    arrived = gpu.put(np.zeros(tokens + 1), np.int32)
     args = fill(
         "RouteArgs",
         x=gpu.put(x),
@@ -122,6 +124,8 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
         logits=logits,
         experts=experts,
         weights=weights,
+        pairs=pairs,
+        offsets=offsets,
         arrived=arrived,
         tokens=tokens,
         hidden=hidden,
@@ -134,13 +138,13 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
     exact = expected @ from_bf16(router).T + bias
     logit_bound = tolerances.matmul_bound(expected, from_bf16(router), bias)
     logit_bound += bound @ np.abs(from_bf16(router)).T
-    gpu.launch(f"gptoss_route_{act}", tokens + 1, 512, args, shared=4 * hidden)
+    gpu.launch(f"gptoss_route_{act}", tokens + 1, 256, args, shared=4 * hidden)
     alone = logits.numpy()
-    for seed, shares in itertools.product(seeds(), [1, 3, 8]):
-        for buffer in (normed, logits, experts, weights):
+    for seed, shares in itertools.product(seeds(), [1, 3, 32]):
+        for buffer in (normed, logits, experts, weights, pairs, offsets):
             buffer.write(np.full(buffer.shape, 0x77, buffer.dtype))
         grid = (tokens + 1, shares)
-        gpu.launch(f"gptoss_route_{act}", grid, 512, args, shared=4 * hidden, seed=seed)
+        gpu.launch(f"gptoss_route_{act}", grid, 256, args, shared=4 * hidden, seed=seed)
         assert (arrived.numpy() == 0).all()
         assert np.array_equal(logits.numpy(), alone)
         found = normed.numpy() if act == "f32" else from_bf16(normed.numpy())
@@ -150,6 +154,9 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
         assert (np.abs(made - exact) <= logit_bound).all()
         chosen, chosen_weights = route_topk(made.astype(np.float64), n_active)
         assert np.array_equal(experts.numpy(), chosen)
+        assert np.array_equal(pairs.numpy(), np.argsort(chosen.ravel(), kind="stable"))
+        counts = np.bincount(chosen.ravel(), minlength=n_experts)
+        assert np.array_equal(offsets.numpy(), np.cumsum([0, *counts]))
         limit = tolerances.softmax_bound(np.take_along_axis(made, chosen, -1)) * chosen_weights
         assert (np.abs(weights.numpy() - chosen_weights) <= limit).all()
 

@@ -396,8 +396,9 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
 // All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
 // bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
 // weights as RouteTopkArgs. At most kMaxExperts, hidden up to kMaxHidden. Of few tokens several
-// blocks share the experts of each, and the last one to finish chooses.
-inline constexpr int kRouteShares = 8;
+// blocks share the experts of each, and the last one to finish chooses; the last of all sorts the
+// pairs as ExpertSortArgs says.
+inline constexpr int kRouteShares = 32;
 inline constexpr int kRouteSharedTokens = 16;
 struct RouteArgs {
   const float* x;          // (T, hidden)
@@ -408,7 +409,9 @@ struct RouteArgs {
   float* logits;
   int32_t* experts;
   float* weights;
-  int32_t* arrived;  // (T): zeros, before and after
+  int32_t* pairs;    // (T * A); null: not sorted, as with more than kRouteSharedTokens
+  int32_t* offsets;  // (E + 1)
+  int32_t* arrived;  // (T + 1): zeros, before and after
   int32_t tokens, hidden, n_experts, n_active;
   float eps;
   Act act;
@@ -420,7 +423,7 @@ inline Launch launch_of(const RouteArgs& a) {
           : a.n_experts < kRouteShares  ? a.n_experts
                                         : kRouteShares,
           1,
-          512,
+          256,
           a.hidden * 4};
 }
 
