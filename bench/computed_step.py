@@ -294,8 +294,8 @@ def experts(times: int) -> list[Kernel]:
 
 
 def attention(times: int) -> list[Kernel]:
-    """RoPE and the KV write; window layers; the others in splits."""
-    gpu = Gpu("rope_kv", "attention")
+    """RoPE, the KV write and attention; window layers, the others in splits."""
+    gpu = Gpu("attention")
     position = CONTEXT - 1
     batch = Batch(gpu, [(0, position, [1])])
     pages = CONTEXT // PAGE
@@ -310,15 +310,6 @@ def attention(times: int) -> list[Kernel]:
         kv=1,
     )
     qkv = gpu.put(np.zeros((1, QKV), np.float32))
-    rope = fill(
-        "RopeKvArgs",
-        step=batch.step,
-        qkv=qkv,
-        qkv_stride=QKV,
-        heads=HEADS,
-        rotations=gpu.put(np.zeros((CONTEXT, DIM), np.float32)),
-        kv=layer,
-    )
     splits = 1
     while splits < position // 128 + 1:
         splits *= 2
@@ -334,6 +325,8 @@ def attention(times: int) -> list[Kernel]:
         "act": BF16,
         "n_splits": splits,
         "partials": gpu.empty((splits, HEADS, DIM + 2), "f4"),
+        "arrived": gpu.put(np.zeros(KV_HEADS, np.int32)),
+        "rotations": gpu.put(np.zeros((CONTEXT, DIM), np.float32)),
     }
     window = fill("AttentionArgs", **common, window=WINDOW)
     whole = fill("AttentionArgs", **common)
@@ -341,20 +334,10 @@ def attention(times: int) -> list[Kernel]:
     half = times // 2
     partial = splits * HEADS * (DIM + 2) * 4
     tile, split = "gptoss_attention_tile_64", "gptoss_attention_split_64"
+    nbytes, grid = CONTEXT * row + 2 * partial, (1, KV_HEADS, splits)
     return [
-        run("RoPE, KV write", times, gpu, "gptoss_rope_kv_f16", (1,), 256, rope, 8 * QKV),
-        run("attention, window", half, gpu, tile, (1, KV_HEADS), 128, window, WINDOW * row),
-        run("attention, all", half, gpu, split, (1, KV_HEADS, splits), 32, whole, CONTEXT * row),
-        run(
-            "its combination",
-            half,
-            gpu,
-            "gptoss_attention_combine",
-            (1, KV_HEADS),
-            256,
-            whole,
-            partial,
-        ),
+        run("RoPE, attention, window", half, gpu, tile, grid[:2], 128, window, WINDOW * row),
+        run("RoPE, attention, all", half, gpu, split, grid, 128, whole, nbytes),
     ]
 
 

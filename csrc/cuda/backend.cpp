@@ -156,7 +156,9 @@ class CudaBackend final : public Backend {
       flights_.push_back(std::make_unique<Flight>(context_, scheme_.cpu_experts > 0));
     }
     stream_->clear(memory_.slots.states.address(), memory_.slots.states.size_bytes());
-    stream_->clear(memory_.work.arrived.address(), memory_.work.arrived.size_bytes());
+    for (const DeviceMemory* counts : {&memory_.work.arrived, &memory_.work.splits_arrived}) {
+      if (counts->size_bytes() > 0) stream_->clear(counts->address(), counts->size_bytes());
+    }
     const std::vector<float> rotations =
         make_rotations(config_, limits.max_pages_per_sequence * kPageTokens);
     stream_->upload(memory_.slots.rotations.address(), rotations.data(),

@@ -65,6 +65,9 @@ void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits
   }
   if (step.n_logit_rows == 0) return;
   norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
+  if (takes_int8(weights_.unembedding)) {
+    quantize(work_.normed, step.n_logit_rows, config_.hidden_size);
+  }
   dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
         config_.vocab_size, config_.hidden_size);
 }
@@ -82,6 +85,7 @@ void Forward::embed(const Step& step) {
 void Forward::attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int qkv_size = config_.q_size() + 2 * config_.kv_size();
+  if (takes_int8(w.qkv)) quantize(work_.normed, step.n_tokens, config_.hidden_size);
   dense(work_.normed, w.qkv, &w.qkv_bias, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size);
 
   const bool is_window = config_.is_window_layer[static_cast<size_t>(layer)];
@@ -94,32 +98,45 @@ void Forward::attention(const Step& step, std::span<const int> row_pages, int n_
                       .kv_heads = config_.n_kv_heads,
                       .head_dim = config_.head_dim,
                       .kv = scheme_.kv};
-  module_.run(stream_, RopeKvArgs{.step = step,
-                                  .qkv = work_.qkv.as<float>(),
-                                  .qkv_stride = qkv_size,
-                                  .heads = config_.n_heads,
-                                  .rotations = memory_.slots.rotations.as<const float>(),
-                                  .kv = kv});
+  const bool is_fast =
+      has_fast_attention(scheme_.act, config_.n_heads, config_.n_kv_heads, config_.head_dim);
+  const auto* const rotations = memory_.slots.rotations.as<const float>();
+  const bool rotates = is_fast && step.n_tokens == step.n_sequences;  // in attention's kernel
+  if (!rotates) {
+    module_.run(stream_, RopeKvArgs{.step = step,
+                                    .qkv = work_.qkv.as<float>(),
+                                    .qkv_stride = qkv_size,
+                                    .heads = config_.n_heads,
+                                    .rotations = rotations,
+                                    .kv = kv});
+  }
+  const bool makes_codes = is_fast && takes_int8(w.o) && config_.head_dim % 32 == 0 &&
+                           config_.q_size() == q8_columns(config_.q_size());
   AttentionArgs attention = {.step = step,
                              .qkv = work_.qkv.as<const float>(),
                              .qkv_stride = qkv_size,
                              .heads = config_.n_heads,
                              .kv = kv,
                              .sinks = w.sinks.as<const float>(),
+                             .rotations = rotates ? rotations : nullptr,
                              .out = work_.attended.as<void>(),
+                             .codes = makes_codes ? work_.codes.as<int8_t>() : nullptr,
+                             .code_scales = makes_codes ? work_.code_scales.as<float>() : nullptr,
                              .window = is_window ? config_.sliding_window : 0,
                              .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
                              .act = scheme_.act,
                              .n_splits = 0,
-                             .partials = nullptr};
+                             .partials = nullptr,
+                             .arrived = nullptr};
   if (!is_window && n_splits > 0) {
     attention.n_splits = n_splits;
     attention.partials = work_.partials.as<float>();
+    attention.arrived = work_.splits_arrived.as<int32_t>();
     module_.run(stream_, AttentionSplitArgs{attention});
-    module_.run(stream_, AttentionCombineArgs{attention});
   } else {
     module_.run(stream_, attention);
   }
+  if (takes_int8(w.o) && !makes_codes) quantize(work_.attended, step.n_tokens, config_.q_size());
   dense(work_.attended, w.o, &w.o_bias, work_.x, step.n_tokens, config_.hidden_size,
         config_.q_size(), true);
 }
@@ -211,10 +228,24 @@ void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_inde
                                    .act = scheme_.act});
 }
 
+bool Forward::takes_int8(const DenseMemory& w) const {
+  return scheme_.act != Act::f32 && w.format != Format::bf16;
+}
+
+void Forward::quantize(const DeviceMemory& x, int rows, int k) {
+  module_.run(stream_, QuantizeArgs{.x = x.as<const void>(),
+                                    .codes = work_.codes.as<int8_t>(),
+                                    .scales = work_.code_scales.as<float>(),
+                                    .rows = rows,
+                                    .k = k,
+                                    .x_stride = k,
+                                    .act = scheme_.act});
+}
+
 void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
                     const DeviceMemory& y, int rows, int n, int k, bool accumulate) {
   const auto* const added = bias == nullptr ? nullptr : bias->as<const float>();
-  if (scheme_.act == Act::f32 || w.format == Format::bf16) {
+  if (!takes_int8(w)) {
     module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
                                          .w = w.data.as<const void>(),
                                          .scales = w.scales.as<const void>(),
@@ -229,13 +260,6 @@ void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMem
                                          .act = scheme_.act});
     return;
   }
-  module_.run(stream_, QuantizeArgs{.x = x.as<const void>(),
-                                    .codes = work_.codes.as<int8_t>(),
-                                    .scales = work_.code_scales.as<float>(),
-                                    .rows = rows,
-                                    .k = k,
-                                    .x_stride = k,
-                                    .act = scheme_.act});
   module_.run(stream_, Q8MatmulArgs{.x = work_.codes.as<const int8_t>(),
                                     .x_scales = work_.code_scales.as<const float>(),
                                     .codes = w.data.as<const void>(),

@@ -42,6 +42,10 @@ class Forward {
   // The sum of what experts made, in n_active rows for each token, and what follows.
   void combine(const Step& step, int layer, const DeviceMemory& weights, int n_active);
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
+  // Whether a product with it takes `codes` of the workspace instead of x.
+  bool takes_int8(const DenseMemory& w) const;
+  // codes of the workspace = x (rows, k)
+  void quantize(const DeviceMemory& x, int rows, int k);
   void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
              const DeviceMemory& y, int rows, int n, int k, bool accumulate = false);
 

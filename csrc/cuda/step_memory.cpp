@@ -41,6 +41,8 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, bool has_int8_in
     f(w.partials,
       attention_partials(1, static_cast<int>(split_rows), c.n_heads, c.head_dim) * kFloat,
       "attention in splits");
+    f(w.splits_arrived, std::min<int64_t>(t, kSplitRows / 2) * c.n_kv_heads * kInt,
+      "attention in splits");
   }
   f(w.router_logits, t * c.n_experts * kFloat, "router logits");
   f(w.experts, pairs * kInt, "routes");

@@ -20,6 +20,7 @@ struct Workspace {
   DeviceMemory codes;           // (T, q8_columns): inputs of matmuls in int8
   DeviceMemory code_scales;     // (T, q8_columns / 32) f32
   DeviceMemory partials;        // of attention in splits (kernels/args.h)
+  DeviceMemory splits_arrived;  // (T, G), zeros
   DeviceMemory router_logits;   // (T, E) f32
   DeviceMemory experts;         // (T, A)
   DeviceMemory expert_weights;  // (T, A) f32

@@ -485,19 +485,26 @@ inline Launch launch_of(const RopeKvArgs& a) {
 // out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
 // over the pages. out is f32 (with f32 pages) or bf16 (with f16 and int8 pages). qkv_stride is
 // even. int8 pages need has_fast_attention().
+//
+// With rotations, what RopeKvArgs does is done here: for steps that have one token of each sequence,
+// where has_fast_attention(). qkv stays as it is.
 struct AttentionArgs {
   Step step;
   const float* qkv;
   int32_t qkv_stride;
   int32_t heads;
   KvLayer kv;
-  const float* sinks;  // (H)
+  const float* sinks;      // (H)
+  const float* rotations;  // (positions, D), nullable
   void* out;
-  int32_t window;  // 0: all
+  int8_t* codes;       // null, or instead of `out` its numbers in int8 as QuantizeArgs makes them of
+  float* code_scales;  // bf16: where has_fast_attention(), D % 32 == 0 and H * D % 64 == 0
+  int32_t window;      // 0: all
   float scale;
   Act act;
   int32_t n_splits;  // of AttentionSplitArgs
   float* partials;   // likewise
+  int32_t* arrived;  // likewise
 };
 
 // Keys whose softmax is carried alone, then joins that of the keys before them. Borders lie at
@@ -557,8 +564,9 @@ inline Launch launch_of(const AttentionArgs& a) {
 }
 
 // The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
-// the keys of one split, and leaves its softmax to the combination.
+// the keys of one split, and the last one of some tokens joins theirs.
 //   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
+//   arrived (T, G): zeros, before and after
 // n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
 // of the device idle: up to kSplitRows splits of all tokens together.
 inline constexpr int kSplitRows = 2048;
@@ -587,18 +595,11 @@ inline Launch launch_of(const AttentionSplitArgs& s) {
           : a.kv.head_dim == 32
               ? (is_int8 ? "gptoss_attention_split_32_int8" : "gptoss_attention_split_32")
               : (is_int8 ? "gptoss_attention_split_16_int8" : "gptoss_attention_split_16"),
-          count_tiles(a, row_tokens(a)),
+          count_tiles(a, 4 * row_tokens(a)),
           a.kv.kv_heads,
           a.n_splits,
-          32,
+          128,
           0};
-}
-struct AttentionCombineArgs {
-  AttentionArgs attention;
-};
-inline Launch launch_of(const AttentionCombineArgs& c) {
-  return {
-      "gptoss_attention_combine", c.attention.step.n_tokens, c.attention.kv.kv_heads, 1, 256, 0};
 }
 
 // ---- Results -----------------------------------------------------------------------------------

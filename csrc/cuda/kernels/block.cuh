@@ -115,4 +115,35 @@ __device__ __forceinline__ float block_sum(float x, float (&parts)[kThreads / 32
   return sum;
 }
 
+// Whether this block is the last of `count` to come here; what they wrote before is then seen. All
+// threads call. `arrived` is zero before and after.
+__device__ __forceinline__ bool is_last_of(int32_t* arrived, int count) {
+  __shared__ bool is_last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    is_last = atomicAdd(arrived, 1) == count - 1;
+    if (is_last) atomicExch(arrived, 0);
+    __threadfence();
+  }
+  __syncthreads();
+  return is_last;
+}
+
+// Numbers in int8, 32 with a scale (args.h: QuantizeArgs), from the bits of their largest magnitude:
+// as integers those have the order of the numbers, and what is not finite is the largest.
+struct Int8Scale {
+  float scale, factor;
+
+  __device__ __forceinline__ explicit Int8Scale(uint32_t largest_bits)
+      : scale(__fdiv_rn(__uint_as_float(largest_bits), 254.0f)),
+        factor(__uint_as_float(largest_bits) > 1e-30f
+                   ? __fdiv_rn(127.0f, __uint_as_float(largest_bits))
+                   : 0.0f) {}
+  __device__ __forceinline__ int8_t code(float x) const {
+    return static_cast<int8_t>(__float2int_rn(__fmul_rn(x, factor)));
+  }
+};
+__device__ __forceinline__ uint32_t magnitude_bits(float x) { return __float_as_uint(fabsf(x)); }
+
 }  // namespace gptoss::cuda

@@ -159,21 +159,6 @@ __device__ __forceinline__ void sort_few_pairs(const RouteArgs& a) {
   }
 }
 
-// Whether this block is the last of `count` to come here; what they wrote before is then seen. All
-// threads call. `arrived` is zero before and after.
-__device__ __forceinline__ bool is_last_of(int32_t* arrived, int count) {
-  __shared__ bool is_last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    is_last = atomicAdd(arrived, 1) == count - 1;
-    if (is_last) atomicExch(arrived, 0);
-    __threadfence();
-  }
-  __syncthreads();
-  return is_last;
-}
-
 template <class T>
 __device__ __forceinline__ void route(const RouteArgs& a) {
   constexpr int kWarps = kRouteThreads / 32;

@@ -107,13 +107,10 @@ __device__ __forceinline__ void quantize(const QuantizeArgs& a) {
     x = Stored<T>::load(static_cast<const typename Stored<T>::Element*>(a.x) +
                         static_cast<int64_t>(row) * a.x_stride + column);
   }
-  // As integers magnitudes have the order of the numbers, and what is not finite is the largest.
-  const float largest = __uint_as_float(__reduce_max_sync(kAllLanes, __float_as_uint(fabsf(x))));
-  const float factor = largest > 1e-30f ? 127.0f / largest : 0.0f;
-  a.codes[static_cast<int64_t>(row) * columns + column] =
-      static_cast<int8_t>(__float2int_rn(x * factor));
+  const Int8Scale scale(__reduce_max_sync(kAllLanes, magnitude_bits(x)));
+  a.codes[static_cast<int64_t>(row) * columns + column] = scale.code(x);
   if (lane_id() == 0) {
-    a.scales[static_cast<int64_t>(row) * (columns / 32) + column / 32] = largest / 254.0f;
+    a.scales[static_cast<int64_t>(row) * (columns / 32) + column / 32] = scale.scale;
   }
 }
 
