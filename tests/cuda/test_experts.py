@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cuda.kernels import Gpu, bf16, constant, fill, from_bf16, seeds
+from cuda.kernels import Gpu, begun_norm, bf16, constant, fill, from_bf16, seeds
 from gptoss.reference.rms_norm import rms_norm
 from gptoss.reference.route_topk import route_topk
 from support import tolerances
@@ -161,26 +161,32 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
         assert (np.abs(weights.numpy() - chosen_weights) <= limit).all()
 
 
-@pytest.mark.parametrize("act", ["f32", "bf16"])
 @pytest.mark.parametrize(("tokens", "n_active", "n"), [(1, 1, 1), (3, 4, 700)])
-def test_combine_and_norm(tokens: int, n_active: int, n: int, act: str) -> None:
+def test_combine_and_norm(tokens: int, n_active: int, n: int) -> None:
     gpu = Gpu("experts")
     out = RNG.normal(size=(tokens, n_active, n)).astype(np.float32)
     weights = RNG.random((tokens, n_active)).astype(np.float32)
     before = RNG.normal(size=(tokens, n)).astype(np.float32)
     weight = RNG.normal(size=n).astype(np.float32)
-    x, y = gpu.put(before), gpu.empty((tokens, n), np.float32 if act == "f32" else np.uint16)
+    x, y = gpu.put(before), gpu.empty((tokens, n), np.uint32)
+    squares = gpu.empty(tokens, np.float32)
     sizes = {"tokens": tokens, "n_active": n_active, "n": n}
     combine = fill("CombineArgs", out=gpu.put(out), weights=gpu.put(weights), x=x, **sizes)
-    args = fill("CombineNormArgs", combine=combine, weight=gpu.put(weight), y=y, eps=1e-5)
+    norm = {"weight": gpu.put(weight), "y": y, "squares": squares, "eps": 1e-5}
+    args = fill("CombineNormArgs", combine=combine, **norm)
     gpu.launch("gptoss_combine", (tokens, -(-n // 256)), 256, combine)
     alone = x.numpy()
     expected = rms_norm(alone.astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
     bound = tolerances.rms_norm_bound(expected)
-    bound += 0 if act == "f32" else 2.0**-8 * np.abs(expected)
     for seed in seeds():
         x.write(before)
-        gpu.launch(f"gptoss_combine_norm_{act}", tokens + 1, 512, args, shared=4 * n, seed=seed)
+        gpu.launch("gptoss_combine_norm_f32", tokens + 1, 512, args, shared=4 * n, seed=seed)
         assert np.array_equal(x.numpy(), alone)
-        found = y.numpy() if act == "f32" else from_bf16(y.numpy())
-        assert (np.abs(found - expected) <= bound).all()
+        assert (np.abs(y.numpy().view(np.float32) - expected) <= bound).all()
+        x.write(before)
+        gpu.launch("gptoss_combine_norm_bf16", tokens + 1, 512, args, seed=seed)
+        assert np.array_equal(x.numpy(), alone)
+        found = y.numpy().view(np.uint16).ravel()[: x.numpy().size].reshape(tokens, n)
+        assert np.array_equal(found, begun_norm(alone, weight)[0])
+        sums = np.square(alone, dtype=np.float64).sum(-1)
+        assert (np.abs(squares.numpy() - sums) <= 16 * tolerances.U * sums).all()

@@ -79,12 +79,15 @@ struct Step {
 };
 
 // x (T, hidden) f32 = rows of the embedding (V, hidden), bf16 or, if it has scales, in q8_0 as
-// core/q8.h has it.
+// core/q8.h has it. With a weight it begins the norm of x, as RmsNormArgs does in bf16.
 struct EmbedArgs {
   Step step;
   const void* embedding;
   const void* scales;  // (V, hidden/32) f16, nullable
   float* x;
+  const float* weight;  // (hidden), nullable
+  void* y;              // (T, hidden) bf16
+  float* squares;       // (T)
   int32_t hidden;
 };
 inline Launch launch_of(const EmbedArgs& a) {
@@ -95,11 +98,13 @@ inline Launch launch_of(const EmbedArgs& a) {
 // ---- Norm --------------------------------------------------------------------------------------
 
 // y (rows, n) = x / sqrt(mean(x^2) + eps) * weight; row r of y is of x's row `row_index[r]`, or r
-// where that is null. y is f32 or bf16 (`act`).
+// where that is null. In bf16 (`act`) the norm is only begun: y = x * weight, which needs nothing of
+// other columns, and the product that reads y divides (RowNorm). n up to kMaxHidden.
 struct RmsNormArgs {
   const float* x;  // (?, n)
   const float* weight;
   void* y;
+  float* squares;  // (rows): the sum of x^2, with bf16
   const int32_t* row_index;  // nullable
   int32_t rows, n;
   float eps;
@@ -109,19 +114,39 @@ inline Launch launch_of(const RmsNormArgs& a) {
   return {a.act == Act::f32 ? "gptoss_rms_norm_f32" : "gptoss_rms_norm_bf16", a.rows, 1, 1, 256, 0};
 }
 
+// Of rows whose norm was begun: what is made of them is divided by sqrt(sum / k + eps), where the sum
+// is that of a row of `squares`. All that make or add squares have one order: over 16 columns as a
+// tree, then those, as sum_of_parts() of block.cuh does.
+struct RowNorm {
+  const float* squares;  // (rows, n_parts), nullable: nothing is divided
+  int32_t n_parts;       // 1: sums of whole rows; else ceil(k / 16)
+  float eps;
+};
+inline constexpr int kNormColumns = 16;
+
 // ---- Dense matmul ------------------------------------------------------------------------------
 
-// y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
+// What is highest and lowest of 16 logits, -inf left out, which is not possible; +inf in place of
+// the highest if it or NaN is among them.
+struct LogitRange {
+  float highest, lowest;
+};
+inline constexpr int kRangeLogits = 16;
+inline constexpr int kRangeRows = 64;  // at most
+
+// y (rows, n) f32 = x (rows, k) @ w^T, divided (`norm`) (+ bias) (+ what y holds, if `accumulate`).
 //   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32. With scales
 //              w is in q8_0 as core/q8.h has it, k % 32 == 0
 //   Act::bf16: x bf16, k % 8 == 0 and x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in
-//              f32, in an order that depends on k alone
+//              f32, in an order that depends on k alone. `ranges` of y for up to kRangeRows rows
 struct DenseMatmulArgs {
   const void* x;
   const void* w;
   const void* scales;  // (n, k/32) f16, nullable; null with Act::bf16
   const float* bias;   // (n), nullable
   float* y;
+  LogitRange* ranges;  // (rows, ceil(n / 16)), nullable; with Act::f32 null, as norm.squares is
+  RowNorm norm;
   int32_t rows, n, k;
   int32_t x_stride, y_stride;
   int32_t accumulate;
@@ -194,8 +219,8 @@ inline Launch launch_of(const QuantizeArgs& a) {  // a warp per 32 numbers
           0};
 }
 
-// y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`). Products within
-// 32 columns are exact integers, sums over them f32, as in ops/q8_matmul.h.
+// y (rows, n) f32 = x (rows, k) @ w^T, divided (`norm`) (+ bias) (+ what y holds, if `accumulate`).
+// Products within 32 columns are exact integers, sums over them f32, as in ops/q8_matmul.h.
 struct Q8MatmulArgs {
   const int8_t* x;  // as QuantizeArgs leaves them
   const float* x_scales;
@@ -203,6 +228,8 @@ struct Q8MatmulArgs {
   const void* scales;
   const float* bias;  // (n), nullable
   float* y;
+  LogitRange* ranges;  // as in DenseMatmulArgs
+  RowNorm norm;
   int32_t rows, n, k;
   int32_t y_stride;
   int32_t accumulate;
@@ -318,6 +345,30 @@ inline Launch launch_of(const GateUpArgs& a) {
           0};
 }
 
+// x (T, n) f32 += sum over a of weights[t, a] * out[t * A + a], in the order of a.
+struct CombineArgs {
+  const float* out;      // (T * A, n)
+  const float* weights;  // (T, A)
+  float* x;
+  int32_t tokens, n_active, n;
+};
+inline Launch launch_of(const CombineArgs& a) {
+  return {"gptoss_combine", a.tokens, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
+}
+
+// What follows the experts, done by blocks that are the last to have made some columns: CombineArgs,
+// then the norm of x is begun. x * weight goes to y, or to codes in int8 as QuantizeArgs makes them
+// of bf16, which needs n % 32 == 0.
+struct FinishArgs {
+  CombineArgs combine;  // x null: nothing of it is done here
+  const float* weight;  // (n), nullable: no norm
+  void* y;              // (T, n) bf16
+  int8_t* codes;        // (T, q8_columns(n)), nullable
+  float* code_scales;   // (T, q8_columns(n) / 32)
+  float* squares;       // (T, ceil(n / kNormColumns))
+  int32_t* arrived;     // (ceil(n / 64)): zeros, before and after
+};
+
 // out (T * A, hidden) f32, by pair and not by sorted row: out[pairs[r]] = h[r] @ down^T + bias.
 struct DownArgs {
   const void* h;  // (pairs, k), sorted
@@ -328,7 +379,11 @@ struct DownArgs {
   int32_t n_pairs, n_experts;
   int32_t n, k;  // n = hidden, k = I
   Act act;
+  FinishArgs finish;  // where finishes_experts()
 };
+inline bool finishes_experts(Act act, int n_pairs, int n_experts) {
+  return act == Act::bf16 && expert_tile_rows(n_pairs, n_experts) == 8;
+}
 inline Launch launch_of(const DownArgs& a) {
   if (a.act == Act::f32) {
     return {"gptoss_down_f32", static_cast<int>(ceil_div(a.n, 8)), a.n_pairs, 1, 256, 0};
@@ -369,17 +424,6 @@ inline Launch launch_of(const ShuffleMxfp4Args& a) {
           a.matrices,
           32,
           0};
-}
-
-// x (T, n) f32 += sum over a of weights[t, a] * out[t * A + a], in the order of a.
-struct CombineArgs {
-  const float* out;      // (T * A, n)
-  const float* weights;  // (T, A)
-  float* x;
-  int32_t tokens, n_active, n;
-};
-inline Launch launch_of(const CombineArgs& a) {
-  return {"gptoss_combine", a.tokens, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
 }
 
 // experts (T, A), weights (T, A) of logits (T, E): ops/route_topk.h.
@@ -427,11 +471,13 @@ inline Launch launch_of(const RouteArgs& a) {
           a.hidden * 4};
 }
 
-// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to kMaxHidden.
+// CombineArgs, then y (T, n) = RMSNorm of x, f32, or in bf16 (`act`) begun, as in RmsNormArgs. n up
+// to kMaxHidden.
 struct CombineNormArgs {
   CombineArgs combine;
   const float* weight;  // (n)
   void* y;
+  float* squares;  // (T), with bf16
   float eps;
   Act act;
 };
@@ -441,7 +487,7 @@ inline Launch launch_of(const CombineNormArgs& a) {
           1,
           1,
           512,
-          a.combine.n * 4};
+          a.act == Act::f32 ? a.combine.n * 4 : 0};
 }
 
 // ---- Attention ---------------------------------------------------------------------------------
@@ -678,7 +724,8 @@ struct SampleOut {
 // counts |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
 // reached.
 struct SampleArgs {
-  const float* logits;    // (R, V)
+  const float* logits;       // (R, V)
+  const LogitRange* ranges;  // (R, ceil(V / 16)) of them, nullable
   const SampleRow* rows;  // (M)
   const int32_t* units;   // (U + 1)
   const uint32_t* masks;  // (masks, ceil(V / 32))

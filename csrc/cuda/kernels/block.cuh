@@ -146,4 +146,51 @@ struct Int8Scale {
 };
 __device__ __forceinline__ uint32_t magnitude_bits(float x) { return __float_as_uint(fabsf(x)); }
 
+// ---- A norm that is begun (args.h: RowNorm) ----
+
+// Of the 16 columns that half a warp has: the sum of x^2, in all of its lanes. All lanes call.
+__device__ __forceinline__ float sum_of_squares(float x) {
+  float sum = __fmul_rn(x, x);
+#pragma unroll
+  for (int step = 1; step < kNormColumns; step *= 2) {
+    sum = __fadd_rn(sum, __shfl_xor_sync(kAllLanes, sum, step));
+  }
+  return sum;
+}
+// Of a row's parts; a warp together.
+__device__ __forceinline__ float sum_of_parts(const float* parts, int n_parts) {
+  float sum = 0.0f;
+  for (int i = lane_id(); i < n_parts; i += 32) sum = __fadd_rn(sum, parts[i]);
+  return warp_sum(sum);
+}
+
+// The norm of a row, by a block: x_of(i) is asked once for each i, by the thread that then has it.
+template <int kThreads, class XOf>
+__device__ __forceinline__ void begin_norm(int n, const float* weight, uint16_t* y, float* squares,
+                                           XOf x_of) {
+  __shared__ float parts[kMaxHidden / kNormColumns];
+  const auto thread = static_cast<int>(threadIdx.x);
+  for (int base = 0; base < n; base += kThreads) {
+    const int i = base + thread;
+    const float x = i < n ? x_of(i) : 0.0f;
+    if (i < n) y[i] = to_bf16(x * weight[i]);
+    const float sum = sum_of_squares(x);
+    if (i < n && thread % kNormColumns == 0) parts[i / kNormColumns] = sum;
+  }
+  __syncthreads();
+  if (warp_id() != 0) return;
+  const float sum = sum_of_parts(parts, static_cast<int>(ceil_div(n, kNormColumns)));
+  if (lane_id() == 0) *squares = sum;
+}
+
+// ---- The experts' sum ----
+
+__device__ __forceinline__ float combined(const CombineArgs& a, int64_t t, int i) {
+  float sum = 0.0f;
+  for (int64_t pair = t * a.n_active; pair < (t + 1) * a.n_active; ++pair) {
+    sum = __fmaf_rn(a.weights[pair], a.out[pair * a.n + i], sum);
+  }
+  return __fadd_rn(a.x[t * a.n + i], sum);
+}
+
 }  // namespace gptoss::cuda

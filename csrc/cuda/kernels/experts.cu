@@ -50,22 +50,6 @@ __device__ __forceinline__ void choose_experts(const float* logits, int n_expert
   }
 }
 
-// x (n) in shared memory becomes its RMSNorm; a block together, each thread with its own numbers.
-__device__ __forceinline__ void norm_row(float* x, const float* weight, int n, float eps) {
-  __shared__ float parts[kRowThreads / 32];
-  float sum = 0.0f;
-  for (int i = threadIdx.x; i < n; i += kRowThreads) sum += x[i] * x[i];
-  sum = block_sum<kRowThreads>(sum, parts);
-  const float rms = sqrtf(sum / static_cast<float>(n) + eps);
-  for (int i = threadIdx.x; i < n; i += kRowThreads) x[i] = x[i] / rms * weight[i];
-}
-// y = x, rounded; each thread has the same numbers as in norm_row.
-template <class T>
-__device__ __forceinline__ void store_row(const float* x, int n, void* y, int64_t row) {
-  auto* const to = static_cast<typename Stored<T>::Element*>(y) + row * n;
-  for (int i = threadIdx.x; i < n; i += kRowThreads) Stored<T>::store(to + i, x[i]);
-}
-
 // Of kRouteThreads threads each has every kRouteThreads-th chunk of a row: 4 numbers, or one where
 // rows are not whole chunks. f(where it begins, chunk) for all of its own.
 template <class F>
@@ -205,26 +189,23 @@ __device__ __forceinline__ void route(const RouteArgs& a) {
   if (a.pairs != nullptr && is_last_of(a.arrived + a.tokens, a.tokens)) sort_few_pairs(a);
 }
 
-__device__ __forceinline__ float combined(const CombineArgs& a, int64_t t, int i) {
-  float sum = 0.0f;
-  for (int64_t pair = t * a.n_active; pair < (t + 1) * a.n_active; ++pair) {
-    sum += a.weights[pair] * a.out[pair * a.n + i];
-  }
-  return a.x[t * a.n + i] + sum;
-}
-
-template <class T>
-__device__ __forceinline__ void combine_norm(const CombineNormArgs& a) {
+// In f32: the row waits in shared memory for its norm; each thread has its own numbers.
+__device__ __forceinline__ void combine_norm_f32(const CombineNormArgs& a) {
   extern __shared__ __align__(16) float row[];
+  __shared__ float parts[kRowThreads / 32];
   const CombineArgs& c = a.combine;
   const int64_t t = blockIdx.x;
   if (t >= c.tokens) return;
+  float sum = 0.0f;
   for (int i = threadIdx.x; i < c.n; i += kRowThreads) {
     row[i] = combined(c, t, i);
     c.x[t * c.n + i] = row[i];
+    sum += row[i] * row[i];
   }
-  norm_row(row, a.weight, c.n, a.eps);
-  store_row<T>(row, c.n, a.y, t);
+  sum = block_sum<kRowThreads>(sum, parts);
+  const float rms = sqrtf(sum / static_cast<float>(c.n) + a.eps);
+  auto* const y = static_cast<float*>(a.y) + t * c.n;
+  for (int i = threadIdx.x; i < c.n; i += kRowThreads) y[i] = row[i] / rms * a.weight[i];
 }
 
 }  // namespace
@@ -329,11 +310,15 @@ extern "C" __global__ void __launch_bounds__(kCombineThreads)
 
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     gptoss_combine_norm_f32(const __grid_constant__ CombineNormArgs a) {
-  combine_norm<float>(a);
+  combine_norm_f32(a);
 }
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     gptoss_combine_norm_bf16(const __grid_constant__ CombineNormArgs a) {
-  combine_norm<Bf16>(a);
+  const CombineArgs& c = a.combine;
+  const int64_t t = blockIdx.x;
+  if (t >= c.tokens) return;
+  begin_norm<kRowThreads>(c.n, a.weight, static_cast<uint16_t*>(a.y) + t * c.n, a.squares + t,
+                          [&](int i) { return c.x[t * c.n + i] = combined(c, t, i); });
 }
 
 }  // namespace gptoss::cuda

@@ -3,7 +3,7 @@
 //
 // The order of every sum is the same in all variants, so that bits depend on neither the number of
 // rows nor on which variant runs: k is cut into kSegments runs of groups, each summed by mma in
-// the order of k from zero, then added in order; then the bias, then what y held.
+// the order of k from zero, then added in order; then the norm's factor, the bias, what y held.
 //
 //   *_8, *_32  stream: a block makes 16 or 32 rows of w for up to 8 or 32 rows of x, a warp one or
 //              two segments: weights go from memory to registers, nothing waits but for the last
@@ -244,10 +244,13 @@ __device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
   const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
   const int end = min(begin + S::kTokens, a.rows);
+  __shared__ float factors[S::kTokens];
+  load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
   stream<S>(DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
             bf16_input([&](int row) { return dense_x(a, row); }, end),
             [&](int tile, int row, int pair, float even, float odd) {
-              emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+              emit_dense<true>(a, row, tile * kTileRows + 2 * pair, even, odd,
+                               factors[row - begin]);
             });
 }
 
@@ -255,11 +258,13 @@ __device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
   const int begin = static_cast<int>(blockIdx.y) * kTiledRows;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  const int end = min(begin + kTiledRows, a.rows);
+  __shared__ float factors[kTiledRows];
+  load_factors<kTiledThreads>(a.norm, a.k, begin, end, factors);
   tiled(
-      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
-      min(begin + kTiledRows, a.rows), a.k, [&](int row) { return dense_x(a, row); },
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k, [&](int row) { return dense_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
-        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+        emit_dense<false>(a, row, tile * kTileRows + 2 * pair, even, odd, factors[row - begin]);
       });
 }
 
@@ -308,6 +313,33 @@ __device__ __forceinline__ void expert_stream(const Args& a) {
             });
 }
 
+// Of kRows columns from `first` on; a warp has 32 of a token.
+template <class S>
+__device__ __forceinline__ void finish_experts(const FinishArgs& f, int first) {
+  constexpr int kPieces = S::kRows / 32;
+  const int n = f.combine.n;
+  const int n_parts = static_cast<int>(ceil_div(n, kNormColumns));
+  const auto columns = static_cast<int>(q8_columns(n));
+  for (int piece = warp_id(); piece < f.combine.tokens * kPieces; piece += S::kWarps) {
+    const int64_t t = piece / kPieces;
+    const int column = first + piece % kPieces * 32 + lane_id();
+    const bool inside = column < n;
+    float x = 0.0f;
+    if (inside) f.combine.x[t * n + column] = x = combined(f.combine, t, column);
+    if (f.weight == nullptr) continue;
+    const float sum = sum_of_squares(x);
+    if (inside && column % kNormColumns == 0) f.squares[t * n_parts + column / kNormColumns] = sum;
+    const uint16_t y = to_bf16(inside ? x * f.weight[column] : 0.0f);
+    if (f.codes != nullptr) {
+      const Int8Scale scale(__reduce_max_sync(kAllLanes, magnitude_bits(from_bf16(y))));
+      f.codes[t * columns + column] = scale.code(from_bf16(y));
+      if (lane_id() == 0) f.code_scales[(t * columns + column) / 32] = scale.scale;
+    } else if (inside) {
+      static_cast<uint16_t*>(f.y)[t * n + column] = y;
+    }
+  }
+}
+
 template <class Args>
 __device__ __forceinline__ void expert_tiled(const Args& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
@@ -354,6 +386,11 @@ extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
 extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 4)
     gptoss_down_bf16_8(const __grid_constant__ DownArgs a) {
   expert_stream<Expert8>(a);
+  const int first = static_cast<int>(blockIdx.x) * Expert8::kRows;
+  if (a.finish.combine.x == nullptr || first >= a.n) return;
+  if (is_last_of(a.finish.arrived + blockIdx.x, static_cast<int>(gridDim.y))) {
+    finish_experts<Expert8>(a.finish, first);
+  }
 }
 extern "C" __global__ void __launch_bounds__(Expert32::kThreads, 2)
     gptoss_down_bf16_32(const __grid_constant__ DownArgs a) {

@@ -80,6 +80,8 @@ __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
   const int groups = groups_of(a.k);
   const int end = min(begin + S::kTokens, a.rows);
   const int g = lane_id() / 4, t = lane_id() % 4;
+  __shared__ float factors[S::kTokens];
+  load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
   stream<S>(
       Q8Weights{a.codes, a.scales, groups}, first_tile, tiles_of(a.n), begin, end, a.k,
       [&](int row) {  // lanes without a token take the last one's
@@ -88,7 +90,7 @@ __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
                        {a.x_scales + at(2 * t) * 2, a.x_scales + at(2 * t + 1) * 2}};
       },
       [&](int tile, int row, int pair, float even, float odd) {
-        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+        emit_dense<true>(a, row, tile * kTileRows + 2 * pair, even, odd, factors[row - begin]);
       });
 }
 
