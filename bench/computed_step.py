@@ -240,6 +240,8 @@ def experts(times: int, *, int8: bool) -> list[Kernel]:
             **more,
         )
         nbytes = ACTIVE * (n * k * 17 // 32 + 8 * n)
+        if struct == "DownArgs":  # reads what it made, x and the norm's weight; writes x and y
+            nbytes += (4 * ACTIVE + 16) * n
         grid = (-(-rows // 64), ACTIVE)
         kernels.append(run(name, times, gpu, entry, grid, 128, args, nbytes, part=rows / n))
 

@@ -37,7 +37,7 @@ constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 // Of experts on the CPU each further token reads others, as there.
 constexpr StepCost kCpuExpertsCost = {.fixed = 0.6, .per_token = 0.4};
 
-// Of gpt-oss-20b one has 245 kernels; what that takes on a device was not measured.
+// Of gpt-oss-20b one has some 150 kernels; what that takes on a device was not measured.
 constexpr int kMostGraphs = 48;
 // Prompts and larger batches take longer than their launches, and are seldom twice of one size.
 constexpr int kMostGraphTokens = 64;
