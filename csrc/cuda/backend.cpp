@@ -157,8 +157,8 @@ class CudaBackend final : public Backend {
       flights_.push_back(std::make_unique<Flight>(context_, scheme_.cpu_experts > 0));
     }
     stream_->clear(memory_.slots.states.address(), memory_.slots.states.size_bytes());
-    for (const DeviceMemory* counts : {&memory_.work.arrived, &memory_.work.splits_arrived,
-                                       &memory_.work.down_arrived}) {
+    for (const DeviceMemory* counts :
+         {&memory_.work.arrived, &memory_.work.splits_arrived, &memory_.work.down_arrived}) {
       if (counts->size_bytes() > 0) stream_->clear(counts->address(), counts->size_bytes());
     }
     const std::vector<float> rotations =

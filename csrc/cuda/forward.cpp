@@ -65,8 +65,7 @@ void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits
   if (step.n_logit_rows == 0) return;
   if (!ends_with_all_rows(step)) norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
   dense(work_.normed, weights_.unembedding, work_.logits, step.n_logit_rows, config_.vocab_size,
-        config_.hidden_size,
-        {.norm = row_norm(), .ranges = logit_ranges(step.n_logit_rows)});
+        config_.hidden_size, {.norm = row_norm(), .ranges = logit_ranges(step.n_logit_rows)});
 }
 
 bool Forward::finishes_experts(const Step& step) const {
@@ -229,8 +228,9 @@ void Forward::experts(const Step& step, int layer) {
   FinishArgs finish = {};
   if (finishes) {
     const bool makes_codes =
-        hidden % 32 == 0 && takes_int8(is_last ? weights_.unembedding
-                                               : weights_.layers[static_cast<size_t>(layer) + 1].qkv);
+        hidden % 32 == 0 &&
+        takes_int8(is_last ? weights_.unembedding
+                           : weights_.layers[static_cast<size_t>(layer) + 1].qkv);
     finish = {.combine = combine_args(step, work_.expert_weights, config_.n_active),
               .weight = norm_weight == nullptr ? nullptr : norm_weight->as<const float>(),
               .y = work_.normed.as<void>(),

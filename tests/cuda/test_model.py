@@ -104,8 +104,8 @@ def test_keys_and_values_in_int8(micro: Path, llm: LLM) -> None:
         np.testing.assert_array_equal(small.logits(prompt, chunk_tokens=9), found)
     with gptoss.load(micro, device="cpu", kv_cache_dtype="int8", **SMALL) as cpu:
         expected = cpu.logits(prompt)
-    # Both err otherwise, each as bf16 does. That they round alike is seen in test_attention.py: here
-    # what the inputs of matmuls do is larger.
+    # Both err otherwise, each as bf16 does. That they round alike is seen in test_attention.py:
+    # here what the inputs of matmuls do is larger.
     assert np.median(relative_l2(found, expected)) <= 2 * CUDA_MEDIAN_RELATIVE_L2
     assert np.median(relative_l2(found, llm.logits(prompt))) > CUDA_MEDIAN_RELATIVE_L2 / 10
 

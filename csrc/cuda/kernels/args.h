@@ -98,13 +98,13 @@ inline Launch launch_of(const EmbedArgs& a) {
 // ---- Norm --------------------------------------------------------------------------------------
 
 // y (rows, n) = x / sqrt(mean(x^2) + eps) * weight; row r of y is of x's row `row_index[r]`, or r
-// where that is null. In bf16 (`act`) the norm is only begun: y = x * weight, which needs nothing of
-// other columns, and the product that reads y divides (RowNorm). n up to kMaxHidden.
+// where that is null. In bf16 (`act`) the norm is only begun: y = x * weight, which needs nothing
+// of other columns, and the product that reads y divides (RowNorm). n up to kMaxHidden.
 struct RmsNormArgs {
   const float* x;  // (?, n)
   const float* weight;
   void* y;
-  float* squares;  // (rows): the sum of x^2, with bf16
+  float* squares;            // (rows): the sum of x^2, with bf16
   const int32_t* row_index;  // nullable
   int32_t rows, n;
   float eps;
@@ -114,9 +114,9 @@ inline Launch launch_of(const RmsNormArgs& a) {
   return {a.act == Act::f32 ? "gptoss_rms_norm_f32" : "gptoss_rms_norm_bf16", a.rows, 1, 1, 256, 0};
 }
 
-// Of rows whose norm was begun: what is made of them is divided by sqrt(sum / k + eps), where the sum
-// is that of a row of `squares`. All that make or add squares have one order: over 16 columns as a
-// tree, then those, as sum_of_parts() of block.cuh does.
+// Of rows whose norm was begun: what is made of them is divided by sqrt(sum / k + eps), where the
+// sum is that of a row of `squares`. All that make or add squares have one order: over 16 columns
+// as a tree, then those, as sum_of_parts() of block.cuh does.
 struct RowNorm {
   const float* squares;  // (rows, n_parts), nullable: nothing is divided
   int32_t n_parts;       // 1: sums of whole rows; else ceil(k / 16)
@@ -356,9 +356,9 @@ inline Launch launch_of(const CombineArgs& a) {
   return {"gptoss_combine", a.tokens, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
 }
 
-// What follows the experts, done by blocks that are the last to have made some columns: CombineArgs,
-// then the norm of x is begun. x * weight goes to y, or to codes in int8 as QuantizeArgs makes them
-// of bf16, which needs n % 32 == 0.
+// What follows the experts, done by blocks that are the last to have made some columns:
+// CombineArgs, then the norm of x is begun. x * weight goes to y, or to codes in int8 as
+// QuantizeArgs makes them of bf16, which needs n % 32 == 0.
 struct FinishArgs {
   CombineArgs combine;  // x null: nothing of it is done here
   const float* weight;  // (n), nullable: no norm
@@ -532,8 +532,8 @@ inline Launch launch_of(const RopeKvArgs& a) {
 // over the pages. out is f32 (with f32 pages) or bf16 (with f16 and int8 pages). qkv_stride is
 // even. int8 pages need has_fast_attention().
 //
-// With rotations, what RopeKvArgs does is done here: for steps that have one token of each sequence,
-// where has_fast_attention(). qkv stays as it is.
+// With rotations, what RopeKvArgs does is done here: for steps that have one token of each
+// sequence, where has_fast_attention(). qkv stays as it is.
 struct AttentionArgs {
   Step step;
   const float* qkv;
@@ -543,9 +543,10 @@ struct AttentionArgs {
   const float* sinks;      // (H)
   const float* rotations;  // (positions, D), nullable
   void* out;
-  int8_t* codes;       // null, or instead of `out` its numbers in int8 as QuantizeArgs makes them of
-  float* code_scales;  // bf16: where has_fast_attention(), D % 32 == 0 and H * D % 64 == 0
-  int32_t window;      // 0: all
+  int8_t* codes;  // nullable: instead of `out`, as QuantizeArgs makes them of its bf16, where
+                  // has_fast_attention(), D % 32 == 0 and H * D % 64 == 0
+  float* code_scales;
+  int32_t window;  // 0: all
   float scale;
   Act act;
   int32_t n_splits;  // of AttentionSplitArgs
@@ -726,9 +727,9 @@ struct SampleOut {
 struct SampleArgs {
   const float* logits;       // (R, V)
   const LogitRange* ranges;  // (R, ceil(V / 16)) of them, nullable
-  const SampleRow* rows;  // (M)
-  const int32_t* units;   // (U + 1)
-  const uint32_t* masks;  // (masks, ceil(V / 32))
+  const SampleRow* rows;     // (M)
+  const int32_t* units;      // (U + 1)
+  const uint32_t* masks;     // (masks, ceil(V / 32))
   const BiasEntry* biases;
   uint32_t* counts;  // (slots, V): kSeen if in prompt or output, and the occurrences in the output
   SlotState* slots;

@@ -512,8 +512,8 @@ __device__ __forceinline__ float* partial_of(const AttentionArgs& a, int token, 
                           (a.kv.head_dim + 2);
 }
 
-// Joins the splits of a tile's tokens for this block's heads, in order behind the sink. A thread has
-// four dimensions at a time.
+// Joins the splits of a tile's tokens for this block's heads, in order behind the sink. A thread
+// has four dimensions at a time.
 template <int kDim>
 __device__ __forceinline__ void combine_splits(const AttentionArgs& a, int first_token,
                                                int tokens) {
@@ -597,8 +597,8 @@ __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
       }
     }
   });
-  const int splits = split_of((attention.page_end() - 1) * kPage) -
-                     split_of(attention.page_begin() * kPage) + 1;
+  const int splits =
+      split_of((attention.page_end() - 1) * kPage) - split_of(attention.page_begin() * kPage) + 1;
   int32_t* const arrived = a.arrived + blockIdx.x * gridDim.y + blockIdx.y;
   if (is_last_of(arrived, splits)) {
     combine_splits<kDim>(a, attention.first_token(), attention.tokens());

@@ -130,8 +130,9 @@ __device__ __forceinline__ bool is_last_of(int32_t* arrived, int count) {
   return is_last;
 }
 
-// Numbers in int8, 32 with a scale (args.h: QuantizeArgs), from the bits of their largest magnitude:
-// as integers those have the order of the numbers, and what is not finite is the largest.
+// Numbers in int8, 32 with a scale (args.h: QuantizeArgs), from the bits of their largest
+// magnitude: as integers those have the order of the numbers, and what is not finite is the
+// largest.
 struct Int8Scale {
   float scale, factor;
 

@@ -133,8 +133,8 @@ struct Mxfp4Tile {
       const uint32_t pick = 0x4040u + lane_id() % 4 / 2 * 0x0202u;
       const uint32_t even = __byte_perm(scales, 0, pick) << 7;
       const uint32_t odd = __byte_perm(scales, 0, pick + 0x0101u) << 7;
-      const uint32_t last = and_or(x >> 7, 0x00400040u,
-                                   and_or(x >> 3, 0x01800180u, (x << 1) & 0x80008000u));
+      const uint32_t last =
+          and_or(x >> 7, 0x00400040u, and_or(x >> 3, 0x01800180u, (x << 1) & 0x80008000u));
       return {multiply_bf16_pair(x & kMask, even), multiply_bf16_pair((x << 3) & kMask, odd),
               multiply_bf16_pair((x << 6) & kMask, even), multiply_bf16_pair(last, odd)};
     }

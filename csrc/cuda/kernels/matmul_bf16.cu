@@ -262,7 +262,8 @@ __device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
   __shared__ float factors[kTiledRows];
   load_factors<kTiledThreads>(a.norm, a.k, begin, end, factors);
   tiled(
-      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k, [&](int row) { return dense_x(a, row); },
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
+      [&](int row) { return dense_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
         emit_dense<false>(a, row, tile * kTileRows + 2 * pair, even, odd, factors[row - begin]);
       });

@@ -148,8 +148,8 @@ __device__ __forceinline__ void load_factors(const RowNorm& norm, int k, int beg
   }
 }
 
-// y[n], y[n + 1] of a row, of DenseMatmulArgs or its like. With kHasRanges lanes 8 i to 8 i + 7 have
-// 16 columns of a row.
+// y[n], y[n + 1] of a row, of DenseMatmulArgs or its like. With kHasRanges lanes 8 i to 8 i + 7
+// have 16 columns of a row.
 template <bool kHasRanges, class Args>
 __device__ __forceinline__ void emit_dense(const Args& a, int row, int n, float even, float odd,
                                            float factor) {
