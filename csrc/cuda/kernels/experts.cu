@@ -186,7 +186,13 @@ __device__ __forceinline__ void route(const RouteArgs& a) {
     choose_experts(a.logits + t * a.n_experts, a.n_experts, a.n_active, a.experts + t * a.n_active,
                    a.weights + t * a.n_active);
   }
-  if (a.pairs != nullptr && is_last_of(a.arrived + a.tokens, a.tokens)) sort_few_pairs(a);
+  if (a.pairs == nullptr) return;
+  if (a.tokens == 1) {
+    __syncthreads();
+  } else if (!is_last_of(a.arrived + a.tokens, a.tokens)) {
+    return;
+  }
+  sort_few_pairs(a);
 }
 
 // In f32: the row waits in shared memory for its norm; each thread has its own numbers.
