@@ -11,6 +11,7 @@
 //   *_64       tiled: a block makes 128 rows of w for up to 64 rows of x, which come to shared
 //              memory by cp.async, a warp 32 rows over all of k.
 #include "cuda/kernels/expert_tile.cuh"
+#include "cuda/kernels/shared.cuh"
 #include "cuda/kernels/stream.cuh"
 
 namespace gptoss::cuda {
@@ -86,25 +87,6 @@ struct Stage {
   uint4 chunks[kTiledRows][kChunks];
 };
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// 16 bytes to shared memory; zeros if not `inside`.
-__device__ __forceinline__ void copy_async(uint4* to, const uint16_t* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(inside ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-// Until at most kPending groups are on their way.
-template <int kPending>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 // B of this step and the next for 8 tokens.
 __device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile, int step) {
   const int token = token_tile * 8 + lane_id() / 4;
@@ -135,8 +117,8 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
         const int row = copy_row + i * kRowsApart;
-        copy_async(&stages[group % kStages].chunks[row][chunk ^ (row % 8)],
-                   inside ? x[i] + column : x[i] - chunk * kChunk, inside);
+        copy_async<16>(shared_address(&stages[group % kStages].chunks[row][chunk ^ (row % 8)]),
+                       inside ? x[i] + column : x[i] - chunk * kChunk, inside);
       }
     }
     commit_copies();  // an empty one keeps the count
