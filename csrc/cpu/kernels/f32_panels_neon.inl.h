@@ -48,7 +48,9 @@ void lane_tile(const uint32_t* pairs, int blocks, const float* x, const uint8_t*
     constexpr int kQuads = kTokens / 4;
 #pragma GCC unroll 4
     for (int t = 0; t < 4 * kQuads; t += 4) {
-      const float32x4_t inputs = vld1q_f32(x + t);
+      float32x4_t inputs = vld1q_f32(x + t);
+      // In this order, because compilers that load all of them first copy sums.
+      asm volatile("" : "+w"(inputs));
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         total[v][t] = vfmaq_laneq_f32(total[v][t], rows[v], inputs, 0);

@@ -3,9 +3,9 @@
 // register that holds 16.
 //
 // Of 32 registers, 8 hold the exact sums of a block of 32 of K, 8 those of one chain, 4 inputs, 2
-// weights. Per block, 4 rows and token: 8 products, one instruction for the origin, one to f32, two
-// for the scales. So for a tile 96 instructions share the pipes of vectors (48 cycles on two as
-// Neoverse N1 has them, 24 on four as Apple's), beside 27 loads, which take 14 and 9.
+// weights. Per block, 4 rows and token: 8 products, one instruction to f32, two for the scales. So
+// for a tile 88 instructions, 64 of them products, share the pipes of vectors: 44 cycles on two as
+// Neoverse N1 and Cortex-A76 have them, 22 on four as Apple's. 35 loads take 18 and 12.
 #pragma once
 
 #include <arm_neon.h>
@@ -51,20 +51,34 @@ struct alignas(16) TileBlock {
   int8_t codes[2][kTokens][16];  // even elements, odd ones
   float scales[4];
 
-  void set(int token, const Codes& of_token, float scale) {
-    vst1q_s8(codes[0][token], of_token.even);
-    vst1q_s8(codes[1][token], of_token.odd);
-    scales[token] = scale;
+  void set(int token, const Codes (&codes_of)[1], const float (&scales_of)[1]) {
+    vst1q_s8(codes[0][token], codes_of[0].even);
+    vst1q_s8(codes[1][token], codes_of[0].odd);
+    scales[token] = scales_of[0];
   }
 };
 
+// Exact sums begin at the origin. It is loaded because the compiler would copy it in the pipes of
+// vectors, which products need; the ports of loads have time.
+template <int kSums>
+[[gnu::always_inline]] inline void start_at_origin(int32x4_t (&sums)[kSums]) {
+  static_assert(kSums % 2 == 0);
+  alignas(32) static constexpr float kOrigins[8] = {kIntegerOrigin, kIntegerOrigin, kIntegerOrigin,
+                                                    kIntegerOrigin, kIntegerOrigin, kIntegerOrigin,
+                                                    kIntegerOrigin, kIntegerOrigin};
+#pragma GCC unroll 4
+  for (int i = 0; i < kSums; i += 2) {
+    asm volatile("ldp %q[first], %q[second], %[origins]"
+                 : [first] "=w"(sums[i]), [second] "=w"(sums[i + 1])
+                 : [origins] "Q"(kOrigins));
+  }
+}
 // sums (tokens, halves of the panel) += products of one block, scaled.
 template <int kTokens>
 [[gnu::always_inline]] inline void add_block(const PanelBlock& w, const TileBlock<kTokens>& x,
                                              float32x4_t (&sums)[kTokens * kHalves]) {
   int32x4_t exact[kTokens * kHalves];
-#pragma GCC unroll 8
-  for (int i = 0; i < kTokens * kHalves; ++i) exact[i] = integer_origin();
+  start_at_origin(exact);
 #pragma GCC unroll 2
   for (int parity = 0; parity < 2; ++parity) {
     int8x16_t inputs[kTokens];

@@ -19,6 +19,14 @@ inline constexpr int kRowPairs = kPanelSize / 2;
 inline constexpr int kSteps = 4;     // of 8 elements: a block
 inline constexpr int kTileStep = 2;  // squares are of two tokens
 
+// 16 elements of two rows or tokens as two operands, `step` bytes apart.
+inline void store_steps(int8_t* out, int64_t step, int8x16_t first, int8x16_t second) {
+  const int64x2_t a = vreinterpretq_s64_s8(first);
+  const int64x2_t b = vreinterpretq_s64_s8(second);
+  vst1q_s8(out, vreinterpretq_s8_s64(vzip1q_s64(a, b)));
+  vst1q_s8(out + step, vreinterpretq_s8_s64(vzip2q_s64(a, b)));
+}
+
 // A block of K of a panel. With its scales it takes 320 bytes: 29 kB where K is 2880, in the
 // first-level cache.
 struct alignas(16) PanelBlock {
@@ -31,19 +39,13 @@ struct alignas(16) PanelBlock {
     for (int pair = 0; pair < kRowPairs; ++pair) {
       const Codes& first = rows[2 * pair];
       const Codes& second = rows[2 * pair + 1];
-      set_steps(0, pair, vreinterpretq_s64_s8(first.even), vreinterpretq_s64_s8(second.even));
-      set_steps(2, pair, vreinterpretq_s64_s8(first.odd), vreinterpretq_s64_s8(second.odd));
+      store_steps(codes[0][pair], sizeof codes[0], first.even, second.even);
+      store_steps(codes[2][pair], sizeof codes[0], first.odd, second.odd);
     }
     vst1q_f32(scales[0], vzip1q_f32(low_scales, low_scales));
     vst1q_f32(scales[1], vzip2q_f32(low_scales, low_scales));
     vst1q_f32(scales[2], vzip1q_f32(high_scales, high_scales));
     vst1q_f32(scales[3], vzip2q_f32(high_scales, high_scales));
-  }
-
- private:
-  void set_steps(int step, int pair, int64x2_t first, int64x2_t second) {
-    vst1q_s8(codes[step][pair], vreinterpretq_s8_s64(vzip1q_s64(first, second)));
-    vst1q_s8(codes[step + 1][pair], vreinterpretq_s8_s64(vzip2q_s64(first, second)));
   }
 };
 
@@ -53,13 +55,12 @@ struct alignas(16) TileBlock {
   int8_t codes[kSteps][kTokens / 2][16];
   float scales[kTokens / 2][2];
 
-  void set(int token, const Codes& of_token, float scale) {
-    const auto at = [&](int step) { return codes[step][token / 2] + token % 2 * 8; };
-    vst1_s8(at(0), vget_low_s8(of_token.even));
-    vst1_s8(at(1), vget_high_s8(of_token.even));
-    vst1_s8(at(2), vget_low_s8(of_token.odd));
-    vst1_s8(at(3), vget_high_s8(of_token.odd));
-    scales[token / 2][token % 2] = scale;
+  void set(int token, const Codes (&codes_of)[2], const float (&scales_of)[2]) {
+    const int pair = token / 2;
+    store_steps(codes[0][pair], sizeof codes[0], codes_of[0].even, codes_of[1].even);
+    store_steps(codes[2][pair], sizeof codes[0], codes_of[0].odd, codes_of[1].odd);
+    scales[pair][0] = scales_of[0];
+    scales[pair][1] = scales_of[1];
   }
 };
 
@@ -68,12 +69,9 @@ template <int kTokens>
 [[gnu::always_inline]] inline void add_block(const PanelBlock& w, const TileBlock<kTokens>& x,
                                              float32x4_t (&sums)[kTokens * kRowPairs / 2]) {
   constexpr int kPairs = kTokens / 2;
-  int32x4_t exact[kPairs][kRowPairs];
-#pragma GCC unroll 2
-  for (int p = 0; p < kPairs; ++p) {
-#pragma GCC unroll 4
-    for (int r = 0; r < kRowPairs; ++r) exact[p][r] = integer_origin();
-  }
+  int32x4_t exact[kPairs * kRowPairs];
+#pragma GCC unroll 8
+  for (int32x4_t& square : exact) square = vreinterpretq_s32_f32(vdupq_n_f32(kIntegerOrigin));
 #pragma GCC unroll 4
   for (int step = 0; step < kSteps; ++step) {
 #pragma GCC unroll 4
@@ -81,7 +79,8 @@ template <int kTokens>
       const int8x16_t rows = vld1q_s8(w.codes[step][r]);
 #pragma GCC unroll 2
       for (int p = 0; p < kPairs; ++p) {
-        exact[p][r] = vmmlaq_s32(exact[p][r], rows, vld1q_s8(x.codes[step][p]));
+        int32x4_t& square = exact[p * kRowPairs + r];
+        square = vmmlaq_s32(square, rows, vld1q_s8(x.codes[step][p]));
       }
     }
   }
@@ -91,8 +90,9 @@ template <int kTokens>
     const float32x4_t x_scales = vcombine_f32(pair_scales, pair_scales);
 #pragma GCC unroll 4
     for (int r = 0; r < kRowPairs; ++r) {
-      float32x4_t& sum = sums[p * kRowPairs + r];
-      sum = vfmaq_f32(sum, vmulq_f32(to_float(exact[p][r]), vld1q_f32(w.scales[r])), x_scales);
+      const int i = p * kRowPairs + r;
+      const float32x4_t dots = vmulq_f32(to_float(exact[i]), vld1q_f32(w.scales[r]));
+      sums[i] = vfmaq_f32(sums[i], dots, x_scales);
     }
   }
 }

@@ -5,7 +5,7 @@
 // four chains. Included after the file that has the instruction set's own part:
 //   kTileStep            tokens of a tile are a multiple of it
 //   PanelBlock           a block of K of a panel; set(rows, low_scales, high_scales)
-//   TileBlock<kTokens>   a block of K of a tile; set(token, codes, scale)
+//   TileBlock<kTokens>   a block of K of a tile; set(token, codes, scales) of kTileStep tokens
 //   add_block            sums += products of one block
 //   rows_of_token        4 of a token's rows in a tile's sums
 #pragma once
@@ -62,11 +62,20 @@ void unpack_panel(const MatmulTask& task, int row, PanelBlock* panel) {
 template <int kTokens>
 void pack_tile(const MatmulTask& task, int token, int tokens, TileBlock<kTokens>* tile) {
   const int blocks = task.w.k / kQ8Block;
-  for (int t = 0; t < kTokens; ++t) {
-    const Q8Row row(task, token + (t < tokens ? t : tokens - 1));
+  for (int first = 0; first < kTokens; first += kTileStep) {
+    Q8Row rows[kTileStep];
+    for (int t = 0; t < kTileStep; ++t) {
+      rows[t] = Q8Row(task, token + (first + t < tokens ? first + t : tokens - 1));
+    }
     for (int b = 0; b < blocks; ++b) {
-      const int8_t* const at = row.codes + kQ8Block * b;
-      tile[b].set(t, {vld1q_s8(at), vld1q_s8(at + 16)}, row.scales[b]);
+      Codes codes[kTileStep];
+      float scales[kTileStep];
+      for (int t = 0; t < kTileStep; ++t) {
+        const int8_t* const at = rows[t].codes + kQ8Block * b;
+        codes[t] = {vld1q_s8(at), vld1q_s8(at + 16)};
+        scales[t] = rows[t].scales[b];
+      }
+      tile[b].set(first, codes, scales);
     }
   }
 }

@@ -57,7 +57,6 @@ inline float32x4_t scales_of_rows(const HalfScale* scales, int64_t row_blocks) {
 // added to its value. A block's products come to at most 32 * 128 * 127, 19 bits.
 inline constexpr float kIntegerOrigin = 0x1.8p23f;
 
-inline int32x4_t integer_origin() { return vreinterpretq_s32_f32(vdupq_n_f32(kIntegerOrigin)); }
 // From the origin and an integer.
 inline float32x4_t to_float(int32x4_t exact) {
   return vsubq_f32(vreinterpretq_f32_s32(exact), vdupq_n_f32(kIntegerOrigin));
