@@ -85,6 +85,7 @@ void branch(Builder&);
 void leave(Builder&);
 void trap(Builder&);
 void barrier(Builder&);
+void grid_dependency(Builder&);
 void warp_barrier(Builder&);
 void shuffle(Builder&);
 void vote(Builder&);
@@ -96,6 +97,12 @@ void store_matrix(Builder&);
 void multiply_matrix(Builder&);
 void copy_async(Builder&);
 void copy_async_group(Builder&);
+void mbarrier(Builder&);
+void mbarrier_copies(Builder&);
+void proxy_fence(Builder&);
+void bulk_copy(Builder&);
+void bulk_group(Builder&);
+void elect(Builder&);
 }  // namespace build
 
 }  // namespace gptoss::emulator

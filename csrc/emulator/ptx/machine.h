@@ -52,6 +52,22 @@ struct LaunchResult {
 LaunchResult launch(Memory& memory, const Kernel& kernel, const std::vector<uint8_t>& parameters,
                     const LaunchOptions& options);
 
+// One launch of several that may overlap.
+struct LaunchRequest {
+  struct Prerequisite {
+    size_t index;       // of a request before this one
+    bool programmatic;  // may begin once every CTA of it has launched its dependents, or ended
+  };
+  const Kernel* kernel = nullptr;
+  const std::vector<uint8_t>* parameters = nullptr;
+  LaunchOptions options;
+  std::vector<Prerequisite> after;
+};
+
+// Runs the launches to their ends, or up to the first fault: the results of later ones are empty
+// then. The seed of the first decides how they overlap.
+std::vector<LaunchResult> launch_all(Memory& memory, const std::vector<LaunchRequest>& requests);
+
 // ---- below: what the instructions work on ----
 
 // Thrown where a kernel cannot go on.
@@ -61,6 +77,7 @@ struct LaunchFault {
 
 inline constexpr size_t kRegisterBytes = kLanes * 8;
 
+class Chain;
 class Cta;
 class Launch;
 
@@ -72,17 +89,68 @@ struct AsyncCopy {
   uint32_t pc;
 };
 
+// What works on its own beside the threads: an mbarrier's copies, a thread's bulk groups. Its
+// accesses carry a slot of their own and the number of the batch that they belong to (a phase, a
+// group) as clock, so that only those know them who waited for the batch.
+struct Agent {
+  uint32_t slot = 0;
+  uint32_t first_clock = 0;
+  uint32_t clock(uint32_t batch) const { return first_clock + batch; }
+};
+
+struct MBarrier {
+  uint32_t expected = 0, pending = 0;  // arrivals
+  int64_t bytes = 0;                   // that copies must still bring in this phase
+  uint32_t phase = 0;
+  VectorClock arriving, arriving_proxied;
+  VectorClock done, done_proxied;  // of the phase before
+  Agent agent;
+  int pc = 0;  // of its initialisation
+};
+
+// A bulk copy in flight, or the arrival of a thread's cp.async at an mbarrier.
+struct BulkCopy {
+  enum class Kind : uint8_t { kToShared, kToGlobal, kArrival };
+  // Up to 16 bytes; without a global address zeros (or the map's fill).
+  struct Piece {
+    uint64_t global;
+    uint32_t shared;
+    uint8_t bytes;
+  };
+  Kind kind = Kind::kToShared;
+  Warp* warp = nullptr;  // that issued it
+  int lane = 0, pc = 0;
+  uint32_t mbarrier = 0;  // address
+  uint32_t batch = 0;
+  uint64_t copies = 0;  // kArrival: the thread's cp.async up to this number
+  VectorClock seen, proxied;
+  std::vector<Piece> pieces;
+  uint64_t bytes = 0;
+  std::vector<uint8_t> data;  // kToGlobal: what was read already
+  uint16_t fill = 0;          // per 2 bytes, where nothing is copied
+};
+
+// A lane's bulk groups: their reads of shared memory and their writes are waited for apart.
+struct BulkGroups {
+  bool in_use = false;
+  Agent reads, writes;
+  uint32_t committed = 0;
+  uint32_t reads_waited = 0, writes_waited = 0;  // groups
+  uint32_t open = 0;                             // copies not committed yet
+};
+
 // The copies of one lane in the order of their issue, and how many of them each committed group
 // has; those behind the groups are not committed yet.
 struct AsyncGroups {
   std::vector<AsyncCopy> copies;
   std::vector<uint32_t> groups;
   uint32_t committed = 0;  // sum of groups
+  uint64_t landed = 0;     // copies that are no longer in the list
 };
 
 // Lanes of a warp at one program counter.
 struct LaneGroup {
-  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier };
+  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier, kAwaitingGrids };
   int pc = 0;
   uint32_t lanes = 0;
   State state = State::kRunnable;
@@ -109,9 +177,11 @@ class Warp {
   std::vector<uint8_t> local;            // [lane][byte]
   std::vector<uint32_t> local_written;   // per byte: lanes
   std::unique_ptr<AsyncGroups[]> async;  // per lane; null where the kernel has no cp.async
+  std::unique_ptr<BulkGroups[]> bulk;    // likewise
 
   uint32_t clock = 1;
   PerLane<VectorClock> seen;
+  PerLane<VectorClock> proxied;  // writes of threads that are fenced for the async proxy
   PerLane<Fenced> fenced;
   PerLane<Met> met;
 
@@ -120,6 +190,7 @@ class Warp {
   uint64_t spin_progress = ~0ull;
   uint32_t spin_branches = 0;
   bool is_spinning = false;
+  int64_t polled_mbarrier = -1;  // the last that was not complete
 
   template <class T>
   T* reg(uint32_t index_of_register) {
@@ -145,6 +216,8 @@ class Warp {
   // Memory model.
   void know_each_other(uint32_t lanes);  // __syncwarp
   void advance_clock() { ++clock; }
+  // Lets lanes go on that stand at griddepcontrol.wait.
+  void wake_from_grids();
 
  private:
   bool converge(const Instruction& in);
@@ -154,6 +227,7 @@ class Warp {
   void note_backward_branch(int target);
   void leave(uint32_t lanes);
   void arrive_at_barrier(const Instruction& in);
+  bool await_grids(uint32_t mask);
 };
 
 struct Barrier {
@@ -165,7 +239,7 @@ struct Barrier {
   };
   std::vector<uint32_t> arrived;  // lanes, per warp
   std::vector<Waiting> waiting;
-  VectorClock seen;
+  VectorClock seen, proxied;
   uint32_t expected_warps = 0;  // 0: all that live
   uint32_t population = 0;      // threads whose predicate held (bar.red)
   bool all = true, any = false;
@@ -177,7 +251,8 @@ inline constexpr int kBarriers = 16;
 class Cta {
  public:
   Launch* launch = nullptr;
-  uint64_t number = 0;
+  uint64_t number = 0;  // different for all CTAs of a chain
+  bool launched_dependents = false;
   Dim3 id{0, 0, 0};
   uint32_t first_slot = 0;
   std::vector<Warp> warps;
@@ -185,12 +260,20 @@ class Cta {
   std::vector<uint32_t> definedness;
 
   // Bytes and their state, both indexed by address in the shared window.
-  enum : uint8_t { kWritten = 1, kInFlight = 2 };
+  enum : uint8_t { kWritten = 1, kInFlight = 2, kMbarrier = 4 };
   std::vector<uint8_t> shared;
   std::vector<uint8_t> shared_state;
   Shadow shadow;
   std::unordered_map<uint64_t, Released> released;
   Barrier barriers[kBarriers];
+  std::unordered_map<uint32_t, MBarrier> mbarriers;  // by address
+
+  // Slots of agents; those of an earlier CTA in this place are used again.
+  struct AgentSlot {
+    uint32_t slot, last_clock;
+  };
+  std::vector<AgentSlot> agents;
+  size_t agents_in_use = 0;
 
   void complete_barriers();
 
@@ -198,25 +281,32 @@ class Cta {
   void release(Barrier& barrier);
 };
 
+// Whose a slot was, from a clock on.
+struct Occupant {
+  uint32_t first_clock;
+  const Launch* launch;
+  Dim3 cta;
+  int warp;  // -1: an agent
+};
+
+// One grid.
 class Launch {
  public:
-  Launch(Memory& device_memory, const Kernel& run_kernel,
-         const std::vector<uint8_t>& parameter_block, const LaunchOptions& launch_options);
-  LaunchResult run();
+  Launch(Chain& of_chain, size_t index_in_chain, const LaunchRequest& request);
 
+  Chain& chain;
+  const size_t index;
   Memory& memory;
   const Kernel& kernel;
   const std::vector<uint8_t>& parameters;
   const LaunchOptions& options;
   LaunchResult result;
   Counters& counters;
-  std::vector<uint64_t> executions;                 // threads, per instruction
-  std::vector<uint64_t> warp_executions;            // per instruction
-  std::unordered_map<uint64_t, Released> released;  // at global addresses
-  std::vector<uint32_t> slot_begin;                 // first clock of the warp that has the slot now
+  std::vector<uint64_t> executions;       // threads, per instruction
+  std::vector<uint64_t> warp_executions;  // per instruction
   uint32_t warps_per_cta = 1;
   Allocation* last_allocation = nullptr;  // of the latest global access
-  uint64_t progress = 0;  // changes when memory does or a warp moves on from where it waited
+  uint64_t& progress;                     // the chain's
 
   struct TensorBehaviour {
     int group;       // k terms that are added at once
@@ -226,7 +316,7 @@ class Launch {
   // How hostile tensor cores round for an instruction of this shape.
   TensorBehaviour tensor_behaviour(uint32_t shape) const;
 
-  uint64_t random();  // from the launch's seed
+  uint64_t random();  // from the chain's seed
 
   AccessSite site(const Warp& warp, int pc, int lane, std::string what) const;
   // The site of an access by slot and clock, whose warp may have gone.
@@ -235,31 +325,107 @@ class Launch {
               std::string message);
   void report(ReportClass report_class, const Warp& warp, int lane, std::string message,
               std::string what = "executed");
+  // Whether an access was made by another grid of the chain.
+  bool is_of_other_grid(uint32_t slot, uint32_t clock) const;
+
+  // For an operation of the CTA that goes on beside its threads.
+  Agent make_agent(Cta& cta);
+  void note_agent_clock(Cta& cta, const Agent& agent, uint32_t clock);
+
+  // griddepcontrol.launch_dependents
+  void launch_dependents(Cta& cta);
+  // Whether every grid that this one depends on has ended; if so the lanes know what it did.
+  bool await_prerequisites(Warp& warp, uint32_t lanes);
 
  private:
-  struct Occupant {
-    uint32_t first_clock;
-    Dim3 cta;
-    int warp;
-  };
+  friend class Chain;
 
+  bool begin();  // false where the card cannot hold it
   bool fits();
   bool make_workspace();
+  void start_ctas();
   void start_cta(uint64_t number, uint32_t cta_slot);
-  void run_ctas();
-  void stuck();
+  void finish_cta(Cta& cta);
+  void finish();
+  void abandon();  // after a fault
+  void make_register_image();
+  void end_bulk_copies(Cta& cta);
+  const Occupant& occupant(uint32_t slot, uint32_t clock) const;
+  void find_waiting(AccessSite& first, AccessSite& second) const;
   void count();
 
-  std::vector<std::unique_ptr<Cta>> resident_;
-  std::vector<std::vector<Occupant>> occupants_;  // per slot
-  std::vector<uint32_t> next_clock_;              // per slot
+  enum class State : uint8_t { kPending, kRunning, kEnded };
+  State state_ = State::kPending;
+  const LaunchRequest& request_;
+  uint32_t first_slot_ = 0;
+  std::vector<uint32_t> first_clock_;           // of its slots: what came before is another grid's
+  std::vector<std::unique_ptr<Cta>> resident_;  // per place for a CTA
+  std::vector<bool> occupied_;
+  std::vector<uint32_t> free_places_;
+  std::vector<uint32_t> order_;  // of the CTAs, where it is not their own
+  uint64_t next_ = 0;            // CTAs started
+  uint64_t triggered_ = 0;       // CTAs that launched their dependents, or ended
+  VectorClock known_at_begin_;
+  VectorClock done_;  // all that the grid did and knew, once it has ended
   std::vector<std::byte> register_image_;
   std::vector<uint32_t> defined_image_;
   std::unordered_map<uint64_t, size_t> seen_reports_;
-  uint64_t random_state_ = 0;
   uint64_t started_ = 0;
   uint32_t capacity_ = 1;
   uint64_t workspace_ = 0;  // of a cooperative launch
+};
+
+// Launches that may overlap (programmatic dependent launch). They share clocks, slots and the
+// shadow of global memory, so that accesses of two grids that nothing orders are found like those
+// of two warps: what a grid has done is known to those that depend on it once they have waited.
+class Chain {
+ public:
+  Chain(Memory& device_memory, const std::vector<LaunchRequest>& requests);
+  std::vector<LaunchResult> run();
+
+  // A grid is checked against this many before it; all that came earlier it counts as ordered.
+  static constexpr size_t kWindow = 4;
+
+  Memory& memory;
+  std::unordered_map<uint64_t, Released> released;  // at global addresses
+  std::vector<uint32_t> slot_begin;                 // first clock of the warp that has the slot now
+  uint64_t progress = 0;  // changes when memory does or a warp moves on from where it waited
+
+  uint64_t random();
+  bool has_several() const { return launches_.size() > 1; }
+  bool is_agent(uint32_t slot) const { return is_agent_[slot]; }
+  std::vector<BulkCopy> in_flight;  // land in any order, as late as they may
+
+ private:
+  friend class Launch;
+
+  bool may_begin(Launch& launch);
+  void begin(Launch& launch);
+  void ended();
+  uint32_t take_slots(size_t index, uint32_t count, bool for_agents);
+  void run_grids();
+  void land_one();
+  [[noreturn]] void stuck();
+  [[noreturn]] void spinning(const std::vector<Warp*>& runnable);
+
+  std::vector<std::unique_ptr<Launch>> launches_;
+  // Per launch: -1 before it could begin; 1 where it begins only after its prerequisites' end.
+  std::vector<int8_t> is_late_;
+  std::vector<std::vector<Occupant>> occupants_;  // per slot
+  std::vector<uint32_t> next_clock_;              // per slot
+  std::vector<bool> is_agent_;                    // per slot
+  // Ranges of slots and the launch that had them last.
+  struct Range {
+    uint32_t begin, count;
+    bool for_agents;
+    size_t launch;
+  };
+  std::vector<Range> ranges_;
+  Launch* current_ = nullptr;  // whose fault a fault is
+  size_t first_live_ = 0;      // all launches before it have ended
+  size_t settled_ = 0;         // all launches before it are in known_to_all_
+  VectorClock known_to_all_;
+  uint64_t random_state_ = 0;
 };
 
 }  // namespace gptoss::emulator

@@ -16,11 +16,14 @@ const char* name_of(ReportClass report_class) {
       "race-scope",
       "race-mixed",
       "race-same-value",
+      "race-grids",
       "read-only-written",
       "async-read-early",
       "async-overwritten",
       "async-not-waited",
       "async-source-written",
+      "proxy-fence",
+      "mbarrier",
       "uninitialised-address",
       "uninitialised-branch",
       "uninitialised-store",
@@ -76,9 +79,10 @@ void print(std::ostringstream& out, const char* role, const AccessSite& site) {
     if (site.source_line) out << site.file << ':' << site.source_line << ", ";
     out << "PTX line " << site.ptx_line << ": " << site.text;
   }
-  if (site.warp >= 0) {
-    out << "\n    by CTA (" << site.cta.x << ',' << site.cta.y << ',' << site.cta.z << ") warp "
-        << site.warp;
+  if (!site.what.empty() && !site.text.empty()) {
+    out << "\n    by " << (site.kernel.empty() ? "" : site.kernel + ", ") << "CTA (" << site.cta.x
+        << ',' << site.cta.y << ',' << site.cta.z << ')';
+    if (site.warp >= 0) out << " warp " << site.warp;
     if (site.lane >= 0) out << " lane " << site.lane;
   }
 }
