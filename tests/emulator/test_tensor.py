@@ -39,7 +39,7 @@ def test_without_a_fault(seed: int) -> None:
 FAULTS = {
     "does not wait": ("@!%p2 bra WAIT;", "", "async-read-early", "ld", LOAD),
     "expects fewer bytes": ("_, [%r3], %r4", "_, [%r3], 2032", "endless-spin", "", ""),
-    "goes to a tile that is not aligned": ("[%r2], [%rd2", "[%r2+64], [%rd2", "misaligned", LOAD, ""),
+    "goes to an odd place": ("[%r2], [%rd2", "[%r2+64], [%rd2", "misaligned", LOAD, ""),
     "goes beyond the tile": ("[%r2], [%rd2", "[%r2+2176], [%rd2", "out-of-bounds-shared", LOAD, ""),
     "counts on no mbarrier": ("{%r10, %r11}], [%r3]", "{%r10, %r11}], [%r2]", "mbarrier", LOAD, ""),
     "is written over": (
