@@ -37,7 +37,7 @@ constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 // Of experts on the CPU each further token reads others, as there.
 constexpr StepCost kCpuExpertsCost = {.fixed = 0.6, .per_token = 0.4};
 
-// Of gpt-oss-20b one has 245 kernels; what that takes on a device was not measured.
+// Of gpt-oss-20b one has some 150 kernels; what that takes on a device was not measured.
 constexpr int kMostGraphs = 48;
 // Prompts and larger batches take longer than their launches, and are seldom twice of one size.
 constexpr int kMostGraphTokens = 64;
@@ -95,6 +95,7 @@ struct Flight {
 
   StepId id = 0;
   int n_sequences = 0;
+  int n_logit_rows = 0;
   std::vector<SampleRow> rows;
   bool abandoned = false;
   std::exception_ptr error;  // comes out of wait()
@@ -156,7 +157,10 @@ class CudaBackend final : public Backend {
       flights_.push_back(std::make_unique<Flight>(context_, scheme_.cpu_experts > 0));
     }
     stream_->clear(memory_.slots.states.address(), memory_.slots.states.size_bytes());
-    stream_->clear(memory_.work.arrived.address(), memory_.work.arrived.size_bytes());
+    for (const DeviceMemory* counts :
+         {&memory_.work.arrived, &memory_.work.splits_arrived, &memory_.work.down_arrived}) {
+      if (counts->size_bytes() > 0) stream_->clear(counts->address(), counts->size_bytes());
+    }
     const std::vector<float> rotations =
         make_rotations(config_, limits.max_pages_per_sequence * kPageTokens);
     stream_->upload(memory_.slots.rotations.address(), rotations.data(),
@@ -231,6 +235,7 @@ class CudaBackend final : public Backend {
     Flight& flight = flight_of(id);
     flight.id = id;
     flight.n_sequences = static_cast<int>(input.slots.size());
+    flight.n_logit_rows = static_cast<int>(input.logit_rows.size());
     flight.rows.clear();
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
@@ -314,6 +319,7 @@ class CudaBackend final : public Backend {
         stream_->upload(memory.biases.address(), input.biases.data(), bytes);
       }
       module_->run(*stream_, SampleArgs{.logits = memory_.work.logits.as<const float>(),
+                                        .ranges = forward_->logit_ranges(flight.n_logit_rows),
                                         .rows = memory.sample_rows.as<const SampleRow>(),
                                         .units = memory.units.as<const int32_t>(),
                                         .masks = memory.masks.as<const uint32_t>(),
