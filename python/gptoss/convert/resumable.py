@@ -21,8 +21,12 @@ import numpy.typing as npt
 
 if sys.platform == "win32":
     import msvcrt
+
+    _HELD: type[OSError] = OSError  # PermissionError on Windows, and no number in Wine
 else:
     import fcntl
+
+    _HELD: type[OSError] = BlockingIOError
 
 _JOURNAL = "convert.json"
 _LOCK = "convert.lock"
@@ -93,7 +97,7 @@ def _held(folder: Path) -> Iterator[None]:
                 msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
             else:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        except _HELD as error:
             raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
         yield
     if sys.platform == "win32":
