@@ -19,21 +19,23 @@ std::vector<float> make_rotations(const ModelConfig& config, int positions) {
   return rotations;
 }
 
-Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWeights& weights,
-                 const StepMemory& memory, const std::vector<DeviceMemory>& pages, Module& module,
-                 const Stream& stream)
+Forward::Forward(const ModelConfig& config, const Scheme& scheme, const Part& part,
+                 const DeviceWeights& weights, const StepMemory& memory,
+                 const std::vector<DeviceMemory>& pages, Module& module, const Stream& stream)
     : config_(config),
       scheme_(scheme),
+      part_(part),
       weights_(weights),
       memory_(memory),
       work_(memory.work),
       pages_(pages),
       module_(module),
       stream_(stream),
-      groups_(kv_groups(config)) {
+      groups_(kv_groups_of(config, part)),
+      index_in_group_(config.is_window_layer.size(), 0) {
   std::vector<int> layers_of_group(groups_.size(), 0);
-  for (const bool is_window : config.is_window_layer) {
-    index_in_group_.push_back(layers_of_group[is_window ? 1 : 0]++);
+  for (auto i = static_cast<size_t>(part.begin); i < static_cast<size_t>(part.end); ++i) {
+    index_in_group_[i] = layers_of_group[config.is_window_layer[i] ? 1 : 0]++;
   }
 }
 
@@ -47,23 +49,24 @@ int Forward::count_splits(int n_tokens, int highest_position) const {
 }
 
 void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits, int segment) {
+  const int first = part_.begin + segment;
   if (segment > 0) {
-    combine(step, segment - 1, work_.ones, 1);
-  } else {
+    combine(step, first - 1, work_.ones, 1);
+  } else if (part_.is_first()) {
     embed(step);
   }
-  if (segment < scheme_.cpu_experts) {
-    attention(step, row_pages, n_splits, segment);
-    route(step, segment);
+  if (segment + 1 < n_segments()) {
+    attention(step, row_pages, n_splits, first);
+    route(step, first);
     return;
   }
-  for (int layer = segment; layer < config_.n_layers; ++layer) {
+  for (int layer = first; layer < part_.end; ++layer) {
     attention(step, row_pages, n_splits, layer);
     route(step, layer);
     experts(step, layer);
     combine(step, layer, work_.expert_weights, config_.n_active);
   }
-  if (step.n_logit_rows == 0) return;
+  if (!part_.is_last() || step.n_logit_rows == 0) return;
   norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
   dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
         config_.vocab_size, config_.hidden_size);

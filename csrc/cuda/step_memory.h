@@ -1,6 +1,7 @@
 // What a step needs on the device beside weights and pages, and in pinned memory of the host.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -29,15 +30,19 @@ struct Workspace {
   DeviceMemory h;               // (T*A, I)
   DeviceMemory expert_out;      // (T*A, hidden) f32; of the CPU's experts (T, hidden)
   DeviceMemory ones;            // (T) f32, where there are such
+  // On the last card:
   DeviceMemory logits;          // (R, V) f32
   DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
   DeviceMemory candidates;      // (R, V)
+
+  // What a layer leaves to the next one, which another card may have.
+  std::array<const DeviceMemory*, 2> carried() const { return {&x, &normed}; }
 };
 
 // What stays from step to step.
 struct SlotMemory {
-  DeviceMemory states;               // (slots) SlotState
-  DeviceMemory counts;               // (slots, V)
+  DeviceMemory states;               // (slots) SlotState: the last card's, and the first one's copy
+  DeviceMemory counts;               // (slots, V), on the last card
   DeviceMemory tokens;               // tokens that join a slot's counts, on their way
   DeviceMemory rotations;            // (positions, D) f32
   std::vector<DeviceMemory> tables;  // [group] (slots, row_pages)
@@ -53,7 +58,8 @@ struct InputLayout {
 
 // Inputs and results of a step in flight: pinned memory, and the device's twin of it.
 struct FlightMemory {
-  DeviceMemory input;        // InputLayout
+  DeviceMemory input;  // InputLayout
+  // On the last card:
   DeviceMemory sample_rows;  // (R) SampleRow
   DeviceMemory units;        // (R + 1)
   DeviceMemory masks;        // (R, mask_words(V))
@@ -61,7 +67,7 @@ struct FlightMemory {
   DeviceMemory finite;       // (S)
   DeviceMemory biases;       // BiasEntry; grows
   PinnedMemory host_input, host_sample_rows, host_units, host_masks, host_samples, host_finite;
-  std::vector<PinnedMemory> host_tables;  // [group], as SlotMemory.tables
+  std::vector<PinnedMemory> host_tables;  // [group], as SlotMemory.tables, on every card
 };
 
 // Entries of a row of a group's block table at most, whatever the engine makes of these limits.
@@ -69,11 +75,11 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits);
 
 // Each allocates within these limits, or counts what that takes on the device.
 struct StepMemory {
-  static int64_t device_bytes(const ModelConfig& config, const Scheme& scheme, bool has_int8_inputs,
-                              const StepLimits& limits, int flights);
+  static int64_t device_bytes(const ModelConfig& config, const Scheme& scheme, const Part& part,
+                              bool has_int8_inputs, const StepLimits& limits, int flights);
   StepMemory() = default;
   StepMemory(const Context& context, const ModelConfig& config, const Scheme& scheme,
-             bool has_int8_inputs, const StepLimits& limits, int n_flights);
+             const Part& part, bool has_int8_inputs, const StepLimits& limits, int n_flights);
 
   Workspace work;
   SlotMemory slots;
