@@ -503,9 +503,22 @@ class CudaBackend final : public Backend {
     try {
       f();
     } catch (const BackendError& error) {
-      lost_ = error.what();
-      throw;
+      lost_ = cause(error.what());
+      throw BackendError(*lost_);
     }
+  }
+  // A copy fails for what is wrong at either end: the device whose own work fails is the one that
+  // is lost.
+  std::string cause(const char* message) const {
+    if (stages_.size() < 2) return message;
+    for (const auto& card : cards_) {
+      try {
+        card->run([&] { card->stream().wait(); });
+      } catch (const BackendError& error) {
+        return error.what();
+      }
+    }
+    return message;
   }
   template <class F>
   void on_last(F&& f) {
