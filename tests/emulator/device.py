@@ -38,6 +38,8 @@ def library() -> ctypes.CDLL:
     lib.emulator_variable.argtypes, lib.emulator_variable.restype = [pointer, text], u64
     lib.emulator_launch.argtypes = [pointer, text, pointer, u64, pointer]
     lib.emulator_launch.restype = text
+    lib.emulator_launch_chain.argtypes = [u64] + [pointer] * 6
+    lib.emulator_launch_chain.restype = text
     lib.emulator_forms.restype = text
     lib.emulator_coverage.argtypes, lib.emulator_coverage.restype = [text], text
     return lib
@@ -69,6 +71,7 @@ class _Options(ctypes.Structure):
 class Site:
     """One side of a report."""
 
+    kernel: str  # empty: the report's
     what: str
     file: str
     source_line: int
@@ -244,50 +247,92 @@ class Module:
         grid: int | Sequence[int],
         block: int | Sequence[int],
         *arguments: Any,
-        shared: int = 0,
-        seed: int = 0,
-        races: bool = True,
-        hostile: bool = False,
-        cooperative: bool = False,
-        multiprocessors: int = 0,
-        max_resident_warps: int = 0,
-        max_warp_instructions: int = 0,
-        count_memory: bool = True,
-        profile: str | None = None,
+        **options: Any,
     ) -> Result:
-        """Run a kernel to its end."""
-
-        def dims(value: int | Sequence[int]) -> Any:
-            values = [value] if isinstance(value, int) else list(value)
-            return (ctypes.c_uint32 * 3)(*(values + [1] * (3 - len(values))))
-
+        """Run a kernel to its end; the options are those of `launch_options`."""
         packed = self._pack(kernel, arguments)
-        options = _Options(
-            grid=dims(grid),
-            block=dims(block),
-            dynamic_shared_bytes=shared,
-            check_races=races,
-            check_uninitialised=1,
-            count_memory=count_memory,
-            hostile_tensor_cores=hostile,
-            cooperative=cooperative,
-            multiprocessors=multiprocessors,
-            max_resident_warps=max_resident_warps,
-            seed=seed,
-            max_warp_instructions=max_warp_instructions,
-            profile=profile.encode() if profile else None,
-        )
         raw = library().emulator_launch(
-            self.handle, kernel.encode(), packed, len(packed), ctypes.byref(options)
+            self.handle,
+            kernel.encode(),
+            packed,
+            len(packed),
+            ctypes.byref(launch_options(grid, block, **options)),
         )
         assert raw is not None, library().emulator_error()
-        result = json.loads(raw)
-        return Result(
-            result["fault"],
-            [_report(r) for r in result["reports"]],
-            result["counters"],
-            result["output"],
-        )
+        return _result(json.loads(raw))
+
+
+def launch_options(
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    *,
+    shared: int = 0,
+    seed: int = 0,
+    races: bool = True,
+    hostile: bool = False,
+    cooperative: bool = False,
+    multiprocessors: int = 0,
+    max_resident_warps: int = 0,
+    max_warp_instructions: int = 0,
+    count_memory: bool = True,
+    profile: str | None = None,
+) -> _Options:
+    """Return the options of a launch."""
+
+    def dims(value: int | Sequence[int]) -> Any:
+        values = [value] if isinstance(value, int) else list(value)
+        return (ctypes.c_uint32 * 3)(*(values + [1] * (3 - len(values))))
+
+    return _Options(
+        grid=dims(grid),
+        block=dims(block),
+        dynamic_shared_bytes=shared,
+        check_races=races,
+        check_uninitialised=1,
+        count_memory=count_memory,
+        hostile_tensor_cores=hostile,
+        cooperative=cooperative,
+        multiprocessors=multiprocessors,
+        max_resident_warps=max_resident_warps,
+        seed=seed,
+        max_warp_instructions=max_warp_instructions,
+        profile=profile.encode() if profile else None,
+    )
+
+
+def _result(raw: dict[str, Any]) -> Result:
+    return Result(
+        raw["fault"], [_report(r) for r in raw["reports"]], raw["counters"], raw["output"]
+    )
+
+
+@dataclass
+class Call:
+    """A launch in a chain."""
+
+    module: Module
+    kernel: str
+    grid: int | Sequence[int]
+    block: int | Sequence[int]
+    arguments: Sequence[Any]
+    programmatic: bool = False  # depends on the one before by griddepcontrol only
+
+
+def launch_chain(calls: Sequence[Call], **options: Any) -> list[Result]:
+    """Run launches that follow each other, of which programmatic ones may begin early."""
+    count = len(calls)
+    packed = [c.module._pack(c.kernel, c.arguments) for c in calls]
+    raw = library().emulator_launch_chain(
+        count,
+        (ctypes.c_void_p * count)(*(c.module.handle for c in calls)),
+        (ctypes.c_char_p * count)(*(c.kernel.encode() for c in calls)),
+        (ctypes.c_char_p * count)(*packed),
+        (ctypes.c_uint64 * count)(*(len(p) for p in packed)),
+        (_Options * count)(*(launch_options(c.grid, c.block, **options) for c in calls)),
+        (ctypes.c_uint32 * count)(*(c.programmatic for c in calls)),
+    )
+    assert raw is not None, library().emulator_error()
+    return [_result(r) for r in json.loads(raw)]
 
 
 def forms() -> list[dict[str, str]]:

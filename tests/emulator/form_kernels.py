@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emulator.corpus import BF16
-from emulator.device import Device, Result
+from emulator.device import Call, Device, Result, launch_chain
 
 Array = np.ndarray[Any, Any]
 
@@ -772,3 +772,29 @@ def asynchronous_copies(text: str) -> None:
         assert got[t, 16 : 16 + n].tolist() == x[t, :n].tolist()
         assert not got[t, 16 + n : 24].any()
     assert np.array_equal(got[:, 24:28], x[:, 4:8])
+
+
+# ---- grids that depend on each other; test_grids.py has what they promise ----
+
+GRIDS = entry(
+    "k", "x, out",
+    """
+  griddepcontrol.launch_dependents;
+  mad.wide.u32 %rd3, %r1, 4, %rd1; mad.wide.u32 %rd4, %r1, 4, %rd2;
+  and.b32 %r2, %r1, 1; setp.eq.u32 %p1, %r2, 0;
+  @%p1 griddepcontrol.wait;
+  bar.sync 0;
+  ld.global.u32 %r3, [%rd3]; add.u32 %r3, %r3, 1; st.global.u32 [%rd4], %r3;
+""",
+)  # fmt: skip
+
+
+@kernel(GRIDS)
+def grid_dependencies(text: str) -> None:
+    device = Device()
+    module = device.load(text)
+    buffers = [device.buffer(np.arange(64, dtype=np.uint32) * 10) for _ in range(4)]
+    calls = [Call(module, "k", 1, 64, [buffers[i], buffers[i + 1]], i > 0) for i in range(3)]
+    for result in launch_chain(calls, seed=2):
+        clean(result)
+    assert np.array_equal(buffers[3].numpy(), np.arange(64) * 10 + 3)

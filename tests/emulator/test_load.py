@@ -21,7 +21,7 @@ REFUSED = {
     "mbarrier.init.shared.b64 [%r1], 1;": "instruction form mbarrier.init.shared.b64 is not",
     "cp.async.bulk.commit_group;": "instruction form cp.async.bulk.commit_group",
     "wgmma.fence.sync.aligned;": "instruction form wgmma.fence.sync.aligned",
-    "griddepcontrol.wait;": "instruction form griddepcontrol.wait",
+    "barrier.cluster.arrive.aligned;": "instruction form barrier.cluster.arrive.aligned",
     "setmaxnreg.inc.sync.aligned.u32 64;": "instruction form setmaxnreg",
     "elect.sync %r1|%p1, -1;": "instruction form elect.sync",
     "fence.proxy.async;": "instruction form fence.proxy.async",

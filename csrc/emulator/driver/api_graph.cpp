@@ -18,7 +18,7 @@ CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, siz
     auto node = std::make_unique<CUgraphNode_st>();
     for (size_t i = 0; i < count; ++i) {
       if (!driver.nodes.count(after[i])) return CUDA_ERROR_INVALID_HANDLE;
-      node->after.push_back(after[i]);
+      node->after.push_back({after[i], false});
     }
     node->action = std::move(action);
     node->context = context;
@@ -53,8 +53,9 @@ void clone(const CUgraph_st& from, CUgraphExec_st& exec) {
     exec.graph.nodes.push_back(std::move(copy));
   }
   for (const auto& node : from.nodes)
-    for (CUgraphNode before : node->after)
-      exec.of_original[node.get()]->after.push_back(exec.of_original[before]);
+    for (const GraphEdge& edge : node->after)
+      exec.of_original[node.get()]->after.push_back(
+          {exec.of_original[edge.from], edge.programmatic});
 }
 
 CUresult set_params(Driver& driver, CUcontext context, CUgraphNode node,
@@ -65,6 +66,22 @@ CUresult set_params(Driver& driver, CUcontext context, CUgraphNode node,
   if (const CUresult r = kernel_call(driver, context, *p, call); r != CUDA_SUCCESS) return r;
   node->action.kernel = std::move(call);
   return CUDA_SUCCESS;
+}
+
+// A programmatic edge joins two kernels and leaves the first by the programmatic port.
+CUresult take_edge_data(const CUgraphEdgeData& data, const CUgraphNode_st& from,
+                        const CUgraphNode_st& to, bool& programmatic) {
+  for (const unsigned char byte : data.reserved)
+    if (byte) return CUDA_ERROR_INVALID_VALUE;
+  if (data.to_port) return CUDA_ERROR_INVALID_VALUE;
+  if (data.from_port == CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER) return CUDA_ERROR_NOT_SUPPORTED;
+  programmatic = data.type == CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC;
+  if (!programmatic) return data.type || data.from_port ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+  const bool both_kernels =
+      from.action.type == CU_GRAPH_NODE_TYPE_KERNEL && to.action.type == CU_GRAPH_NODE_TYPE_KERNEL;
+  return both_kernels && data.from_port == CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC
+             ? CUDA_SUCCESS
+             : CUDA_ERROR_INVALID_VALUE;
 }
 
 }  // namespace
@@ -145,14 +162,21 @@ DRIVER_API cuGraphAddEmptyNode(CUgraphNode* out, CUgraph graph, const CUgraphNod
 }
 
 DRIVER_API cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode* from, const CUgraphNode* to,
-                                     const void* edge_data, size_t count) {
+                                     const CUgraphEdgeData* edge_data, size_t count) {
   return enter([&](Driver& driver) -> CUresult {
     if (!driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;
-    if (edge_data) return CUDA_ERROR_NOT_SUPPORTED;
-    for (size_t i = 0; i < count; ++i)
+    std::vector<GraphEdge> edges;
+    for (size_t i = 0; i < count; ++i) {
       if (!driver.nodes.count(from[i]) || !driver.nodes.count(to[i]))
         return CUDA_ERROR_INVALID_VALUE;
-    for (size_t i = 0; i < count; ++i) to[i]->after.push_back(from[i]);
+      GraphEdge edge{from[i], false};
+      if (edge_data)
+        if (const CUresult r = take_edge_data(edge_data[i], *from[i], *to[i], edge.programmatic);
+            r != CUDA_SUCCESS)
+          return r;
+      edges.push_back(edge);
+    }
+    for (size_t i = 0; i < count; ++i) to[i]->after.push_back(edges[i]);
     return CUDA_SUCCESS;
   });
 }
@@ -261,9 +285,10 @@ DRIVER_API cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph,
       if (node->action.type == CU_GRAPH_NODE_TYPE_KERNEL &&
           node->action.kernel.function != old->action.kernel.function)
         return refuse(CU_GRAPH_EXEC_UPDATE_ERROR_FUNCTION_CHANGED, node.get());
-      std::vector<CUgraphNode> edges;
-      for (CUgraphNode before : node->after) edges.push_back(map[before]);
-      std::vector<CUgraphNode> old_edges = old->after;
+      std::vector<std::pair<CUgraphNode, bool>> edges, old_edges;
+      for (const GraphEdge& edge : node->after)
+        edges.emplace_back(map[edge.from], edge.programmatic);
+      for (const GraphEdge& edge : old->after) old_edges.emplace_back(edge.from, edge.programmatic);
       std::sort(edges.begin(), edges.end());
       std::sort(old_edges.begin(), old_edges.end());
       if (edges != old_edges)

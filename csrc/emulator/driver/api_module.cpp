@@ -97,7 +97,8 @@ CUresult occupancy(int* out, CUfunction handle, int block, size_t shared) {
 }
 
 CUresult launch_in(CUstream handle, CUfunction function, const Dim3& grid, const Dim3& block,
-                   unsigned shared, void** parameters, void** extra, bool cooperative) {
+                   unsigned shared, void** parameters, void** extra, bool cooperative,
+                   bool programmatic = false) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     CUstream stream = driver.stream(context, handle);
     if (!stream || stream->context != context) return CUDA_ERROR_INVALID_HANDLE;
@@ -111,6 +112,8 @@ CUresult launch_in(CUstream handle, CUfunction function, const Dim3& grid, const
     call.block = block;
     call.shared_bytes = shared;
     call.cooperative = cooperative;
+    // Cards before compute capability 9.0 run one kernel after the other.
+    call.programmatic = programmatic && context->device->profile->compute_major >= 9;
     if (const CUresult r =
             take_parameters(*call.function->kernel, parameters, extra, call.parameters);
         r != CUDA_SUCCESS)
@@ -384,7 +387,7 @@ DRIVER_API cuLaunchCooperativeKernel(CUfunction function, unsigned gx, unsigned 
 DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters,
                             void** extra) {
   if (!config) return CUDA_ERROR_INVALID_VALUE;
-  bool cooperative = false;
+  bool cooperative = false, programmatic = false;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const CUlaunchAttribute& attribute = config->attrs[i];
     switch (attribute.id) {
@@ -396,8 +399,9 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
         if (size.x * size.y * size.z > 1) return CUDA_ERROR_NOT_SUPPORTED;
         break;
       }
-      // Nothing runs beside its predecessor yet, which is what the attribute allows, too.
       case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+        programmatic = attribute.value.programmaticStreamSerializationAllowed;
+        break;
       case CU_LAUNCH_ATTRIBUTE_IGNORE:
       case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
       case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
@@ -410,5 +414,5 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
   return launch_in(config->hStream, function,
                    {config->gridDimX, config->gridDimY, config->gridDimZ},
                    {config->blockDimX, config->blockDimY, config->blockDimZ},
-                   config->sharedMemBytes, parameters, extra, cooperative);
+                   config->sharedMemBytes, parameters, extra, cooperative, programmatic);
 }

@@ -172,9 +172,9 @@ DRIVER_API cuStreamEndCapture(CUstream handle, CUgraph* out) {
     // Whatever other streams did must lead back to this one.
     std::vector<CUgraphNode> reached = stream->tail;
     for (size_t i = 0; i < reached.size(); ++i)
-      for (CUgraphNode node : reached[i]->after)
-        if (std::find(reached.begin(), reached.end(), node) == reached.end())
-          reached.push_back(node);
+      for (const GraphEdge& edge : reached[i]->after)
+        if (std::find(reached.begin(), reached.end(), edge.from) == reached.end())
+          reached.push_back(edge.from);
     bool unjoined = reached.size() != graph->nodes.size();
     for (CUstream other : stream->context->streams) {
       if (other->capture != graph) continue;

@@ -114,7 +114,7 @@
   X(cuEventElapsedTime, cuEventElapsedTime_v2, "time of the emulation, not of a device")         \
   X(cuLaunchKernel, cuLaunchKernel, "limits are checked at once, faults come with the wait")     \
   X(cuLaunchKernelEx, cuLaunchKernelEx,                                                          \
-    "cooperative; programmatic serialization is full serialization; no clusters")                \
+    "cooperative; programmatic serialization overlaps on cards of 9.0 and up; no clusters")      \
   X(cuLaunchCooperativeKernel, cuLaunchCooperativeKernel, "all blocks must fit at once")         \
   X(cuGraphCreate, cuGraphCreate, "")                                                            \
   X(cuGraphDestroy, cuGraphDestroy, "")                                                          \
@@ -123,7 +123,8 @@
   X(cuGraphAddMemsetNode, cuGraphAddMemsetNode, "")                                              \
   X(cuGraphAddHostNode, cuGraphAddHostNode, "")                                                  \
   X(cuGraphAddEmptyNode, cuGraphAddEmptyNode, "")                                                \
-  X(cuGraphAddDependencies, cuGraphAddDependencies, "also _v2, without edge data")               \
+  X(cuGraphAddDependencies, cuGraphAddDependencies,                                              \
+    "also _v2; programmatic edges, no launch order")                                             \
   X(cuGraphGetNodes, cuGraphGetNodes, "")                                                        \
   X(cuGraphNodeGetType, cuGraphNodeGetType, "")                                                  \
   X(cuGraphKernelNodeGetParams, cuGraphKernelNodeGetParams_v2, "")                               \

@@ -213,14 +213,40 @@ bool Driver::run_one() {
   const std::shared_ptr<Work> work = chosen->queue.front();
   chosen->queue.pop_front();
   // After an error that sticks, the rest of the context's work is dropped.
+  std::vector<std::shared_ptr<Work>> works{work};
+  // Kernels behind a kernel, that may begin before it has ended.
+  const auto overlaps = [](const Work& next) {
+    return next.action && next.action->type == CU_GRAPH_NODE_TYPE_KERNEL &&
+           next.action->kernel.programmatic &&
+           std::all_of(next.after.begin(), next.after.end(), [](const auto& w) { return w->done; });
+  };
+  if (work->action && work->action->type == CU_GRAPH_NODE_TYPE_KERNEL) {
+    while (!chosen->queue.empty() && overlaps(*chosen->queue.front())) {
+      works.push_back(chosen->queue.front());
+      chosen->queue.pop_front();
+    }
+  }
   if (work->context->sticky == CUDA_SUCCESS) {
-    const CUresult result = work->run();
+    CUresult result;
+    if (works.size() == 1) {
+      result = work->run();
+    } else {
+      std::vector<Overlapping> calls;
+      for (const auto& w : works) {
+        calls.push_back({&w->action->kernel, {}});
+        if (calls.size() > 1) calls.back().after = {{calls.size() - 2, true}};
+      }
+      result = run_kernels(work->context, calls);
+    }
     if (result != CUDA_SUCCESS && work->context->sticky == CUDA_SUCCESS)
       work->context->sticky = result;
   }
-  work->done = true;
-  work->after.clear();
-  work->run = nullptr;
+  for (const auto& w : works) {
+    w->done = true;
+    w->after.clear();
+    w->run = nullptr;
+    w->action = nullptr;
+  }
   return true;
 }
 
@@ -240,7 +266,11 @@ CUresult Driver::issue(CUstream s, Action action) {
     auto node = std::make_unique<CUgraphNode_st>();
     node->action = std::move(action);
     node->context = s->context;
-    node->after = s->tail;
+    // One kernel behind another keeps the launch's attribute, as an edge.
+    const bool programmatic = node->action.type == CU_GRAPH_NODE_TYPE_KERNEL &&
+                              node->action.kernel.programmatic && s->tail.size() == 1 &&
+                              s->tail[0]->action.type == CU_GRAPH_NODE_TYPE_KERNEL;
+    for (const CUgraphNode before : s->tail) node->after.push_back({before, programmatic});
     nodes.insert(node.get());
     s->tail = {node.get()};
     s->capture->nodes.push_back(std::move(node));
@@ -255,14 +285,14 @@ CUresult Driver::issue(CUstream s, Action action) {
   }
   const CUcontext context = s->context;
   const auto shared = std::make_shared<Action>(std::move(action));
-  enqueue(s, [this, context, shared] { return run(context, *shared); });
+  enqueue(s, [this, context, shared] { return run(context, *shared); })->action = shared;
   return CUDA_SUCCESS;
 }
 
 CUresult Driver::run(CUcontext context, const Action& action) {
   switch (action.type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
-      return run_kernel(context, action.kernel);
+      return run_kernels(context, {{&action.kernel, {}}});
     case CU_GRAPH_NODE_TYPE_MEMCPY:
       return copy(action.copy);
     case CU_GRAPH_NODE_TYPE_MEMSET:
@@ -282,18 +312,52 @@ CUresult Driver::run_graph(CUcontext context, const CUgraph_st& graph) {
   std::unordered_set<CUgraphNode> done;
   std::vector<CUgraphNode> waiting;
   for (const auto& node : graph.nodes) waiting.push_back(node.get());
+  // Cards before compute capability 9.0 run one kernel after the other.
+  const bool can_overlap = context->device->profile->compute_major >= 9;
+  const auto is_kernel = [](CUgraphNode node) {
+    return node->action.type == CU_GRAPH_NODE_TYPE_KERNEL;
+  };
   while (!waiting.empty()) {
     std::vector<size_t> ready;
     for (size_t i = 0; i < waiting.size(); ++i)
       if (std::all_of(waiting[i]->after.begin(), waiting[i]->after.end(),
-                      [&](CUgraphNode n) { return done.count(n) != 0; }))
+                      [&](const GraphEdge& e) { return done.count(e.from) != 0; }))
         ready.push_back(i);
     if (ready.empty()) return CUDA_ERROR_INVALID_VALUE;  // a cycle
     const size_t chosen = ready[random_() % ready.size()];
-    const CUgraphNode node = waiting[chosen];
+    const CUgraphNode first = waiting[chosen];
     waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(chosen));
-    if (const CUresult result = run(context, node->action); result != CUDA_SUCCESS) return result;
-    done.insert(node);
+    if (!is_kernel(first)) {
+      if (const CUresult result = run(context, first->action); result != CUDA_SUCCESS)
+        return result;
+      done.insert(first);
+      continue;
+    }
+    // Together with the kernels that may begin before it, or one of those, has ended.
+    std::vector<Overlapping> calls{{&first->action.kernel, {}}};
+    std::unordered_map<CUgraphNode, size_t> index{{first, 0}};
+    for (size_t i = 0; can_overlap && i < waiting.size();) {
+      Overlapping next{&waiting[i]->action.kernel, {}};
+      bool joins = false, known = is_kernel(waiting[i]);
+      for (const GraphEdge& edge : waiting[i]->after) {
+        if (done.count(edge.from)) continue;
+        const auto found = index.find(edge.from);
+        known = known && found != index.end();
+        if (!known) break;
+        joins = joins || edge.programmatic;
+        next.after.push_back({found->second, edge.programmatic});
+      }
+      if (!known || !joins) {
+        ++i;
+        continue;
+      }
+      index[waiting[i]] = calls.size();
+      calls.push_back(std::move(next));
+      waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(i));
+      i = 0;
+    }
+    if (const CUresult result = run_kernels(context, calls); result != CUDA_SUCCESS) return result;
+    for (const auto& [node, at] : index) done.insert(node);
   }
   return CUDA_SUCCESS;
 }
@@ -327,19 +391,30 @@ CUresult Driver::check_launch(CUcontext context, const KernelCall& call) {
   return result_of(limits.fault);
 }
 
-CUresult Driver::run_kernel(CUcontext context, const KernelCall& call) {
-  LaunchOptions options = options_of(context, call);
-  options.seed = seed_ * 1'000'003 + launches++;
-  LaunchResult result =
-      launch(*context->device->memory, *call.function->kernel, call.parameters, options);
-  output += result.output;
-  std::fputs(result.output.c_str(), stdout);
-  for (const Report& report : result.reports) {
-    reports.push_back(report.to_string());
-    if (!quiet_) std::fprintf(stderr, "emulator: %s\n", reports.back().c_str());
+CUresult Driver::run_kernels(CUcontext context, const std::vector<Overlapping>& calls) {
+  std::vector<LaunchRequest> requests;
+  for (const Overlapping& each : calls) {
+    LaunchRequest request{each.call->function->kernel, &each.call->parameters,
+                          options_of(context, *each.call), each.after};
+    request.options.seed = seed_ * 1'000'003 + launches++;
+    requests.push_back(std::move(request));
   }
-  if (result.fault != Fault::kNone) return result_of(result.fault);
-  return strict_ && result.has_errors() ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS;
+  CUresult outcome = CUDA_SUCCESS;
+  for (const LaunchResult& result : launch_all(*context->device->memory, requests)) {
+    output += result.output;
+    std::fputs(result.output.c_str(), stdout);
+    for (const Report& report : result.reports) {
+      reports.push_back(report.to_string());
+      if (!quiet_) std::fprintf(stderr, "emulator: %s\n", reports.back().c_str());
+    }
+    const CUresult own = result.fault != Fault::kNone     ? result_of(result.fault)
+                         : strict_ && result.has_errors() ? CUDA_ERROR_LAUNCH_FAILED
+                                                          : CUDA_SUCCESS;
+    // A fault, which ended all of them, says more than a report.
+    if (own != CUDA_SUCCESS && (outcome == CUDA_SUCCESS || result.fault != Fault::kNone))
+      outcome = own;
+  }
+  return outcome;
 }
 
 // ---- memory ----

@@ -39,6 +39,7 @@ struct KernelCall {
   Dim3 grid, block;
   uint32_t shared_bytes = 0;
   bool cooperative = false;
+  bool programmatic = false;  // may begin before the kernel ahead of it in the stream has ended
   std::vector<uint8_t> parameters;
 };
 
@@ -68,6 +69,7 @@ struct Action {
 
 struct Work {
   std::function<CUresult()> run;
+  std::shared_ptr<Action> action;  // what runs, where it is a single action
   std::vector<std::shared_ptr<Work>> after;
   CUctx_st* context = nullptr;
   bool done = false;
@@ -133,9 +135,14 @@ struct CUlib_st {
   std::map<std::string, std::unique_ptr<CUkern_st>> kernels;
 };
 
+struct GraphEdge {
+  CUgraphNode from = nullptr;
+  bool programmatic = false;
+};
+
 struct CUgraphNode_st {
   gptoss::emulator::driver::Action action;
-  std::vector<CUgraphNode> after;
+  std::vector<GraphEdge> after;
   CUcontext context = nullptr;
   std::vector<void*> parameter_pointers;  // what GetParams hands out
 };
@@ -238,7 +245,11 @@ class Driver {
   Driver();
   void add_device(const std::string& description);
   void keep_visible(const std::string& list);
-  CUresult run_kernel(CUcontext context, const KernelCall& call);
+  struct Overlapping {
+    const KernelCall* call;
+    std::vector<LaunchRequest::Prerequisite> after;
+  };
+  CUresult run_kernels(CUcontext context, const std::vector<Overlapping>& calls);
 
   std::mt19937_64 random_;
   uint64_t seed_ = 1;

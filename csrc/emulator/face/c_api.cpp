@@ -43,6 +43,45 @@ struct EmulatorOptions {
   const char* profile;
 };
 
+namespace {
+
+// False after text() said why.
+bool fill_request(const Loaded& loaded, const char* name, const uint8_t* parameters,
+                  uint64_t parameter_bytes, const EmulatorOptions& o, std::vector<uint8_t>& block,
+                  LaunchRequest& request) {
+  const Kernel* kernel = loaded.module->find(name);
+  if (!kernel || parameter_bytes != kernel->parameter_bytes) {
+    text("unknown kernel or parameters of the wrong size");
+    return false;
+  }
+  LaunchOptions& options = request.options;
+  options.grid = {o.grid[0], o.grid[1], o.grid[2]};
+  options.block = {o.block[0], o.block[1], o.block[2]};
+  options.dynamic_shared_bytes = o.dynamic_shared_bytes;
+  options.check_races = o.check_races;
+  options.check_uninitialised = o.check_uninitialised;
+  options.count_memory = o.count_memory;
+  options.hostile_tensor_cores = o.hostile_tensor_cores;
+  options.cooperative = o.cooperative;
+  options.multiprocessors = o.multiprocessors;
+  if (o.max_resident_warps) options.max_resident_warps = o.max_resident_warps;
+  options.seed = o.seed;
+  if (o.max_warp_instructions) options.max_warp_instructions = o.max_warp_instructions;
+  if (o.profile) {
+    options.profile = find_profile(o.profile);
+    if (!options.profile) {
+      text(std::string("unknown device profile ") + o.profile);
+      return false;
+    }
+  }
+  block.assign(parameters, parameters + parameter_bytes);
+  request.kernel = kernel;
+  request.parameters = &block;
+  return true;
+}
+
+}  // namespace
+
 EMULATOR_API const char* emulator_error() { return g_text.c_str(); }
 
 EMULATOR_API void* emulator_open(uint64_t memory_bytes) {
@@ -97,33 +136,34 @@ EMULATOR_API uint64_t emulator_variable(void* module, const char* name) {
 EMULATOR_API const char* emulator_launch(void* module, const char* name, const uint8_t* parameters,
                                          uint64_t parameter_bytes, const EmulatorOptions* o) {
   const auto* loaded = static_cast<Loaded*>(module);
-  const Kernel* kernel = loaded->module->find(name);
-  if (!kernel || parameter_bytes != kernel->parameter_bytes) {
-    text("unknown kernel or parameters of the wrong size");
-    return nullptr;
-  }
-  LaunchOptions options;
-  options.grid = {o->grid[0], o->grid[1], o->grid[2]};
-  options.block = {o->block[0], o->block[1], o->block[2]};
-  options.dynamic_shared_bytes = o->dynamic_shared_bytes;
-  options.check_races = o->check_races;
-  options.check_uninitialised = o->check_uninitialised;
-  options.count_memory = o->count_memory;
-  options.hostile_tensor_cores = o->hostile_tensor_cores;
-  options.cooperative = o->cooperative;
-  options.multiprocessors = o->multiprocessors;
-  if (o->max_resident_warps) options.max_resident_warps = o->max_resident_warps;
-  options.seed = o->seed;
-  if (o->max_warp_instructions) options.max_warp_instructions = o->max_warp_instructions;
-  if (o->profile) {
-    options.profile = find_profile(o->profile);
-    if (!options.profile) {
-      text(std::string("unknown device profile ") + o->profile);
+  LaunchRequest request;
+  std::vector<uint8_t> block;
+  if (!fill_request(*loaded, name, parameters, parameter_bytes, *o, block, request)) return nullptr;
+  return text(to_json(launch(*loaded->memory, *request.kernel, block, request.options)));
+}
+
+// Launches of modules of one device, each depending on the one before it: programmatically where
+// `programmatic` says so, fully otherwise. A JSON array.
+EMULATOR_API const char* emulator_launch_chain(uint64_t count, void* const* modules,
+                                               const char* const* names,
+                                               const uint8_t* const* parameters,
+                                               const uint64_t* parameter_bytes,
+                                               const EmulatorOptions* options,
+                                               const uint32_t* programmatic) {
+  std::vector<LaunchRequest> requests(count);
+  std::vector<std::vector<uint8_t>> blocks(count);
+  for (uint64_t i = 0; i < count; ++i) {
+    if (!fill_request(*static_cast<Loaded*>(modules[i]), names[i], parameters[i],
+                      parameter_bytes[i], options[i], blocks[i], requests[i]))
       return nullptr;
-    }
+    if (i) requests[i].after.push_back({i - 1, programmatic[i] != 0});
   }
-  const std::vector<uint8_t> block(parameters, parameters + parameter_bytes);
-  return text(to_json(launch(*loaded->memory, *kernel, block, options)));
+  std::string out;
+  if (count)
+    for (const LaunchResult& result :
+         launch_all(*static_cast<Loaded*>(modules[0])->memory, requests))
+      out += (out.empty() ? "" : ", ") + to_json(result);
+  return text("[" + out + "]");
 }
 
 EMULATOR_API const char* emulator_forms() { return text(forms_json()); }

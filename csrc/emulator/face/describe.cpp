@@ -40,6 +40,7 @@ namespace {
 std::string to_json(const AccessSite& site) {
   if (!site.known) return "null";
   return JsonObject()
+      .text("kernel", site.kernel)
       .text("what", site.what)
       .text("file", site.file)
       .integer("source_line", site.source_line)

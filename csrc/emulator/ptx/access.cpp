@@ -212,8 +212,9 @@ void locate_shared(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
   }
 }
 
-ReportClass class_of(Space space, const Conflict& c, bool same_value) {
+ReportClass class_of(Space space, const Conflict& c, bool same_value, bool other_grid) {
   using Kind = Conflict::Kind;
+  if (other_grid) return ReportClass::kRaceGrids;
   if (c.non_coherent) return ReportClass::kReadOnlyWritten;
   if (c.both_strong) return ReportClass::kRaceScope;
   if (c.kind == Kind::kWriteAfterWrite && same_value) return ReportClass::kRaceSameValue;
@@ -348,7 +349,7 @@ Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
   access.scope = plan.scope;
   access.non_coherent = plan.non_coherent;
   access.seen = &warp.seen[lane];
-  access.slot_begin = warp.launch->slot_begin.data();
+  access.slot_begin = warp.launch->chain.slot_begin.data();
   access.first_slot_of_cta = warp.cta->first_slot;
   access.slots_per_cta = warp.launch->warps_per_cta;
   return access;
@@ -356,9 +357,12 @@ Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
 
 void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const Conflict& c,
                      const AccessPlan& plan, bool same_value) {
-  const ReportClass report_class = class_of(space, c, same_value);
+  const bool other_grid = space == Space::kGlobal && warp.launch->is_of_other_grid(c.slot, c.clock);
+  const ReportClass report_class = class_of(space, c, same_value, other_grid);
   const bool other_wrote = c.kind != Conflict::Kind::kWriteAfterRead;
   const char* why = "nothing orders these accesses: ";
+  if (report_class == ReportClass::kRaceGrids)
+    why = "accesses of two grids, without griddepcontrol.wait in the later one between them: ";
   if (report_class == ReportClass::kRaceScope) why = "a scope does not reach the other thread: ";
   if (report_class == ReportClass::kRaceSameValue) why = "several threads write the same value: ";
   if (report_class == ReportClass::kRaceWarp)
@@ -507,7 +511,7 @@ void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
 
 namespace {
 std::unordered_map<uint64_t, Released>& released_in(Warp& warp, Space space) {
-  return space == Space::kShared ? warp.cta->released : warp.launch->released;
+  return space == Space::kShared ? warp.cta->released : warp.launch->chain.released;
 }
 }  // namespace
 

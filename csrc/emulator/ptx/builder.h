@@ -85,6 +85,7 @@ void branch(Builder&);
 void leave(Builder&);
 void trap(Builder&);
 void barrier(Builder&);
+void grid_dependency(Builder&);
 void warp_barrier(Builder&);
 void shuffle(Builder&);
 void vote(Builder&);

@@ -269,6 +269,8 @@ constexpr Form kForms[] = {
     {"barrier.[cta].red.popc.[aligned].u32", "", Pipe::kControl, build::barrier},
     {"barrier.[cta].red.{and|or}.[aligned].pred", "", Pipe::kControl, build::barrier},
 
+    {"griddepcontrol.{wait|launch_dependents}", "", Pipe::kControl, build::grid_dependency},
+
     // ---- lanes of a warp ----
     {"bar.warp.sync", "4", Pipe::kWarp, build::warp_barrier},
     {"shfl.sync.{idx|up|down|bfly}.b32", "=4|P,4,4,4,4", Pipe::kWarp, build::shuffle},

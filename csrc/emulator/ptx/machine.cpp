@@ -1,4 +1,4 @@
-// A launch: limits, CTAs coming and going, the random scheduler, reports, counts.
+// A grid: limits, CTAs coming and going, reports, counts.
 #include "emulator/ptx/machine.h"
 
 #include <algorithm>
@@ -11,7 +11,6 @@
 namespace gptoss::emulator {
 namespace {
 
-constexpr int kLongestQuantum = 64;
 // Order of CTAs is shuffled up to this many; more start in order.
 constexpr uint64_t kMostShuffledCtas = 1u << 20;
 
@@ -27,6 +26,21 @@ Dim3 unravel(uint64_t number, const Dim3& grid) {
           static_cast<uint32_t>(number / grid.x / grid.y)};
 }
 
+AccessSite instruction_site(const Kernel& kernel, int pc) {
+  AccessSite out;
+  out.known = true;
+  if (pc < 0 || pc >= static_cast<int>(kernel.text.size())) return out;
+  const InstructionText& text = kernel.text[static_cast<size_t>(pc)];
+  out.text = text.text;
+  out.ptx_line = text.position.line;
+  out.source_line = text.position.source_line;
+  if (kernel.files) {
+    const auto file = kernel.files->find(text.position.file);
+    if (file != kernel.files->end()) out.file = file->second;
+  }
+  return out;
+}
+
 }  // namespace
 
 bool LaunchResult::has_errors() const {
@@ -35,23 +49,20 @@ bool LaunchResult::has_errors() const {
          });
 }
 
-Launch::Launch(Memory& device_memory, const Kernel& run_kernel,
-               const std::vector<uint8_t>& parameter_block, const LaunchOptions& launch_options)
-    : memory(device_memory),
-      kernel(run_kernel),
-      parameters(parameter_block),
-      options(launch_options),
+Launch::Launch(Chain& of_chain, size_t index_in_chain, const LaunchRequest& request)
+    : chain(of_chain),
+      index(index_in_chain),
+      memory(of_chain.memory),
+      kernel(*request.kernel),
+      parameters(*request.parameters),
+      options(request.options),
       counters(result.counters),
-      executions(run_kernel.code.size(), 0),
-      warp_executions(run_kernel.code.size(), 0),
-      random_state_(mix(launch_options.seed + 1)) {}
+      executions(kernel.code.size(), 0),
+      warp_executions(kernel.code.size(), 0),
+      progress(of_chain.progress),
+      request_(request) {}
 
-uint64_t Launch::random() {  // xorshift64*
-  random_state_ ^= random_state_ >> 12;
-  random_state_ ^= random_state_ << 25;
-  random_state_ ^= random_state_ >> 27;
-  return (random_state_ * 0x2545f4914f6cdd1dull) >> 32;
-}
+uint64_t Launch::random() { return chain.random(); }
 
 Launch::TensorBehaviour Launch::tensor_behaviour(uint32_t shape) const {
   const uint64_t h = mix(options.tensor_seed.value_or(options.seed) * 0x100000001b3ull + shape);
@@ -61,35 +72,32 @@ Launch::TensorBehaviour Launch::tensor_behaviour(uint32_t shape) const {
 // ---- reports ----
 
 AccessSite Launch::site(const Warp& warp, int pc, int lane, std::string what) const {
-  AccessSite out;
-  out.known = true;
+  AccessSite out = instruction_site(kernel, pc);
   out.what = std::move(what);
   out.cta = warp.cta->id;
   out.warp = warp.index;
   out.lane = lane;
-  if (pc >= 0 && pc < static_cast<int>(kernel.text.size())) {
-    const InstructionText& text = kernel.text[pc];
-    out.text = text.text;
-    out.ptx_line = text.position.line;
-    out.source_line = text.position.source_line;
-    if (kernel.files) {
-      const auto file = kernel.files->find(text.position.file);
-      if (file != kernel.files->end()) out.file = file->second;
-    }
-  }
   return out;
 }
 
 AccessSite Launch::past_site(uint32_t slot, uint32_t clock, int pc, int lane,
                              std::string what) const {
-  const Warp& any = resident_.front()->warps.front();
-  AccessSite out = site(any, pc, lane, std::move(what));
-  const Occupant* found = &occupants_[slot].front();
-  for (const Occupant& occupant : occupants_[slot])
+  const Chain::Occupant* found = &chain.occupants_[slot].front();
+  for (const Chain::Occupant& occupant : chain.occupants_[slot])
     if (occupant.first_clock <= clock) found = &occupant;
+  AccessSite out = instruction_site(found->launch->kernel, pc);
+  out.what = std::move(what);
   out.cta = found->cta;
   out.warp = found->warp;
+  out.lane = lane;
+  if (found->launch != this) out.kernel = found->launch->kernel.name;
   return out;
+}
+
+bool Launch::is_of_other_grid(uint32_t slot, uint32_t clock) const {
+  if (slot >= first_slot_ && slot < first_slot_ + capacity_ * warps_per_cta)
+    return clock < first_clock_[slot - first_slot_];
+  return true;
 }
 
 void Launch::report(ReportClass report_class, const AccessSite& access, const AccessSite& other,
@@ -149,7 +157,7 @@ bool Launch::fits() {
 
 void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
   std::unique_ptr<Cta>& place = resident_[cta_slot];
-  const uint32_t first_slot = cta_slot * warps_per_cta;
+  const uint32_t first_slot = first_slot_ + cta_slot * warps_per_cta;
   if (!place) {
     place = std::make_unique<Cta>();
     place->warps.resize(warps_per_cta);
@@ -158,7 +166,8 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
   }
   Cta& cta = *place;
   cta.launch = this;
-  cta.number = number;
+  cta.number = (uint64_t{index} << 48) + number;
+  cta.launched_dependents = false;
   cta.id = unravel(number, options.grid);
   cta.first_slot = first_slot;
   const size_t shared_end = kernel.dynamic_shared_begin + options.dynamic_shared_bytes;
@@ -195,10 +204,10 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
     warp.local.assign(size_t{kernel.local_bytes} * kLanes, kPoison);
     warp.local_written.assign(kernel.local_bytes, 0);
     if (has_async) warp.async = std::make_unique<AsyncGroups[]>(kLanes);
-    warp.clock = next_clock_[warp.slot];
-    warp.seen.shared() = VectorClock(next_clock_.size());
-    slot_begin[warp.slot] = warp.clock;
-    occupants_[warp.slot].push_back({warp.clock, cta.id, warp.index});
+    warp.clock = chain.next_clock_[warp.slot];
+    warp.seen.shared() = known_at_begin_;
+    chain.slot_begin[warp.slot] = warp.clock;
+    chain.occupants_[warp.slot].push_back({warp.clock, this, cta.id, warp.index});
 
     for (const Kernel::Special& special : kernel.specials) {
       uint32_t* out = warp.reg<uint32_t>(special.reg);
@@ -299,97 +308,83 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
   ++counters.ctas;
 }
 
-void Launch::run_ctas() {
+void Launch::start_ctas() {
   const uint64_t total = options.grid.count();
-  std::vector<uint32_t> order;
-  if (options.seed && total <= kMostShuffledCtas) {
-    order.resize(total);
-    std::iota(order.begin(), order.end(), 0u);
-    for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random() % i]);
-  }
-  resident_.resize(capacity_);
-  slot_begin.assign(size_t{capacity_} * warps_per_cta, 1);
-  next_clock_.assign(slot_begin.size(), 1);
-  occupants_.resize(slot_begin.size());
-  uint64_t next = 0;
-  std::vector<uint32_t> free_slots;
-  for (uint32_t i = capacity_; i > 0; --i) free_slots.push_back(i - 1);
-  std::vector<bool> occupied(capacity_, false);
-  std::vector<Warp*> runnable;
-  for (;;) {
-    while (next < total && !free_slots.empty()) {
-      const uint32_t slot = free_slots.back();
-      free_slots.pop_back();
-      start_cta(order.empty() ? next : order[next], slot);
-      occupied[slot] = true;
-      ++next;
-    }
-    runnable.clear();
-    bool all_spin = true;
-    for (uint32_t i = 0; i < capacity_; ++i) {
-      if (!occupied[i]) continue;
-      for (Warp& warp : resident_[i]->warps) {
-        if (!warp.can_run()) continue;
-        runnable.push_back(&warp);
-        all_spin = all_spin && warp.is_spinning && warp.spin_progress == progress;
-      }
-    }
-    if (runnable.empty()) {
-      if (free_slots.size() == capacity_ && next == total) return;
-      stuck();
-    }
-    if (all_spin) {
-      const Warp& warp = *runnable.front();
-      const AccessSite other = runnable.size() > 1
-                                   ? site(*runnable.back(), runnable.back()->pc,
-                                          std::countr_zero(runnable.back()->active), "spins")
-                                   : AccessSite{};
-      report(ReportClass::kEndlessSpin, site(warp, warp.pc, std::countr_zero(warp.active), "spins"),
-             other,
-             "every warp that can run repeats a loop in which nothing changes any more (" +
-                 std::to_string(capacity_) + " of " + std::to_string(total) +
-                 " CTAs are resident at once)");
-      throw LaunchFault{Fault::kTimeout};
-    }
-    Warp& warp = *runnable[random() % runnable.size()];
-    const uint64_t before = warp.executed;
-    warp.run(1 + static_cast<int>(random() % kLongestQuantum));
-    counters.warp_instructions += warp.executed - before;
-    if (counters.warp_instructions > options.max_warp_instructions) {
-      report(ReportClass::kInstructionLimit, warp, std::countr_zero(warp.active | 1u << 31),
-             "more than " + std::to_string(options.max_warp_instructions) +
-                 " warp instructions were run");
-      throw LaunchFault{Fault::kTimeout};
-    }
-    if (warp.is_done()) {
-      Cta& cta = *warp.cta;
-      if (std::all_of(cta.warps.begin(), cta.warps.end(),
-                      [](const Warp& w) { return w.is_done(); })) {
-        for (const Warp& w : cta.warps) next_clock_[w.slot] = w.clock + 1;
-        const uint32_t slot = cta.first_slot / warps_per_cta;
-        occupied[slot] = false;
-        free_slots.push_back(slot);
-      }
-    }
+  while (next_ < total && !free_places_.empty()) {
+    const uint32_t place = free_places_.back();
+    free_places_.pop_back();
+    start_cta(order_.empty() ? next_ : order_[next_], place);
+    occupied_[place] = true;
+    ++next_;
   }
 }
 
-void Launch::stuck() {
-  AccessSite first, second;
-  for (const auto& cta : resident_) {
-    if (!cta) continue;
-    for (const Barrier& barrier : cta->barriers) {
-      for (const Barrier::Waiting& w : barrier.waiting) {
-        AccessSite& place = first.known ? second : first;
-        if (place.known && place.ptx_line != first.ptx_line) continue;
-        place = site(*w.warp, w.pc, std::countr_zero(w.lanes), "waits");
-      }
+void Launch::finish_cta(Cta& cta) {
+  for (Warp& warp : cta.warps) {
+    chain.next_clock_[warp.slot] = warp.clock + 1;
+    if (!chain.has_several()) continue;
+    done_.join(warp.seen.shared());
+    for (int lane = 0; !warp.seen.is_uniform() && lane < kLanes; ++lane)
+      done_.join(warp.seen[lane]);
+    done_.know_warp(warp.slot, warp.clock);
+  }
+  launch_dependents(cta);
+  const uint32_t place = (cta.first_slot - first_slot_) / warps_per_cta;
+  occupied_[place] = false;
+  free_places_.push_back(place);
+  if (next_ == options.grid.count() && free_places_.size() == capacity_) finish();
+}
+
+void Launch::finish() {
+  state_ = State::kEnded;
+  abandon();
+  resident_.clear();
+  chain.ended();
+}
+
+void Launch::abandon() {
+  count();
+  if (workspace_) memory.free(workspace_);
+}
+
+void Launch::launch_dependents(Cta& cta) {
+  if (cta.launched_dependents) return;
+  cta.launched_dependents = true;
+  ++triggered_;
+  ++progress;
+}
+
+bool Launch::await_prerequisites(Warp& warp, uint32_t lanes) {
+  for (const LaunchRequest::Prerequisite& before : request_.after)
+    if (chain.launches_[before.index]->state_ != State::kEnded) return false;
+  for (const LaunchRequest::Prerequisite& before : request_.after) {
+    const VectorClock& done = chain.launches_[before.index]->done_;
+    if ((lanes & warp.live) == warp.live && warp.seen.is_uniform()) {
+      warp.seen.shared().join(done);
+    } else {
+      for (uint32_t rest = lanes; rest; rest &= rest - 1)
+        warp.seen.own(std::countr_zero(rest)).join(done);
     }
   }
+  return true;
+}
+
+// Up to two places where warps wait, at different lines.
+void Launch::find_waiting(AccessSite& first, AccessSite& second) const {
+  const auto found = [&](const Warp& warp, int pc, uint32_t lanes) {
+    AccessSite& place = first.known ? second : first;
+    if (place.known && place.ptx_line != first.ptx_line) return;
+    place = site(warp, pc, std::countr_zero(lanes), "waits");
+  };
+  for (size_t i = 0; i < resident_.size(); ++i) {
+    if (!occupied_[i]) continue;
+    for (const Barrier& barrier : resident_[i]->barriers)
+      for (const Barrier::Waiting& w : barrier.waiting) found(*w.warp, w.pc, w.lanes);
+    for (const Warp& warp : resident_[i]->warps)
+      for (const LaneGroup& group : warp.others)
+        if (group.state == LaneGroup::State::kAwaitingGrids) found(warp, group.pc, group.lanes);
+  }
   if (second.known && second.ptx_line == first.ptx_line) second = AccessSite{};
-  report(ReportClass::kDeadlock, first, second,
-         "every warp waits, and nothing is left that could wake one");
-  throw LaunchFault{Fault::kTimeout};
 }
 
 void Launch::count() {
@@ -412,10 +407,29 @@ bool Launch::make_workspace() {
   return true;
 }
 
-LaunchResult Launch::run() {
-  if (!fits()) return std::move(result);
-  if (options.cooperative && !make_workspace()) return std::move(result);
-  memory.begin_launch();
+bool Launch::begin() {
+  if (!fits()) return false;
+  if (options.cooperative && !make_workspace()) return false;
+  state_ = State::kRunning;
+  make_register_image();
+  const uint64_t total = options.grid.count();
+  if (options.seed && total <= kMostShuffledCtas) {
+    order_.resize(total);
+    std::iota(order_.begin(), order_.end(), 0u);
+    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
+  }
+  resident_.resize(capacity_);
+  occupied_.assign(capacity_, false);
+  for (uint32_t i = capacity_; i > 0; --i) free_places_.push_back(i - 1);
+  const uint32_t slots = capacity_ * warps_per_cta;
+  first_slot_ = chain.take_slots(index, slots);
+  first_clock_.assign(chain.next_clock_.begin() + first_slot_,
+                      chain.next_clock_.begin() + first_slot_ + slots);
+  known_at_begin_.join(VectorClock(chain.next_clock_.size()));
+  return true;
+}
+
+void Launch::make_register_image() {
   const uint32_t count_of_registers = kernel.register_count();
   register_image_.assign(size_t{count_of_registers} * kRegisterBytes, std::byte{kPoison});
   defined_image_.assign(count_of_registers, 0);
@@ -441,19 +455,6 @@ LaunchResult Launch::run() {
         break;
     }
   }
-  try {
-    run_ctas();
-  } catch (const LaunchFault& fault) {
-    result.fault = fault.fault;
-  }
-  count();
-  if (workspace_) memory.free(workspace_);
-  return std::move(result);
-}
-
-LaunchResult launch(Memory& memory, const Kernel& kernel, const std::vector<uint8_t>& parameters,
-                    const LaunchOptions& options) {
-  return Launch(memory, kernel, parameters, options).run();
 }
 
 }  // namespace gptoss::emulator

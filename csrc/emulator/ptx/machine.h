@@ -52,6 +52,22 @@ struct LaunchResult {
 LaunchResult launch(Memory& memory, const Kernel& kernel, const std::vector<uint8_t>& parameters,
                     const LaunchOptions& options);
 
+// One launch of several that may overlap.
+struct LaunchRequest {
+  struct Prerequisite {
+    size_t index;       // of a request before this one
+    bool programmatic;  // may begin once every CTA of it has launched its dependents, or ended
+  };
+  const Kernel* kernel = nullptr;
+  const std::vector<uint8_t>* parameters = nullptr;
+  LaunchOptions options;
+  std::vector<Prerequisite> after;
+};
+
+// Runs the launches to their ends, or up to the first fault: the results of later ones are empty
+// then. The seed of the first decides how they overlap.
+std::vector<LaunchResult> launch_all(Memory& memory, const std::vector<LaunchRequest>& requests);
+
 // ---- below: what the instructions work on ----
 
 // Thrown where a kernel cannot go on.
@@ -61,6 +77,7 @@ struct LaunchFault {
 
 inline constexpr size_t kRegisterBytes = kLanes * 8;
 
+class Chain;
 class Cta;
 class Launch;
 
@@ -82,7 +99,7 @@ struct AsyncGroups {
 
 // Lanes of a warp at one program counter.
 struct LaneGroup {
-  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier };
+  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier, kAwaitingGrids };
   int pc = 0;
   uint32_t lanes = 0;
   State state = State::kRunnable;
@@ -145,6 +162,8 @@ class Warp {
   // Memory model.
   void know_each_other(uint32_t lanes);  // __syncwarp
   void advance_clock() { ++clock; }
+  // Lets lanes go on that stand at griddepcontrol.wait.
+  void wake_from_grids();
 
  private:
   bool converge(const Instruction& in);
@@ -154,6 +173,7 @@ class Warp {
   void note_backward_branch(int target);
   void leave(uint32_t lanes);
   void arrive_at_barrier(const Instruction& in);
+  bool await_grids(uint32_t mask);
 };
 
 struct Barrier {
@@ -177,7 +197,8 @@ inline constexpr int kBarriers = 16;
 class Cta {
  public:
   Launch* launch = nullptr;
-  uint64_t number = 0;
+  uint64_t number = 0;  // different for all CTAs of a chain
+  bool launched_dependents = false;
   Dim3 id{0, 0, 0};
   uint32_t first_slot = 0;
   std::vector<Warp> warps;
@@ -198,25 +219,24 @@ class Cta {
   void release(Barrier& barrier);
 };
 
+// One grid.
 class Launch {
  public:
-  Launch(Memory& device_memory, const Kernel& run_kernel,
-         const std::vector<uint8_t>& parameter_block, const LaunchOptions& launch_options);
-  LaunchResult run();
+  Launch(Chain& of_chain, size_t index_in_chain, const LaunchRequest& request);
 
+  Chain& chain;
+  const size_t index;
   Memory& memory;
   const Kernel& kernel;
   const std::vector<uint8_t>& parameters;
   const LaunchOptions& options;
   LaunchResult result;
   Counters& counters;
-  std::vector<uint64_t> executions;                 // threads, per instruction
-  std::vector<uint64_t> warp_executions;            // per instruction
-  std::unordered_map<uint64_t, Released> released;  // at global addresses
-  std::vector<uint32_t> slot_begin;                 // first clock of the warp that has the slot now
+  std::vector<uint64_t> executions;       // threads, per instruction
+  std::vector<uint64_t> warp_executions;  // per instruction
   uint32_t warps_per_cta = 1;
   Allocation* last_allocation = nullptr;  // of the latest global access
-  uint64_t progress = 0;  // changes when memory does or a warp moves on from where it waited
+  uint64_t& progress;                     // the chain's
 
   struct TensorBehaviour {
     int group;       // k terms that are added at once
@@ -226,7 +246,7 @@ class Launch {
   // How hostile tensor cores round for an instruction of this shape.
   TensorBehaviour tensor_behaviour(uint32_t shape) const;
 
-  uint64_t random();  // from the launch's seed
+  uint64_t random();  // from the chain's seed
 
   AccessSite site(const Warp& warp, int pc, int lane, std::string what) const;
   // The site of an access by slot and clock, whose warp may have gone.
@@ -235,31 +255,103 @@ class Launch {
               std::string message);
   void report(ReportClass report_class, const Warp& warp, int lane, std::string message,
               std::string what = "executed");
+  // Whether an access was made by another grid of the chain.
+  bool is_of_other_grid(uint32_t slot, uint32_t clock) const;
+
+  // griddepcontrol.launch_dependents
+  void launch_dependents(Cta& cta);
+  // Whether every grid that this one depends on has ended; if so the lanes know what it did.
+  bool await_prerequisites(Warp& warp, uint32_t lanes);
 
  private:
+  friend class Chain;
+
+  bool begin();  // false where the card cannot hold it
+  bool fits();
+  bool make_workspace();
+  void start_ctas();
+  void start_cta(uint64_t number, uint32_t cta_slot);
+  void finish_cta(Cta& cta);
+  void finish();
+  void abandon();  // after a fault
+  void make_register_image();
+  void find_waiting(AccessSite& first, AccessSite& second) const;
+  void count();
+
+  enum class State : uint8_t { kPending, kRunning, kEnded };
+  State state_ = State::kPending;
+  const LaunchRequest& request_;
+  uint32_t first_slot_ = 0;
+  std::vector<uint32_t> first_clock_;           // of its slots: what came before is another grid's
+  std::vector<std::unique_ptr<Cta>> resident_;  // per place for a CTA
+  std::vector<bool> occupied_;
+  std::vector<uint32_t> free_places_;
+  std::vector<uint32_t> order_;  // of the CTAs, where it is not their own
+  uint64_t next_ = 0;            // CTAs started
+  uint64_t triggered_ = 0;       // CTAs that launched their dependents, or ended
+  VectorClock known_at_begin_;
+  VectorClock done_;  // all that the grid did and knew, once it has ended
+  std::vector<std::byte> register_image_;
+  std::vector<uint32_t> defined_image_;
+  std::unordered_map<uint64_t, size_t> seen_reports_;
+  uint64_t started_ = 0;
+  uint32_t capacity_ = 1;
+  uint64_t workspace_ = 0;  // of a cooperative launch
+};
+
+// Launches that may overlap (programmatic dependent launch). They share clocks, slots and the
+// shadow of global memory, so that accesses of two grids that nothing orders are found like those
+// of two warps: what a grid has done is known to those that depend on it once they have waited.
+class Chain {
+ public:
+  Chain(Memory& device_memory, const std::vector<LaunchRequest>& requests);
+  std::vector<LaunchResult> run();
+
+  // A grid is checked against this many before it; all that came earlier it counts as ordered.
+  static constexpr size_t kWindow = 4;
+
+  Memory& memory;
+  std::unordered_map<uint64_t, Released> released;  // at global addresses
+  std::vector<uint32_t> slot_begin;                 // first clock of the warp that has the slot now
+  uint64_t progress = 0;  // changes when memory does or a warp moves on from where it waited
+
+  uint64_t random();
+  bool has_several() const { return launches_.size() > 1; }
+
+ private:
+  friend class Launch;
+
   struct Occupant {
     uint32_t first_clock;
+    const Launch* launch;
     Dim3 cta;
     int warp;
   };
 
-  bool fits();
-  bool make_workspace();
-  void start_cta(uint64_t number, uint32_t cta_slot);
-  void run_ctas();
-  void stuck();
-  void count();
+  bool may_begin(Launch& launch);
+  void begin(Launch& launch);
+  void ended();
+  uint32_t take_slots(size_t index, uint32_t count);
+  void run_grids();
+  [[noreturn]] void stuck();
+  [[noreturn]] void spinning(const std::vector<Warp*>& runnable);
 
-  std::vector<std::unique_ptr<Cta>> resident_;
+  std::vector<std::unique_ptr<Launch>> launches_;
+  // Per launch: -1 before it could begin; 1 where it begins only after its prerequisites' end.
+  std::vector<int8_t> is_late_;
   std::vector<std::vector<Occupant>> occupants_;  // per slot
   std::vector<uint32_t> next_clock_;              // per slot
-  std::vector<std::byte> register_image_;
-  std::vector<uint32_t> defined_image_;
-  std::unordered_map<uint64_t, size_t> seen_reports_;
+  // Ranges of slots and the launch that had them last.
+  struct Range {
+    uint32_t begin, count;
+    size_t launch;
+  };
+  std::vector<Range> ranges_;
+  Launch* current_ = nullptr;  // whose fault a fault is
+  size_t first_live_ = 0;      // all launches before it have ended
+  size_t settled_ = 0;         // all launches before it are in known_to_all_
+  VectorClock known_to_all_;
   uint64_t random_state_ = 0;
-  uint64_t started_ = 0;
-  uint32_t capacity_ = 1;
-  uint64_t workspace_ = 0;  // of a cooperative launch
 };
 
 }  // namespace gptoss::emulator

@@ -217,6 +217,17 @@ void barrier(Builder& b) {
   in.converges = b.opcode() == "bar" || b.has("aligned");
 }
 
+void grid_dependency(Builder& b) {
+  b.operands();
+  if (b.has("wait")) {
+    b.in.flow = Flow::kAwaitGrids;
+    return;
+  }
+  b.in.tracks_definedness = true;
+  b.execute(
+      [](Warp& warp, const Instruction&, uint32_t) { warp.launch->launch_dependents(*warp.cta); });
+}
+
 void warp_barrier(Builder& b) {
   b.operands();
   converge_on(b.in, 0);

@@ -21,7 +21,7 @@ struct Instruction;
 using Execute = void (*)(Warp&, const Instruction&, uint32_t mask);
 
 // What happens to the program counter.
-enum class Flow : uint8_t { kNext, kBranch, kExit, kBarrier };
+enum class Flow : uint8_t { kNext, kBranch, kExit, kBarrier, kAwaitGrids };
 
 // The unit of a multiprocessor that an instruction occupies; what counters count by.
 enum class Pipe : uint8_t {

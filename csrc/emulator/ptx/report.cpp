@@ -16,6 +16,7 @@ const char* name_of(ReportClass report_class) {
       "race-scope",
       "race-mixed",
       "race-same-value",
+      "race-grids",
       "read-only-written",
       "async-read-early",
       "async-overwritten",
@@ -77,8 +78,8 @@ void print(std::ostringstream& out, const char* role, const AccessSite& site) {
     out << "PTX line " << site.ptx_line << ": " << site.text;
   }
   if (site.warp >= 0) {
-    out << "\n    by CTA (" << site.cta.x << ',' << site.cta.y << ',' << site.cta.z << ") warp "
-        << site.warp;
+    out << "\n    by " << (site.kernel.empty() ? "" : site.kernel + ", ") << "CTA (" << site.cta.x
+        << ',' << site.cta.y << ',' << site.cta.z << ") warp " << site.warp;
     if (site.lane >= 0) out << " lane " << site.lane;
   }
 }

@@ -21,6 +21,7 @@ enum class ReportClass : uint8_t {
   kRaceScope,        // both strong, but a scope does not reach the other thread
   kRaceMixed,        // an atomic or strong access against a plain one
   kRaceSameValue,    // several threads write the same value (a warning)
+  kRaceGrids,        // of two grids of which one may begin before the other has ended
   kReadOnlyWritten,  // ld.global.nc of what the kernel itself writes
   // Asynchronous copies.
   kAsyncReadEarly,
@@ -65,7 +66,8 @@ inline bool is_warning(ReportClass c) { return c == ReportClass::kRaceSameValue;
 
 struct AccessSite {
   bool known = false;
-  std::string what;  // "write of 4 bytes"
+  std::string kernel;  // where it is another than the report's
+  std::string what;    // "write of 4 bytes"
   std::string file;
   int source_line = 0;
   int ptx_line = 0;

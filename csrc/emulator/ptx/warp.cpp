@@ -43,6 +43,7 @@ void Warp::run(int quantum) {
       if (in.converges && !converge(in)) continue;
       mask = active;
     }
+    if (in.flow == Flow::kAwaitGrids && !await_grids(mask)) continue;
     executions[pc] += std::popcount(mask);
     warp_executions[pc] += mask != 0;
     ++executed;
@@ -82,8 +83,31 @@ void Warp::run(int quantum) {
         else
           ++pc;
         break;
+      case Flow::kAwaitGrids:
+        if (++pc >= next_other_pc) regroup(LaneGroup::State::kRunnable);
+        break;
     }
   }
+}
+
+// griddepcontrol.wait by the lanes of `mask`: false where they stay before it.
+bool Warp::await_grids(uint32_t mask) {
+  if (!mask || launch->await_prerequisites(*this, mask)) return true;
+  if (const uint32_t rest = active & ~mask)
+    others.push_back({pc + 1, rest, LaneGroup::State::kRunnable});
+  active = mask;
+  regroup(LaneGroup::State::kAwaitingGrids);
+  return false;
+}
+
+void Warp::wake_from_grids() {
+  bool any = false;
+  for (LaneGroup& group : others) {
+    if (group.state != LaneGroup::State::kAwaitingGrids) continue;
+    group.state = LaneGroup::State::kRunnable;
+    any = true;
+  }
+  if (any && !active) regroup(LaneGroup::State::kRunnable);
 }
 
 void Warp::branch(const Instruction& in, uint32_t taken) {
@@ -225,7 +249,7 @@ void Warp::regroup(LaneGroup::State state_of_running) {
   active = others[chosen].lanes;
   others.erase(others.begin() + static_cast<std::ptrdiff_t>(chosen));
   for (const LaneGroup& group : others)
-    if (group.pc > pc && group.state != State::kAtBarrier)
+    if (group.pc > pc && group.state != State::kAtBarrier && group.state != State::kAwaitingGrids)
       next_other_pc = std::min(next_other_pc, group.pc);
 }
 
