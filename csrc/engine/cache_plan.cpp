@@ -141,8 +141,8 @@ class CachePlanner {
     Budget least = {std::numeric_limits<int64_t>::max(), 0};
     for (size_t i = 0; i < shares.size(); ++i) {
       const int64_t bytes = shares[i].available + (more == nullptr ? 0 : (*more)[i]);
-      const int64_t pages = std::max<int64_t>(0, bytes - pages_[i].windows) /
-                            std::max<int64_t>(1, pages_[i].page);
+      const int64_t pages =
+          std::max<int64_t>(0, bytes - pages_[i].windows) / std::max<int64_t>(1, pages_[i].page);
       if (pages < least.pages) least = {pages, i};
     }
     return least;

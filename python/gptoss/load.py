@@ -147,8 +147,8 @@ def load(
         On a GPU: of so many layers, the first ones, the experts stay in the machine's memory, and
         the CPU computes them; so a model runs that is larger than the GPU's memory, more slowly.
         "auto" is 0 if everything fits, with `context_length` or 8,192 tokens, on one GPU or on all
-        together, and else as few as let the rest fit; a line on stderr says how many. A number does not go with the CPU as the
-        device. `docs/cuda.md` says more.
+        together, and else as few as let the rest fit; a line on stderr says how many. A number does
+        not go with the CPU as the device. `docs/cuda.md` says more.
 
     Returns
     -------

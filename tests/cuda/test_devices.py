@@ -175,8 +175,8 @@ def test_the_demo_answers_a_chat(model: Path) -> None:
 
 def needed_bytes(model: Path, **options: Any) -> int:
     limits = {"max_sequences": LIMITS["max_sequences"], "chunk_tokens": LIMITS["max_step_tokens"]}
-    tokens = LIMITS["context_length"]
-    return gptoss.estimate_memory(model, tokens, device="cuda", **limits, **options).total_bytes
+    modes = limits | {"device": "cuda"} | options
+    return gptoss.estimate_memory(model, LIMITS["context_length"], **modes).total_bytes
 
 
 CHOOSE = """
@@ -204,15 +204,10 @@ def test_takes_as_few_devices_as_are_needed(model: Path) -> None:
     # Two are needed, and are those with most memory.
     note, text, same, held = run_with(0.8, 0.3, 0.9)
     assert same == tokens
-    assert re.findall(r"\(cuda:(\d), layers (\d) to (\d)\)", text) == [
-        ("1", "0", "0"),
-        ("3", "1", "2"),
-    ]
-    assert re.fullmatch(
-        r"gptoss: three\d*: layers 0 on cuda:1 \(Emulated A100\), 0\.0 GB, "
-        r"1 to 2 on cuda:3 \(Emulated A100\), 0\.0 GB",
-        note,
-    )
+    assert re.findall(r"\(cuda:(\d), layers", text) == ["1", "3"]
+    where = r"on cuda:{} \(Emulated A100\), 0\.0 GB"
+    pieces = rf"gptoss: three\d*: layers \S.* {where.format(1)}, \S.* {where.format(3)}"
+    assert re.fullmatch(pieces, note)
     unused, first, idle, last = json.loads(held)
     assert unused == idle == 0
     assert 0 < first < 0.8 * needed
@@ -220,9 +215,9 @@ def test_takes_as_few_devices_as_are_needed(model: Path) -> None:
 
 
 def test_devices_first_then_the_cpu(model: Path) -> None:
-    needed = needed_bytes(model)
+    needed = needed_bytes(model, max_sequences=1)
     code = CHOOSE.format(options={"max_sequences": 1})
-    devices = ";".join(f"A100:memory={int(share * needed)}" for share in (0.34, 0.3))
+    devices = ";".join(f"A100:memory={int(share * needed)}" for share in (0.4, 0.6))
     layers, experts, text, _tokens, held = run(model, code, devices)
     assert "layers 0" in layers
     assert re.search(r"experts of [12] of 3 layers in RAM .* all else on the GPUs$", experts)
@@ -249,9 +244,9 @@ def test_what_fits_nowhere_says_what_each_device_has(model: Path) -> None:
         ("cuda:0", {"cpu_experts": 0}),
         ("cuda:0,1", {"context_length": 8192, "max_sequences": 1, "cpu_experts": 3}),
     ]
-    small, long_, context = "A100:memory=200K;RTX 3090:memory=100K", "", ""
+    small = "A100:memory=200K;RTX 3090:memory=104K"
     weights, one = run(model, REFUSED.format(cases=cases[:2]), small)
-    for name, size in (("A100", "0.2"), ("RTX 3090", "0.1")):
+    for name, size in (("A100", "0.20 MB"), ("RTX 3090", "0.10 MB")):
         assert re.search(rf"cuda:\d \(Emulated {name}\) needs \d+\.\d+ .B of {size}", weights)
     assert weights.startswith("MemoryError [cuda] the weights take ")
     assert "and 2 devices have" in weights
@@ -263,7 +258,6 @@ def test_what_fits_nowhere_says_what_each_device_has(model: Path) -> None:
     assert "a context of 8192 tokens takes" in context
     assert re.search(r"of KV cache on cuda:\d \(Emulated A100\), and only", context)
     assert re.search(r"\(cuda:0 .* free, and needs .*; cuda:1 .* of workspace\)$", context)
-    assert long_ == ""
 
 
 NAMES = [
@@ -305,9 +299,7 @@ with load({device!r}) as llm:
         ("GPU-e0e0e0e0-e0e0-e0e0-e0e0-e0e0e0e0e002", "cuda:0", "cuda, Emulated H100, "),
     ],
 )
-def test_only_visible_devices_count(
-    visible: str, device: str, expected: str, model: Path
-) -> None:
+def test_only_visible_devices_count(visible: str, device: str, expected: str, model: Path) -> None:
     devices = "A100;RTX 3090;H100"
     code = VISIBLE.format(device=device)
     (line,) = run(model, code, devices, CUDA_VISIBLE_DEVICES=visible)
@@ -364,14 +356,19 @@ def test_gives_everything_back_on_every_device(model: Path) -> None:
     run(model, CLOSED, f"A100;A100:memory={needed}")
 
 
-def test_two_kinds_of_device_are_told_apart(model: Path) -> None:
-    code = """
-with load("cuda:0,1") as llm:
-    print(llm._engine.arithmetic if hasattr(llm._engine, "arithmetic") else "")
-    assert len(llm.generate([3, 4, 5], max_tokens=3, ignore_eos=True).token_ids) == 3
+KINDS = """
+prompt = [(7 * i * i + i) % 280 for i in range(70)]
+for device in ("cuda:0", "cuda:0,1", "cuda:0,1", "cuda:1,0"):
+    with load(device, prefix_cache_dir={folder!r}) as llm:
+        result = llm.generate(prompt, max_tokens=2, temperature=0, ignore_eos=True)
+        print(result.usage.cached_tokens, flush=True)
 """
-    (text,) = run(model, code, "A100;RTX 3090")
-    assert text.startswith("cuda 8.0 up to layer 1, 8.6 up to layer 2, ")
+
+
+def test_two_kinds_of_device_are_told_apart(model: Path, tmp_path: Path) -> None:
+    # Tensor cores of two kinds may round otherwise: stored pages are not each other's.
+    found = run(model, KINDS.format(folder=str(tmp_path / "pages")), "A100;RTX 3090")
+    assert found == ["0", "0", "64", "0"]
 
 
 def test_doctor_names_all_devices() -> None:

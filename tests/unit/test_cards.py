@@ -185,7 +185,7 @@ def test_experts_on_the_cpu_are_not_on_the_card() -> None:
     ("options", "message"),
     [
         ({"cpu_experts": 25}, "cpu_experts must be from 0 to 24, got 25"),
-        ({"cpu_experts": 1, "device": "cpu"}, "cpu_experts=1 goes with device=\"cuda\" only"),
+        ({"cpu_experts": 1, "device": "cpu"}, 'cpu_experts=1 goes with device="cuda" only'),
     ],
 )
 def test_experts_that_cannot_be_on_the_cpu(options: dict[str, Any], message: str) -> None:
