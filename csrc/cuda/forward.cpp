@@ -54,6 +54,9 @@ void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits
     combine(step, first - 1, work_.ones, 1);
   } else if (part_.is_first()) {
     embed(step);
+  } else {
+    // The sum with nothing, by the kernel that a single card has there, for the same bits.
+    combine(step, first - 1, work_.expert_weights, 0);
   }
   if (segment + 1 < n_segments()) {
     attention(step, row_pages, n_splits, first);
@@ -186,7 +189,8 @@ void Forward::combine(const Step& step, int layer, const DeviceMemory& weights, 
                                .tokens = step.n_tokens,
                                .n_active = n_active,
                                .n = config_.hidden_size};
-  if (layer + 1 == config_.n_layers) {  // of what follows, only some rows are wanted
+  // Another card goes on, or, of what follows, only some rows are wanted.
+  if (n_active > 0 && layer + 1 == part_.end) {
     module_.run(stream_, combine);
     return;
   }

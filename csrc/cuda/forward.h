@@ -31,8 +31,8 @@ class Forward {
   // Workspace.expert_out.
   int n_segments() const { return part_.cpu_experts(scheme_) + 1; }
   // Queues a segment of a step: kernels alone, which differ by nothing but the arguments. The first
-  // one begins with the embedding, or with what Workspace.carried() names, made by another card;
-  // the last ends with the logits, or with the same for the next card. `row_pages` by group.
+  // one begins with the embedding, or with the residual stream of another card; the last ends with
+  // the logits, or with the residual stream for the next card. `row_pages` by group.
   void run(const Step& step, std::span<const int> row_pages, int n_splits, int segment);
 
  private:
@@ -40,7 +40,7 @@ class Forward {
   void attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer);
   void route(const Step& step, int layer);
   void experts(const Step& step, int layer);
-  // The sum of what experts made, in n_active rows for each token, and what follows.
+  // The sum of what experts made, in n_active rows for each token, and what follows on this card.
   void combine(const Step& step, int layer, const DeviceMemory& weights, int n_active);
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
   void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,

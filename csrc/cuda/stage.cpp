@@ -186,12 +186,8 @@ void Stage::queue_segment(const Step& step, const StepShape& shape) {
 
 void Stage::hand_over(const Stage& next, int flight_before, int n_tokens) {
   stream().after(next.done(flight_before));
-  const auto to = next.memory_.work.carried();
-  const auto from = memory_.work.carried();
-  for (size_t i = 0; i < from.size(); ++i) {
-    const int64_t row_bytes = from[i]->size_bytes() / limits_.max_tokens;
-    stream().send(next.card_.context(), to[i]->address(), from[i]->address(), n_tokens * row_bytes);
-  }
+  stream().send(next.card_.context(), next.memory_.work.x.address(), memory_.work.x.address(),
+                int64_t{n_tokens} * config_.hidden_size * int64_t{sizeof(float)});
 }
 
 void Stage::rethrow(int flight) {

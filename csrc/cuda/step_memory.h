@@ -1,7 +1,6 @@
 // What a step needs on the device beside weights and pages, and in pinned memory of the host.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -14,7 +13,7 @@ namespace gptoss::cuda {
 
 // Activations of one step, used again by the next: the stream keeps their order.
 struct Workspace {
-  DeviceMemory x;               // (T, hidden) f32: the residual stream
+  DeviceMemory x;               // (T, hidden) f32: the residual stream, which cards hand over
   DeviceMemory normed;          // (T, hidden): inputs of matmuls
   DeviceMemory qkv;             // (T, H*D + 2 G*D) f32
   DeviceMemory attended;        // (T, H*D)
@@ -34,9 +33,6 @@ struct Workspace {
   DeviceMemory logits;          // (R, V) f32
   DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
   DeviceMemory candidates;      // (R, V)
-
-  // What a layer leaves to the next one, which another card may have.
-  std::array<const DeviceMemory*, 2> carried() const { return {&x, &normed}; }
 };
 
 // What stays from step to step.

@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <span>
 
 #include "core/mxfp4.h"
 #include "platform/platform.h"
@@ -71,19 +70,15 @@ void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
 template <class F>
 void for_each_array(const ModelConfig& c, Act act, const Part& part, DeviceWeights& weights,
                     F&& f) {
-  const int64_t norm_bytes = c.hidden_size * int64_t{sizeof(float)};
-  const std::span layers = weights.layers;
   if (part.is_first()) {
     for_each_array(Act::f32, weights.embedding, c.vocab_size, c.hidden_size, "the embedding", f);
   }
   if (part.is_last()) {
-    f(weights.final_norm, norm_bytes, "a norm");
+    f(weights.final_norm, c.hidden_size * int64_t{sizeof(float)}, "a norm");
     for_each_array(act, weights.unembedding, c.vocab_size, c.hidden_size, "the unembedding", f);
-  } else {
-    f(layers[static_cast<size_t>(part.end)].attention_norm, norm_bytes, "a norm");
   }
   for (int i = part.begin; i < part.end; ++i) {
-    for_each_array(c, act, layers[static_cast<size_t>(i)], f);
+    for_each_array(c, act, weights.layers[static_cast<size_t>(i)], f);
   }
 }
 
@@ -358,8 +353,7 @@ DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Modul
       row += matrix.n;
     }
   };
-  const auto end = static_cast<size_t>(part.end);
-  for (auto i = static_cast<size_t>(part.begin); i < end; ++i) {
+  for (auto i = static_cast<size_t>(part.begin); i < static_cast<size_t>(part.end); ++i) {
     const LayerWeights& from = weights.layers[i];
     const LayerMemory& to = layers[i];
     const std::string attention = concat("layers.", i, ".attention.");
@@ -387,8 +381,6 @@ DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Modul
   if (part.is_last()) {
     uploader.widen(final_norm.address(), weights.final_norm);
     dense(unembedding, {{"unembedding", weights.unembedding}});
-  } else {
-    uploader.widen(layers[end].attention_norm.address(), weights.layers[end].attention_norm);
   }
   stream.wait();
 }

@@ -81,12 +81,10 @@ class DeviceWeights {
   // How many dense matrices are in this format, the embedding aside.
   int count(Format format) const;
 
-  DenseMemory embedding;  // (V, hidden) bf16 or q8_0, row-major
-  // All of the model, those of other cards without memory. Of the one behind the part there is the
-  // attention_norm, which the experts' sum is handed over with.
-  std::vector<LayerMemory> layers;
-  DeviceMemory final_norm;  // (hidden) f32
-  DenseMemory unembedding;  // (V, hidden)
+  DenseMemory embedding;            // (V, hidden) bf16 or q8_0, row-major
+  std::vector<LayerMemory> layers;  // all of the model, those of other cards without memory
+  DeviceMemory final_norm;          // (hidden) f32
+  DenseMemory unembedding;          // (V, hidden)
 };
 
 }  // namespace gptoss::cuda
