@@ -17,18 +17,26 @@ so the checkpoint should have two layers, of which the first has a window. Error
 bench_accuracy.py, of each mode against float64.
 
 `speed` lets one prompt grow, doubling from 4,096 tokens: what an earlier, shorter prompt had is in
-the KV cache, so each row has the speed of the part that is new, and of decoding at that depth.
+the KV cache, so each row has the speed of the part that is new, and of decoding at that depth. All
+of 131,072 tokens take hours on two cores, nearly all of it attention. With `--filled` the last 512
+tokens of each prompt are computed; keys and values of those before are random numbers, which take
+the same memory and the same time to read.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import math
+import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +47,7 @@ from compare_workers import anonymous_gb
 from gptoss.checkpoint import Checkpoint, open_checkpoint
 from gptoss.checkpoint.traffic import decode_bytes
 from gptoss.config import ModelConfig
+from gptoss.page_files import PageFiles
 from gptoss.reference import bf16, mxfp4
 from gptoss.reference.arrays import FloatArray, IntArray
 from gptoss.reference.attention import banded_attention
@@ -55,6 +64,8 @@ CHUNK_TOKENS = 16_384
 # Bounds the scores of attention, (queries, H/G, keys) float64, and some copies of them.
 SCORES = 1 << 24
 VOCAB_ROWS = 1 << 14
+# A prompt's tokens that are computed after pages of random numbers: a step of the engine.
+FILLED_NEW_TOKENS = 512
 
 
 class Experts:
@@ -257,15 +268,58 @@ def depths(tokens: int, first: int) -> list[int]:
     return [*lengths, tokens]
 
 
-def measure_speed(model: str, tokens: int, new: int, first: int, options: dict[str, Any]) -> None:
+class RandomPages(PageFiles):
+    """Stands in for the files of the prefix cache: has every page, of random numbers in f16."""
+
+    def __init__(self, folder: str | os.PathLike[str], max_bytes: int) -> None:
+        super().__init__(folder, max_bytes)
+        self.is_full = True
+        self._pages: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def has(self, name: str, size_bytes: int) -> bool:
+        return self.is_full
+
+    def touch(self, name: str, size_bytes: int, time_ns: int) -> bool:
+        return self.is_full
+
+    def read(self, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        if size_bytes not in self._pages:
+            values = np.random.default_rng(0).standard_normal(size_bytes // 2, np.float32)
+            self._pages[size_bytes] = values.astype(np.float16).view(np.uint8)
+        return self._pages[size_bytes] if self.is_full else None
+
+    def write(self, name: str, contents: npt.NDArray[np.uint8], time_ns: int) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def random_pages() -> Iterator[tuple[RandomPages, dict[str, Any]]]:
+    """Pages for the models that are loaded meanwhile, with these arguments of `load`."""
+    # `gptoss.load` is the function.
+    module = importlib.import_module("gptoss.load")
+    with tempfile.TemporaryDirectory() as folder:
+        pages = RandomPages(folder, sys.maxsize)
+        with mock.patch.object(module, "PageFiles", return_value=pages):
+            yield pages, {"prefix_cache_dir": folder}
+
+
+def measure_speed(
+    model: str, tokens: int, new: int, first: int, options: dict[str, Any], *, filled: bool
+) -> None:
     """Print prefill and decode speed as the context fills, and the memory that it takes."""
     start = time.perf_counter()
     rows = []
-    with gptoss.load(model, context_length=tokens, **options) as llm:
+    with contextlib.ExitStack() as stack:
+        pages, arguments = stack.enter_context(random_pages()) if filled else (None, {})
+        llm = stack.enter_context(gptoss.load(model, context_length=tokens, **arguments, **options))
         load_s = time.perf_counter() - start
         # The last prompt leaves room for what is decoded after it.
         prompt = np.random.default_rng(0).integers(0, llm.config.vocab_size, tokens - new).tolist()
         for depth in depths(len(prompt), first):
+            if pages is not None:
+                pages.is_full = True
+                llm.generate(prompt[: depth - FILLED_NEW_TOKENS], max_tokens=1)
+                pages.is_full = False
             times = [time.perf_counter()]
             for chunk in llm.stream(prompt[:depth], max_tokens=new, temperature=0, ignore_eos=True):
                 times.append(time.perf_counter())
@@ -315,6 +369,9 @@ def main() -> None:
     speed.add_argument("--new", type=int, default=16, help="tokens to decode at each depth")
     speed.add_argument("--first", type=int, default=4096, help="the first prompt's tokens")
     speed.add_argument("--mode", choices=MODES, default="default")
+    speed.add_argument(
+        "--filled", action="store_true", help="compute the last 512 tokens of each prompt only"
+    )
     for command in (accuracy, speed):
         command.add_argument("model")
         command.add_argument("--tokens", type=int, default=131_072)
@@ -322,7 +379,12 @@ def main() -> None:
     if args.command == "accuracy":
         measure_accuracy(args.model, args.tokens, args.positions, args.modes)
     else:
-        measure_speed(args.model, args.tokens, args.new, args.first, MODES[args.mode])
+        options = MODES[args.mode]
+        if args.filled and "kv_cache_dtype" in options:
+            parser.error("--filled has keys and values in f16 alone")
+        if args.filled and args.first <= FILLED_NEW_TOKENS:
+            parser.error(f"--filled needs --first above {FILLED_NEW_TOKENS}, got {args.first}")
+        measure_speed(args.model, args.tokens, args.new, args.first, options, filled=args.filled)
 
 
 if __name__ == "__main__":

@@ -122,3 +122,13 @@ def test_speed(two_layers: Path) -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] > 0
     assert result["estimate_gb"] > 0
+
+
+def test_speed_after_random_pages(two_layers: Path) -> None:
+    """Of a prompt whose beginning has been filled in, the last step's tokens are computed."""
+    arguments = ("--tokens", "4096", "--first", "1024", "--new", "8", "--filled")
+    rows = run("speed", str(two_layers), *arguments)["rows"]
+    assert [row["depth"] for row in rows] == [1024, 2048, 4088]
+    assert all(512 <= row["new tokens"] < 512 + 64 for row in rows)
+    sizes = [row["KV cache, GB"] for row in rows]
+    assert sizes[2] > 1.8 * sizes[1] > 3.2 * sizes[0]
