@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cuda.kernels import SEEDS, Gpu, bf16, fill, from_bf16, random_q8_0
+from cuda.kernels import SEEDS, Gpu, bf16, constant, fill, from_bf16, random_q8_0
 from emulator.device import Buffer
 from gptoss.reference.mxfp4 import dequantize
 from gptoss.reference.q8 import from_groups
@@ -585,7 +585,16 @@ def test_every_code_and_scale_is_unpacked_exactly() -> None:
 
 # ---- int8 ----------------------------------------------------------------------------------------
 
-Q8_CASES = [(1, 1, 32), (9, 33, 544), (40, 17, 96)]  # rows, n, k
+Q8_CASES = [  # variant: how many rows of x a block takes; rows, n, k
+    *((variant, *case) for variant in (8, 32) for case in [(1, 1, 32), (9, 33, 544), (40, 17, 96)]),
+    (128, 1, 1, 32),  # half of a block's warps have no row
+    (128, 67, 130, 544),
+    (128, 129, 17, 160),
+    (128, 65, 33, 2880),
+]
+# Rows of w that a block takes, and its dynamic shared memory: launch_of() in args.h.
+Q8_BLOCKS = {8: 16, 32: 16, 128: 128}
+Q8_SHARED = {8: 0, 32: 0, 128: constant("kQ8TiledShared")}
 
 
 def encode_q8(w: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16]]:
@@ -737,13 +746,13 @@ def run_q8(
         y_stride=n + 3,
         accumulate=before is not None,
     )
-    grid = (-(-n // 16) + 1, -(-rows // variant) + 1)
-    gpu.launch(f"gptoss_{name}_matmul_{variant}", grid, 256, args, seed=seed, hostile=True)
+    grid = (-(-n // Q8_BLOCKS[variant]) + 1, -(-rows // variant) + 1)
+    entry, shared = f"gptoss_{name}_matmul_{variant}", Q8_SHARED[variant]
+    gpu.launch(entry, grid, 256, args, seed=seed, hostile=True, shared=shared)
     return y.numpy()
 
 
-@pytest.mark.parametrize(("rows", "n", "k"), Q8_CASES)
-@pytest.mark.parametrize("variant", [8, 32])
+@pytest.mark.parametrize(("variant", "rows", "n", "k"), Q8_CASES)
 @pytest.mark.parametrize("name", ["q8", "q8_0"])
 def test_dense_in_int8(name: str, variant: int, rows: int, n: int, k: int) -> None:
     rng = np.random.default_rng(rows + n + k)
@@ -773,27 +782,38 @@ def test_dense_in_int8(name: str, variant: int, rows: int, n: int, k: int) -> No
             seed,
             name,
         )
-        # A block's sum is exact; its scale is rounded, and the sum, once each; then as in bf16.
+        # A block's sum is exact; it is rounded once as it is scaled, once as it is added.
         magnitude = np.abs(numbers) @ np.abs(weights).T + np.abs(bias) + np.abs(extra)
         bound = (k / 32 + 11) * U * magnitude
         assert (np.abs(found[:, :n] - (numbers @ weights.T + bias + extra)) <= bound).all()
+        if before is not None:
+            assert (found[:, n:] == before[:, n:]).all()
 
 
-def test_bits_of_an_int8_row_depend_on_no_other_row() -> None:
-    rows, n, k = 37, 19, 1120
+@pytest.mark.parametrize("name", ["q8", "q8_0"])
+def test_bits_of_an_int8_row_depend_on_no_other_row(name: str) -> None:
+    rows, n, k = 133, 19, 1120
     rng = np.random.default_rng(9)
-    w = weights_q8(rng, n, k)
     bias = rng.normal(size=n).astype(np.float32)
     gpu = Gpu("shuffle", "matmul_q8")
     x = tuple(b.numpy() for b in quantize(gpu, rng.normal(size=(rows, k)).astype("f4"), F32, k))
-    fragments = shuffle_q8(gpu, w)
+    if name == "q8":
+        fragments = shuffle_q8(gpu, weights_q8(rng, n, k))
+    else:
+        fragments = shuffle_q8_0(gpu, *random_q8_0(rng, n, k)[:2])
 
     def run(variant: int, part: slice) -> npt.NDArray[np.uint32]:
         piece = (x[0][part], x[1][part])
         shape = (len(piece[0]), n, k)
-        y = run_q8(gpu, variant, piece, fragments, bias, None, shape, 0)
+        y = run_q8(gpu, variant, piece, fragments, bias, None, shape, 0, name)
         return y[:, :n].view(np.uint32)
 
-    whole = run(32, slice(0, rows))
-    for variant, part in [(32, slice(3, 13)), (8, slice(0, rows)), (8, slice(36, 37))]:
+    whole = run(128, slice(0, rows))
+    for variant, part in [
+        (128, slice(60, 131)),
+        (32, slice(0, 40)),
+        (32, slice(123, rows)),
+        (8, slice(61, 67)),
+        (8, slice(132, 133)),
+    ]:
         assert (run(variant, part) == whole[part]).all(), (variant, part)

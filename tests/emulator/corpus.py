@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from emulator.device import Device, Module, Result
+from emulator.device import Call, Device, Module, Result, launch_chain
 
 Array = np.ndarray[Any, Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -282,6 +282,64 @@ def block_votes(module: Module, **options: Any) -> Outcome:
     return Outcome(result, _exact(out.numpy(), np.full(96, 4 * int((x > 0).sum()) + 2, np.int32)))
 
 
+# ---- compute capability 9.0 ----
+
+
+def bulk_double(module: Module, **options: Any) -> Outcome:
+    """Tiles in and out by bulk copies."""
+    device = module.device
+    x = _rng().integers(-100, 100, 3 * 128, dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = module.launch("bulk_double", 3, 128, device.buffer(x, "x"), out, **options)
+    return Outcome(result, _exact(out.numpy(), 2 * x))
+
+
+def bulk_pipeline(module: Module, **options: Any) -> Outcome:
+    """A producer warp and consumers, with full and empty mbarriers over three stages."""
+    device = module.device
+    x = _rng().integers(-100, 100, (11, 64), dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = module.launch("bulk_pipeline", 1, 96, device.buffer(x, "x"), out, 11, **options)
+    return Outcome(result, _exact(out.numpy(), x[:, ::-1]))
+
+
+def copies_arrive(module: Module, **options: Any) -> Outcome:
+    """cp.async that arrives at mbarriers, bulk stores two groups at a time."""
+    device = module.device
+    x = _rng().integers(-100, 100, (7, 32), dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = module.launch("copies_arrive", 1, 32, device.buffer(x, "x"), out, 7, **options)
+    return Outcome(result, _exact(out.numpy(), x[:, ::-1] + 1))
+
+
+def split_barrier(module: Module, **options: Any) -> Outcome:
+    """Sums behind an mbarrier that is waited for by state."""
+    device = module.device
+    x = _rng().integers(-100, 100, (2, 64), dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = module.launch("split_barrier", 2, 64, device.buffer(x, "x"), out, **options)
+    want = np.repeat(x.sum(1, dtype=np.int32, keepdims=True), 64, 1)
+    return Outcome(result, _exact(out.numpy(), want))
+
+
+def dependent_step(module: Module, **options: Any) -> Outcome:
+    """Four launches of which each depends on the one before; the last one's reports count."""
+    device = module.device
+    x, w = (_rng().integers(-100, 100, 160, dtype=np.int32) for _ in range(2))
+    weights = device.buffer(w, "weights")
+    steps = [device.buffer(x, "x")] + [device.empty(160, np.int32, f"y{i}") for i in range(4)]
+    calls = [
+        Call(module, "dependent_step", 5, 32, [steps[i], weights, steps[i + 1]], i > 0)
+        for i in range(4)
+    ]
+    results = launch_chain(calls, **options)
+    reports = [r for result in results for r in result.reports]
+    counters = results[-1].counters
+    result = Result(next((r.fault for r in results if r.fault != "none"), "none"), reports,
+                    counters, "")  # fmt: skip
+    return Outcome(result, _exact(steps[4].numpy(), x + 4 * w))
+
+
 # ---- Triton ----
 
 
@@ -414,12 +472,16 @@ TRITON: dict[str, Case] = {
         triton_sort, triton_column_sums, triton_attention,
     )
 }  # fmt: skip
-CASES = {**NVCC, **TRITON}
+HOPPER: dict[str, Case] = {
+    f.__name__: f
+    for f in (bulk_double, bulk_pipeline, copies_arrive, split_barrier, dependent_step)
+}
+CASES = {**NVCC, **HOPPER, **TRITON}
 
 
 def file_of(name: str) -> str:
     """Return the PTX file that holds the kernel of a case."""
-    return name if name in TRITON else "corpus"
+    return name if name in TRITON else "hopper" if name in HOPPER else "corpus"
 
 
 def run(name: str, text: str, **options: Any) -> Outcome:

@@ -55,6 +55,14 @@ RAW, WAR = "race-shared-read-after-write", "race-shared-write-after-read"
 GLOBAL_RAW = "race-global-read-after-write"
 LD, ST = r"ld\.shared", r"st\.shared"
 
+BULK_IN, BULK_OUT = r"cp\.async\.bulk\.shared", r"cp\.async\.bulk\.global"
+# A wait that is over at once.
+POLL_ALWAYS: Edit = (
+    r"mbarrier\.(?:try|test)_wait[\w.:]*[ \t]+(\w+|%p\d+),[^;]*;",
+    0,
+    r"setp.eq.u32 \1, 0, 0;",
+)
+
 PLANTED: dict[str, Planted] = {
     # ---- barriers ----
     "rmsnorm without its first barrier": Planted("rmsnorm", [(BAR, 0, "")], {RAW, WAR}, LD, ST),
@@ -352,6 +360,234 @@ PLANTED: dict[str, Planted] = {
     ),
     "calls with an assertion that fails": Planted(
         "calls", [(r"(setp\.lt\.s32[ \t]+%p\d+, %r\d+), 65;", 0, r"\1, 5;")], {"assert"}, "call", ""
+    ),
+    # ---- compute capability 9.0 ----
+    "bulk_double does not wait for its tile": Planted(
+        "bulk_double", [POLL_ALWAYS], {"async-read-early"}, LD, BULK_IN
+    ),
+    "bulk_double without the fence between proxies": Planted(
+        "bulk_double",
+        [(r"fence\.proxy\.async[^;]*;", 0, "")],
+        {"proxy-fence"},
+        BULK_OUT,
+        ST,
+        numbers="right",
+    ),
+    "bulk_double fences before it writes": Planted(
+        "bulk_double",
+        [
+            (r"fence\.proxy\.async[^;]*;", 0, ""),
+            (r"(ld\.shared\.u32[^;]*;)", 0, r"\1 fence.proxy.async;"),
+        ],
+        {"proxy-fence"},
+        BULK_OUT,
+        ST,
+        numbers="right",
+    ),
+    "bulk_double without the barrier before the copy out": Planted(
+        "bulk_double", [(BAR, 1, "")], {RAW, "async-source-written"}, "", ""
+    ),
+    "bulk_double without the barrier behind the initialisation": Planted(
+        "bulk_double", [(BAR, 0, "")], {"race-mixed", "mbarrier"}, "mbarrier", ""
+    ),
+    "bulk_double does not commit": Planted(
+        "bulk_double",
+        [(r"cp\.async\.bulk\.commit_group;", 0, "")],
+        {"async-not-waited"},
+        "ret",
+        numbers="right",
+    ),
+    "bulk_double ends before the copy out has read": Planted(
+        "bulk_double",
+        [(r"cp\.async\.bulk\.wait_group 0;", 0, "")],
+        {"async-not-waited"},
+        "ret",
+        numbers="right",
+    ),
+    "bulk_double expects more bytes than come": Planted(
+        "bulk_double",
+        [(r"(mbarrier\.arrive\.expect_tx[^;]*), %r7;", 0, r"\1, 528;")],
+        {"endless-spin"},
+        "",
+    ),
+    "bulk_double expects fewer bytes than come": Planted(
+        "bulk_double",
+        [(r"(mbarrier\.arrive\.expect_tx[^;]*), %r7;", 0, r"\1, 496;")],
+        {"endless-spin"},
+        "",
+    ),
+    "bulk_double arrives without expecting bytes": Planted(
+        "bulk_double",
+        [(r"mbarrier\.arrive\.expect_tx([^;]*), %r7;", 0, r"mbarrier.arrive\1;")],
+        {"async-read-early", "endless-spin"},
+        "",
+    ),
+    "bulk_double initialises nothing": Planted(
+        "bulk_double", [(r"mbarrier\.init[^;]*;", 0, "")], {"mbarrier"}, "mbarrier"
+    ),
+    "bulk_double initialises twice": Planted(
+        "bulk_double", [(r"(mbarrier\.init[^;]*;)", 0, r"\1 \1")], {"mbarrier"}, r"mbarrier\.init"
+    ),
+    "bulk_double for no arrival at all": Planted(
+        "bulk_double",
+        [(r"(mbarrier\.init[^;]*), %r\d+;", 0, r"\1, 0;")],
+        {"mbarrier"},
+        r"mbarrier\.init",
+    ),
+    "bulk_double reads its mbarrier as memory": Planted(
+        "bulk_double",
+        [(BAR, 0, "bar.sync 0; ld.shared.u32 %r3, [_ZZ11bulk_doubleE4full];")],
+        {"mbarrier"},
+        LD,
+    ),
+    "bulk_double writes over its mbarrier": Planted(
+        "bulk_double",
+        [(BAR, 0, "bar.sync 0; st.shared.u32 [_ZZ11bulk_doubleE4full], %r1;")],
+        {"mbarrier"},
+        ST,
+    ),
+    "bulk_double invalidates its mbarrier under the copy": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*;)", 0, r"\1 mbarrier.inval.shared.b64 [%r4];")],
+        {"mbarrier"},
+        r"mbarrier\.inval",
+    ),
+    "bulk_double writes where the copy goes": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*;)", 0, r"\1 st.shared.u32 [%r6], %r7;")],
+        {"async-overwritten"},
+        ST,
+        BULK_IN,
+    ),
+    "bulk_double copies one place twice at once": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*;)", 0, r"\1 \1")],
+        {"async-overwritten"},
+        BULK_IN,
+        BULK_IN,
+    ),
+    "bulk_double copies from an odd address": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*), \\[%rd3\\]", 0, r"\1, [%rd3+8]")],
+        {"misaligned"},
+        BULK_IN,
+    ),
+    "bulk_double copies part of 16 bytes": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*), %r7, ", 0, r"\1, 504, ")],
+        {"misaligned"},
+        BULK_IN,
+    ),
+    "bulk_double copies more than the tile": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*), %r7, ", 0, r"\1, 528, ")],
+        {"out-of-bounds-shared"},
+        BULK_IN,
+    ),
+    "bulk_double copies what is beyond the input": Planted(
+        "bulk_double",
+        [(f"({BULK_IN}[^;]*), \\[%rd3\\]", 0, r"\1, [%rd3+1024]")],
+        {"out-of-bounds-global"},
+        BULK_IN,
+    ),
+    "bulk_pipeline refills without waiting": Planted(
+        "bulk_pipeline",
+        [(r"mbarrier\.try_wait[^;]*p, \[%r152\][^;]*;", 0, "setp.eq.u32 p, 0, 0;")],
+        {WAR, "async-overwritten", "mbarrier"},
+        "",
+    ),
+    "bulk_pipeline never says that a stage is empty": Planted(
+        "bulk_pipeline",
+        [(r"mbarrier\.arrive\.shared::cta\.b64 _[^;]*;", None, "")],
+        {"endless-spin"},
+        "",
+    ),
+    "bulk_pipeline takes half the arrivals for all": Planted(
+        "bulk_pipeline",
+        [(r"(mbarrier\.init\.shared::cta\.b64 \[%r41\]), [^;]*;", 0, r"\1, 32;")],
+        {WAR, "mbarrier", "endless-spin"},
+        "",
+    ),
+    "bulk_pipeline waits for the wrong parity": Planted(
+        "bulk_pipeline",
+        [
+            (
+                r"(mbarrier\.try_wait[^;]*p, \[%r152\]), ([^;]*);",
+                0,
+                r"xor.b32 %r153, %r153, 1; \1, \2;",
+            )
+        ],
+        {WAR, "async-overwritten", "mbarrier"},
+        "",
+    ),
+    "copies_arrive never arrives": Planted(
+        "copies_arrive",
+        [(r"cp\.async\.mbarrier[^;]*;", None, "")],
+        {"endless-spin"},
+        "",
+    ),
+    "copies_arrive arrives before its copies": Planted(
+        "copies_arrive",
+        [(r"cp\.async\.mbarrier\.arrive\.noinc([^;]*)\[", None, r"mbarrier.arrive\1_, [")],
+        {"async-read-early"},
+        LD,
+        r"cp\.async",
+    ),
+    "copies_arrive does not wait for its copies": Planted(
+        "copies_arrive",
+        [(POLL_ALWAYS[0], None, POLL_ALWAYS[2])],
+        {"async-read-early"},
+        LD,
+        r"cp\.async",
+    ),
+    "copies_arrive overwrites what is copied out": Planted(
+        "copies_arrive",
+        [(r"cp\.async\.bulk\.wait_group\.read 1;", None, "")],
+        {"async-source-written"},
+        ST,
+        BULK_OUT,
+    ),
+    "copies_arrive waits for one group too few": Planted(
+        "copies_arrive",
+        [(r"cp\.async\.bulk\.wait_group\.read 1;", None, "cp.async.bulk.wait_group.read 2;")],
+        {"async-source-written"},
+        ST,
+        BULK_OUT,
+    ),
+    "copies_arrive copies out before the other lanes have written": Planted(
+        "copies_arrive",
+        [(SYNCWARP, None, "")],
+        {"race-warp", "async-source-written", RAW, "race-shared-write-after-write"},
+        "",
+    ),
+    "split_barrier does not wait": Planted(
+        "split_barrier",
+        [(r"mbarrier\.test_wait[^;]*;", 0, "setp.eq.u32 p, 0, 0;")],
+        {RAW, WAR, "race-warp"},
+        "",
+        "",
+    ),
+    "split_barrier waits for another phase": Planted(
+        "split_barrier",
+        [(r"(mbarrier\.arrive[^;]*b64 (%rd\d+),[^;]*;)", 0, r"\1 add.u64 \2, \2, 1;")],
+        {"endless-spin"},
+        "",
+    ),
+    "split_barrier is invalidated while others wait": Planted(
+        "split_barrier", [(BAR, 1, "")], {"race-mixed", "mbarrier"}, "mbarrier", "mbarrier"
+    ),
+    "split_barrier expects one arrival too few": Planted(
+        "split_barrier",
+        [(r"(mbarrier\.init[^;]*), %r\d+;", 0, r"\1, 63;")],
+        {RAW, "race-warp", "endless-spin"},
+        "",
+    ),
+    "dependent_step does not wait for the grid before": Planted(
+        "dependent_step",
+        [(r"griddepcontrol\.wait;", 0, "")],
+        {"race-grids"},
+        r"ld\.global",
+        r"st\.global",
     ),
     # ---- Triton ----
     "Triton's matmul without the barrier before its epilogue": Planted(

@@ -798,3 +798,63 @@ def grid_dependencies(text: str) -> None:
     for result in launch_chain(calls, seed=2):
         clean(result)
     assert np.array_equal(buffers[3].numpy(), np.arange(64) * 10 + 3)
+
+
+# ---- the async proxy; the kernels of hopper.cu and faults.py have more ----
+
+PROXY = entry(
+    "k", "x, out",
+    """
+  .shared .align 16 .b8 tile[512]; .shared .align 8 .b64 full; .shared .align 8 .b64 other;
+  mov.u32 %r2, tile; mov.u32 %r3, full; mov.u64 %rd3, other; cvta.shared.u64 %rd4, %rd3;
+  createpolicy.fractional.L2::evict_first.b64 %rd9, 1.0;
+  elect.sync %r4|%p1, -1;
+  setp.ge.u32 %p2, %r1, 32; @%p2 setp.ne.u32 %p1, %r1, %r1;
+  @%p1 mbarrier.init.shared::cta.b64 [%r3], 1;
+  @%p1 mbarrier.init.b64 [%rd4], 64;
+  @%p1 fence.mbarrier_init.release.cluster;
+  bar.sync 0;
+  @%p1 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r3], 256;
+  @%p1 mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 %rd5, [%r3], 256;
+  add.u64 %rd6, %rd1, 256; add.u32 %r5, %r2, 256;
+  @%p1 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r2], [%rd1], 256, [%r3];
+  @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%r5], [%rd6], 256, [full], %rd9;
+WAIT:
+  mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 %p3, [%r3], 0, 1000;
+  @!%p3 bra WAIT;
+  mad.lo.u32 %r6, %r1, 8, %r2; ld.shared.v2.u32 {%r7, %r8}, [%r6];
+  add.u32 %r7, %r7, 1; xor.b32 %r8, %r8, %r4; st.shared.v2.u32 [%r6], {%r7, %r8};
+  fence.proxy.async;
+  mbarrier.arrive.b64 %rd7, [%rd4], 1;
+TEST:
+  mbarrier.test_wait.b64 %p4, [%rd4], %rd7;
+  @!%p4 bra TEST;
+  @%p1 cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%rd2], [tile], 512, %rd9;
+  cp.async.bulk.commit_group;
+  cp.async.bulk.wait_group.read 0; cp.async.bulk.wait_group 0;
+  mad.wide.u32 %rd8, %r1, 8, %rd2; selp.u32 %r9, 1, 0, %p1;
+  st.global.v2.u32 [%rd8+512], {%r9, %r4};
+  bar.sync 0;
+  @%p1 mbarrier.inval.b64 [%rd4];
+""",
+)  # fmt: skip
+
+
+@kernel(PROXY)
+def async_proxy(text: str) -> None:
+    leaders = set()
+    for seed in range(8):
+        device = Device()
+        x = np.random.default_rng(seed).integers(0, 2**32, (64, 2), dtype=np.uint32)
+        out = device.empty((128, 2), np.uint32)
+        clean(device.load(text).launch("k", 1, 64, device.buffer(x), out, seed=seed))
+        got = out.numpy()
+        chosen, leader = got[64:, 0], got[64:, 1]
+        # One lane of the first warp, and every lane of a warp hears of the same one.
+        assert chosen.sum() == 1
+        assert chosen.argmax() == leader[0]
+        assert (leader.reshape(2, 32) == leader[::32, None]).all()
+        assert np.array_equal(got[:64, 0], x[:, 0] + 1)
+        assert np.array_equal(got[:64, 1], x[:, 1] ^ leader)
+        leaders.add(int(leader[0]))
+    assert len(leaders) > 1

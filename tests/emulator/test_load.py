@@ -18,13 +18,14 @@ MODULE = """.version 8.0
 
 REFUSED = {
     # Forms of later stages.
-    "mbarrier.init.shared.b64 [%r1], 1;": "instruction form mbarrier.init.shared.b64 is not",
-    "cp.async.bulk.commit_group;": "instruction form cp.async.bulk.commit_group",
+    "mbarrier.arrive_drop.shared.b64 %rd1, [%r1];": "instruction form mbarrier.arrive_drop.shared",
+    "cp.async.bulk.prefetch.L2.global [%rd1], %r1;": "instruction form cp.async.bulk.prefetch",
     "wgmma.fence.sync.aligned;": "instruction form wgmma.fence.sync.aligned",
     "barrier.cluster.arrive.aligned;": "instruction form barrier.cluster.arrive.aligned",
     "setmaxnreg.inc.sync.aligned.u32 64;": "instruction form setmaxnreg",
-    "elect.sync %r1|%p1, -1;": "instruction form elect.sync",
-    "fence.proxy.async;": "instruction form fence.proxy.async",
+    "fence.proxy.alias;": "instruction form fence.proxy.alias",
+    "elect.sync %r1, -1;": "elect.sync needs a register and a predicate",
+    "cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r1];": "of this form has 3 operands",
     "cvt.rn.satfinite.e4m3x2.f32 %rs1, %f1, %f2;": "instruction form cvt.rn.satfinite.e4m3x2.f32",
     "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1}, {%r1}, {%r2}, {%f1};":
         "instruction form mma",

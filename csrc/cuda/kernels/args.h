@@ -208,9 +208,19 @@ struct Q8MatmulArgs {
   int32_t accumulate;
   int32_t is_q8_0;  // w = code * scale, in f16; else code * scale / 2, in bf16
 };
+inline constexpr int kQ8TiledShared = 53760;  // bytes
 inline Launch launch_of(const Q8MatmulArgs& a) {
-  return {a.is_q8_0 != 0 ? (a.rows > 8 ? "gptoss_q8_0_matmul_32" : "gptoss_q8_0_matmul_8")
-                         : (a.rows > 8 ? "gptoss_q8_matmul_32" : "gptoss_q8_matmul_8"),
+  const bool is_q8_0 = a.is_q8_0 != 0;
+  if (a.rows > 64) {  // 128 rows of w, 128 of x
+    return {is_q8_0 ? "gptoss_q8_0_matmul_128" : "gptoss_q8_matmul_128",
+            static_cast<int>(ceil_div(a.n, 128)),
+            static_cast<int>(ceil_div(a.rows, 128)),
+            1,
+            256,
+            kQ8TiledShared};
+  }
+  return {is_q8_0 ? (a.rows > 8 ? "gptoss_q8_0_matmul_32" : "gptoss_q8_0_matmul_8")
+                  : (a.rows > 8 ? "gptoss_q8_matmul_32" : "gptoss_q8_matmul_8"),
           static_cast<int>(ceil_div(a.n, 16)),
           static_cast<int>(ceil_div(a.rows, a.rows > 8 ? 32 : 8)),
           1,

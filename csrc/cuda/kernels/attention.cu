@@ -7,6 +7,7 @@
 // prompt, alone, and with its splits computed by different blocks.
 #include "cuda/kernels/block.cuh"
 #include "cuda/kernels/pages.cuh"
+#include "cuda/kernels/shared.cuh"
 
 namespace gptoss::cuda {
 namespace {
@@ -15,34 +16,6 @@ constexpr int kPage = kKernelPageTokens;
 constexpr float kLog2E = 0x1.715476p+0f;
 constexpr float kNoMaximum = -1e30f;  // finite: its difference from itself is 0
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-// 16 bytes, or zeros.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool is_there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(is_there ? 16 : 0)
-               : "memory");
-}
-// 4 bytes.
-__device__ __forceinline__ void copy_word_async(uint32_t to, const void* from, bool is_there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
-               "r"(is_there ? 4 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kLeft>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
 __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -254,12 +227,12 @@ class TileAttention {
       constexpr int kChunks = kDim / 16;
       for (int c = threadIdx.x; c < kPage * kChunks; c += 32 * kWarps) {
         const bool is_there = c / kChunks < rows;
-        copy_async(shared_address(to.keys + 16 * c), from.keys(head) + 16 * c, is_there);
-        copy_async(shared_address(to.values + 16 * c), from.values(head) + 16 * c, is_there);
+        copy_async<16>(shared_address(to.keys + 16 * c), from.keys(head) + 16 * c, is_there);
+        copy_async<16>(shared_address(to.values + 16 * c), from.values(head) + 16 * c, is_there);
       }
       for (int r = threadIdx.x; r < kPage; r += 32 * kWarps) {
-        copy_word_async(shared_address(to.key_scales + r), from.key_scales(head) + r, r < rows);
-        copy_word_async(shared_address(to.value_scales + r), from.value_scales(head) + r, r < rows);
+        copy_async<4>(shared_address(to.key_scales + r), from.key_scales(head) + r, r < rows);
+        copy_async<4>(shared_address(to.value_scales + r), from.value_scales(head) + r, r < rows);
       }
     } else {
       Page<kDim>& to = stages_.pages[page % 2];
@@ -270,8 +243,8 @@ class TileAttention {
         const int c = i * 32 * kWarps + static_cast<int>(threadIdx.x);
         const int place = place_in_page<kDim>(c / kChunks, c % kChunks);
         const bool is_there = c / kChunks < rows;
-        copy_async(shared_address(to.keys + place), from.keys(head) + 8 * c, is_there);
-        copy_async(shared_address(to.values + place), from.values(head) + 8 * c, is_there);
+        copy_async<16>(shared_address(to.keys + place), from.keys(head) + 8 * c, is_there);
+        copy_async<16>(shared_address(to.values + place), from.values(head) + 8 * c, is_there);
       }
     }
   }

@@ -40,17 +40,17 @@ __device__ __forceinline__ void mma(Sums& sums, const uint4& a, uint32_t b0, uin
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
 
-// a (16 rows, 32 columns) @ b (32 columns, 8 tokens) of int8, exactly: |sum| <= 32 * 127^2. Begun
-// from the bits of 2^23 + 2^22, so that what comes is a float of them plus the sum.
+// kInt8Start + a (16 rows, 32 columns) @ b (32 columns, 8 tokens) of int8, exactly: a sum of 32
+// products is below 2^20, and what is added to the bits of 2^23 + 2^22 is added to the number.
+inline constexpr float kInt8Start = 12582912.0f;
 __device__ __forceinline__ void mma_int8(Sums& products, const uint4& a, uint32_t b0, uint32_t b1) {
-  constexpr uint32_t kStart = 0x4b400000u;
   uint32_t out[4];
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%10, %10, %10, %10};"
       : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(kStart));
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(__float_as_uint(kInt8Start)));
 #pragma unroll
-  for (int i = 0; i < 4; ++i) products[i] = __uint_as_float(out[i]) - 12582912.0f;
+  for (int i = 0; i < 4; ++i) products[i] = __uint_as_float(out[i]);
 }
 
 // Weights are read once by a warp and not again: they stay out of L1. Volatile keeps loads where

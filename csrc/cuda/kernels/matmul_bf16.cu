@@ -11,6 +11,7 @@
 //   *_64       tiled: a block makes 128 rows of w for up to 64 rows of x, which come to shared
 //              memory by cp.async, a warp 32 rows over all of k.
 #include "cuda/kernels/expert_tile.cuh"
+#include "cuda/kernels/shared.cuh"
 #include "cuda/kernels/stream.cuh"
 
 namespace gptoss::cuda {
@@ -84,35 +85,12 @@ struct Stage {
   uint4 chunks[kTiledRows][kChunks];
 };
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// 16 bytes to shared memory; zeros if not `inside`.
-__device__ __forceinline__ void copy_async(uint4* to, const uint16_t* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(inside ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-// Until at most kPending groups are on their way.
-template <int kPending>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 // B of two steps for 8 tokens: columns 0-7, 8-15 of the first, then of the second.
-__device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile, int step) {
+__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const Stage& stage, int token_tile,
+                                             int step) {
   const int token = token_tile * 8 + lane_id() % 8;
   const int chunk = step * 2 + lane_id() / 8;
-  uint4 x;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(shared_address(&stage.chunks[token][chunk ^ (token % 8)]))
-               : "memory");
-  return x;
+  load_matrices(b, shared_address(&stage.chunks[token][chunk ^ (token % 8)]));
 }
 
 // As stream(), for kBlockTiles tiles and up to kTiledRows rows.
@@ -138,8 +116,8 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
         const int row = copy_row + i * kRowsApart;
-        copy_async(&stages[group % kStages].chunks[row][chunk ^ (row % 8)],
-                   inside ? x[i] + column : x[i] - chunk * kChunk, inside);
+        copy_async<16>(shared_address(&stages[group % kStages].chunks[row][chunk ^ (row % 8)]),
+                       inside ? x[i] + column : x[i] - chunk * kChunk, inside);
       }
     }
     commit_copies();  // an empty one keeps the count
@@ -182,11 +160,12 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
       }
 #pragma unroll
       for (int j = 0; j < kTokenTiles; ++j) {
-        const uint4 b = load_columns(stage, j, s);
+        uint32_t b[4];
+        load_columns(b, stage, j, s);
 #pragma unroll
-        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][0], b.x, b.y);
+        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][0], b[0], b[1]);
 #pragma unroll
-        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][1], b.z, b.w);
+        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][1], b[2], b[3]);
       }
       if constexpr (Tile::kLoadsSteps) {  // into registers that are free now: there are no
                                           // others

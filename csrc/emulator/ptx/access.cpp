@@ -212,9 +212,15 @@ void locate_shared(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
   }
 }
 
-ReportClass class_of(Space space, const Conflict& c, bool same_value, bool other_grid) {
+ReportClass class_of(Space space, const Conflict& c, bool same_value, bool other_grid,
+                     bool other_is_agent) {
   using Kind = Conflict::Kind;
   if (other_grid) return ReportClass::kRaceGrids;
+  if (c.lacks_proxy_fence) return ReportClass::kProxyFence;
+  if (other_is_agent)
+    return c.kind == Kind::kReadAfterWrite   ? ReportClass::kAsyncReadEarly
+           : c.kind == Kind::kWriteAfterRead ? ReportClass::kAsyncSourceWritten
+                                             : ReportClass::kAsyncOverwritten;
   if (c.non_coherent) return ReportClass::kReadOnlyWritten;
   if (c.both_strong) return ReportClass::kRaceScope;
   if (c.kind == Kind::kWriteAfterWrite && same_value) return ReportClass::kRaceSameValue;
@@ -244,7 +250,16 @@ Shadow& shadow_of(Warp& warp, Space space, uint64_t address, uint64_t& offset) {
   return allocation->shadow;
 }
 
-void report_in_flight(Warp& warp, uint64_t address, int lane, const AccessPlan& plan) {
+}  // namespace
+
+void report_state(Warp& warp, uint64_t address, int lane, const AccessPlan& plan, uint8_t state) {
+  if (state & Cta::kMbarrier) {
+    warp.launch->report(
+        ReportClass::kMbarrier, warp, lane,
+        "an mbarrier is accessed as memory: " + name_place(warp, Space::kShared, address),
+        describe(plan));
+    if (!(state & Cta::kInFlight)) return;
+  }
   AccessSite other;
   for (const Warp& w : warp.cta->warps) {
     if (!w.async) continue;
@@ -255,6 +270,14 @@ void report_in_flight(Warp& warp, uint64_t address, int lane, const AccessPlan& 
           other = warp.launch->site(w, static_cast<int>(copy.pc), l, "asynchronous copy");
     }
   }
+  for (const BulkCopy& copy : warp.launch->chain.in_flight) {
+    if (other.known || copy.kind != BulkCopy::Kind::kToShared || copy.warp->cta != warp.cta)
+      continue;
+    for (const BulkCopy::Piece& piece : copy.pieces)
+      if (!other.known && address < piece.shared + piece.bytes &&
+          piece.shared < address + plan.bytes)
+        other = warp.launch->site(*copy.warp, copy.pc, copy.lane, "asynchronous copy");
+  }
   const bool is_read = plan.kind == AccessKind::kLoad;
   warp.launch->report(
       is_read ? ReportClass::kAsyncReadEarly : ReportClass::kAsyncOverwritten,
@@ -263,8 +286,6 @@ void report_in_flight(Warp& warp, uint64_t address, int lane, const AccessPlan& 
                           : "shared memory is written while a copy into it is in flight: ") +
           name_place(warp, Space::kShared, address));
 }
-
-}  // namespace
 
 LaneAddresses addresses(Warp& warp, int32_t reg, int reg_bytes, int64_t offset, uint32_t mask) {
   LaneAddresses a;
@@ -340,6 +361,44 @@ void locate(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask, cons
   }
 }
 
+void check_range(Warp& warp, Space space, uint64_t address, uint64_t bytes, int lane,
+                 AccessKind kind, int pc) {
+  const AccessPlan plan{kind, static_cast<uint32_t>(bytes), Scope::kNone, false};
+  const int now = warp.pc;
+  warp.pc = pc;  // the place of the report
+  if (space == Space::kShared) {
+    const SharedVariable* v = shared_near(*warp.kernel, address);
+    const uint64_t dynamic = warp.kernel->dynamic_shared_begin;
+    const bool ok = address >= dynamic
+                        ? address + bytes <= dynamic + warp.launch->options.dynamic_shared_bytes
+                        : v && address + bytes <= v->end;
+    if (!ok)
+      refuse(warp, ReportClass::kOutOfBoundsShared, space, address, lane, plan,
+             "access outside of any shared variable");
+  } else {
+    const Allocation* allocation = warp.launch->memory.nearest(address);
+    if (address < kNullPage)
+      refuse(warp, ReportClass::kNull, space, address, lane, plan, "null pointer");
+    if (!allocation || !allocation->contains(address, bytes))
+      refuse(warp, ReportClass::kOutOfBoundsGlobal, space, address, lane, plan,
+             "access outside of any allocation");
+    if (allocation->is_freed)
+      refuse(warp, ReportClass::kUseAfterFree, space, address, lane, plan,
+             "access to memory that was freed");
+    if (kind != AccessKind::kLoad && allocation->is_constant)
+      refuse(warp, ReportClass::kWriteToConstant, space, address, lane, plan,
+             "write to constant memory");
+  }
+  warp.pc = now;
+}
+
+void check_alignment(Warp& warp, Space space, uint64_t address, uint64_t alignment, int lane) {
+  if (!(address & (alignment - 1))) return;
+  refuse(warp, ReportClass::kMisaligned, space, address, lane,
+         {AccessKind::kLoad, static_cast<uint32_t>(alignment), Scope::kNone, false},
+         "address is not a multiple of " + std::to_string(alignment));
+}
+
 Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
   Access access;
   access.slot = warp.slot;
@@ -356,13 +415,22 @@ Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
 }
 
 void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const Conflict& c,
-                     const AccessPlan& plan, bool same_value) {
+                     const AccessPlan& plan, bool same_value, int pc) {
   const bool other_grid = space == Space::kGlobal && warp.launch->is_of_other_grid(c.slot, c.clock);
-  const ReportClass report_class = class_of(space, c, same_value, other_grid);
+  const ReportClass report_class =
+      class_of(space, c, same_value, other_grid, warp.launch->chain.is_agent(c.slot));
   const bool other_wrote = c.kind != Conflict::Kind::kWriteAfterRead;
   const char* why = "nothing orders these accesses: ";
   if (report_class == ReportClass::kRaceGrids)
     why = "accesses of two grids, without griddepcontrol.wait in the later one between them: ";
+  if (report_class == ReportClass::kProxyFence)
+    why = "a write by threads reaches the async proxy without fence.proxy.async: ";
+  if (report_class == ReportClass::kAsyncReadEarly)
+    why = "a read of what an asynchronous operation writes, without waiting for it: ";
+  if (report_class == ReportClass::kAsyncSourceWritten)
+    why = "a write of what an asynchronous operation reads, without waiting for it: ";
+  if (report_class == ReportClass::kAsyncOverwritten)
+    why = "a write of what an asynchronous operation writes, without waiting for it: ";
   if (report_class == ReportClass::kRaceScope) why = "a scope does not reach the other thread: ";
   if (report_class == ReportClass::kRaceSameValue) why = "several threads write the same value: ";
   if (report_class == ReportClass::kRaceWarp)
@@ -371,7 +439,8 @@ void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const 
     why = "an atomic or volatile access against a plain one: ";
   if (report_class == ReportClass::kReadOnlyWritten)
     why = "memory read through the read-only path is written by the same kernel: ";
-  warp.launch->report(report_class, warp.launch->site(warp, warp.pc, lane, describe(plan)),
+  warp.launch->report(report_class,
+                      warp.launch->site(warp, pc < 0 ? warp.pc : pc, lane, describe(plan)),
                       warp.launch->past_site(c.slot, c.clock, static_cast<int>(c.pc), c.lane,
                                              other_wrote ? "write" : "read"),
                       why + name_place(warp, space, address));
@@ -408,7 +477,7 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
       const uint8_t* state = &warp.cta->shared_state[a.at[l]];
       uint8_t all = Cta::kWritten, any = 0;
       for (uint32_t i = 0; i < n; ++i) all &= state[i], any |= state[i];
-      if (any & Cta::kInFlight) report_in_flight(warp, a.at[l], l, plan);
+      if (any & ~Cta::kWritten) report_state(warp, a.at[l], l, plan, any);
       if (!all) written &= ~(1u << l);
     }
   } else if (space == Space::kLocal) {
@@ -432,7 +501,6 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
   return written;
 }
 
-namespace {
 void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                  const AccessPlan& plan, uint32_t same_value) {
   if (!has_races(space) || !warp.launch->options.check_races) return;
@@ -459,7 +527,6 @@ void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
     if (c) report_conflict(warp, space, a.at[l], l, c, plan, same_value >> l & 1);
   }
 }
-}  // namespace
 
 uint32_t check_load(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                     const AccessPlan& plan) {
@@ -478,9 +545,9 @@ void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
       uint8_t* state = &warp.cta->shared_state[a.at[l]];
       uint8_t any = 0;
       for (uint32_t i = 0; i < n; ++i) any |= state[i];
-      if (any & Cta::kInFlight) report_in_flight(warp, a.at[l], l, plan);
+      if (any & ~Cta::kWritten) report_state(warp, a.at[l], l, plan, any);
       const uint8_t value = defined >> l & 1 ? Cta::kWritten : 0;
-      for (uint32_t i = 0; i < n; ++i) state[i] = (state[i] & Cta::kInFlight) | value;
+      for (uint32_t i = 0; i < n; ++i) state[i] = (state[i] & ~Cta::kWritten) | value;
     }
   } else if (space == Space::kLocal) {
     for (int l = 0; l < kLanes; ++l) {

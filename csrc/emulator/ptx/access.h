@@ -56,6 +56,18 @@ uint32_t check_load(Warp& warp, Space space, const LaneAddresses& a, uint32_t ma
 void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                  const AccessPlan& plan, uint32_t same_value, uint32_t defined);
 
+// The race check alone.
+void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                 const AccessPlan& plan, uint32_t same_value);
+
+// Bounds of a bulk access that instruction `pc` makes, and its alignment; throws LaunchFault after
+// a report.
+void check_range(Warp& warp, Space space, uint64_t address, uint64_t bytes, int lane,
+                 AccessKind kind, int pc);
+void check_alignment(Warp& warp, Space space, uint64_t address, uint64_t alignment, int lane);
+// What is wrong with bytes that are no plain memory: in flight, or an mbarrier.
+void report_state(Warp& warp, uint64_t address, int lane, const AccessPlan& plan, uint8_t state);
+
 // Release and acquire at one address, for one lane. `key` is an address of `space`.
 void publish(Warp& warp, Space space, uint64_t key, int lane, Semantics semantics, Scope scope,
              bool is_read_modify_write);
@@ -67,6 +79,6 @@ void fence(Warp& warp, uint32_t mask, Scope scope);
 // What the shadow wants to know of an access by `lane`.
 Access access_of(const Warp& warp, int lane, const AccessPlan& plan);
 void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const Conflict& conflict,
-                     const AccessPlan& plan, bool same_value);
+                     const AccessPlan& plan, bool same_value, int pc = -1);
 
 }  // namespace gptoss::emulator

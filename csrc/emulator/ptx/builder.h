@@ -97,6 +97,12 @@ void store_matrix(Builder&);
 void multiply_matrix(Builder&);
 void copy_async(Builder&);
 void copy_async_group(Builder&);
+void mbarrier(Builder&);
+void mbarrier_copies(Builder&);
+void proxy_fence(Builder&);
+void bulk_copy(Builder&);
+void bulk_group(Builder&);
+void elect(Builder&);
 }  // namespace build
 
 }  // namespace gptoss::emulator

@@ -2,18 +2,39 @@
 #include <algorithm>
 #include <bit>
 
+#include "emulator/ptx/bulk.h"
 #include "emulator/ptx/machine.h"
 
 namespace gptoss::emulator {
 namespace {
 
 constexpr int kLongestQuantum = 64;
+constexpr uint32_t kLandingOdds = 4;
 
 uint64_t first_state(uint64_t seed) {  // splitmix64
   uint64_t x = seed + 1 + 0x9e3779b97f4a7c15ull;
   x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ x >> 27) * 0x94d049bb133111ebull;
   return x ^ x >> 31;
+}
+
+// What the mbarriers still want that warps poll.
+std::string polled_mbarriers(const std::vector<Warp*>& warps) {
+  std::string out;
+  std::vector<std::pair<const Cta*, int64_t>> seen;
+  for (const Warp* warp : warps) {
+    if (warp->polled_mbarrier < 0 || seen.size() == 3) continue;
+    const std::pair<const Cta*, int64_t> key{warp->cta, warp->polled_mbarrier};
+    if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
+    seen.push_back(key);
+    const auto found = warp->cta->mbarriers.find(static_cast<uint32_t>(key.second));
+    if (found == warp->cta->mbarriers.end()) continue;
+    const MBarrier& b = found->second;
+    out += "; the mbarrier at shared address " + std::to_string(key.second) + " waits in phase " +
+           std::to_string(b.phase) + " for " + std::to_string(b.pending) + " of " +
+           std::to_string(b.expected) + " arrivals and " + std::to_string(b.bytes) + " bytes";
+  }
+  return out;
 }
 
 }  // namespace
@@ -50,18 +71,26 @@ std::vector<LaunchResult> Chain::run() {
 }
 
 // Slots that no grid of the window has had, or new ones.
-uint32_t Chain::take_slots(size_t index, uint32_t count) {
+uint32_t Chain::take_slots(size_t index, uint32_t count, bool for_agents) {
   for (Range& range : ranges_) {
-    if (range.count < count || range.launch + kWindow > index) continue;
+    if (range.count < count || range.for_agents != for_agents || range.launch + kWindow > index)
+      continue;
     range.launch = index;
     return range.begin;
   }
   const auto begin = static_cast<uint32_t>(next_clock_.size());
-  ranges_.push_back({begin, count, index});
+  ranges_.push_back({begin, count, for_agents, index});
   next_clock_.resize(begin + count, 1);
   slot_begin.resize(begin + count, 1);
   occupants_.resize(begin + count);
+  is_agent_.resize(begin + count, for_agents);
   return begin;
+}
+
+void Chain::land_one() {
+  const size_t chosen = random() % in_flight.size();
+  current_ = in_flight[chosen].warp->launch;
+  land_bulk_copy(*this, chosen);
 }
 
 bool Chain::may_begin(Launch& launch) {
@@ -125,6 +154,11 @@ void Chain::run_grids() {
         }
       }
     }
+    // Copies land at random, and at the latest when nothing goes on without them.
+    if (!in_flight.empty() && (runnable.empty() || all_spin || random() % kLandingOdds == 0)) {
+      land_one();
+      continue;
+    }
     if (runnable.empty()) stuck();
     if (all_spin) spinning(runnable);
     Warp& warp = *runnable[random() % runnable.size()];
@@ -169,7 +203,7 @@ void Chain::spinning(const std::vector<Warp*>& runnable) {
                    "every warp that can run repeats a loop in which nothing changes any more (" +
                        std::to_string(current_->capacity_) + " of " +
                        std::to_string(current_->options.grid.count()) +
-                       " CTAs are resident at once)");
+                       " CTAs are resident at once)" + polled_mbarriers(runnable));
   throw LaunchFault{Fault::kTimeout};
 }
 

@@ -255,6 +255,26 @@ constexpr Form kForms[] = {
     {"cp.async.wait_group", "N", Pipe::kAsync, build::copy_async_group},
     {"cp.async.wait_all", "", Pipe::kAsync, build::copy_async_group},
 
+    {"mbarrier.init." SHARED ".b64", "M,4", Pipe::kAsync, build::mbarrier},
+    {"mbarrier.inval." SHARED ".b64", "M", Pipe::kAsync, build::mbarrier},
+    {"mbarrier.arrive.[release].[cta]." SHARED ".b64", "=8,M,?4", Pipe::kAsync, build::mbarrier},
+    {"mbarrier.arrive.expect_tx.[release].[cta]." SHARED ".b64", "=8,M,4", Pipe::kAsync,
+     build::mbarrier},
+    {"mbarrier.expect_tx.[relaxed].[cta]." SHARED ".b64", "M,4", Pipe::kAsync, build::mbarrier},
+    {"mbarrier.{test_wait|try_wait}.[acquire].[cta]." SHARED ".b64", "=P,M,8,?4", Pipe::kAsync,
+     build::mbarrier},
+    {"mbarrier.{test_wait|try_wait}.parity.[acquire].[cta]." SHARED ".b64", "=P,M,4,?4",
+     Pipe::kAsync, build::mbarrier},
+    {"cp.async.mbarrier.arrive.noinc." SHARED ".b64", "M", Pipe::kAsync, build::mbarrier_copies},
+    {"cp.async.bulk.{shared::cluster|shared::cta}.global.mbarrier::complete_tx::bytes." HINT, "",
+     Pipe::kAsync, build::bulk_copy},
+    {"cp.async.bulk.global.shared::cta.bulk_group." HINT, "", Pipe::kAsync, build::bulk_copy},
+    {"cp.async.bulk.commit_group", "", Pipe::kAsync, build::bulk_group},
+    {"cp.async.bulk.wait_group.[read]", "N", Pipe::kAsync, build::bulk_group},
+    {"fence.proxy.async.[global|shared::cta|shared::cluster]", "", Pipe::kMemory,
+     build::proxy_fence},
+    {"fence.mbarrier_init.release.cluster", "", Pipe::kMemory, build::no_effect},
+
     // ---- control ----
     {"bra.[uni]", "", Pipe::kControl, build::branch},
     {"ret.[uni]", "", Pipe::kControl, build::leave},
@@ -280,6 +300,7 @@ constexpr Form kForms[] = {
     {"match.all.sync.{b32|b64}", "=4|P,T,4", Pipe::kWarp, build::match},
     {"redux.sync.{add|min|max}." WORDS, "=4,4,4", Pipe::kWarp, build::reduce},
     {"redux.sync.{and|or|xor}.b32", "=4,4,4", Pipe::kWarp, build::reduce},
+    {"elect.sync", "=4|P,4", Pipe::kWarp, build::elect},
     {"activemask.b32", "=4", Pipe::kWarp, build::active_mask},
 
     // ---- matrices ----

@@ -82,22 +82,25 @@ AccessSite Launch::site(const Warp& warp, int pc, int lane, std::string what) co
 
 AccessSite Launch::past_site(uint32_t slot, uint32_t clock, int pc, int lane,
                              std::string what) const {
-  const Chain::Occupant* found = &chain.occupants_[slot].front();
-  for (const Chain::Occupant& occupant : chain.occupants_[slot])
-    if (occupant.first_clock <= clock) found = &occupant;
-  AccessSite out = instruction_site(found->launch->kernel, pc);
+  const Occupant& by = occupant(slot, clock);
+  AccessSite out = instruction_site(by.launch->kernel, pc);
   out.what = std::move(what);
-  out.cta = found->cta;
-  out.warp = found->warp;
+  out.cta = by.cta;
+  out.warp = by.warp;
   out.lane = lane;
-  if (found->launch != this) out.kernel = found->launch->kernel.name;
+  if (by.launch != this) out.kernel = by.launch->kernel.name;
   return out;
 }
 
 bool Launch::is_of_other_grid(uint32_t slot, uint32_t clock) const {
-  if (slot >= first_slot_ && slot < first_slot_ + capacity_ * warps_per_cta)
-    return clock < first_clock_[slot - first_slot_];
-  return true;
+  return occupant(slot, clock).launch != this;
+}
+
+const Occupant& Launch::occupant(uint32_t slot, uint32_t clock) const {
+  const Occupant* found = &chain.occupants_[slot].front();
+  for (const Occupant& each : chain.occupants_[slot])
+    if (each.first_clock <= clock) found = &each;
+  return *found;
 }
 
 void Launch::report(ReportClass report_class, const AccessSite& access, const AccessSite& other,
@@ -177,6 +180,8 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
   cta.shadow.begin_launch(++started_);
   cta.released.clear();
   for (Barrier& barrier : cta.barriers) barrier = Barrier{};
+  cta.mbarriers.clear();
+  cta.agents_in_use = 0;
 
   const Dim3& block = options.block;
   const uint32_t threads = static_cast<uint32_t>(block.count());
@@ -204,8 +209,10 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
     warp.local.assign(size_t{kernel.local_bytes} * kLanes, kPoison);
     warp.local_written.assign(kernel.local_bytes, 0);
     if (has_async) warp.async = std::make_unique<AsyncGroups[]>(kLanes);
+    if (kernel.uses_async_proxy) warp.bulk = std::make_unique<BulkGroups[]>(kLanes);
     warp.clock = chain.next_clock_[warp.slot];
     warp.seen.shared() = known_at_begin_;
+    if (kernel.uses_async_proxy) warp.proxied.shared() = known_at_begin_;
     chain.slot_begin[warp.slot] = warp.clock;
     chain.occupants_[warp.slot].push_back({warp.clock, this, cta.id, warp.index});
 
@@ -320,6 +327,12 @@ void Launch::start_ctas() {
 }
 
 void Launch::finish_cta(Cta& cta) {
+  if (kernel.uses_async_proxy) end_bulk_copies(cta);
+  for (size_t i = 0; i < cta.agents_in_use; ++i) {
+    const Cta::AgentSlot& agent = cta.agents[i];
+    chain.next_clock_[agent.slot] = agent.last_clock + 1;
+    if (chain.has_several()) done_.know_warp(agent.slot, agent.last_clock);
+  }
   for (Warp& warp : cta.warps) {
     chain.next_clock_[warp.slot] = warp.clock + 1;
     if (!chain.has_several()) continue;
@@ -347,6 +360,23 @@ void Launch::abandon() {
   if (workspace_) memory.free(workspace_);
 }
 
+Agent Launch::make_agent(Cta& cta) {
+  if (cta.agents_in_use == cta.agents.size())
+    cta.agents.push_back({chain.take_slots(index, 1, true), 0});
+  Cta::AgentSlot& place = cta.agents[cta.agents_in_use++];
+  const uint32_t first = chain.next_clock_[place.slot];
+  place.last_clock = first;
+  chain.slot_begin[place.slot] = first;
+  chain.occupants_[place.slot].push_back({first, this, cta.id, -1});
+  return {place.slot, first};
+}
+
+void Launch::note_agent_clock(Cta& cta, const Agent& agent, uint32_t clock) {
+  for (size_t i = 0; i < cta.agents_in_use; ++i)
+    if (cta.agents[i].slot == agent.slot)
+      cta.agents[i].last_clock = std::max(cta.agents[i].last_clock, clock);
+}
+
 void Launch::launch_dependents(Cta& cta) {
   if (cta.launched_dependents) return;
   cta.launched_dependents = true;
@@ -358,7 +388,12 @@ bool Launch::await_prerequisites(Warp& warp, uint32_t lanes) {
   for (const LaunchRequest::Prerequisite& before : request_.after)
     if (chain.launches_[before.index]->state_ != State::kEnded) return false;
   for (const LaunchRequest::Prerequisite& before : request_.after) {
+    // The end of a grid is visible through every proxy.
     const VectorClock& done = chain.launches_[before.index]->done_;
+    if (kernel.uses_async_proxy) {
+      for (uint32_t rest = lanes; rest; rest &= rest - 1)
+        warp.proxied.own(std::countr_zero(rest)).join(done);
+    }
     if ((lanes & warp.live) == warp.live && warp.seen.is_uniform()) {
       warp.seen.shared().join(done);
     } else {
@@ -422,9 +457,7 @@ bool Launch::begin() {
   occupied_.assign(capacity_, false);
   for (uint32_t i = capacity_; i > 0; --i) free_places_.push_back(i - 1);
   const uint32_t slots = capacity_ * warps_per_cta;
-  first_slot_ = chain.take_slots(index, slots);
-  first_clock_.assign(chain.next_clock_.begin() + first_slot_,
-                      chain.next_clock_.begin() + first_slot_ + slots);
+  first_slot_ = chain.take_slots(index, slots, false);
   known_at_begin_.join(VectorClock(chain.next_clock_.size()));
   return true;
 }

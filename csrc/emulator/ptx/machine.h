@@ -89,12 +89,63 @@ struct AsyncCopy {
   uint32_t pc;
 };
 
+// What works on its own beside the threads: an mbarrier's copies, a thread's bulk groups. Its
+// accesses carry a slot of their own and the number of the batch that they belong to (a phase, a
+// group) as clock, so that only those know them who waited for the batch.
+struct Agent {
+  uint32_t slot = 0;
+  uint32_t first_clock = 0;
+  uint32_t clock(uint32_t batch) const { return first_clock + batch; }
+};
+
+struct MBarrier {
+  uint32_t expected = 0, pending = 0;  // arrivals
+  int64_t bytes = 0;                   // that copies must still bring in this phase
+  uint32_t phase = 0;
+  VectorClock arriving, arriving_proxied;
+  VectorClock done, done_proxied;  // of the phase before
+  Agent agent;
+  int pc = 0;  // of its initialisation
+};
+
+// A bulk copy in flight, or the arrival of a thread's cp.async at an mbarrier.
+struct BulkCopy {
+  enum class Kind : uint8_t { kToShared, kToGlobal, kArrival };
+  // Up to 16 bytes; without a global address zeros (or the map's fill).
+  struct Piece {
+    uint64_t global;
+    uint32_t shared;
+    uint8_t bytes;
+  };
+  Kind kind = Kind::kToShared;
+  Warp* warp = nullptr;  // that issued it
+  int lane = 0, pc = 0;
+  uint32_t mbarrier = 0;  // address
+  uint32_t batch = 0;
+  uint64_t copies = 0;  // kArrival: the thread's cp.async up to this number
+  VectorClock seen, proxied;
+  std::vector<Piece> pieces;
+  uint64_t bytes = 0;
+  std::vector<uint8_t> data;  // kToGlobal: what was read already
+  uint16_t fill = 0;          // per 2 bytes, where nothing is copied
+};
+
+// A lane's bulk groups: their reads of shared memory and their writes are waited for apart.
+struct BulkGroups {
+  bool in_use = false;
+  Agent reads, writes;
+  uint32_t committed = 0;
+  uint32_t reads_waited = 0, writes_waited = 0;  // groups
+  uint32_t open = 0;                             // copies not committed yet
+};
+
 // The copies of one lane in the order of their issue, and how many of them each committed group
 // has; those behind the groups are not committed yet.
 struct AsyncGroups {
   std::vector<AsyncCopy> copies;
   std::vector<uint32_t> groups;
   uint32_t committed = 0;  // sum of groups
+  uint64_t landed = 0;     // copies that are no longer in the list
 };
 
 // Lanes of a warp at one program counter.
@@ -126,9 +177,11 @@ class Warp {
   std::vector<uint8_t> local;            // [lane][byte]
   std::vector<uint32_t> local_written;   // per byte: lanes
   std::unique_ptr<AsyncGroups[]> async;  // per lane; null where the kernel has no cp.async
+  std::unique_ptr<BulkGroups[]> bulk;    // likewise
 
   uint32_t clock = 1;
   PerLane<VectorClock> seen;
+  PerLane<VectorClock> proxied;  // writes of threads that are fenced for the async proxy
   PerLane<Fenced> fenced;
   PerLane<Met> met;
 
@@ -137,6 +190,7 @@ class Warp {
   uint64_t spin_progress = ~0ull;
   uint32_t spin_branches = 0;
   bool is_spinning = false;
+  int64_t polled_mbarrier = -1;  // the last that was not complete
 
   template <class T>
   T* reg(uint32_t index_of_register) {
@@ -185,7 +239,7 @@ struct Barrier {
   };
   std::vector<uint32_t> arrived;  // lanes, per warp
   std::vector<Waiting> waiting;
-  VectorClock seen;
+  VectorClock seen, proxied;
   uint32_t expected_warps = 0;  // 0: all that live
   uint32_t population = 0;      // threads whose predicate held (bar.red)
   bool all = true, any = false;
@@ -206,17 +260,33 @@ class Cta {
   std::vector<uint32_t> definedness;
 
   // Bytes and their state, both indexed by address in the shared window.
-  enum : uint8_t { kWritten = 1, kInFlight = 2 };
+  enum : uint8_t { kWritten = 1, kInFlight = 2, kMbarrier = 4 };
   std::vector<uint8_t> shared;
   std::vector<uint8_t> shared_state;
   Shadow shadow;
   std::unordered_map<uint64_t, Released> released;
   Barrier barriers[kBarriers];
+  std::unordered_map<uint32_t, MBarrier> mbarriers;  // by address
+
+  // Slots of agents; those of an earlier CTA in this place are used again.
+  struct AgentSlot {
+    uint32_t slot, last_clock;
+  };
+  std::vector<AgentSlot> agents;
+  size_t agents_in_use = 0;
 
   void complete_barriers();
 
  private:
   void release(Barrier& barrier);
+};
+
+// Whose a slot was, from a clock on.
+struct Occupant {
+  uint32_t first_clock;
+  const Launch* launch;
+  Dim3 cta;
+  int warp;  // -1: an agent
 };
 
 // One grid.
@@ -258,6 +328,10 @@ class Launch {
   // Whether an access was made by another grid of the chain.
   bool is_of_other_grid(uint32_t slot, uint32_t clock) const;
 
+  // For an operation of the CTA that goes on beside its threads.
+  Agent make_agent(Cta& cta);
+  void note_agent_clock(Cta& cta, const Agent& agent, uint32_t clock);
+
   // griddepcontrol.launch_dependents
   void launch_dependents(Cta& cta);
   // Whether every grid that this one depends on has ended; if so the lanes know what it did.
@@ -275,6 +349,8 @@ class Launch {
   void finish();
   void abandon();  // after a fault
   void make_register_image();
+  void end_bulk_copies(Cta& cta);
+  const Occupant& occupant(uint32_t slot, uint32_t clock) const;
   void find_waiting(AccessSite& first, AccessSite& second) const;
   void count();
 
@@ -317,22 +393,18 @@ class Chain {
 
   uint64_t random();
   bool has_several() const { return launches_.size() > 1; }
+  bool is_agent(uint32_t slot) const { return is_agent_[slot]; }
+  std::vector<BulkCopy> in_flight;  // land in any order, as late as they may
 
  private:
   friend class Launch;
 
-  struct Occupant {
-    uint32_t first_clock;
-    const Launch* launch;
-    Dim3 cta;
-    int warp;
-  };
-
   bool may_begin(Launch& launch);
   void begin(Launch& launch);
   void ended();
-  uint32_t take_slots(size_t index, uint32_t count);
+  uint32_t take_slots(size_t index, uint32_t count, bool for_agents);
   void run_grids();
+  void land_one();
   [[noreturn]] void stuck();
   [[noreturn]] void spinning(const std::vector<Warp*>& runnable);
 
@@ -341,9 +413,11 @@ class Chain {
   std::vector<int8_t> is_late_;
   std::vector<std::vector<Occupant>> occupants_;  // per slot
   std::vector<uint32_t> next_clock_;              // per slot
+  std::vector<bool> is_agent_;                    // per slot
   // Ranges of slots and the launch that had them last.
   struct Range {
     uint32_t begin, count;
+    bool for_agents;
     size_t launch;
   };
   std::vector<Range> ranges_;

@@ -3,11 +3,13 @@
 // The data of a copy arrives when the thread waits for its group, never before; until then the
 // target holds poison and is marked as in flight. A thread's own wait makes the data visible to
 // itself only: for others a barrier must follow.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "emulator/ptx/access.h"
 #include "emulator/ptx/builder.h"
+#include "emulator/ptx/bulk.h"
 #include "emulator/ptx/lanes.h"
 
 namespace gptoss::emulator {
@@ -107,6 +109,28 @@ void land(Warp& warp, int lane, const AsyncCopy& copy) {
   ++warp.launch->progress;
 }
 
+}  // namespace
+
+void land_copies(Warp& warp, int lane, uint64_t end) {
+  AsyncGroups& async = warp.async[lane];
+  if (end <= async.landed) return;
+  const uint64_t count = end - async.landed;
+  for (uint64_t i = 0; i < count; ++i) land(warp, lane, async.copies[i]);
+  async.copies.erase(async.copies.begin(),
+                     async.copies.begin() + static_cast<std::ptrdiff_t>(count));
+  async.landed = end;
+  // Groups stay, with the copies that they still have.
+  uint64_t rest = count;
+  for (uint32_t& group : async.groups) {
+    const auto taken = static_cast<uint32_t>(std::min<uint64_t>(rest, group));
+    group -= taken;
+    async.committed -= taken;
+    rest -= taken;
+  }
+}
+
+namespace {
+
 // Lands the groups of a lane until `keep` are left.
 void wait(Warp& warp, int lane, size_t keep) {
   AsyncGroups& async = warp.async[lane];
@@ -119,6 +143,7 @@ void wait(Warp& warp, int lane, size_t keep) {
   async.groups.erase(async.groups.begin(),
                      async.groups.begin() + static_cast<std::ptrdiff_t>(groups));
   async.committed -= copies;
+  async.landed += copies;
 }
 
 void commit(Warp& warp, int lane) {

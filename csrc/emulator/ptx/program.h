@@ -21,7 +21,8 @@ struct Instruction;
 using Execute = void (*)(Warp&, const Instruction&, uint32_t mask);
 
 // What happens to the program counter.
-enum class Flow : uint8_t { kNext, kBranch, kExit, kBarrier, kAwaitGrids };
+// kPoll is kNext for what a warp repeats until it succeeds: a failure ends its turn.
+enum class Flow : uint8_t { kNext, kPoll, kBranch, kExit, kBarrier, kAwaitGrids };
 
 // The unit of a multiprocessor that an instruction occupies; what counters count by.
 enum class Pipe : uint8_t {
@@ -152,6 +153,7 @@ struct Kernel {
   uint32_t static_shared_bytes = 0;  // as the card counts them, without the emulator's gaps
   uint32_t dynamic_shared_begin = 0;
   uint32_t local_bytes = 0;
+  bool uses_async_proxy = false;  // bulk copies, mbarriers, wgmma
   Dim3 required_threads{0, 0, 0};
   uint32_t max_threads = 0;
   uint32_t max_registers = 0;

@@ -22,6 +22,8 @@ const char* name_of(ReportClass report_class) {
       "async-overwritten",
       "async-not-waited",
       "async-source-written",
+      "proxy-fence",
+      "mbarrier",
       "uninitialised-address",
       "uninitialised-branch",
       "uninitialised-store",
@@ -77,9 +79,10 @@ void print(std::ostringstream& out, const char* role, const AccessSite& site) {
     if (site.source_line) out << site.file << ':' << site.source_line << ", ";
     out << "PTX line " << site.ptx_line << ": " << site.text;
   }
-  if (site.warp >= 0) {
+  if (!site.what.empty() && !site.text.empty()) {
     out << "\n    by " << (site.kernel.empty() ? "" : site.kernel + ", ") << "CTA (" << site.cta.x
-        << ',' << site.cta.y << ',' << site.cta.z << ") warp " << site.warp;
+        << ',' << site.cta.y << ',' << site.cta.z << ')';
+    if (site.warp >= 0) out << " warp " << site.warp;
     if (site.lane >= 0) out << " lane " << site.lane;
   }
 }

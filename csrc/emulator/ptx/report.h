@@ -28,6 +28,8 @@ enum class ReportClass : uint8_t {
   kAsyncOverwritten,
   kAsyncNotWaited,
   kAsyncSourceWritten,
+  kProxyFence,  // ordered, but fence.proxy.async is missing
+  kMbarrier,    // an mbarrier that is none, or that is used as it must not be
   // Uninitialised values.
   kUninitialisedAddress,
   kUninitialisedBranch,

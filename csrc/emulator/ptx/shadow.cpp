@@ -24,6 +24,8 @@ bool reach(const Access& a, Scope other, uint32_t slot, uint32_t clock) {
 }
 
 bool ordered(const Access& a, uint32_t slot, int lane, uint32_t clock) {
+  // Asynchronous operations of one thread are not ordered among themselves.
+  if (a.proxied) return a.seen->covers(slot, lane, clock) && a.proxied->covers(slot, lane, clock);
   if (same_warp(a, slot, clock) && lane == a.lane) return true;
   return a.seen->covers(slot, lane, clock);
 }
@@ -39,6 +41,7 @@ Conflict conflict(Conflict::Kind kind, const Access& a, uint32_t slot, int lane,
   c.inside_warp = same_warp(a, slot, clock);
   c.both_strong = a.scope != Scope::kNone && other_scope != Scope::kNone;
   c.either_strong = a.scope != Scope::kNone || other_scope != Scope::kNone;
+  c.lacks_proxy_fence = a.proxied && a.seen->covers(slot, lane, clock);
   return c;
 }
 
@@ -141,7 +144,7 @@ Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   Conflict found;
   const uint64_t in_page = offset & (kPageBytes - 1);
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
-    if (!read_quickly(p.cells[i], access))
+    if (access.proxied || !read_quickly(p.cells[i], access))
       if (const Conflict c = read_cell(p, p.cells[i], access); c && !found) found = c;
   return found;
 }
@@ -151,7 +154,7 @@ Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
   Conflict found;
   const uint64_t in_page = offset & (kPageBytes - 1);
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
-    if (!write_quickly(p.cells[i], access))
+    if (access.proxied || !write_quickly(p.cells[i], access))
       if (const Conflict c = write_cell(p, p.cells[i], access); c && !found) found = c;
   return found;
 }
@@ -211,13 +214,14 @@ Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
     found = conflict(Conflict::Kind::kWriteAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
   const auto check = [&](const Reader& r) {
-    const bool own_warp = same_warp(a, r.slot, r.clock);
+    const bool own_warp = !a.proxied && same_warp(a, r.slot, r.clock);
     const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
     if (!others || a.seen->covers_all(r.slot, others, r.clock)) return;
     if (reach(a, r.scope, r.slot, r.clock)) return;
     if (found) return;
     found = conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, std::countr_zero(others), r.clock,
                      r.pc, r.scope);
+    found.lacks_proxy_fence = false;  // reads need none
     found.non_coherent = r.non_coherent;
   };
   if (cell.reader.clock) {

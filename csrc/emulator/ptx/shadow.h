@@ -20,6 +20,8 @@ struct Access {
   bool non_coherent = false;
   // What the thread knows, and since when its slot and its CTA's slots are theirs.
   const VectorClock* seen = nullptr;
+  // Of an access through the async proxy: which writes of threads are fenced for it.
+  const VectorClock* proxied = nullptr;
   const uint32_t* slot_begin = nullptr;  // first clock of the current occupant, per slot
   uint32_t first_slot_of_cta = 0, slots_per_cta = 1;
 };
@@ -33,7 +35,8 @@ struct Conflict {
   bool inside_warp = false;  // both lanes are of one warp
   bool both_strong = false;  // only a scope is too narrow
   bool either_strong = false;
-  bool non_coherent = false;  // the read was ld.global.nc
+  bool non_coherent = false;       // the read was ld.global.nc
+  bool lacks_proxy_fence = false;  // ordered, but for another proxy
   explicit operator bool() const { return kind != Kind::kNone; }
 };
 

@@ -71,6 +71,13 @@ void Warp::run(int quantum) {
         }
         if (++pc >= next_other_pc) regroup(LaneGroup::State::kRunnable);
         break;
+      case Flow::kPoll: {
+        polled_mbarrier = -1;
+        if (mask) in.execute(*this, in, mask);
+        if (polled_mbarrier >= 0) quantum = 0;
+        if (++pc >= next_other_pc) regroup(LaneGroup::State::kRunnable);
+        break;
+      }
       case Flow::kBranch:
         branch(in, mask);
         break;
@@ -130,6 +137,17 @@ void Warp::leave(uint32_t lanes) {
       if (async[lane].copies.empty()) continue;
       launch->report(ReportClass::kAsyncNotWaited, *this, lane,
                      "a thread exits with cp.async copies that it never waited for");
+      break;
+    }
+  }
+  if (bulk) {
+    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+      const int lane = std::countr_zero(rest);
+      const BulkGroups& groups = bulk[lane];
+      if (!groups.open && groups.reads_waited == groups.committed) continue;
+      launch->report(ReportClass::kAsyncNotWaited, *this, lane,
+                     "a thread exits with bulk copies out of shared memory that it never waited "
+                     "for (cp.async.bulk.wait_group)");
       break;
     }
   }
@@ -285,7 +303,20 @@ void Warp::know_each_other(uint32_t lanes) {
       seen.shared() = std::move(all);
     }
     seen.shared().know_warp(slot, clock);
+    if (!proxied.is_uniform()) {
+      VectorClock all = proxied.shared();
+      for (uint32_t rest = live; rest; rest &= rest - 1) all.join(proxied[std::countr_zero(rest)]);
+      proxied.make_uniform();
+      proxied.shared() = std::move(all);
+    }
   } else {
+    if (kernel->uses_async_proxy) {
+      VectorClock fenced_by_all;
+      for (uint32_t rest = lanes; rest; rest &= rest - 1)
+        fenced_by_all.join(proxied[std::countr_zero(rest)]);
+      for (uint32_t rest = lanes; rest; rest &= rest - 1)
+        proxied.own(std::countr_zero(rest)) = fenced_by_all;
+    }
     VectorClock all(seen[std::countr_zero(lanes)]);
     for (uint32_t rest = lanes; rest; rest &= rest - 1) {
       all.join(seen[std::countr_zero(rest)]);
@@ -323,6 +354,7 @@ void Warp::arrive_at_barrier(const Instruction& in) {
     barrier.arrived.assign(cta->warps.size(), 0);
     barrier.expected_warps = count / kLanes;
     barrier.seen = VectorClock();
+    barrier.proxied = VectorClock();
     barrier.population = 0;
     barrier.all = true;
     barrier.any = false;
@@ -338,6 +370,8 @@ void Warp::arrive_at_barrier(const Instruction& in) {
     const int l = std::countr_zero(rest);
     if (!seen.is_uniform() || l == lane) barrier.seen.join(seen[l]);
     if (active != live) barrier.seen.know_lane(slot, l, clock);
+    if (kernel->uses_async_proxy && (!proxied.is_uniform() || l == lane))
+      barrier.proxied.join(proxied[l]);
   }
   if (active == live) barrier.seen.know_warp(slot, clock);
   advance_clock();
@@ -385,9 +419,16 @@ void Cta::release(Barrier& barrier) {
     if ((w.lanes & warp.live) == warp.live) {
       warp.seen.make_uniform();
       warp.seen.shared().join(barrier.seen);
+      if (warp.kernel->uses_async_proxy) {
+        warp.proxied.make_uniform();
+        warp.proxied.shared().join(barrier.proxied);
+      }
     } else {
       for (uint32_t rest = w.lanes; rest; rest &= rest - 1)
         warp.seen.own(std::countr_zero(rest)).join(barrier.seen);
+      if (warp.kernel->uses_async_proxy)
+        for (uint32_t rest = w.lanes; rest; rest &= rest - 1)
+          warp.proxied.own(std::countr_zero(rest)).join(barrier.proxied);
     }
     const Instruction& in = *w.instruction;
     if (in.destinations) {

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Makes the PTX of the .cu files beside this script, for sm_80 with line numbers.
+# Makes the PTX of the .cu files beside this script, with line numbers: for sm_80, hopper.cu for
+# sm_90a.
 set -euo pipefail
 cd "$(dirname "$0")"
 for source in *.cu; do
   out=../${source%.cu}.ptx
-  nvcc -arch=compute_80 -ptx -lineinfo -std=c++17 "$source" -o "$out"
+  arch=compute_80
+  [ "$source" = hopper.cu ] && arch=compute_90a
+  nvcc -arch=$arch -ptx -lineinfo -std=c++17 "$source" -o "$out"
   # Names of files without the folders of the machine that compiled.
   sed -i -E 's|^([[:space:]]*\.file[[:space:]]+[0-9]+ ")[^"]*/|\1|' "$out"
 done
