@@ -73,9 +73,9 @@ def kernel_that_fails(ordinal):
     assert driver.cuCtxSynchronize() != 0
     assert driver.cuCtxPopCurrent_v2(ctypes.byref(context)) == 0
 
-def answers(llm, n=4):
+def answers(llm, n=3):
     # A prompt of several chunks, a batch, what is cached, and samples of one prompt.
-    long = [(7 * i * i + i) % 280 for i in range(75)]
+    long = [(7 * i * i + i) % 280 for i in range(66)]
     some = gptoss.SamplingParams(max_tokens=n, temperature=1.0, seed=3, ignore_eos=True, logprobs=2)
     results = [llm.generate(long, some), *llm.generate([long, [5, 9, 11], [7]], some)]
     assert results[1].usage.cached_tokens >= 64
@@ -124,7 +124,10 @@ assert driver.emulatorPeerCopies() > 0
 def test_bits_are_those_of_one_device(
     options: dict[str, Any], devices: list[tuple[str, str]], model: Path
 ) -> None:
-    described = run(model, EQUAL.format(options=options, devices=devices), THREE)
+    # Access of devices to each other changes nothing.
+    peers = "1" if "dense" in options else "0"
+    code = EQUAL.format(options=options, devices=devices)
+    described = run(model, code, THREE, GPTOSS_EMULATOR_PEERS=peers, GPTOSS_EMULATOR_SEED="7")
     for (device, _), text in zip(devices, described, strict=True):
         ordinals = device.removeprefix("cuda:").split(",")
         assert re.findall(r"\(cuda:(\d), layers", text) == ordinals
@@ -133,11 +136,6 @@ def test_bits_are_those_of_one_device(
         assert bounds[0] == 0
         assert bounds[-1] == N_LAYERS - 1
         assert bounds[2::2] == [n + 1 for n in bounds[1:-1:2]]
-
-
-def test_access_of_devices_to_each_other_changes_nothing(model: Path) -> None:
-    code = EQUAL.format(options={}, devices=[("cuda:0,1", "48")])
-    run(model, code, "A100;A100", GPTOSS_EMULATOR_PEERS="1", GPTOSS_EMULATOR_SEED="7")
 
 
 STORED = """
@@ -296,7 +294,6 @@ with load({device!r}) as llm:
     [
         ("1", "cuda", "cuda, Emulated RTX 3090, "),
         ("2,0", "cuda:0,1", "Emulated H100 (cuda:0, layers 0 to 1), Emulated A100 (cuda:1,"),
-        ("GPU-e0e0e0e0-e0e0-e0e0-e0e0-e0e0e0e0e002", "cuda:0", "cuda, Emulated H100, "),
     ],
 )
 def test_only_visible_devices_count(visible: str, device: str, expected: str, model: Path) -> None:
@@ -323,7 +320,7 @@ with load("cuda:{other}") as llm:
 """
 
 
-@pytest.mark.parametrize(("ordinal", "other"), [(0, 1), (1, 2), (2, 0)])
+@pytest.mark.parametrize(("ordinal", "other"), [(0, 1), (2, 0)])
 def test_a_lost_device_is_named_each_time(ordinal: int, other: int, model: Path) -> None:
     first, second, after = run(model, LOST.format(ordinal=ordinal, other=other), "A100;A100;A100")
     assert re.match(rf"\[cuda:{ordinal}\] .*CUDA_ERROR", first)
