@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +112,18 @@ def run(
     )
 
 
+def dense_end(gpu: Gpu, name: str, k: int, rows: int) -> dict[str, Any]:
+    """What a product ends with: the norm's factor, a sum with what is there, or ranges."""
+    parts = -(-k // 16)
+    squares = gpu.put(np.ones((1, parts), np.float32))
+    norm = fill("RowNorm", squares=squares, n_parts=parts, eps=1e-5)
+    if name.startswith("o,"):
+        return {"accumulate": 1}
+    if name == "unembedding":
+        return {"norm": norm, "ranges": gpu.empty((-(-rows // 16), 2), "f4")}
+    return {"norm": norm}
+
+
 def dense(name: str, times: int, n: int, k: int, rows: int) -> Kernel:
     """A product of `rows` of n rows with one row of x."""
     gpu = Gpu("matmul_bf16")
@@ -127,33 +138,20 @@ def dense(name: str, times: int, n: int, k: int, rows: int) -> Kernel:
         k=k,
         x_stride=k,
         y_stride=rows,
-        accumulate=1,
         act=BF16,
+        **dense_end(gpu, name, k, rows),
     )
     nbytes = 2 * n * k + 12 * n + 2 * k
     entry = "gptoss_dense_matmul_bf16_8"
     return run(name, times, gpu, entry, (-(-rows // 16),), 256, args, nbytes, part=rows / n)
 
 
-def dense_q8(name: str, times: int, n: int, k: int, rows: int) -> list[Kernel]:
-    """The same in int8, and what makes x int8."""
+def dense_q8(name: str, times: int, n: int, k: int, rows: int) -> Kernel:
+    """The same in int8; what comes before it makes x int8."""
     gpu = Gpu("matmul_q8")
     columns = -(-k // 64) * 64
-    codes, scales = gpu.empty((1, columns), "i1"), gpu.empty((1, columns // 32), "f4")
-    x = gpu.put(np.zeros((1, k), np.uint16))
-    quantize = fill(
-        "QuantizeArgs", x=x, codes=codes, scales=scales, rows=1, k=k, x_stride=k, act=BF16
-    )
-    first = run(
-        f"{name}: inputs to int8",
-        times,
-        gpu,
-        "gptoss_quantize_bf16",
-        (1, -(-columns // 256)),
-        256,
-        quantize,
-        3 * k,
-    )
+    codes = gpu.put(np.zeros((1, columns), np.int8))
+    scales = gpu.put(np.zeros((1, columns // 32), np.float32))
     groups = -(-rows // 16) * -(-k // 64)
     args = fill(
         "Q8MatmulArgs",
@@ -167,22 +165,30 @@ def dense_q8(name: str, times: int, n: int, k: int, rows: int) -> list[Kernel]:
         n=rows,
         k=k,
         y_stride=rows,
-        accumulate=1,
+        **dense_end(gpu, name, k, rows),
     )
     nbytes = n * k + n * k // 16 + 12 * n + k
     entry = "gptoss_q8_matmul_8"
-    second = run(name, times, gpu, entry, (-(-rows // 16),), 256, args, nbytes, part=rows / n)
-    return [first, second]
+    return run(name, times, gpu, entry, (-(-rows // 16),), 256, args, nbytes, part=rows / n)
 
 
-def experts(times: int) -> list[Kernel]:
-    """Routing, its sort and the two products of four of 32 experts."""
+def int8_out(gpu: Gpu, columns: int) -> dict[str, Any]:
+    """Where kernels that make the next product's input in int8 leave it."""
+    return {
+        "codes": gpu.empty((1, columns), "i1"),
+        "code_scales": gpu.empty((1, columns // 32), "f4"),
+    }
+
+
+def experts(times: int, *, int8: bool) -> list[Kernel]:
+    """Routing, its sort, the two products of four of 32 experts, and what follows them."""
     gpu = Gpu("experts", "matmul_bf16")
-    chosen = gpu.put(np.arange(ACTIVE), np.int32)
     pairs, offsets = gpu.empty(ACTIVE, "i4"), gpu.empty(EXPERTS + 1, "i4")
     normed = gpu.empty((1, HIDDEN), "u2")
     route = fill(
         "RouteArgs",
+        pairs=pairs,
+        offsets=offsets,
         x=gpu.put(np.ones((1, HIDDEN), np.float32)),
         weight=gpu.put(np.ones(HIDDEN, np.float32)),
         router=gpu.put(np.zeros((EXPERTS, HIDDEN), np.uint16)),
@@ -191,7 +197,7 @@ def experts(times: int) -> list[Kernel]:
         logits=gpu.empty((1, EXPERTS), "f4"),
         experts=gpu.empty((1, ACTIVE), "i4"),
         weights=gpu.empty((1, ACTIVE), "f4"),
-        arrived=gpu.put([0], np.int32),
+        arrived=gpu.put([0, 0], np.int32),
         tokens=1,
         hidden=HIDDEN,
         n_experts=EXPERTS,
@@ -199,27 +205,18 @@ def experts(times: int) -> list[Kernel]:
         eps=1e-5,
         act=BF16,
     )
-    sort = fill(
-        "ExpertSortArgs",
-        experts=chosen,
-        pairs=pairs,
-        offsets=offsets,
-        n_pairs=ACTIVE,
-        n_experts=EXPERTS,
-    )
     kernels = [
         run(
-            "norm, router, top-k",
+            "norm, router, top-k, sort",
             times,
             gpu,
             "gptoss_route_bf16",
-            (1, 8),
-            512,
+            (1, 32),
+            256,
             route,
             2 * EXPERTS * HIDDEN,
             shared=4 * HIDDEN,
         ),
-        run("sort by expert", times, gpu, "gptoss_expert_sort", (1,), 1024, sort, 0),
     ]
 
     def product(name: str, entry: str, struct: str, n: int, k: int, rows: int, **more: Any) -> None:
@@ -243,7 +240,9 @@ def experts(times: int) -> list[Kernel]:
             **more,
         )
         nbytes = ACTIVE * (n * k * 17 // 32 + 8 * n)
-        grid = (-(-rows // 32), ACTIVE)
+        if struct == "DownArgs":  # reads what it made, x and the norm's weight; writes x and y
+            nbytes += (4 * ACTIVE + 16) * n
+        grid = (-(-rows // 64), ACTIVE)
         kernels.append(run(name, times, gpu, entry, grid, 128, args, nbytes, part=rows / n))
 
     product(
@@ -258,52 +257,42 @@ def experts(times: int) -> list[Kernel]:
         n_active=ACTIVE,
         limit=7.0,
     )
+    out = gpu.empty((ACTIVE, 192), "f4")
+    combine = fill(
+        "CombineArgs",
+        out=out,
+        weights=gpu.put(np.ones((1, ACTIVE), np.float32)),
+        x=gpu.put(np.ones((1, 192), np.float32)),
+        tokens=1,
+        n_active=ACTIVE,
+        n=192,
+    )
+    finish = fill(
+        "FinishArgs",
+        combine=combine,
+        weight=gpu.put(np.ones(192, np.float32)),
+        y=gpu.empty((1, 192), "u2"),
+        squares=gpu.empty((1, 12), "f4"),
+        arrived=gpu.put(np.zeros(3, np.int32)),
+        **(int8_out(gpu, 192) if int8 else {}),
+    )
     product(
-        "down",
+        "down, residual, norm",
         "gptoss_down_bf16_8",
         "DownArgs",
         HIDDEN,
         INTERMEDIATE,
         192,
         h=gpu.put(np.zeros((ACTIVE, INTERMEDIATE), np.uint16)),
-        out=gpu.empty((ACTIVE, 192), "f4"),
-    )
-    combine = fill(
-        "CombineArgs",
-        out=gpu.put(np.zeros((ACTIVE, HIDDEN), np.float32)),
-        weights=gpu.put(np.ones((1, ACTIVE), np.float32)),
-        x=gpu.put(np.ones((1, HIDDEN), np.float32)),
-        tokens=1,
-        n_active=ACTIVE,
-        n=HIDDEN,
-    )
-    norm = fill(
-        "CombineNormArgs",
-        combine=combine,
-        weight=gpu.put(np.ones(HIDDEN, np.float32)),
-        y=normed,
-        eps=1e-5,
-        act=BF16,
-    )
-    kernels.append(
-        run(
-            "experts' sum, norm",
-            times,
-            gpu,
-            "gptoss_combine_norm_bf16",
-            (1,),
-            512,
-            norm,
-            28 * HIDDEN,
-            shared=4 * HIDDEN,
-        )
+        out=out,
+        finish=finish,
     )
     return kernels
 
 
-def attention(times: int) -> list[Kernel]:
-    """RoPE and the KV write; window layers; the others in splits."""
-    gpu = Gpu("rope_kv", "attention")
+def attention(times: int, *, int8: bool) -> list[Kernel]:
+    """RoPE, the KV write and attention; window layers, the others in splits."""
+    gpu = Gpu("attention")
     position = CONTEXT - 1
     batch = Batch(gpu, [(0, position, [1])])
     pages = CONTEXT // PAGE
@@ -318,15 +307,6 @@ def attention(times: int) -> list[Kernel]:
         kv=1,
     )
     qkv = gpu.put(np.zeros((1, QKV), np.float32))
-    rope = fill(
-        "RopeKvArgs",
-        step=batch.step,
-        qkv=qkv,
-        qkv_stride=QKV,
-        heads=HEADS,
-        rotations=gpu.put(np.zeros((CONTEXT, DIM), np.float32)),
-        kv=layer,
-    )
     splits = 1
     while splits < position // 128 + 1:
         splits *= 2
@@ -342,6 +322,9 @@ def attention(times: int) -> list[Kernel]:
         "act": BF16,
         "n_splits": splits,
         "partials": gpu.empty((splits, HEADS, DIM + 2), "f4"),
+        "arrived": gpu.put(np.zeros(KV_HEADS, np.int32)),
+        "rotations": gpu.put(np.zeros((CONTEXT, DIM), np.float32)),
+        **(int8_out(gpu, HEADS * DIM) if int8 else {}),
     }
     window = fill("AttentionArgs", **common, window=WINDOW)
     whole = fill("AttentionArgs", **common)
@@ -349,51 +332,49 @@ def attention(times: int) -> list[Kernel]:
     half = times // 2
     partial = splits * HEADS * (DIM + 2) * 4
     tile, split = "gptoss_attention_tile_64", "gptoss_attention_split_64"
+    nbytes, grid = CONTEXT * row + 2 * partial, (1, KV_HEADS, splits)
     return [
-        run("RoPE, KV write", times, gpu, "gptoss_rope_kv_f16", (1,), 256, rope, 8 * QKV),
-        run("attention, window", half, gpu, tile, (1, KV_HEADS), 128, window, WINDOW * row),
-        run("attention, all", half, gpu, split, (1, KV_HEADS, splits), 32, whole, CONTEXT * row),
-        run(
-            "its combination",
-            half,
-            gpu,
-            "gptoss_attention_combine",
-            (1, KV_HEADS),
-            256,
-            whole,
-            partial,
-        ),
+        run("RoPE, attention, window", half, gpu, tile, grid[:2], 128, window, WINDOW * row),
+        run("RoPE, attention, all", half, gpu, split, grid, 128, whole, nbytes),
     ]
 
 
-def ends() -> list[Kernel]:
+def ends(*, int8: bool) -> list[Kernel]:
     """What a step begins and ends with."""
-    gpu = Gpu("embed", "sample")
+    gpu = Gpu("embed", "sample", "matmul_q8")
     batch = Batch(gpu, [(0, 0, [1])], last_tokens=[1], logit_rows=[0])
     x = gpu.put(np.ones((1, HIDDEN), np.float32))
+    normed = gpu.empty((1, HIDDEN), "u2")
+    codes, scales = int8_out(gpu, HIDDEN).values()
     embed = fill(
         "EmbedArgs",
         step=batch.step,
         embedding=gpu.put(np.zeros((2, HIDDEN), np.uint16)),
         x=x,
+        weight=gpu.put(np.ones(HIDDEN, np.float32)),
+        y=normed,
+        squares=gpu.empty(1, "f4"),
         hidden=HIDDEN,
     )
-    norm = fill(
-        "RmsNormArgs",
-        x=x,
-        weight=gpu.put(np.ones(HIDDEN, np.float32)),
-        y=gpu.empty((1, HIDDEN), "u2"),
+    quantize = fill(
+        "QuantizeArgs",
+        x=normed,
         rows=1,
-        n=HIDDEN,
-        eps=1e-5,
+        k=HIDDEN,
+        x_stride=HIDDEN,
         act=BF16,
+        codes=codes,
+        scales=scales,
     )
     finite = fill("FiniteArgs", step=batch.step, x=x, finite=gpu.empty(1, "i4"), hidden=HIDDEN)
     logits = np.random.default_rng(0).normal(size=(1, VOCAB)).astype(np.float32)
     row = fill("SampleRow", guess=-1, mask=-1, target=-1, n_logprobs=-1, greedy=1, all_top_p=1)
+    tiles = logits.reshape(-1, 16)
+    ranges = np.stack([tiles.max(axis=1), tiles.min(axis=1)], axis=1)
     sample = fill(
         "SampleArgs",
         logits=gpu.put(logits),
+        ranges=gpu.put(ranges),
         rows=gpu.put(np.frombuffer(bytes(row), np.uint8)),
         units=gpu.put([0, 1], np.int32),
         masks=gpu.put([0], np.uint32),
@@ -406,25 +387,42 @@ def ends() -> list[Kernel]:
         n_units=1,
         vocab_size=VOCAB,
     )
+    grid = (1, -(-HIDDEN // 256))
     return [
-        run("embedding", 1, gpu, "gptoss_embed", (1,), 256, embed, 6 * HIDDEN),
-        run("first and last norm", 2, gpu, "gptoss_rms_norm_bf16", (1,), 256, norm, 10 * HIDDEN),
+        run("embedding, norm", 1, gpu, "gptoss_embed", (1,), 256, embed, 16 * HIDDEN),
+        *(
+            [
+                run(
+                    "first input to int8",
+                    1,
+                    gpu,
+                    "gptoss_quantize_bf16",
+                    grid,
+                    256,
+                    quantize,
+                    3 * HIDDEN,
+                )
+            ]
+            if int8
+            else []
+        ),
         run(
             "search for what is not finite", 1, gpu, "gptoss_finite", (1,), 1024, finite, 4 * HIDDEN
         ),
-        run("greedy token", 1, gpu, "gptoss_sample", (1,), 256, sample, 4 * VOCAB),
+        run("greedy token", 1, gpu, "gptoss_sample", (1,), 256, sample, VOCAB // 2),
     ]
 
 
-def step(matrix: Callable[[str, int, int, int, int], list[Kernel]]) -> list[Kernel]:
-    """All kernels of a step, with `matrix` for dense products."""
+def step(*, int8: bool = False) -> list[Kernel]:
+    """All kernels of a step, with dense weights in bf16 or int8."""
+    matrix = dense_q8 if int8 else dense
     return [
-        *matrix("q, k and v", LAYERS, QKV, HIDDEN, 256),
-        *attention(LAYERS),
-        *matrix("o, residual", LAYERS, HIDDEN, HEADS * DIM, 192),
-        *experts(LAYERS),
-        *matrix("unembedding", 1, VOCAB, HIDDEN, 256),
-        *ends(),
+        matrix("q, k and v", LAYERS, QKV, HIDDEN, 256),
+        *attention(LAYERS, int8=int8),
+        matrix("o, residual", LAYERS, HIDDEN, HEADS * DIM, 192),
+        *experts(LAYERS, int8=int8),
+        matrix("unembedding", 1, VOCAB, HIDDEN, 256),
+        *ends(int8=int8),
     ]
 
 
@@ -435,8 +433,7 @@ def total_us(kernels: list[Kernel], card: Card) -> float:
 
 def tables() -> str:
     """Return the tables as Markdown."""
-    plain = step(lambda *shape: [dense(*shape)])
-    int8 = step(dense_q8)
+    plain, int8 = step(), step(int8=True)
     card = CARDS[0]
     lines = [
         f"| kernel, bf16, on {card.name} | times | µs each | bound by | µs a step |",

@@ -83,6 +83,7 @@ ops::SampledRow sampled_row(const SampleOut& out, const SampleRow& row) {
 struct Flight {
   StepId id = 0;
   int n_sequences = 0;
+  int n_logit_rows = 0;
   std::vector<SampleRow> rows;
   bool abandoned = false;
   std::exception_ptr error;  // comes out of wait()
@@ -226,6 +227,7 @@ class CudaBackend final : public Backend {
     Flight& flight = flight_of(id);
     flight.id = id;
     flight.n_sequences = static_cast<int>(input.slots.size());
+    flight.n_logit_rows = static_cast<int>(input.logit_rows.size());
     flight.rows.clear();
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
@@ -292,6 +294,7 @@ class CudaBackend final : public Backend {
       }
       last().module().run(last().stream(),
                           SampleArgs{.logits = last().memory().work.logits.as<const float>(),
+                                     .ranges = last().logit_ranges(flight.n_logit_rows),
                                      .rows = memory.sample_rows.as<const SampleRow>(),
                                      .units = memory.units.as<const int32_t>(),
                                      .masks = memory.masks.as<const uint32_t>(),

@@ -67,28 +67,62 @@ void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits
     attention(step, row_pages, n_splits, layer);
     route(step, layer);
     experts(step, layer);
-    combine(step, layer, work_.expert_weights, config_.n_active);
   }
   if (!part_.is_last() || step.n_logit_rows == 0) return;
-  norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
-  dense(work_.normed, weights_.unembedding, nullptr, work_.logits, step.n_logit_rows,
-        config_.vocab_size, config_.hidden_size);
+  if (!ends_with_all_rows(step)) norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
+  dense(work_.normed, weights_.unembedding, work_.logits, step.n_logit_rows, config_.vocab_size,
+        config_.hidden_size, {.norm = row_norm(), .ranges = logit_ranges(step.n_logit_rows)});
+}
+
+bool Forward::finishes_experts(const Step& step) const {
+  return cuda::finishes_experts(scheme_.act, step.n_tokens * config_.n_active, config_.n_experts);
+}
+
+bool Forward::ends_with_all_rows(const Step& step) const {
+  return part_.is_last() && step.n_logit_rows == step.n_tokens && finishes_experts(step) &&
+         scheme_.cpu_experts < config_.n_layers;
+}
+
+LogitRange* Forward::logit_ranges(int n_rows) const {
+  return scheme_.act == Act::f32 || n_rows > kRangeRows ? nullptr
+                                                        : work_.logit_ranges.as<LogitRange>();
+}
+
+RowNorm Forward::row_norm() const {
+  return {.squares = scheme_.act == Act::f32 ? nullptr : work_.squares.as<const float>(),
+          .n_parts = n_square_parts_,
+          .eps = config_.rms_norm_eps};
+}
+
+void Forward::begins_norm(int n_square_parts, bool has_codes) {
+  n_square_parts_ = n_square_parts;
+  has_codes_ = has_codes;
 }
 
 void Forward::embed(const Step& step) {
+  const DeviceMemory& weight = weights_.layers.front().attention_norm;
+  const bool is_f32 = scheme_.act == Act::f32;
   module_.run(stream_, EmbedArgs{.step = step,
                                  .embedding = weights_.embedding.data.as<const void>(),
                                  .scales = weights_.embedding.scales.as<const void>(),
                                  .x = work_.x.as<float>(),
+                                 .weight = is_f32 ? nullptr : weight.as<const float>(),
+                                 .y = work_.normed.as<void>(),
+                                 .squares = work_.squares.as<float>(),
                                  .hidden = config_.hidden_size});
-  norm(weights_.layers.front().attention_norm, step.n_tokens, nullptr);
+  if (is_f32) {
+    norm(weight, step.n_tokens, nullptr);
+  } else {
+    begins_norm(1, false);
+  }
 }
 
 // From the normed residual stream.
 void Forward::attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int qkv_size = config_.q_size() + 2 * config_.kv_size();
-  dense(work_.normed, w.qkv, &w.qkv_bias, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size);
+  dense(work_.normed, w.qkv, work_.qkv, step.n_tokens, qkv_size, config_.hidden_size,
+        {.bias = &w.qkv_bias, .norm = row_norm()});
 
   const bool is_window = config_.is_window_layer[static_cast<size_t>(layer)];
   const size_t group = is_window ? 1 : 0;
@@ -100,38 +134,52 @@ void Forward::attention(const Step& step, std::span<const int> row_pages, int n_
                       .kv_heads = config_.n_kv_heads,
                       .head_dim = config_.head_dim,
                       .kv = scheme_.kv};
-  module_.run(stream_, RopeKvArgs{.step = step,
-                                  .qkv = work_.qkv.as<float>(),
-                                  .qkv_stride = qkv_size,
-                                  .heads = config_.n_heads,
-                                  .rotations = memory_.slots.rotations.as<const float>(),
-                                  .kv = kv});
+  const bool is_fast =
+      has_fast_attention(scheme_.act, config_.n_heads, config_.n_kv_heads, config_.head_dim);
+  const auto* const rotations = memory_.slots.rotations.as<const float>();
+  const bool rotates = is_fast && step.n_tokens == step.n_sequences;  // in attention's kernel
+  if (!rotates) {
+    module_.run(stream_, RopeKvArgs{.step = step,
+                                    .qkv = work_.qkv.as<float>(),
+                                    .qkv_stride = qkv_size,
+                                    .heads = config_.n_heads,
+                                    .rotations = rotations,
+                                    .kv = kv});
+  }
+  const bool makes_codes = is_fast && takes_int8(w.o) && config_.head_dim % 32 == 0 &&
+                           config_.q_size() == q8_columns(config_.q_size());
   AttentionArgs attention = {.step = step,
                              .qkv = work_.qkv.as<const float>(),
                              .qkv_stride = qkv_size,
                              .heads = config_.n_heads,
                              .kv = kv,
                              .sinks = w.sinks.as<const float>(),
+                             .rotations = rotates ? rotations : nullptr,
                              .out = work_.attended.as<void>(),
+                             .codes = makes_codes ? work_.codes.as<int8_t>() : nullptr,
+                             .code_scales = makes_codes ? work_.code_scales.as<float>() : nullptr,
                              .window = is_window ? config_.sliding_window : 0,
                              .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
                              .act = scheme_.act,
                              .n_splits = 0,
-                             .partials = nullptr};
+                             .partials = nullptr,
+                             .arrived = nullptr};
   if (!is_window && n_splits > 0) {
     attention.n_splits = n_splits;
     attention.partials = work_.partials.as<float>();
+    attention.arrived = work_.splits_arrived.as<int32_t>();
     module_.run(stream_, AttentionSplitArgs{attention});
-    module_.run(stream_, AttentionCombineArgs{attention});
   } else {
     module_.run(stream_, attention);
   }
-  dense(work_.attended, w.o, &w.o_bias, work_.x, step.n_tokens, config_.hidden_size,
-        config_.q_size(), true);
+  has_codes_ = makes_codes;
+  dense(work_.attended, w.o, work_.x, step.n_tokens, config_.hidden_size, config_.q_size(),
+        {.bias = &w.o_bias, .accumulate = true});
 }
 
 void Forward::route(const Step& step, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
+  const bool sorts = step.n_tokens <= kRouteSharedTokens;
   module_.run(stream_, RouteArgs{.x = work_.x.as<const float>(),
                                  .weight = w.mlp_norm.as<const float>(),
                                  .router = w.router.as<const uint16_t>(),
@@ -140,6 +188,8 @@ void Forward::route(const Step& step, int layer) {
                                  .logits = work_.router_logits.as<float>(),
                                  .experts = work_.experts.as<int32_t>(),
                                  .weights = work_.expert_weights.as<float>(),
+                                 .pairs = sorts ? work_.pairs.as<int32_t>() : nullptr,
+                                 .offsets = sorts ? work_.offsets.as<int32_t>() : nullptr,
                                  .arrived = work_.arrived.as<int32_t>(),
                                  .tokens = step.n_tokens,
                                  .hidden = config_.hidden_size,
@@ -153,11 +203,13 @@ void Forward::experts(const Step& step, int layer) {
   const LayerMemory& w = weights_.layers[static_cast<size_t>(layer)];
   const int hidden = config_.hidden_size;
   const int n_pairs = step.n_tokens * config_.n_active;
-  module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
-                                      .pairs = work_.pairs.as<int32_t>(),
-                                      .offsets = work_.offsets.as<int32_t>(),
-                                      .n_pairs = n_pairs,
-                                      .n_experts = config_.n_experts});
+  if (step.n_tokens > kRouteSharedTokens) {
+    module_.run(stream_, ExpertSortArgs{.experts = work_.experts.as<const int32_t>(),
+                                        .pairs = work_.pairs.as<int32_t>(),
+                                        .offsets = work_.offsets.as<int32_t>(),
+                                        .n_pairs = n_pairs,
+                                        .n_experts = config_.n_experts});
+  }
   module_.run(stream_, GateUpArgs{.x = work_.normed.as<const void>(),
                                   .w = w.gate_up.view(),
                                   .pairs = work_.pairs.as<const int32_t>(),
@@ -170,6 +222,29 @@ void Forward::experts(const Step& step, int layer) {
                                   .k = hidden,
                                   .limit = config_.swiglu_limit,
                                   .act = scheme_.act});
+  // Where few tokens make it worth while, what follows is done by the last product.
+  const bool finishes = finishes_experts(step);
+  const bool is_last = layer + 1 == part_.end;  // of the model's, or another card goes on
+  const DeviceMemory* norm_weight = nullptr;
+  if (!is_last) {
+    norm_weight = &weights_.layers[static_cast<size_t>(layer) + 1].attention_norm;
+  } else if (ends_with_all_rows(step)) {
+    norm_weight = &weights_.final_norm;
+  }
+  FinishArgs finish = {};
+  if (finishes) {
+    const bool makes_codes =
+        hidden % 32 == 0 &&
+        takes_int8(is_last ? weights_.unembedding
+                           : weights_.layers[static_cast<size_t>(layer) + 1].qkv);
+    finish = {.combine = combine_args(step, work_.expert_weights, config_.n_active),
+              .weight = norm_weight == nullptr ? nullptr : norm_weight->as<const float>(),
+              .y = work_.normed.as<void>(),
+              .codes = makes_codes ? work_.codes.as<int8_t>() : nullptr,
+              .code_scales = makes_codes ? work_.code_scales.as<float>() : nullptr,
+              .squares = work_.squares.as<float>(),
+              .arrived = work_.down_arrived.as<int32_t>()};
+  }
   module_.run(stream_, DownArgs{.h = work_.h.as<const void>(),
                                 .w = w.down.view(),
                                 .pairs = work_.pairs.as<const int32_t>(),
@@ -179,16 +254,27 @@ void Forward::experts(const Step& step, int layer) {
                                 .n_experts = config_.n_experts,
                                 .n = hidden,
                                 .k = config_.intermediate_size,
-                                .act = scheme_.act});
+                                .act = scheme_.act,
+                                .finish = finish});
+  if (!finishes) {
+    combine(step, layer, work_.expert_weights, config_.n_active);
+  } else if (norm_weight != nullptr) {
+    begins_norm(static_cast<int>(ceil_div(hidden, kNormColumns)), finish.codes != nullptr);
+  }
+}
+
+CombineArgs Forward::combine_args(const Step& step, const DeviceMemory& weights,
+                                  int n_active) const {
+  return {.out = work_.expert_out.as<const float>(),
+          .weights = weights.as<const float>(),
+          .x = work_.x.as<float>(),
+          .tokens = step.n_tokens,
+          .n_active = n_active,
+          .n = config_.hidden_size};
 }
 
 void Forward::combine(const Step& step, int layer, const DeviceMemory& weights, int n_active) {
-  const CombineArgs combine = {.out = work_.expert_out.as<const float>(),
-                               .weights = weights.as<const float>(),
-                               .x = work_.x.as<float>(),
-                               .tokens = step.n_tokens,
-                               .n_active = n_active,
-                               .n = config_.hidden_size};
+  const CombineArgs combine = combine_args(step, weights, n_active);
   // Another card goes on, or, of what follows, only some rows are wanted.
   if (n_active > 0 && layer + 1 == part_.end) {
     module_.run(stream_, combine);
@@ -198,39 +284,30 @@ void Forward::combine(const Step& step, int layer, const DeviceMemory& weights, 
   module_.run(stream_, CombineNormArgs{.combine = combine,
                                        .weight = next.attention_norm.as<const float>(),
                                        .y = work_.normed.as<void>(),
+                                       .squares = work_.squares.as<float>(),
                                        .eps = config_.rms_norm_eps,
                                        .act = scheme_.act});
+  begins_norm(1, false);
 }
 
 void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_index) {
   module_.run(stream_, RmsNormArgs{.x = work_.x.as<const float>(),
                                    .weight = weight.as<const float>(),
                                    .y = work_.normed.as<void>(),
+                                   .squares = work_.squares.as<float>(),
                                    .row_index = row_index,
                                    .rows = rows,
                                    .n = config_.hidden_size,
                                    .eps = config_.rms_norm_eps,
                                    .act = scheme_.act});
+  begins_norm(1, false);
 }
 
-void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
-                    const DeviceMemory& y, int rows, int n, int k, bool accumulate) {
-  const auto* const added = bias == nullptr ? nullptr : bias->as<const float>();
-  if (scheme_.act == Act::f32 || w.format == Format::bf16) {
-    module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
-                                         .w = w.data.as<const void>(),
-                                         .scales = w.scales.as<const void>(),
-                                         .bias = added,
-                                         .y = y.as<float>(),
-                                         .rows = rows,
-                                         .n = n,
-                                         .k = k,
-                                         .x_stride = k,
-                                         .y_stride = n,
-                                         .accumulate = accumulate ? 1 : 0,
-                                         .act = scheme_.act});
-    return;
-  }
+bool Forward::takes_int8(const DenseMemory& w) const {
+  return scheme_.act != Act::f32 && w.format != Format::bf16;
+}
+
+void Forward::quantize(const DeviceMemory& x, int rows, int k) {
   module_.run(stream_, QuantizeArgs{.x = x.as<const void>(),
                                     .codes = work_.codes.as<int8_t>(),
                                     .scales = work_.code_scales.as<float>(),
@@ -238,17 +315,42 @@ void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMem
                                     .k = k,
                                     .x_stride = k,
                                     .act = scheme_.act});
+}
+
+void Forward::dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory& y, int rows,
+                    int n, int k, const DenseEnd& end) {
+  const auto* const bias = end.bias == nullptr ? nullptr : end.bias->as<const float>();
+  if (!takes_int8(w)) {
+    module_.run(stream_, DenseMatmulArgs{.x = x.as<const void>(),
+                                         .w = w.data.as<const void>(),
+                                         .scales = w.scales.as<const void>(),
+                                         .bias = bias,
+                                         .y = y.as<float>(),
+                                         .ranges = end.ranges,
+                                         .norm = end.norm,
+                                         .rows = rows,
+                                         .n = n,
+                                         .k = k,
+                                         .x_stride = k,
+                                         .y_stride = n,
+                                         .accumulate = end.accumulate ? 1 : 0,
+                                         .act = scheme_.act});
+    return;
+  }
+  if (!has_codes_) quantize(x, rows, k);
   module_.run(stream_, Q8MatmulArgs{.x = work_.codes.as<const int8_t>(),
                                     .x_scales = work_.code_scales.as<const float>(),
                                     .codes = w.data.as<const void>(),
                                     .scales = w.scales.as<const void>(),
-                                    .bias = added,
+                                    .bias = bias,
                                     .y = y.as<float>(),
+                                    .ranges = end.ranges,
+                                    .norm = end.norm,
                                     .rows = rows,
                                     .n = n,
                                     .k = k,
                                     .y_stride = n,
-                                    .accumulate = accumulate ? 1 : 0,
+                                    .accumulate = end.accumulate ? 1 : 0,
                                     .is_q8_0 = w.format == Format::q8_0 ? 1 : 0});
 }
 

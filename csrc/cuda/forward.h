@@ -34,17 +34,40 @@ class Forward {
   // one begins with the embedding, or with the residual stream of another card; the last ends with
   // the logits, or with the residual stream for the next card. `row_pages` by group.
   void run(const Step& step, std::span<const int> row_pages, int n_splits, int segment);
+  // Of a step's logits, for sampling; null if nothing was told of so many rows.
+  LogitRange* logit_ranges(int n_rows) const;
 
  private:
+  // How a dense product ends.
+  struct DenseEnd {
+    const DeviceMemory* bias = nullptr;
+    RowNorm norm = {};
+    LogitRange* ranges = nullptr;
+    bool accumulate = false;
+  };
+
   void embed(const Step& step);
   void attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer);
   void route(const Step& step, int layer);
+  // With their sum and what follows.
   void experts(const Step& step, int layer);
   // The sum of what experts made, in n_active rows for each token, and what follows on this card.
   void combine(const Step& step, int layer, const DeviceMemory& weights, int n_active);
+  CombineArgs combine_args(const Step& step, const DeviceMemory& weights, int n_active) const;
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
-  void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory* bias,
-             const DeviceMemory& y, int rows, int n, int k, bool accumulate = false);
+  // Of codes of the workspace, which are made of x if they are not there, where w is in int8.
+  void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory& y, int rows, int n,
+             int k, const DenseEnd& end);
+  bool takes_int8(const DenseMemory& w) const;
+  void quantize(const DeviceMemory& x, int rows, int k);
+
+  // Whether the last product of the experts does all that follows them.
+  bool finishes_experts(const Step& step) const;
+  // Whether that goes as far as the norm before the logits.
+  bool ends_with_all_rows(const Step& step) const;
+  // What `normed` now has: in bf16 a norm that is begun.
+  void begins_norm(int n_square_parts, bool has_codes);
+  RowNorm row_norm() const;
 
   const ModelConfig& config_;
   const Scheme& scheme_;
@@ -57,6 +80,9 @@ class Forward {
   const Stream& stream_;
   std::vector<KvGroup> groups_;
   std::vector<int> index_in_group_;  // (layers): of the part's, from 0
+  // Of what was queued last.
+  int n_square_parts_ = 1;
+  bool has_codes_ = false;  // the next product's input is there in int8
 };
 
 }  // namespace gptoss::cuda

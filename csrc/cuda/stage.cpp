@@ -10,7 +10,7 @@
 namespace gptoss::cuda {
 namespace {
 
-// Of gpt-oss-20b one has 245 kernels; what that takes on a device was not measured.
+// Of gpt-oss-20b one has some 150 kernels; what that takes on a device was not measured.
 constexpr int kMostGraphs = 48;
 // Prompts and larger batches take longer than their launches, and are seldom twice of one size.
 constexpr int kMostGraphTokens = 64;
@@ -65,7 +65,10 @@ Stage::Stage(Card& card, const Part& part, const StageOptions& options)
   if (part.is_first() || part.is_last()) {
     stream().clear(memory_.slots.states.address(), memory_.slots.states.size_bytes());
   }
-  stream().clear(memory_.work.arrived.address(), memory_.work.arrived.size_bytes());
+  for (const DeviceMemory* counts :
+       {&memory_.work.arrived, &memory_.work.splits_arrived, &memory_.work.down_arrived}) {
+    if (counts->size_bytes() > 0) stream().clear(counts->address(), counts->size_bytes());
+  }
   const std::vector<float> rotations =
       make_rotations(config_, limits_.max_pages_per_sequence * kPageTokens);
   stream().upload(memory_.slots.rotations.address(), rotations.data(),

@@ -96,6 +96,8 @@ class Stage {
   void run(int flight, const Step& step, const StepInput& input);
   // Queues that the next card takes over from here, once it is done with the step before.
   void hand_over(const Stage& next, int flight_before, int n_tokens);
+  // As Forward has them, on the last card.
+  LogitRange* logit_ranges(int n_rows) const { return forward_->logit_ranges(n_rows); }
   // Throws what went wrong in the host's calls of a step that has been waited for.
   void rethrow(int flight);
 

@@ -28,6 +28,9 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, const Part& part
   Workspace& w = memory.work;
   f(w.x, t * c.hidden_size * kFloat, "activations");
   f(w.normed, t * c.hidden_size * size_of(act), "activations");
+  if (act != Act::f32) {
+    f(w.squares, t * ceil_div(c.hidden_size, kNormColumns) * kFloat, "activations");
+  }
   f(w.qkv, t * (c.q_size() + 2 * c.kv_size()) * kFloat, "queries, keys and values");
   f(w.attended, t * c.q_size() * size_of(act), "attention's output");
   if (has_int8_inputs) {
@@ -41,15 +44,20 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, const Part& part
     f(w.partials,
       attention_partials(1, static_cast<int>(split_rows), c.n_heads, c.head_dim) * kFloat,
       "attention in splits");
+    f(w.splits_arrived, std::min<int64_t>(t, kSplitRows / 2) * c.n_kv_heads * kInt,
+      "attention in splits");
   }
   f(w.router_logits, t * c.n_experts * kFloat, "router logits");
   f(w.experts, pairs * kInt, "routes");
   f(w.expert_weights, pairs * kFloat, "routes");
-  f(w.arrived, t * kInt, "routes");
+  f(w.arrived, (t + 1) * kInt, "routes");
   f(w.pairs, pairs * kInt, "routes");
   f(w.offsets, (c.n_experts + 1) * kInt, "routes");
   f(w.h, pairs * c.intermediate_size * size_of(act), "the experts' activations");
   f(w.expert_out, pairs * c.hidden_size * kFloat, "the experts' output");
+  if (act != Act::f32) {
+    f(w.down_arrived, ceil_div(c.hidden_size, 64) * kInt, "the experts' output");
+  }
   if (part.cpu_experts(scheme) > 0) f(w.ones, t * kFloat, "the experts' output");
   SlotMemory& slots = memory.slots;
   if (part.is_first() || part.is_last()) {
@@ -68,6 +76,12 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, const Part& part
   }
   if (!part.is_last()) return;
   f(w.logits, r * vocab * kFloat, "logits");
+  if (act != Act::f32) {
+    f(w.logit_ranges,
+      std::min<int64_t>(r, kRangeRows) * ceil_div(vocab, kRangeLogits) *
+          int64_t{sizeof(LogitRange)},
+      "logits");
+  }
   f(w.changed_logits, r * vocab * kFloat, "sampling");
   f(w.candidates, r * vocab * kInt, "sampling");
   f(slots.counts, s * vocab * kInt, "counts of tokens");

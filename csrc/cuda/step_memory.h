@@ -15,22 +15,26 @@ namespace gptoss::cuda {
 struct Workspace {
   DeviceMemory x;               // (T, hidden) f32: the residual stream, which cards hand over
   DeviceMemory normed;          // (T, hidden): inputs of matmuls
+  DeviceMemory squares;         // (T, ceil(hidden / 16)) f32: of norms that are begun
   DeviceMemory qkv;             // (T, H*D + 2 G*D) f32
   DeviceMemory attended;        // (T, H*D)
   DeviceMemory codes;           // (T, q8_columns): inputs of matmuls in int8
   DeviceMemory code_scales;     // (T, q8_columns / 32) f32
   DeviceMemory partials;        // of attention in splits (kernels/args.h)
+  DeviceMemory splits_arrived;  // (T, G), zeros
   DeviceMemory router_logits;   // (T, E) f32
   DeviceMemory experts;         // (T, A)
   DeviceMemory expert_weights;  // (T, A) f32
-  DeviceMemory arrived;         // (T), zeros
+  DeviceMemory arrived;         // (T + 1), zeros
   DeviceMemory pairs;           // (T*A)
   DeviceMemory offsets;         // (E + 1)
   DeviceMemory h;               // (T*A, I)
   DeviceMemory expert_out;      // (T*A, hidden) f32; of the CPU's experts (T, hidden)
+  DeviceMemory down_arrived;    // (ceil(hidden / 64)), zeros
   DeviceMemory ones;            // (T) f32, where there are such
   // On the last card:
   DeviceMemory logits;          // (R, V) f32
+  DeviceMemory logit_ranges;    // (R up to 64, ceil(V / 16))
   DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
   DeviceMemory candidates;      // (R, V)
 };

@@ -182,6 +182,27 @@ def random_q8_0(
     return codes, scales, decode_q8_0(codes, scales)
 
 
+def logit_ranges(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What is highest and lowest of every 16 logits, as LogitRange of args.h has it: (R, ?, 2)."""
+    rows = np.pad(logits, [(0, 0), (0, -logits.shape[1] % 16)], constant_values=-np.inf)
+    groups = rows.reshape(len(rows), -1, 16)
+    odd = ~(groups < np.inf)
+    highest = np.where(odd.any(-1), np.inf, np.where(odd, -np.inf, groups).max(-1))
+    lowest = np.where(groups > -np.inf, groups, np.inf).min(-1)
+    return np.stack([highest, lowest], axis=-1).astype(np.float32)
+
+
+def begun_norm(
+    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+    """A norm that is begun: bits of x * weight in bf16, and sums of squares of 16 columns each."""
+    squares = np.pad(np.square(x, dtype=np.float32), [(0, 0), (0, -x.shape[1] % 16)])
+    parts = squares.reshape(len(x), -1, 16)
+    for step in (8, 4, 2, 1):  # columns of one parity, then of four, ... as a tree
+        parts = parts.reshape(*parts.shape[:2], step, 2).sum(axis=-1, dtype=np.float32)
+    return bf16(x * weight), parts[..., 0]
+
+
 class Batch:
     """A ragged batch: what Step of args.h names.
 

@@ -365,15 +365,17 @@ def launch_tile(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
 def launch_split(gpu: Gpu, case: Case, **options: Any) -> npt.NDArray[Any]:
     tokens, heads, dim = case.shape
     kv_heads = case.args["kv"].kv_heads
-    tile = 16 // (heads // kv_heads)
+    tile = 4 * (16 // (heads // kv_heads))
     tiles = min(tokens, tokens // tile + len(case.batch.sequences))
     last = max(case.batch.positions)
     splits = last // 128 + 1 if last < 4096 else 33 + (last - 4096) // 512
     partials = gpu.empty((tokens, splits, heads, dim + 2), np.float32, "partials")
-    args = fill("AttentionArgs", **case.args, n_splits=splits, partials=partials)
+    arrived = gpu.put(np.zeros((tiles, kv_heads), np.int32))
+    case.out.write(np.full(case.out.shape, 0x7777, case.out.dtype))
+    args = fill("AttentionArgs", **case.args, n_splits=splits, partials=partials, arrived=arrived)
     grid = (tiles, kv_heads, splits)
-    gpu.launch(f"gptoss_attention_split_{dim}{suffix(case)}", grid, 32, args, **options)
-    gpu.launch("gptoss_attention_combine", (tokens, kv_heads), 256, args, **options)
+    gpu.launch(f"gptoss_attention_split_{dim}{suffix(case)}", grid, 128, args, **options)
+    assert not arrived.numpy().any()
     return case.out.numpy()
 
 
@@ -437,3 +439,71 @@ def test_what_is_not_finite_stays_with_those_that_see_it() -> None:
     for found in (launch_tile(gpu, case), launch_split(gpu, case)):
         assert np.array_equal(found[:20], clean[:20])
         assert np.isnan(from_bf16(found[20:])).all()
+
+
+@pytest.mark.parametrize("kind", ["f16", "int8"])
+@pytest.mark.parametrize("window", [0, 70])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(16, 2, 64), (3, 1, 16)])
+def test_single_tokens_are_rotated_and_stored_within(
+    heads: int, kv_heads: int, dim: int, window: int, kind: str
+) -> None:
+    gpu = Gpu("attention", "rope_kv")
+    sequences = [(1, 130, 1), (0, 0, 1), (2, 63, 1), (3, 300, 1)]
+    case = Case(
+        gpu, kind, sequences, window=window, heads=heads, kv_heads=kv_heads, dim=dim, spread=2.0
+    )
+    before = case.pages.memory.numpy()
+    qkv = np.random.default_rng(dim).normal(size=case.qkv.shape).astype(np.float32)
+    qkv[3, -1] = np.inf  # a value, which its key tells of
+    rope = fill(
+        "RopeKvArgs",
+        step=case.batch.step,
+        qkv=case.input,
+        qkv_stride=qkv.shape[1],
+        heads=heads,
+        rotations=gpu.put(rotations(301, dim)),
+        kv=case.pages.layer,
+    )
+    case.input.write(qkv)
+    gpu.launch(f"gptoss_rope_kv_{kind}", len(sequences), 256, rope)
+    expected = {seed: launch_tile(gpu, case, seed=seed, hostile=True) for seed in seeds()}
+    pages = case.pages.memory.numpy()
+    assert pages.tobytes() != before.tobytes()
+
+    case.args["rotations"] = rope.rotations
+    for launch in (launch_tile, launch_split):
+        for seed in seeds():
+            case.input.write(qkv)
+            case.pages.memory.write(before)
+            assert np.array_equal(launch(gpu, case, seed=seed, hostile=True), expected[seed])
+            assert case.pages.memory.numpy().tobytes() == pages.tobytes()
+            assert np.array_equal(case.input.numpy(), qkv)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(16, 2, 64), (6, 3, 32)])
+def test_what_comes_out_in_int8(heads: int, kv_heads: int, dim: int) -> None:
+    gpu = Gpu("attention", "matmul_q8")
+    sizes = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "spread": 2.0}
+    case = Case(gpu, "f16", [(0, 200, 7), (1, 0, 1), (2, 130, 1)], **sizes)
+    tokens, k = case.shape[0], heads * dim
+    values = np.random.default_rng(0).normal(size=case.contexts[2][1].shape)
+    values[:, 0] = 0.0  # a block without a number
+    case.contexts[2] = (case.contexts[2][0], values.astype(np.float16))
+    case.pages.write(case.contexts)
+    codes, scales = gpu.empty((tokens, k), "i1"), gpu.empty((tokens, k // 32), "f4")
+    launch_tile(gpu, case)
+    quantize = fill(
+        "QuantizeArgs", x=case.out, codes=codes, scales=scales, rows=tokens, k=k, x_stride=k, act=1
+    )
+    gpu.launch("gptoss_quantize_bf16", (tokens, -(-k // 256)), 256, quantize)
+    expected = codes.numpy(), scales.numpy()
+    assert expected[0].any()
+    assert not expected[1].all()
+    case.args |= {"codes": codes, "code_scales": scales}
+    for launch in (launch_tile, launch_split):
+        for seed in seeds():
+            codes.write(np.full(codes.shape, 0x55, np.int8))
+            scales.write(np.full(scales.shape, np.nan, np.float32))
+            launch(gpu, case, seed=seed)
+            assert np.array_equal(codes.numpy(), expected[0])
+            assert np.array_equal(scales.numpy(), expected[1])

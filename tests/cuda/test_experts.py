@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cuda.kernels import Gpu, bf16, constant, fill, from_bf16, seeds
+from cuda.kernels import Gpu, begun_norm, bf16, constant, fill, from_bf16, seeds
 from gptoss.reference.rms_norm import rms_norm
 from gptoss.reference.route_topk import route_topk
 from support import tolerances
@@ -111,7 +111,9 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
     logits = gpu.empty((tokens, n_experts), np.float32)
     experts = gpu.empty((tokens, n_active), np.int32)
     weights = gpu.empty((tokens, n_active), np.float32)
-    arrived = gpu.put(np.zeros(tokens), np.int32)
+    pairs = gpu.empty(tokens * n_active, np.int32)
+    offsets = gpu.empty(n_experts + 1, np.int32)
+    arrived = gpu.put(np.zeros(tokens + 1), np.int32)
     args = fill(
         "RouteArgs",
         x=gpu.put(x),
@@ -122,6 +124,8 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
         logits=logits,
         experts=experts,
         weights=weights,
+        pairs=pairs,
+        offsets=offsets,
         arrived=arrived,
         tokens=tokens,
         hidden=hidden,
@@ -134,13 +138,13 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
     exact = expected @ from_bf16(router).T + bias
     logit_bound = tolerances.matmul_bound(expected, from_bf16(router), bias)
     logit_bound += bound @ np.abs(from_bf16(router)).T
-    gpu.launch(f"gptoss_route_{act}", tokens + 1, 512, args, shared=4 * hidden)
+    gpu.launch(f"gptoss_route_{act}", tokens + 1, 256, args, shared=4 * hidden)
     alone = logits.numpy()
-    for seed, shares in itertools.product(seeds(), [1, 3, 8]):
-        for buffer in (normed, logits, experts, weights):
+    for seed, shares in itertools.product(seeds(), [1, 3, 32]):
+        for buffer in (normed, logits, experts, weights, pairs, offsets):
             buffer.write(np.full(buffer.shape, 0x77, buffer.dtype))
         grid = (tokens + 1, shares)
-        gpu.launch(f"gptoss_route_{act}", grid, 512, args, shared=4 * hidden, seed=seed)
+        gpu.launch(f"gptoss_route_{act}", grid, 256, args, shared=4 * hidden, seed=seed)
         assert (arrived.numpy() == 0).all()
         assert np.array_equal(logits.numpy(), alone)
         found = normed.numpy() if act == "f32" else from_bf16(normed.numpy())
@@ -150,30 +154,39 @@ def test_route(tokens: int, hidden: int, n_experts: int, n_active: int, act: str
         assert (np.abs(made - exact) <= logit_bound).all()
         chosen, chosen_weights = route_topk(made.astype(np.float64), n_active)
         assert np.array_equal(experts.numpy(), chosen)
+        assert np.array_equal(pairs.numpy(), np.argsort(chosen.ravel(), kind="stable"))
+        counts = np.bincount(chosen.ravel(), minlength=n_experts)
+        assert np.array_equal(offsets.numpy(), np.cumsum([0, *counts]))
         limit = tolerances.softmax_bound(np.take_along_axis(made, chosen, -1)) * chosen_weights
         assert (np.abs(weights.numpy() - chosen_weights) <= limit).all()
 
 
-@pytest.mark.parametrize("act", ["f32", "bf16"])
 @pytest.mark.parametrize(("tokens", "n_active", "n"), [(1, 1, 1), (3, 4, 700)])
-def test_combine_and_norm(tokens: int, n_active: int, n: int, act: str) -> None:
+def test_combine_and_norm(tokens: int, n_active: int, n: int) -> None:
     gpu = Gpu("experts")
     out = RNG.normal(size=(tokens, n_active, n)).astype(np.float32)
     weights = RNG.random((tokens, n_active)).astype(np.float32)
     before = RNG.normal(size=(tokens, n)).astype(np.float32)
     weight = RNG.normal(size=n).astype(np.float32)
-    x, y = gpu.put(before), gpu.empty((tokens, n), np.float32 if act == "f32" else np.uint16)
+    x, y = gpu.put(before), gpu.empty((tokens, n), np.uint32)
+    squares = gpu.empty(tokens, np.float32)
     sizes = {"tokens": tokens, "n_active": n_active, "n": n}
     combine = fill("CombineArgs", out=gpu.put(out), weights=gpu.put(weights), x=x, **sizes)
-    args = fill("CombineNormArgs", combine=combine, weight=gpu.put(weight), y=y, eps=1e-5)
+    norm = {"weight": gpu.put(weight), "y": y, "squares": squares, "eps": 1e-5}
+    args = fill("CombineNormArgs", combine=combine, **norm)
     gpu.launch("gptoss_combine", (tokens, -(-n // 256)), 256, combine)
     alone = x.numpy()
     expected = rms_norm(alone.astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
     bound = tolerances.rms_norm_bound(expected)
-    bound += 0 if act == "f32" else 2.0**-8 * np.abs(expected)
     for seed in seeds():
         x.write(before)
-        gpu.launch(f"gptoss_combine_norm_{act}", tokens + 1, 512, args, shared=4 * n, seed=seed)
+        gpu.launch("gptoss_combine_norm_f32", tokens + 1, 512, args, shared=4 * n, seed=seed)
         assert np.array_equal(x.numpy(), alone)
-        found = y.numpy() if act == "f32" else from_bf16(y.numpy())
-        assert (np.abs(found - expected) <= bound).all()
+        assert (np.abs(y.numpy().view(np.float32) - expected) <= bound).all()
+        x.write(before)
+        gpu.launch("gptoss_combine_norm_bf16", tokens + 1, 512, args, seed=seed)
+        assert np.array_equal(x.numpy(), alone)
+        found = y.numpy().view(np.uint16).ravel()[: x.numpy().size].reshape(tokens, n)
+        assert np.array_equal(found, begun_norm(alone, weight)[0])
+        sums = np.square(alone, dtype=np.float64).sum(-1)
+        assert (np.abs(squares.numpy() - sums) <= 16 * tolerances.U * sums).all()

@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cuda.kernels import SEEDS, Gpu, bf16, constant, fill, from_bf16, random_q8_0
+from cuda.kernels import (
+    SEEDS,
+    Gpu,
+    begun_norm,
+    bf16,
+    constant,
+    fill,
+    from_bf16,
+    logit_ranges,
+    random_q8_0,
+)
 from emulator.device import Buffer
 from gptoss.reference.mxfp4 import dequantize
 from gptoss.reference.q8 import from_groups
@@ -275,7 +285,7 @@ def fragment_places(n: int, k: int) -> tuple[Any, Any]:
         np.arange(-(-n // 16)), np.arange(-(-k // 64)), LANES, STEPS, WORDS
     )
     row = 16 * tile + 2 * (lane // 4) + word % 2
-    column = 64 * group + 16 * step + 8 * (word // 2) + 2 * (lane % 4)
+    column = 64 * group + 16 * (lane % 4) + 4 * step + 2 * (word // 2)
     return np.broadcast_arrays(row, column)
 
 
@@ -347,7 +357,7 @@ def test_mxfp4_weights_are_where_the_layout_says(n: int, k: int) -> None:
 VARIANTS = [8, 32, 64]  # rows of x that a block takes
 # Rows of w that a block takes, and its threads: launch_of() in args.h.
 DENSE_BLOCKS = {8: (16, 256), 32: (16, 256), 64: (128, 128)}
-EXPERT_BLOCKS = {8: (32, 128), 32: (16, 256), 64: (128, 128)}
+EXPERT_BLOCKS = {8: (64, 128), 32: (16, 256), 64: (128, 128)}
 
 
 def sum_bound_bf16(k: int) -> float:
@@ -565,6 +575,169 @@ def test_down_on_tensor_cores(tokens: int, n_experts: int, n_active: int, n: int
         assert (np.abs(found[0][routing.pairs] - expected) <= sum_bound_bf16(k) * magnitude).all()
         assert (found[1] == found[0]).all()
         assert (found[2] == found[0]).all()
+
+
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "n_experts", "n_active", "n", "k"), [(1, 5, 3, 96, 64), (9, 4, 2, 160, 96)]
+)
+def test_what_follows_the_experts_is_done_by_the_last(
+    tokens: int, n_experts: int, n_active: int, n: int, k: int, codes: bool
+) -> None:
+    rng = np.random.default_rng(tokens)
+    w = Experts.random(rng, n_experts, n, k)
+    routing = Routing.random(rng, tokens, n_experts, n_active)
+    h = bf16(rng.normal(size=(routing.pairs.size, k)))
+    weight = rng.normal(size=n).astype(np.float32)
+    before = rng.normal(size=(tokens, n)).astype(np.float32)
+    shares = rng.random((tokens, n_active)).astype(np.float32)
+    columns = -(-n // 64) * 64
+    for seed in SEEDS:
+        gpu = Gpu("shuffle", "matmul_bf16", "experts", "matmul_q8")
+        out = gpu.put(run_down(gpu, 8, h, w, routing, seed))
+        # Kernel by kernel: the sum, the norm, int8.
+        x, y = gpu.put(before), gpu.empty((tokens, n), "u2")
+        sizes = {"tokens": tokens, "n_active": n_active, "n": n}
+        combine = fill("CombineArgs", out=out, weights=gpu.put(shares), x=x, **sizes)
+        norm = {"weight": gpu.put(weight), "y": y, "squares": gpu.empty(tokens, "f4")}
+        norm_args = fill("CombineNormArgs", combine=combine, **norm)
+        gpu.launch("gptoss_combine_norm_bf16", tokens, 512, norm_args)
+        expected_codes = [b.numpy() for b in quantize(gpu, y.numpy(), BF16, n)]
+
+        blocks, scales = shuffle_mxfp4(gpu, w, seed)
+        made = gpu.empty(out.shape, "f4")
+        found = gpu.put(before)
+        arrived = gpu.put(np.zeros(columns // 64), np.int32)
+        found_y = gpu.empty((tokens, n), "u2")
+        squares = gpu.empty((tokens, -(-n // 16)), "f4")
+        int8 = gpu.empty((tokens, columns), "i1"), gpu.empty((tokens, columns // 32), "f4")
+        finish = fill(
+            "FinishArgs",
+            combine=fill("CombineArgs", out=made, weights=gpu.put(shares), x=found, **sizes),
+            weight=gpu.put(weight),
+            y=0 if codes else found_y,
+            codes=int8[0] if codes else 0,
+            code_scales=int8[1] if codes else 0,
+            squares=squares,
+            arrived=arrived,
+        )
+        args = fill(
+            "DownArgs",
+            h=gpu.put(h),
+            w=fill("ExpertWeights", blocks=blocks, scales=scales, bias=gpu.put(w.bias)),
+            out=made,
+            act=BF16,
+            finish=finish,
+            **expert_args(gpu, w, routing),
+        )
+        launch_experts(gpu, "gptoss_down_bf16_8", 8, args, routing, seed)
+        assert (made.numpy() == out.numpy()).all()
+        assert (found.numpy() == x.numpy()).all()
+        assert (squares.numpy() == begun_norm(x.numpy(), weight)[1]).all()
+        assert not arrived.numpy().any()
+        if codes:
+            assert (int8[0].numpy() == expected_codes[0]).all()
+            assert (int8[1].numpy() == expected_codes[1]).all()
+        else:
+            assert (found_y.numpy() == y.numpy()).all()
+
+
+@pytest.mark.parametrize("parts", [1, 0])
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 17, 64), (9, 33, 544), (67, 130, 96)])
+def test_products_end_what_a_norm_began(rows: int, n: int, k: int, parts: int) -> None:
+    rng = np.random.default_rng(rows)
+    x = (100 * rng.normal(size=(rows, k))).astype(np.float32)
+    weight, bias = rng.normal(size=(2, max(n, k))).astype(np.float32)
+    begun, squares = begun_norm(x, weight[:k])
+    if parts == 1:  # of a whole row, in the order of sum_of_parts()
+        lanes = np.pad(squares, [(0, 0), (0, -squares.shape[1] % 32)]).reshape(rows, -1, 32)
+        sums = lanes[:, 0]
+        for more in range(1, lanes.shape[1]):
+            sums = sums + lanes[:, more]
+        for step in (16, 8, 4, 2, 1):
+            sums = sums[:, :step] + sums[:, step : 2 * step]
+        squares = sums
+    w = bf16(rng.normal(size=(n, k)))
+    rms = np.sqrt(np.square(x, dtype=np.float64).mean(-1, keepdims=True) + 1e-5)
+    gpu = Gpu("shuffle", "matmul_bf16", "matmul_q8")
+    norm = fill("RowNorm", squares=gpu.put(squares), n_parts=squares.shape[1], eps=1e-5)
+    fragments, bias = shuffle_dense(gpu, w), bias[:n]
+    codes, q8_weights = quantize(gpu, begun, BF16, k), shuffle_q8(gpu, w)
+    for kind, variants in (("bf16", VARIANTS), ("q8", [8, 32, 128])):
+        found = []
+        for variant in variants:
+            y = gpu.empty((rows, n), "f4")
+            ranges = gpu.empty((rows, -(-n // 16), 2), "f4")
+            common = {
+                "bias": gpu.put(bias),
+                "y": y,
+                "ranges": 0 if variant > 32 else ranges,
+                "norm": norm,
+                "rows": rows,
+                "n": n,
+                "k": k,
+                "y_stride": n,
+            }
+            if kind == "bf16":
+                inputs = {"x": gpu.put(begun), "w": fragments, "x_stride": k, "act": BF16}
+                args = fill("DenseMatmulArgs", **inputs, **common)
+                tile, threads = DENSE_BLOCKS[variant]
+                entry = f"gptoss_dense_matmul_bf16_{variant}"
+            else:
+                inputs = {"x": codes[0], "x_scales": codes[1]}
+                inputs |= {"codes": q8_weights[0], "scales": q8_weights[1]}
+                args = fill("Q8MatmulArgs", **inputs, **common)
+                tile, threads = Q8_BLOCKS[variant], 256
+                entry = f"gptoss_q8_matmul_{variant}"
+            shared = Q8_SHARED[variant] if kind == "q8" else 0
+            grid = (-(-n // tile), -(-rows // variant))
+            gpu.launch(entry, grid, threads, args, hostile=True, shared=shared)
+            found.append(y.numpy())
+            if variant <= 32:
+                assert (ranges.numpy() == logit_ranges(found[-1])).all()
+        assert all((other == found[0]).all() for other in found[1:])
+        # As without the norm, then divided.
+        if kind == "bf16":
+            numbers, weights = from_bf16(begun) / rms, from_bf16(w)
+            sum_bound = sum_bound_bf16(k) + 8 * U
+        else:
+            steps = 2 * np.repeat(codes[1].numpy().astype(np.float64), 32, axis=-1)
+            numbers = (codes[0].numpy() * steps)[:, :k] / rms
+            q8_codes, bits = encode_q8(w)
+            weights = q8_codes * np.repeat(from_bf16(bits), 32, axis=-1) / 2
+            sum_bound = (k / 32 + 20) * U
+        magnitude = np.abs(numbers) @ np.abs(weights).T + np.abs(bias)
+        error = np.abs(found[0] - (numbers @ weights.T + bias))
+        assert (error <= sum_bound * magnitude).all()
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_ranges_tell_of_what_is_not_finite(odd: float) -> None:
+    gpu = Gpu("shuffle", "matmul_bf16")
+    n, k = 50, 64
+    bias = np.arange(n, dtype=np.float32) - 30
+    bias[[3, 17]] = odd
+    bias[32:48] = -np.inf
+    y, ranges = gpu.empty((1, n), "f4"), gpu.empty((1, 4, 2), "f4")
+    args = fill(
+        "DenseMatmulArgs",
+        x=gpu.put(np.zeros((1, k), np.uint16)),
+        w=shuffle_dense(gpu, bf16(np.zeros((n, k)))),
+        bias=gpu.put(bias),
+        y=y,
+        ranges=ranges,
+        rows=1,
+        n=n,
+        k=k,
+        x_stride=k,
+        y_stride=n,
+        act=BF16,
+    )
+    gpu.launch("gptoss_dense_matmul_bf16_8", (4, 1), 256, args)
+    assert np.array_equal(y.numpy()[0], bias, equal_nan=True)
+    low = -np.inf if odd == -np.inf else np.inf
+    expected = [[-15 if low < 0 else low, -30], [1 if low < 0 else low, -14], [-np.inf, np.inf]]
+    assert ranges.numpy()[0].tolist() == [*expected, [19, 18]]
 
 
 def test_every_code_and_scale_is_unpacked_exactly() -> None:

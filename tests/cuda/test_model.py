@@ -104,10 +104,10 @@ def test_keys_and_values_in_int8(micro: Path, llm: LLM) -> None:
         np.testing.assert_array_equal(small.logits(prompt, chunk_tokens=9), found)
     with gptoss.load(micro, device="cpu", kv_cache_dtype="int8", **SMALL) as cpu:
         expected = cpu.logits(prompt)
-    # Rounded alike: nearer to the CPU's int8 than f16 is. Both err otherwise, each as bf16 does.
-    errors = relative_l2(found, expected)
-    assert np.median(errors) <= 2 * CUDA_MEDIAN_RELATIVE_L2
-    assert np.median(relative_l2(llm.logits(prompt), expected)) > np.median(errors)
+    # Both err otherwise, each as bf16 does. That they round alike is seen in test_attention.py:
+    # here what the inputs of matmuls do is larger.
+    assert np.median(relative_l2(found, expected)) <= 2 * CUDA_MEDIAN_RELATIVE_L2
+    assert np.median(relative_l2(found, llm.logits(prompt))) > CUDA_MEDIAN_RELATIVE_L2 / 10
 
 
 @pytest.mark.parametrize("source", ["bf16", "q8_0"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cuda.kernels import Batch, Gpu, bf16, fill, from_bf16, random_q8_0, seeds
+from cuda.kernels import Batch, Gpu, begun_norm, bf16, fill, from_bf16, random_q8_0, seeds
 from gptoss.reference.rms_norm import rms_norm
 from support import tolerances
 
@@ -45,31 +45,64 @@ def test_embed_of_q8_0(hidden: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 31, 64, 257, 2880])
-@pytest.mark.parametrize("act", ["f32", "bf16"])
 @pytest.mark.parametrize("indexed", [False, True])
-def test_rms_norm(n: int, act: str, indexed: bool) -> None:
+def test_rms_norm(n: int, indexed: bool) -> None:
     gpu = Gpu("embed")
     x = RNG.normal(scale=3, size=(5, n)).astype(np.float32)
     weight = RNG.normal(size=n).astype(np.float32)
     rows = [4, 0, 2] if indexed else [0, 1, 2, 3, 4]
-    y = gpu.empty((len(rows), n), np.float32 if act == "f32" else np.uint16)
+    y, squares = gpu.empty((len(rows), n), np.uint32), gpu.empty(len(rows), np.float32)
     args = fill(
         "RmsNormArgs",
         x=gpu.put(x),
         weight=gpu.put(weight),
         y=y,
+        squares=squares,
         row_index=gpu.put(rows, np.int32) if indexed else 0,
         rows=len(rows),
         n=n,
         eps=1e-5,
     )
-    expected = rms_norm(x[rows].astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
+    x = x[rows]
+    expected = rms_norm(x.astype(np.float64), weight.astype(np.float64), np.float32(1e-5))
     bound = tolerances.rms_norm_bound(expected)
     for seed in seeds():
-        gpu.launch(f"gptoss_rms_norm_{act}", len(rows) + 1, 256, args, seed=seed)
-        found = y.numpy() if act == "f32" else from_bf16(y.numpy())
-        rounding = 0 if act == "f32" else 2.0**-8 * np.abs(expected)
-        assert (np.abs(found - expected) <= bound + rounding).all()
+        gpu.launch("gptoss_rms_norm_f32", len(rows) + 1, 256, args, seed=seed)
+        assert (np.abs(y.numpy().view(np.float32) - expected) <= bound).all()
+        gpu.launch("gptoss_rms_norm_bf16", len(rows) + 1, 256, args, seed=seed)
+        found = y.numpy().view(np.uint16).ravel()[: x.size].reshape(x.shape)
+        assert np.array_equal(found, begun_norm(x, weight)[0])
+        sums = np.square(x, dtype=np.float64).sum(-1)
+        assert (np.abs(squares.numpy() - sums) <= 16 * tolerances.U * sums).all()
+
+
+@pytest.mark.parametrize("hidden", [48, 300])
+def test_embed_begins_the_first_norm(hidden: int) -> None:
+    gpu = Gpu("embed")
+    table = bf16(RNG.normal(scale=3, size=(5, hidden)))
+    weight = RNG.normal(size=hidden).astype(np.float32)
+    batch = Batch(gpu, [(0, 0, [3, 4]), (1, 2, [0])])
+    x, y = gpu.empty((3, hidden), np.float32), gpu.empty((3, hidden), np.uint16)
+    squares = gpu.empty((2, 3), np.float32)
+    args = fill(
+        "EmbedArgs",
+        step=batch.step,
+        embedding=gpu.put(table),
+        x=x,
+        weight=gpu.put(weight),
+        y=y,
+        squares=squares,
+        hidden=hidden,
+    )
+    gpu.launch("gptoss_embed", 4, 256, args)
+    assert np.array_equal(x.numpy(), from_bf16(table[[3, 4, 0]]))
+    # As the norm alone has it.
+    alone = gpu.empty((3, hidden), np.uint16)
+    norm = {"x": x, "weight": gpu.put(weight), "rows": 3, "n": hidden}
+    second = squares.address + 12
+    gpu.launch("gptoss_rms_norm_bf16", 3, 256, fill("RmsNormArgs", y=alone, squares=second, **norm))
+    assert np.array_equal(y.numpy(), alone.numpy())
+    assert np.array_equal(*squares.numpy())
 
 
 def test_finite() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cuda.kernels import SEEDS, Gpu, fill, read_records, records
+from cuda.kernels import SEEDS, Gpu, fill, logit_ranges, read_records, records
 from gptoss import _core
 from gptoss.reference.sampling import masses
 
@@ -119,6 +119,7 @@ class Sampler:
         biases: Sequence[tuple[int, float]] = (),
         masks: npt.NDArray[np.uint32] | None = None,
         seed: int = 0,
+        ranged: bool = False,
     ) -> list[Any]:
         gpu, n_units = self.gpu, len(units) - 1
         size = ctypes.sizeof(fill("SampleOut"))
@@ -127,6 +128,7 @@ class Sampler:
         args = fill(
             "SampleArgs",
             logits=gpu.put(logits),
+            ranges=gpu.put(logit_ranges(logits)) if ranged else 0,
             rows=gpu.put(records("SampleRow", rows)),
             units=gpu.put(units, np.int32),
             masks=gpu.put(masks) if masks is not None else 0,
@@ -168,7 +170,8 @@ def assert_same(found: Any, expected: tuple[Any, ...], logits: Logits, about: An
 
 @pytest.mark.parametrize("size", [1, 33, 700])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_those_of_the_cpu(kind: str, size: int) -> None:
+@pytest.mark.parametrize("ranged", [False, True])
+def test_tokens_are_those_of_the_cpu(kind: str, size: int, ranged: bool) -> None:
     sampler = Sampler(size, len(RULES))
     logits = np.array([row_of(kind, size, i) for i in range(len(RULES))])
     indices = [3 * i for i in range(len(RULES))]
@@ -176,7 +179,7 @@ def test_tokens_are_those_of_the_cpu(kind: str, size: int) -> None:
     rows = [row_struct(rule, row=i, slot=i) for i, rule in enumerate(rules)]
     for seed in SEEDS:
         sampler.set_slots([(-1, index) for index in indices])
-        found = sampler.run(logits, rows, range(len(rows) + 1), seed=seed)
+        found = sampler.run(logits, rows, range(len(rows) + 1), seed=seed, ranged=ranged)
         for i, rule in enumerate(rules):
             expected = _core.sample_row(logits[i], rule, index=indices[i])
             assert_same(found[i], expected, logits[i], rule)
@@ -189,7 +192,7 @@ def test_a_longer_row() -> None:
     sampler = Sampler(size, len(rules))
     logits = np.array([row_of(kind, size, 3) for kind in ("flat", "peaked", "ties", "flat")])
     rows = [row_struct({**rule, "seed": 5}, row=i, slot=i) for i, rule in enumerate(rules)]
-    found = sampler.run(logits, rows, range(5))
+    found = sampler.run(logits, rows, range(5), ranged=True)
     for i, rule in enumerate(rules):
         expected = _core.sample_row(logits[i], {**rule, "seed": 5})
         assert_same(found[i], expected, logits[i], rule)

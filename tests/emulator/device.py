@@ -40,6 +40,9 @@ def library() -> ctypes.CDLL:
     lib.emulator_launch.restype = text
     lib.emulator_launch_chain.argtypes = [u64] + [pointer] * 6
     lib.emulator_launch_chain.restype = text
+    lib.emulator_tensor_map.argtypes = [pointer, u64, ctypes.c_uint32, ctypes.c_uint32]
+    lib.emulator_tensor_map.argtypes += [pointer] * 3 + [ctypes.c_uint32]
+    lib.emulator_tensor_map.restype = ctypes.c_bool
     lib.emulator_forms.restype = text
     lib.emulator_coverage.argtypes, lib.emulator_coverage.restype = [text], text
     return lib
@@ -154,6 +157,29 @@ class Buffer:
         assert library().emulator_write(
             self.device.handle, self.address, raw.ctypes.data, raw.nbytes
         )
+
+    def tensor_map(self, box: Sequence[int], swizzle: int = 0) -> bytes:
+        """Return a map of the whole array.
+
+        Parameters
+        ----------
+        box
+            Elements per dimension, in the array's order: the last one is contiguous.
+        swizzle
+            0, 32, 64 or 128 bytes.
+        """
+        rank, size = len(self.shape), self.dtype.itemsize
+        strides = [size * int(np.prod(self.shape[i + 1 :])) for i in range(rank)]
+        out = ctypes.create_string_buffer(128)
+        if not library().emulator_tensor_map(
+            out, self.address, size, rank,
+            (ctypes.c_uint64 * rank)(*reversed(self.shape)),
+            (ctypes.c_uint64 * rank)(*reversed(strides[:-1])),
+            (ctypes.c_uint32 * rank)(*reversed(box)),
+            {0: 0, 32: 1, 64: 2, 128: 3}[swizzle],
+        ):  # fmt: skip
+            raise ValueError(library().emulator_error().decode())
+        return out.raw
 
     def free(self) -> None:
         """Free the memory; its address stays known as freed."""

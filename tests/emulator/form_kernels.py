@@ -858,3 +858,109 @@ def async_proxy(text: str) -> None:
         assert np.array_equal(got[:64, 1], x[:, 1] ^ leader)
         leaders.add(int(leader[0]))
     assert len(leaders) > 1
+
+
+# ---- tensor copies ----
+
+
+def _box_text(rank: int, form: int) -> str:
+    """Return a kernel that takes a box in, hands its bytes out, and stores it to another tensor."""
+    c = ", ".join(f"%r{10 + i}" for i in range(rank))
+    into, tile = (("shared::cluster", ""), ("shared::cta", ".tile"))[form]
+    hint, policy = ((".L2::cache_hint", ", %rd9"), ("", ""))[form]
+    loads = "".join(f"  ld.param.u32 %r{10 + i}, [at+{4 * i}];\n" for i in range(rank))
+    return f"""{HEADER}
+.entry k(.param .align 64 .b8 from[128], .param .align 64 .b8 to[128], .param .align 4 .b8 at[20],
+  .param .u32 bytes, .param .u64 raw) {{
+  .reg .pred %p<4>; .reg .b32 %r<24>; .reg .b64 %rd<12>;
+  .shared .align 1024 .b8 tile[4096]; .shared .align 8 .b64 full;
+  mov.u32 %r1, %tid.x; mov.u32 %r2, tile; mov.u32 %r3, full; setp.eq.u32 %p1, %r1, 0;
+  mov.b64 %rd1, from; cvta.param.u64 %rd2, %rd1; mov.b64 %rd3, to; cvta.param.u64 %rd4, %rd3;
+  ld.param.u32 %r4, [bytes]; ld.param.u64 %rd5, [raw];
+{loads}  createpolicy.fractional.L2::evict_first.b64 %rd9, 1.0;
+  @%p1 prefetch.tensormap [%rd2];
+  @%p1 mbarrier.init.shared::cta.b64 [%r3], 1;
+  bar.sync 0;
+  @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], %r4;
+  @%p1 cp.async.bulk.tensor.{rank}d.{into}.global{tile}.mbarrier::complete_tx::bytes{hint} [%r2], [%rd2, {{{c}}}], [%r3]{policy};
+WAIT:
+  mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3], 0; @!%p2 bra WAIT;
+  mad.lo.u32 %r5, %r1, 16, %r2; mad.wide.u32 %rd6, %r1, 16, %rd5; mul.lo.u32 %r6, %r1, 16;
+  setp.lt.u32 %p3, %r6, %r4;
+  @%p3 ld.shared.v2.u64 {{%rd7, %rd8}}, [%r5]; @%p3 st.global.v2.u64 [%rd6], {{%rd7, %rd8}};
+  @%p1 cp.async.bulk.tensor.{rank}d.global.shared::cta{tile}.bulk_group{hint} [%rd4, {{{c}}}], [%r2]{policy};
+  cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;
+  ret;
+}}
+"""
+
+
+BOXES: list[tuple[tuple[int, ...], tuple[int, ...], str, int, list[tuple[int, ...]]]] = [
+    # shape, box, type, swizzle, where
+    ((200,), (32,), "u4", 0, [(0,), (190,), (-5,), (300,)]),
+    ((37, 80), (16, 64), "u2", 128, [(0, 0), (30, 40), (-3, -9), (40, 0), (0, 79)]),
+    ((37, 48), (16, 32), "u2", 64, [(8, 16), (30, 30), (-3, -9)]),
+    ((37, 32), (32, 16), "u2", 32, [(4, 8), (30, 30), (-3, -9)]),
+    ((37, 64), (8, 32), "f4", 128, [(4, 32), (33, 50)]),
+    ((37, 64), (8, 32), "u1", 0, [(4, 32), (33, 50), (-1, -7)]),
+    ((37, 32), (4, 8), "u2", 128, [(4, 8), (33, 30)]),
+    ((5, 9, 32), (2, 4, 16), "u2", 32, [(1, 2, 16), (4, 7, 20), (-1, -1, -1)]),
+    ((3, 4, 5, 16), (2, 2, 2, 8), "f4", 0, [(1, 1, 1, 8), (2, 3, 4, 12), (-1, 0, 0, 0)]),
+    ((2, 3, 3, 4, 16), (1, 2, 2, 2, 8), "u2", 0, [(1, 1, 1, 1, 8), (1, 2, 2, 3, 12)]),
+]
+
+
+def _at(array: Array, where: tuple[int, ...], box: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the indices of a box, flattened, and which of them are inside."""
+    grid = np.stack(np.meshgrid(*(w + np.arange(b) for w, b in zip(where, box, strict=True)),
+                                indexing="ij"), -1).reshape(-1, len(box))  # fmt: skip
+    inside = ((grid >= 0) & (grid < np.array(array.shape))).all(1)
+    return grid, inside
+
+
+def _shuffled(tile: Array, swizzle: int) -> Array:
+    """Move 16-byte chunks in lines of 128; the pattern comes back after 2, 4 or 8 lines."""
+    out = np.zeros(-(-tile.nbytes // 1024) * 1024, np.uint8)
+    for i, chunk in enumerate(tile.reshape(-1, 16)):
+        line, within = divmod(i, 8)
+        moved = within ^ {0: 0, 32: line % 2, 64: line % 4, 128: line % 8}[swizzle]
+        at = 128 * line + 16 * moved
+        out[at : at + 16] = chunk
+    return out
+
+
+def _check_boxes(rank: int, form: int, text: str) -> None:
+    for shape, box, kind, swizzle, places in BOXES:
+        if len(shape) != rank:
+            continue
+        for where in places:
+            device = Device()
+            rng = np.random.default_rng(1)
+            x = rng.integers(0, 100, shape).astype(kind)
+            source = device.buffer(x, "from")
+            target = device.buffer(np.full(shape, 7, kind), "to")
+            grid, inside = _at(x, where, box)
+            tile = np.zeros(len(grid), kind)
+            tile[inside] = x[tuple(grid[inside].T)]
+            raw = device.empty(tile.nbytes, np.uint8, "raw")
+            at = np.zeros(5, np.int32)
+            at[:rank] = where[::-1]
+            result = device.load(text).launch(
+                "k", 1, 256, source.tensor_map(box, swizzle), target.tensor_map(box, swizzle),
+                at.tobytes(), tile.nbytes, raw, seed=1,
+            )  # fmt: skip
+            clean(result)
+            assert result.counters["async_copy_bytes"] == tile.nbytes + inside.sum() * x.itemsize
+            wanted = _shuffled(tile.view(np.uint8), swizzle)[: tile.nbytes]
+            assert np.array_equal(raw.numpy(), wanted), (shape, box, swizzle, where)
+            after = np.full(shape, 7, kind)
+            after[tuple(grid[inside].T)] = tile[inside]
+            assert np.array_equal(target.numpy(), after), (shape, box, swizzle, where)
+
+
+for _rank in range(1, 6):
+    for _form in range(2):
+        _text = _box_text(_rank, _form)
+        KERNELS[f"tensor_copies_{_rank}d_{_form}"] = FormKernel(
+            _text, lambda r=_rank, f=_form, t=_text: _check_boxes(r, f, t)
+        )

@@ -288,6 +288,44 @@ def test_a_race_fails_the_launch_and_is_reported() -> None:
     assert lib.cuCtxSynchronize() == 0
 
 
+def test_tensor_maps_are_checked_as_the_driver_does() -> None:
+    lib = _driver()
+    memory = ctypes.c_uint64()
+    assert lib.cuMemAlloc_v2(ctypes.byref(memory), 1 << 16) == 0
+    space = ctypes.create_string_buffer(256)
+    out = (ctypes.addressof(space) + 127) // 128 * 128
+
+    def make(
+        *, kind: int = 9, sizes: tuple[int, ...] = (64, 32), strides: tuple[int, ...] = (128,),
+        box: tuple[int, ...] = (64, 8), steps: tuple[int, ...] = (1, 1), swizzle: int = 3,
+        offset: int = 0, interleave: int = 0, fill: int = 0, at: int = out,
+    ) -> int:  # fmt: skip
+        rank = len(sizes)
+        result: int = lib.cuTensorMapEncodeTiled(
+            ctypes.c_void_p(at), kind, ctypes.c_uint32(rank),
+            ctypes.c_void_p((memory.value or 0) + offset), (ctypes.c_uint64 * rank)(*sizes),
+            (ctypes.c_uint64 * rank)(*strides), (ctypes.c_uint32 * rank)(*box),
+            (ctypes.c_uint32 * rank)(*steps), interleave, swizzle, 0, fill,
+        )  # fmt: skip
+        return result
+
+    assert make() == 0
+    assert space.raw.strip(b"\0")
+    assert make(box=(32, 8), swizzle=2) == 0
+    assert make(kind=7, box=(32, 8)) == 0
+    bad = [
+        {"at": out + 8}, {"offset": 8}, {"sizes": (0, 32)}, {"strides": (120,)},
+        {"strides": (1 << 40,)}, {"box": (64, 0)}, {"box": (64, 257)}, {"box": (4, 8)},
+        {"swizzle": 2}, {"box": (128, 8)}, {"steps": (1, 0)}, {"steps": (1, 9)},
+        {"sizes": (8,) * 6, "strides": (128,) * 5, "box": (8,) * 6, "steps": (1,) * 6},
+    ]  # fmt: skip
+    for change in bad:
+        assert make(**change) == 1, change
+    for change in ({"steps": (1, 2)}, {"interleave": 1}, {"swizzle": 4}, {"fill": 1}, {"kind": 13}):
+        assert make(**change) == 801, change
+    assert lib.cuMemFree_v2(memory) == 0
+
+
 ROUNDING = """
 import ctypes, sys
 import numpy as np

@@ -170,6 +170,22 @@ class TestWhatABuildSays:
         assert len([line for line in run.stderr.splitlines() if wrong in line]) == 1
 
 
+class TestWhatTheDocumentsExplain:
+    @pytest.mark.parametrize(
+        ("text", "source"),
+        [
+            ("no C++ compiler was found", "CMakeLists.txt"),
+            ("gptoss has no kernels for the processor", "CMakeLists.txt"),
+            ("is too old", "cmake/compiler.cmake"),
+            ("cl.exe does not build gptoss", "cmake/compiler.cmake"),
+            ("gptoss does not run on free-threaded Python yet", "python/gptoss/__init__.py"),
+        ],
+    )
+    def test_what_a_build_says(self, text: str, source: str) -> None:
+        assert text in (ROOT / source).read_text(encoding="utf-8")
+        assert text in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+
+
 def coff_object(symbols: list[tuple[str, int, int]]) -> bytes:
     """Return an object for x86-64 without sections; symbols are name, section and type."""
     table, names = b"", b""
@@ -185,9 +201,9 @@ def coff_object(symbols: list[tuple[str, int, int]]) -> bytes:
     return header + table + struct.pack("<I", 4 + len(names)) + names
 
 
-def macho_file(commands: list[bytes], after: bytes = b"") -> bytes:
+def macho_file(commands: list[bytes], after: bytes = b"", processor: int = 0x0100000C) -> bytes:
     size = sum(map(len, commands))
-    head = struct.pack("<8I", 0xFEEDFACF, 0, 0, 0, len(commands), size, 0, 0)
+    head = struct.pack("<8I", 0xFEEDFACF, processor, 0, 0, len(commands), size, 0, 0)
     return head + b"".join(commands) + after
 
 
@@ -307,16 +323,27 @@ class TestWheels:
         signature = struct.pack("<4I", 0x1D, 16, 0, 0)
         found = build_wheels.MachO.read(macho_file([library, version, signature]))
         assert found == build_wheels.MachO(
-            "11.0", ("/usr/lib/libSystem.B.dylib",), (), is_signed=True
+            "arm64", "11.0", ("/usr/lib/libSystem.B.dylib",), (), is_signed=True
         )
-        found.check()
+        found.check("arm64")
+        with pytest.raises(SystemExit, match=r"expected MachO\(processor='x86_64'.*got .*'arm64'"):
+            found.check("x86_64")
         newer = struct.pack("<6I", 0x32, 24, 1, 13 << 16 | 3 << 8, 14 << 16, 0)
         for commands in ([library, newer, signature], [library, version], [version, signature]):
             wrong = build_wheels.MachO.read(macho_file(commands))
-            with pytest.raises(SystemExit, match=r"expected MachO\(minimum='11.0'"):
-                wrong.check()
+            with pytest.raises(SystemExit, match=r"expected MachO\(processor='arm64'"):
+                wrong.check("arm64")
         with pytest.raises(ValueError, match="expected a 64-bit little-endian Mach-O file"):
             build_wheels.MachO.read(b"\x7fELF")
+
+    def test_macs_with_x86_load_what_is_not_signed(self, build_wheels: ModuleType) -> None:
+        name = b"/usr/lib/libSystem.B.dylib\0".ljust(32, b"\0")
+        library = struct.pack("<6I", 0x0C, 24 + len(name), 24, 0, 0, 0) + name
+        version = struct.pack("<6I", 0x32, 24, 1, 11 << 16, 14 << 16, 0)
+        found = build_wheels.MachO.read(macho_file([library, version], processor=0x01000007))
+        assert found.processor == "x86_64"
+        assert not found.is_signed
+        found.check("x86_64")
 
     def test_symbols_that_macos_would_look_up_anywhere(self, build_wheels: ModuleType) -> None:
         undefined, of_library = 0x01, 1 << 8
@@ -346,7 +373,8 @@ class TestWheels:
             "linux-x86_64": "linux_x86_64",
             "linux-aarch64": "linux_aarch64",
             "windows": "win_amd64",
-            "macos": "macosx_11_0_arm64",
+            "macos-arm64": "macosx_11_0_arm64",
+            "macos-x86_64": "macosx_11_0_x86_64",
         }
 
     def test_pythons_are_those_of_the_package(self, build_wheels: ModuleType) -> None:

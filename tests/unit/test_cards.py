@@ -145,7 +145,7 @@ def test_what_cannot_be_loaded_says_what_could() -> None:
         context_20b(15)
     text = str(caught.value)
     assert text.startswith("a context of 2048 tokens takes 50.33 MB of KV cache, and only ")
-    assert "beside 0.26 GB of workspace" in text
+    assert "beside 0.27 GB of workspace" in text
     assert "13.93 GB of weights" in text
     assert re.search(r': no context fits; .*; with dense="q8" at most \d+$', text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +50,14 @@ def run_script(script: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
 
 
+def press_ctrl_c() -> None:
+    """Interrupt the main thread, from any."""
+    if sys.platform == "win32":  # where os.kill ends the process
+        signal.raise_signal(signal.SIGINT)
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 class TestInterrupt:
     @pytest.fixture(autouse=True)
     def _ctrl_c_interrupts(self) -> Iterator[None]:
@@ -63,7 +73,7 @@ class TestInterrupt:
             deadline = time.monotonic() + 20
             while llm.stats().running < requests and time.monotonic() < deadline:
                 time.sleep(0.001)
-            os.kill(os.getpid(), signal.SIGINT)
+            press_ctrl_c()
 
         assert_nothing_runs(llm)
         thread = threading.Thread(target=press, daemon=True)
@@ -88,7 +98,7 @@ class TestInterrupt:
         assert_nothing_runs(llm)
 
     def test_logits(self, llm: LLM) -> None:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer = threading.Timer(0.5, press_ctrl_c)
         start = time.monotonic()
         timer.start()
         with pytest.raises(KeyboardInterrupt):
@@ -97,10 +107,18 @@ class TestInterrupt:
         llm.logits([1, 2, 3])
         assert time.monotonic() - start < 5
 
+    def test_while_nothing_comes(self) -> None:
+        timer = threading.Timer(0.3, press_ctrl_c)
+        start = time.monotonic()
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            Mailbox().get(timeout=30)
+        assert time.monotonic() - start < 10
+
     @pytest.mark.parametrize("seed", range(40))
     def test_at_any_moment(self, llm: LLM, seed: int) -> None:
         delay_s = random.Random(seed).uniform(0, 0.02)
-        timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT))
+        timer = threading.Timer(delay_s, press_ctrl_c)
 
         # No streams: Python drops what is raised in a __del__.
         def generate_and_score() -> None:
@@ -122,6 +140,33 @@ class TestInterrupt:
                 llm.generate("a", ignore_eos=True)
             thread.join()
             assert other.result().token_ids == expected
+
+
+class TestMailbox:
+    """Also as on Windows, where nothing is waited for in one piece."""
+
+    @pytest.fixture(params=[None, 0.02], ids=["in one piece", "in pieces"])
+    def mailbox(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mailbox:
+        monkeypatch.setattr("gptoss.engine.loop._MAX_WAIT_S", request.param)
+        return Mailbox()
+
+    @pytest.mark.parametrize("timeout", [None, 30.0])
+    def test_what_comes_later(self, mailbox: Mailbox, timeout: float | None) -> None:
+        letter = MemoryError()
+        timer = threading.Timer(0.1, mailbox.put, (letter,))
+        timer.start()
+        assert mailbox.get(timeout) is letter
+
+    def test_nothing_comes(self, mailbox: Mailbox) -> None:
+        for timeout in (0.0, 0.07):
+            start = time.monotonic()
+            with pytest.raises(Empty):
+                mailbox.get(timeout)
+            assert time.monotonic() - start >= timeout
+
+    def test_what_is_there(self, mailbox: Mailbox) -> None:
+        mailbox.put(None)
+        assert mailbox.get(0) is None
 
 
 class TestThreads:
@@ -172,6 +217,20 @@ class TestThreads:
             assert [f.result().token_ids for f in found] == [expected] * 10
 
 
+class TestSpawn:
+    """How processes begin on macOS, Windows, and since 3.14 everywhere."""
+
+    def test_a_spawned_process_loads_its_own(
+        self, llm: LLM, tiny_checkpoint: Callable[[str], Path]
+    ) -> None:
+        params = {"seed": 1, **PARAMS}
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            model = tiny_checkpoint("hf")
+            result = pool.apply(gptoss.generate, ("a",), {"model": model, **params})
+        assert result.token_ids == llm.generate("a", **params).token_ids
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 class TestFork:
     def test_a_forked_process_is_told(self, tiny_checkpoint: Callable[[str], Path]) -> None:
         script = f"""

@@ -43,6 +43,7 @@ def no_umask() -> Iterator[None]:
     os.umask(old)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs modes and owners")
 class TestWhoMayLookIn:
     @pytest.mark.usefixtures("no_umask")
     def test_nobody_else(self, tmp_path: Path) -> None:
@@ -152,6 +153,7 @@ class TestWhatIsRead:
         files.write(name_of(1), contents_of(1), 0)
         assert files.read(name_of(1), SIZE * 2) is None
 
+    @pytest.mark.skipif(os.name != "posix", reason="needs links that users may make")
     def test_a_link_is_not_followed(self, files: PageFiles, tmp_path: Path) -> None:
         files.write(name_of(1), contents_of(1), 0)
         (files.folder / name_of(1)).rename(tmp_path / "elsewhere")
@@ -169,6 +171,7 @@ class TestWhatIsRead:
         os.close(before)
         os.close(after)
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes among the files")
     def test_a_pipe_in_place_of_a_page(self, files: PageFiles) -> None:
         os.mkfifo(files.folder / name_of(1))
         assert files.read(name_of(1), SIZE) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -431,6 +430,7 @@ class TestTheLimit:
         with pytest.raises(error, match=message):
             gptoss.load("demo", **options)
 
+    @pytest.mark.skipif(os.name != "posix", reason="needs modes")
     def test_a_folder_of_others_is_refused_before_anything_is_loaded(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o777)
         with pytest.raises(PermissionError, match="no other user may write into"):
@@ -439,6 +439,7 @@ class TestTheLimit:
 
 class TestWhatCannotBeWritten:
     def test_a_full_disk_is_told_once(self, checkpoint: Path, folder: Path) -> None:
+        resource = pytest.importorskip("resource")
         done = run(
             """
             import sys, numpy as np, gptoss
@@ -532,6 +533,7 @@ class TestTheEnd:
             next(iter(stream))
         assert answer(checkpoint, folder=folder).usage.cached_tokens == STORED
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_of_a_fork(self, checkpoint: Path, folder: Path) -> None:
         done = run(
             """

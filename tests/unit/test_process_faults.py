@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,8 @@ import pytest
 import gptoss
 from gptoss import BackendError
 from support.paths import real_data
+
+resource = pytest.importorskip("resource")  # of POSIX, as are the signals and forks below
 
 DEMO = Path(gptoss.__file__).parent / "demo"
 ENDLESS: dict[str, Any] = {"max_tokens": 3000, "ignore_eos": True, "temperature": 0.0}

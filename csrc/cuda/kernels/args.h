@@ -79,12 +79,15 @@ struct Step {
 };
 
 // x (T, hidden) f32 = rows of the embedding (V, hidden), bf16 or, if it has scales, in q8_0 as
-// core/q8.h has it.
+// core/q8.h has it. With a weight it begins the norm of x, as RmsNormArgs does in bf16.
 struct EmbedArgs {
   Step step;
   const void* embedding;
   const void* scales;  // (V, hidden/32) f16, nullable
   float* x;
+  const float* weight;  // (hidden), nullable
+  void* y;              // (T, hidden) bf16
+  float* squares;       // (T)
   int32_t hidden;
 };
 inline Launch launch_of(const EmbedArgs& a) {
@@ -95,11 +98,13 @@ inline Launch launch_of(const EmbedArgs& a) {
 // ---- Norm --------------------------------------------------------------------------------------
 
 // y (rows, n) = x / sqrt(mean(x^2) + eps) * weight; row r of y is of x's row `row_index[r]`, or r
-// where that is null. y is f32 or bf16 (`act`).
+// where that is null. In bf16 (`act`) the norm is only begun: y = x * weight, which needs nothing
+// of other columns, and the product that reads y divides (RowNorm). n up to kMaxHidden.
 struct RmsNormArgs {
   const float* x;  // (?, n)
   const float* weight;
   void* y;
+  float* squares;            // (rows): the sum of x^2, with bf16
   const int32_t* row_index;  // nullable
   int32_t rows, n;
   float eps;
@@ -109,19 +114,39 @@ inline Launch launch_of(const RmsNormArgs& a) {
   return {a.act == Act::f32 ? "gptoss_rms_norm_f32" : "gptoss_rms_norm_bf16", a.rows, 1, 1, 256, 0};
 }
 
+// Of rows whose norm was begun: what is made of them is divided by sqrt(sum / k + eps), where the
+// sum is that of a row of `squares`. All that make or add squares have one order: over 16 columns
+// as a tree, then those, as sum_of_parts() of block.cuh does.
+struct RowNorm {
+  const float* squares;  // (rows, n_parts), nullable: nothing is divided
+  int32_t n_parts;       // 1: sums of whole rows; else ceil(k / 16)
+  float eps;
+};
+inline constexpr int kNormColumns = 16;
+
 // ---- Dense matmul ------------------------------------------------------------------------------
 
-// y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`).
+// What is highest and lowest of 16 logits, -inf left out, which is not possible; +inf in place of
+// the highest if it or NaN is among them.
+struct LogitRange {
+  float highest, lowest;
+};
+inline constexpr int kRangeLogits = 16;
+inline constexpr int kRangeRows = 64;  // at most
+
+// y (rows, n) f32 = x (rows, k) @ w^T, divided (`norm`) (+ bias) (+ what y holds, if `accumulate`).
 //   Act::f32:  x f32, w (n, k) bf16 row-major, any n and k; products and sums in f32. With scales
 //              w is in q8_0 as core/q8.h has it, k % 32 == 0
 //   Act::bf16: x bf16, k % 8 == 0 and x_stride % 8 == 0, w as ShuffleDenseArgs leaves it; sums in
-//              f32, in an order that depends on k alone
+//              f32, in an order that depends on k alone. `ranges` of y for up to kRangeRows rows
 struct DenseMatmulArgs {
   const void* x;
   const void* w;
   const void* scales;  // (n, k/32) f16, nullable; null with Act::bf16
   const float* bias;   // (n), nullable
   float* y;
+  LogitRange* ranges;  // (rows, ceil(n / 16)), nullable; with Act::f32 null, as norm.squares is
+  RowNorm norm;
   int32_t rows, n, k;
   int32_t x_stride, y_stride;
   int32_t accumulate;
@@ -194,8 +219,8 @@ inline Launch launch_of(const QuantizeArgs& a) {  // a warp per 32 numbers
           0};
 }
 
-// y (rows, n) f32 = x (rows, k) @ w^T (+ bias) (+ what y holds, if `accumulate`). Products within
-// 32 columns are exact integers, sums over them f32, as in ops/q8_matmul.h.
+// y (rows, n) f32 = x (rows, k) @ w^T, divided (`norm`) (+ bias) (+ what y holds, if `accumulate`).
+// Products within 32 columns are exact integers, sums over them f32, as in ops/q8_matmul.h.
 struct Q8MatmulArgs {
   const int8_t* x;  // as QuantizeArgs leaves them
   const float* x_scales;
@@ -203,6 +228,8 @@ struct Q8MatmulArgs {
   const void* scales;
   const float* bias;  // (n), nullable
   float* y;
+  LogitRange* ranges;  // as in DenseMatmulArgs
+  RowNorm norm;
   int32_t rows, n, k;
   int32_t y_stride;
   int32_t accumulate;
@@ -319,7 +346,7 @@ inline Launch launch_of(const GateUpArgs& a) {
   return {tile == 8    ? "gptoss_gate_up_bf16_8"
           : tile == 32 ? "gptoss_gate_up_bf16_32"
                        : "gptoss_gate_up_bf16_64",
-          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 64
                                          : tile == 32 ? 16
                                                       : 128)),
           static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
@@ -327,6 +354,30 @@ inline Launch launch_of(const GateUpArgs& a) {
           tile == 32 ? 256 : 128,
           0};
 }
+
+// x (T, n) f32 += sum over a of weights[t, a] * out[t * A + a], in the order of a.
+struct CombineArgs {
+  const float* out;      // (T * A, n)
+  const float* weights;  // (T, A)
+  float* x;
+  int32_t tokens, n_active, n;
+};
+inline Launch launch_of(const CombineArgs& a) {
+  return {"gptoss_combine", a.tokens, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
+}
+
+// What follows the experts, done by blocks that are the last to have made some columns:
+// CombineArgs, then the norm of x is begun. x * weight goes to y, or to codes in int8 as
+// QuantizeArgs makes them of bf16, which needs n % 32 == 0.
+struct FinishArgs {
+  CombineArgs combine;  // x null: nothing of it is done here
+  const float* weight;  // (n), nullable: no norm
+  void* y;              // (T, n) bf16
+  int8_t* codes;        // (T, q8_columns(n)), nullable
+  float* code_scales;   // (T, q8_columns(n) / 32)
+  float* squares;       // (T, ceil(n / kNormColumns))
+  int32_t* arrived;     // (ceil(n / 64)): zeros, before and after
+};
 
 // out (T * A, hidden) f32, by pair and not by sorted row: out[pairs[r]] = h[r] @ down^T + bias.
 struct DownArgs {
@@ -338,7 +389,11 @@ struct DownArgs {
   int32_t n_pairs, n_experts;
   int32_t n, k;  // n = hidden, k = I
   Act act;
+  FinishArgs finish;  // where finishes_experts()
 };
+inline bool finishes_experts(Act act, int n_pairs, int n_experts) {
+  return act == Act::bf16 && expert_tile_rows(n_pairs, n_experts) == 8;
+}
 inline Launch launch_of(const DownArgs& a) {
   if (a.act == Act::f32) {
     return {"gptoss_down_f32", static_cast<int>(ceil_div(a.n, 8)), a.n_pairs, 1, 256, 0};
@@ -347,7 +402,7 @@ inline Launch launch_of(const DownArgs& a) {
   return {tile == 8    ? "gptoss_down_bf16_8"
           : tile == 32 ? "gptoss_down_bf16_32"
                        : "gptoss_down_bf16_64",
-          static_cast<int>(ceil_div(a.n, tile == 8    ? 32
+          static_cast<int>(ceil_div(a.n, tile == 8    ? 64
                                          : tile == 32 ? 16
                                                       : 128)),
           static_cast<int>(max_expert_tiles(a.n_pairs, a.n_experts, tile)),
@@ -381,17 +436,6 @@ inline Launch launch_of(const ShuffleMxfp4Args& a) {
           0};
 }
 
-// x (T, n) f32 += sum over a of weights[t, a] * out[t * A + a], in the order of a.
-struct CombineArgs {
-  const float* out;      // (T * A, n)
-  const float* weights;  // (T, A)
-  float* x;
-  int32_t tokens, n_active, n;
-};
-inline Launch launch_of(const CombineArgs& a) {
-  return {"gptoss_combine", a.tokens, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
-}
-
 // experts (T, A), weights (T, A) of logits (T, E): ops/route_topk.h.
 struct RouteTopkArgs {
   const float* logits;
@@ -406,8 +450,9 @@ inline Launch launch_of(const RouteTopkArgs& a) {  // a warp per token
 // All of the way from the residual stream to the experts: normed (T, hidden) = RMSNorm of x, f32 or
 // bf16 (`act`); logits = normed @ router^T + bias, in f32 from what is not yet rounded; experts and
 // weights as RouteTopkArgs. At most kMaxExperts, hidden up to kMaxHidden. Of few tokens several
-// blocks share the experts of each, and the last one to finish chooses.
-inline constexpr int kRouteShares = 8;
+// blocks share the experts of each, and the last one to finish chooses; the last of all sorts the
+// pairs as ExpertSortArgs says.
+inline constexpr int kRouteShares = 32;
 inline constexpr int kRouteSharedTokens = 16;
 struct RouteArgs {
   const float* x;          // (T, hidden)
@@ -418,7 +463,9 @@ struct RouteArgs {
   float* logits;
   int32_t* experts;
   float* weights;
-  int32_t* arrived;  // (T): zeros, before and after
+  int32_t* pairs;    // (T * A); null: not sorted, as with more than kRouteSharedTokens
+  int32_t* offsets;  // (E + 1)
+  int32_t* arrived;  // (T + 1): zeros, before and after
   int32_t tokens, hidden, n_experts, n_active;
   float eps;
   Act act;
@@ -430,15 +477,17 @@ inline Launch launch_of(const RouteArgs& a) {
           : a.n_experts < kRouteShares  ? a.n_experts
                                         : kRouteShares,
           1,
-          512,
+          256,
           a.hidden * 4};
 }
 
-// CombineArgs, then y (T, n) = RMSNorm of x, f32 or bf16 (`act`). n up to kMaxHidden.
+// CombineArgs, then y (T, n) = RMSNorm of x, f32, or in bf16 (`act`) begun, as in RmsNormArgs. n up
+// to kMaxHidden.
 struct CombineNormArgs {
   CombineArgs combine;
   const float* weight;  // (n)
   void* y;
+  float* squares;  // (T), with bf16
   float eps;
   Act act;
 };
@@ -448,7 +497,7 @@ inline Launch launch_of(const CombineNormArgs& a) {
           1,
           1,
           512,
-          a.combine.n * 4};
+          a.act == Act::f32 ? a.combine.n * 4 : 0};
 }
 
 // ---- Attention ---------------------------------------------------------------------------------
@@ -492,19 +541,27 @@ inline Launch launch_of(const RopeKvArgs& a) {
 // out (T, H, D) = banded attention with sinks (ops/banded_attention.h) of the rotated q of qkv,
 // over the pages. out is f32 (with f32 pages) or bf16 (with f16 and int8 pages). qkv_stride is
 // even. int8 pages need has_fast_attention().
+//
+// With rotations, what RopeKvArgs does is done here: for steps that have one token of each
+// sequence, where has_fast_attention(). qkv stays as it is.
 struct AttentionArgs {
   Step step;
   const float* qkv;
   int32_t qkv_stride;
   int32_t heads;
   KvLayer kv;
-  const float* sinks;  // (H)
+  const float* sinks;      // (H)
+  const float* rotations;  // (positions, D), nullable
   void* out;
+  int8_t* codes;  // nullable: instead of `out`, as QuantizeArgs makes them of its bf16, where
+                  // has_fast_attention(), D % 32 == 0 and H * D % 64 == 0
+  float* code_scales;
   int32_t window;  // 0: all
   float scale;
   Act act;
   int32_t n_splits;  // of AttentionSplitArgs
   float* partials;   // likewise
+  int32_t* arrived;  // likewise
 };
 
 // Keys whose softmax is carried alone, then joins that of the keys before them. Borders lie at
@@ -564,8 +621,9 @@ inline Launch launch_of(const AttentionArgs& a) {
 }
 
 // The same bits for few tokens with many keys, where has_fast_attention(): each block goes through
-// the keys of one split, and leaves its softmax to the combination.
+// the keys of one split, and the last one of some tokens joins theirs.
 //   partials (T, n_splits, H, D + 2) f32: values, not yet divided; maximum, to base 2; sum
+//   arrived (T, G): zeros, before and after
 // n_splits is at least split_of(highest position) + 1. They pay where tiles alone would leave most
 // of the device idle: up to kSplitRows splits of all tokens together.
 inline constexpr int kSplitRows = 2048;
@@ -594,18 +652,11 @@ inline Launch launch_of(const AttentionSplitArgs& s) {
           : a.kv.head_dim == 32
               ? (is_int8 ? "gptoss_attention_split_32_int8" : "gptoss_attention_split_32")
               : (is_int8 ? "gptoss_attention_split_16_int8" : "gptoss_attention_split_16"),
-          count_tiles(a, row_tokens(a)),
+          count_tiles(a, 4 * row_tokens(a)),
           a.kv.kv_heads,
           a.n_splits,
-          32,
+          128,
           0};
-}
-struct AttentionCombineArgs {
-  AttentionArgs attention;
-};
-inline Launch launch_of(const AttentionCombineArgs& c) {
-  return {
-      "gptoss_attention_combine", c.attention.step.n_tokens, c.attention.kv.kv_heads, 1, 256, 0};
 }
 
 // ---- Results -----------------------------------------------------------------------------------
@@ -684,10 +735,11 @@ struct SampleOut {
 // counts |= kSeen and + 1. `out` of every row of the unit is written, `sampled` 0 where it was not
 // reached.
 struct SampleArgs {
-  const float* logits;    // (R, V)
-  const SampleRow* rows;  // (M)
-  const int32_t* units;   // (U + 1)
-  const uint32_t* masks;  // (masks, ceil(V / 32))
+  const float* logits;       // (R, V)
+  const LogitRange* ranges;  // (R, ceil(V / 16)) of them, nullable
+  const SampleRow* rows;     // (M)
+  const int32_t* units;      // (U + 1)
+  const uint32_t* masks;     // (masks, ceil(V / 32))
   const BiasEntry* biases;
   uint32_t* counts;  // (slots, V): kSeen if in prompt or output, and the occurrences in the output
   SlotState* slots;

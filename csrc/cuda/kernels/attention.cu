@@ -4,14 +4,16 @@
 // one or more tokens. A row's arithmetic depends on its position and its keys alone: pages of 64
 // keys in order, a running softmax within a split, splits joined in order behind the sink. Pages
 // that a row does not see change none of its bits. So a token has the same result in a tile of a
-// prompt, alone, and with its splits computed by different blocks.
-#include "cuda/kernels/block.cuh"
-#include "cuda/kernels/pages.cuh"
+// prompt, alone, and with its splits computed by different blocks, the last of which joins them.
+#include <type_traits>
+
+#include "cuda/kernels/rope.cuh"
 #include "cuda/kernels/shared.cuh"
 
 namespace gptoss::cuda {
 namespace {
 
+constexpr int kThreads = 128;
 constexpr int kPage = kKernelPageTokens;
 constexpr float kLog2E = 0x1.715476p+0f;
 constexpr float kNoMaximum = -1e30f;  // finite: its difference from itself is 0
@@ -128,8 +130,11 @@ struct Stages<kDim, true> {
   Page<kDim> pages[1];
 };
 
-template <int kDim, int kWarps, bool kInt8>
+template <int kDim, bool kInt8>
 class TileAttention {
+  static constexpr int kWarps = kThreads / 32;
+  using Cached = std::conditional_t<kInt8, Int8, F16>;
+
  public:
   __device__ __forceinline__ TileAttention(const AttentionArgs& a, Stages<kDim, kInt8>& stages)
       : a_(a), stages_(stages) {
@@ -160,6 +165,8 @@ class TileAttention {
   __device__ __forceinline__ bool is_row(int i) const { return is_row_[i]; }
   __device__ __forceinline__ int token(int i) const { return tile_.first + token_[i]; }
   __device__ __forceinline__ int head(int i) const { return head_[i]; }
+  __device__ __forceinline__ int first_token() const { return tile_.first; }
+  __device__ __forceinline__ int tokens() const { return tile_.tokens; }
 
   // Goes through pages [begin, end); f(softmax) at the end of every split.
   template <class F>
@@ -209,16 +216,52 @@ class TileAttention {
       const float* const q = a_.qkv + static_cast<int64_t>(token(i)) * a_.qkv_stride +
                              static_cast<int64_t>(head_[i]) * kDim + pair;
 #pragma unroll
-      for (int k = 0; k < 2 * (kDim / 16); ++k) {
-        float2 x = {0.0f, 0.0f};
-        if (is_row_[i]) x = *reinterpret_cast<const float2*>(q + 8 * k);
-        queries_[k / 2][i + k % 2 * 2] = to_f16_pair(x.x, x.y);
+      for (int k = 0; k < kDim / 16; ++k) {
+        float2 x[2] = {};
+        if (is_row_[i]) {
+          x[0] = *reinterpret_cast<const float2*>(q + 8 * k);
+          x[1] = *reinterpret_cast<const float2*>(q + 8 * k + kDim / 2);
+          if (a_.rotations != nullptr) {
+            const float* const rotation = rotation_of(token_[i]) + 8 * k + pair;
+            const float2 cos = *reinterpret_cast<const float2*>(rotation);
+            const float2 sin = *reinterpret_cast<const float2*>(rotation + kDim / 2);
+            const Pair first = rotate(x[0].x, x[1].x, cos.x, sin.x);
+            const Pair second = rotate(x[0].y, x[1].y, cos.y, sin.y);
+            x[0] = {first.first, second.first};
+            x[1] = {first.second, second.second};
+          }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int at = k + half * (kDim / 16);
+          queries_[at / 2][i + at % 2 * 2] = to_f16_pair(x[half].x, x[half].y);
+        }
       }
     }
   }
 
+  // Of a token of the tile.
+  __device__ __forceinline__ const float* rotation_of(int token) const {
+    return a_.rotations + static_cast<int64_t>(first_position_ + token) * kDim;
+  }
+
+  // The tile's one token goes into its page, which then is read like others.
+  __device__ __forceinline__ void store_token() {
+    if (warp_id() == 0) {
+      const auto head = static_cast<int>(blockIdx.y);
+      const float* const k = a_.qkv + static_cast<int64_t>(tile_.first) * a_.qkv_stride +
+                             static_cast<int64_t>(a_.heads + head) * kDim;
+      const float* const v = k + a_.kv.kv_heads * kDim;
+      using Element = typename Stored<Cached>::Element;
+      const PageOf<Element> page(a_.kv, slot_, first_position_);
+      store_head<Cached>(page, head, first_position_ % kPage, kDim, k, v, rotation_of(0));
+    }
+    __syncthreads();
+  }
+
   // Keys behind the tile's last token are zeros: nothing was written there, or something else.
   __device__ __forceinline__ void load_page(int page) {
+    if (a_.rotations != nullptr && page == first_position_ / kPage) store_token();
     const int rows = first_position_ + tile_.tokens - page * kPage;
     const int head = blockIdx.y;
     if constexpr (kInt8) {
@@ -372,7 +415,7 @@ class TileAttention {
 template <int kDim, bool kInt8>
 __device__ __forceinline__ void attention_tile(const AttentionArgs& a) {
   __shared__ __align__(128) Stages<kDim, kInt8> stages;
-  TileAttention<kDim, 4, kInt8> attention(a, stages);
+  TileAttention<kDim, kInt8> attention(a, stages);
   if (attention.is_empty()) return;
   // The sink has weight 1 at its own maximum and no value.
   Softmax<kDim> total;
@@ -399,16 +442,39 @@ __device__ __forceinline__ void attention_tile(const AttentionArgs& a) {
   });
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if (!attention.is_row(i)) continue;
-    auto* const out =
-        static_cast<uint16_t*>(a.out) +
-        (static_cast<int64_t>(attention.token(i)) * a.heads + attention.head(i)) * kDim +
-        lane_id() % 4 * 2;
+    uint32_t pairs[kDim / 8];
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
-      *reinterpret_cast<uint32_t*>(out + 8 * n) =
-          to_bf16_pair(__fdiv_rn(total.values[n][2 * i], total.sum[i]),
-                       __fdiv_rn(total.values[n][2 * i + 1], total.sum[i]));
+      pairs[n] = to_bf16_pair(__fdiv_rn(total.values[n][2 * i], total.sum[i]),
+                              __fdiv_rn(total.values[n][2 * i + 1], total.sum[i]));
+    }
+    const int64_t row = static_cast<int64_t>(attention.token(i)) * a.heads + attention.head(i);
+    const int pair = lane_id() % 4 * 2;
+    if (kDim % 32 == 0 && a.codes != nullptr) {
+#pragma unroll
+      for (int block = 0; block < kDim / 32; ++block) {
+        uint32_t largest = 0;
+#pragma unroll
+        for (int n = 4 * block; n < 4 * block + 4; ++n) {
+          largest = max(largest, max(pairs[n] << 16 & 0x7fff0000u, pairs[n] & 0x7fff0000u));
+        }
+        largest = max(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+        largest = max(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+        if (!attention.is_row(i)) continue;
+        const Int8Scale scale(largest);
+#pragma unroll
+        for (int n = 4 * block; n < 4 * block + 4; ++n) {
+          char2 codes;
+          codes.x = scale.code(__uint_as_float(pairs[n] << 16));
+          codes.y = scale.code(__uint_as_float(pairs[n] & 0xffff0000u));
+          *reinterpret_cast<char2*>(a.codes + row * kDim + 8 * n + pair) = codes;
+        }
+        if (pair == 0) a.code_scales[row * (kDim / 32) + block] = scale.scale;
+      }
+    } else if (attention.is_row(i)) {
+      auto* const out = static_cast<uint16_t*>(a.out) + row * kDim + pair;
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) *reinterpret_cast<uint32_t*>(out + 8 * n) = pairs[n];
     }
   }
 }
@@ -419,10 +485,71 @@ __device__ __forceinline__ float* partial_of(const AttentionArgs& a, int token, 
                           (a.kv.head_dim + 2);
 }
 
+// Joins the splits of a tile's tokens for this block's heads, in order behind the sink. A thread
+// has four dimensions at a time.
+template <int kDim>
+__device__ __forceinline__ void combine_splits(const AttentionArgs& a, int first_token,
+                                               int tokens) {
+  constexpr int kQuads = kDim / 4;
+  const int group = a.heads / a.kv.kv_heads;
+  const int64_t stride = static_cast<int64_t>(a.heads) * (kDim + 2);
+  for (int i = threadIdx.x; i < tokens * group * kQuads; i += kThreads) {
+    const int token = first_token + i / (group * kQuads);
+    const int head = static_cast<int>(blockIdx.y) * group + i / kQuads % group;
+    const int dim = i % kQuads * 4;
+    const int position = a.step.positions[token];
+    const int first = split_of(a.window > 0 ? max(0, position - a.window + 1) : 0);
+    const int last = split_of(position);
+    const float* part = partial_of(a, token, first, head);
+    float highest = __fmul_rn(a.sinks[head], kLog2E);
+    float sum = 1.0f;
+    float values[4] = {};
+#pragma unroll 4
+    for (int split = first; split <= last; ++split) {
+      const float2 low = *reinterpret_cast<const float2*>(part + dim);
+      const float2 high = *reinterpret_cast<const float2*>(part + dim + 2);
+      const float2 end = *reinterpret_cast<const float2*>(part + kDim);
+      const Join join(highest, end.x);
+      highest = join.highest;
+      sum = join(sum, end.y);
+      values[0] = join(values[0], low.x);
+      values[1] = join(values[1], low.y);
+      values[2] = join(values[2], high.x);
+      values[3] = join(values[3], high.y);
+      part += stride;
+    }
+    const uint32_t pairs[2] = {to_bf16_pair(__fdiv_rn(values[0], sum), __fdiv_rn(values[1], sum)),
+                               to_bf16_pair(__fdiv_rn(values[2], sum), __fdiv_rn(values[3], sum))};
+    const int64_t place = (static_cast<int64_t>(token) * a.heads + head) * kDim + dim;
+    if (kDim % 32 == 0 && a.codes != nullptr) {
+      const unsigned lanes = 0xffu << (lane_id() & 24);  // of 32 dimensions
+      uint32_t largest = 0;
+#pragma unroll
+      for (const uint32_t pair : pairs) {
+        largest = max(largest, max(pair << 16 & 0x7fff0000u, pair & 0x7fff0000u));
+      }
+#pragma unroll
+      for (int step = 1; step < 8; step *= 2) {
+        largest = max(largest, __shfl_xor_sync(lanes, largest, step));
+      }
+      const Int8Scale scale(largest);
+      char4 codes;
+      codes.x = scale.code(__uint_as_float(pairs[0] << 16));
+      codes.y = scale.code(__uint_as_float(pairs[0] & 0xffff0000u));
+      codes.z = scale.code(__uint_as_float(pairs[1] << 16));
+      codes.w = scale.code(__uint_as_float(pairs[1] & 0xffff0000u));
+      *reinterpret_cast<char4*>(a.codes + place) = codes;
+      if (dim % 32 == 0) a.code_scales[place / 32] = scale.scale;
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(a.out) + place) = {pairs[0], pairs[1]};
+    }
+  }
+}
+
 template <int kDim, bool kInt8>
 __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
   __shared__ __align__(128) Stages<kDim, kInt8> stages;
-  TileAttention<kDim, 1, kInt8> attention(a, stages);
+  TileAttention<kDim, kInt8> attention(a, stages);
   if (attention.is_empty()) return;
   const int split = blockIdx.z;
   const int begin = max(attention.page_begin(), split_begin(split) / kPage);
@@ -443,89 +570,64 @@ __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
       }
     }
   });
+  const int splits =
+      split_of((attention.page_end() - 1) * kPage) - split_of(attention.page_begin() * kPage) + 1;
+  int32_t* const arrived = a.arrived + blockIdx.x * gridDim.y + blockIdx.y;
+  if (is_last_of(arrived, splits)) {
+    combine_splits<kDim>(a, attention.first_token(), attention.tokens());
+  }
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_tile_64(const __grid_constant__ AttentionArgs a) {
   attention_tile<64, false>(a);
 }
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_tile_64_int8(const __grid_constant__ AttentionArgs a) {
   attention_tile<64, true>(a);
 }
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_tile_32(const __grid_constant__ AttentionArgs a) {
   attention_tile<32, false>(a);
 }
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_tile_32_int8(const __grid_constant__ AttentionArgs a) {
   attention_tile<32, true>(a);
 }
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_tile_16(const __grid_constant__ AttentionArgs a) {
   attention_tile<16, false>(a);
 }
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_tile_16_int8(const __grid_constant__ AttentionArgs a) {
   attention_tile<16, true>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(32, 4)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_split_64(const __grid_constant__ AttentionSplitArgs a) {
   attention_split<64, false>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32, 4)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_split_64_int8(const __grid_constant__ AttentionSplitArgs a) {
   attention_split<64, true>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32, 4)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_split_32(const __grid_constant__ AttentionSplitArgs a) {
   attention_split<32, false>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32, 4)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_split_32_int8(const __grid_constant__ AttentionSplitArgs a) {
   attention_split<32, true>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32, 4)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_split_16(const __grid_constant__ AttentionSplitArgs a) {
   attention_split<16, false>(a.attention);
 }
-extern "C" __global__ void __launch_bounds__(32, 4)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gptoss_attention_split_16_int8(const __grid_constant__ AttentionSplitArgs a) {
   attention_split<16, true>(a.attention);
-}
-
-// A block per token and KV head; a thread has some dimensions of its heads.
-extern "C" __global__ void __launch_bounds__(256)
-    gptoss_attention_combine(const __grid_constant__ AttentionCombineArgs c) {
-  const AttentionArgs& a = c.attention;
-  const int token = blockIdx.x;
-  if (token >= a.step.n_tokens) return;
-  const int dim = a.kv.head_dim;
-  const int group = a.heads / a.kv.kv_heads;
-  const int position = a.step.positions[token];
-  const int first = split_of(a.window > 0 ? max(0, position - a.window + 1) : 0);
-  const int last = split_of(position);
-  const int64_t stride = static_cast<int64_t>(a.heads) * (dim + 2);
-  for (int i = threadIdx.x; i < group * dim; i += 256) {
-    const int head = static_cast<int>(blockIdx.y) * group + i / dim;
-    const float* part = partial_of(a, token, first, head);
-    float highest = __fmul_rn(a.sinks[head], kLog2E);
-    float sum = 1.0f;
-    float value = 0.0f;
-#pragma unroll 4
-    for (int split = first; split <= last; ++split) {
-      const Join join(highest, part[dim]);
-      highest = join.highest;
-      sum = join(sum, part[dim + 1]);
-      value = join(value, part[i % dim]);
-      part += stride;
-    }
-    static_cast<uint16_t*>(a.out)[(static_cast<int64_t>(token) * a.heads + head) * dim + i % dim] =
-        to_bf16(__fdiv_rn(value, sum));
-  }
 }
 
 }  // namespace gptoss::cuda

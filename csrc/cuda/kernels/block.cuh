@@ -115,4 +115,83 @@ __device__ __forceinline__ float block_sum(float x, float (&parts)[kThreads / 32
   return sum;
 }
 
+// Whether this block is the last of `count` to come here; what they wrote before is then seen. All
+// threads call. `arrived` is zero before and after.
+__device__ __forceinline__ bool is_last_of(int32_t* arrived, int count) {
+  __shared__ bool is_last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    is_last = atomicAdd(arrived, 1) == count - 1;
+    if (is_last) atomicExch(arrived, 0);
+    __threadfence();
+  }
+  __syncthreads();
+  return is_last;
+}
+
+// Numbers in int8, 32 with a scale (args.h: QuantizeArgs), from the bits of their largest
+// magnitude: as integers those have the order of the numbers, and what is not finite is the
+// largest.
+struct Int8Scale {
+  float scale, factor;
+
+  __device__ __forceinline__ explicit Int8Scale(uint32_t largest_bits)
+      : scale(__fdiv_rn(__uint_as_float(largest_bits), 254.0f)),
+        factor(__uint_as_float(largest_bits) > 1e-30f
+                   ? __fdiv_rn(127.0f, __uint_as_float(largest_bits))
+                   : 0.0f) {}
+  __device__ __forceinline__ int8_t code(float x) const {
+    return static_cast<int8_t>(__float2int_rn(__fmul_rn(x, factor)));
+  }
+};
+__device__ __forceinline__ uint32_t magnitude_bits(float x) { return __float_as_uint(fabsf(x)); }
+
+// ---- A norm that is begun (args.h: RowNorm) ----
+
+// Of the 16 columns that half a warp has: the sum of x^2, in all of its lanes. All lanes call.
+__device__ __forceinline__ float sum_of_squares(float x) {
+  float sum = __fmul_rn(x, x);
+#pragma unroll
+  for (int step = 1; step < kNormColumns; step *= 2) {
+    sum = __fadd_rn(sum, __shfl_xor_sync(kAllLanes, sum, step));
+  }
+  return sum;
+}
+// Of a row's parts; a warp together.
+__device__ __forceinline__ float sum_of_parts(const float* parts, int n_parts) {
+  float sum = 0.0f;
+  for (int i = lane_id(); i < n_parts; i += 32) sum = __fadd_rn(sum, parts[i]);
+  return warp_sum(sum);
+}
+
+// The norm of a row, by a block: x_of(i) is asked once for each i, by the thread that then has it.
+template <int kThreads, class XOf>
+__device__ __forceinline__ void begin_norm(int n, const float* weight, uint16_t* y, float* squares,
+                                           XOf x_of) {
+  __shared__ float parts[kMaxHidden / kNormColumns];
+  const auto thread = static_cast<int>(threadIdx.x);
+  for (int base = 0; base < n; base += kThreads) {
+    const int i = base + thread;
+    const float x = i < n ? x_of(i) : 0.0f;
+    if (i < n) y[i] = to_bf16(x * weight[i]);
+    const float sum = sum_of_squares(x);
+    if (i < n && thread % kNormColumns == 0) parts[i / kNormColumns] = sum;
+  }
+  __syncthreads();
+  if (warp_id() != 0) return;
+  const float sum = sum_of_parts(parts, static_cast<int>(ceil_div(n, kNormColumns)));
+  if (lane_id() == 0) *squares = sum;
+}
+
+// ---- The experts' sum ----
+
+__device__ __forceinline__ float combined(const CombineArgs& a, int64_t t, int i) {
+  float sum = 0.0f;
+  for (int64_t pair = t * a.n_active; pair < (t + 1) * a.n_active; ++pair) {
+    sum = __fmaf_rn(a.weights[pair], a.out[pair * a.n + i], sum);
+  }
+  return __fadd_rn(a.x[t * a.n + i], sum);
+}
+
 }  // namespace gptoss::cuda

@@ -15,22 +15,34 @@ __device__ __forceinline__ int token_of(const Step& step, int t) {
   return last >= 0 ? last : 0;
 }
 
-template <class T>
-__device__ __forceinline__ void rms_norm(const RmsNormArgs& a) {
+// x_of(i): number i of the token's row
+template <class XOf>
+__device__ __forceinline__ void embed(const EmbedArgs& a, XOf x_of) {
+  const int64_t t = blockIdx.x;
+  float* const x = a.x + t * a.hidden;
+  if (a.weight == nullptr) {
+    for (int i = threadIdx.x; i < a.hidden; i += kThreads) x[i] = x_of(i);
+    return;
+  }
+  begin_norm<kThreads>(a.hidden, a.weight, static_cast<uint16_t*>(a.y) + t * a.hidden,
+                       a.squares + t, [&](int i) { return x[i] = x_of(i); });
+}
+
+__device__ __forceinline__ const float* norm_x(const RmsNormArgs& a, int64_t row) {
+  return a.x + (a.row_index == nullptr ? row : a.row_index[row]) * a.n;
+}
+
+__device__ __forceinline__ void rms_norm_f32(const RmsNormArgs& a) {
   __shared__ float parts[kThreads / 32];
   const int64_t row = blockIdx.x;
   if (row >= a.rows) return;
-  const int64_t from = a.row_index == nullptr ? row : a.row_index[row];
-  const float* const x = a.x + from * a.n;
+  const float* const x = norm_x(a, row);
   float sum = 0.0f;
   for (int i = threadIdx.x; i < a.n; i += kThreads) sum += x[i] * x[i];
   sum = block_sum<kThreads>(sum, parts);
   const float rms = sqrtf(sum / static_cast<float>(a.n) + a.eps);
-  using Element = typename Stored<T>::Element;
-  auto* const y = static_cast<Element*>(a.y) + row * a.n;
-  for (int i = threadIdx.x; i < a.n; i += kThreads) {
-    Stored<T>::store(y + i, x[i] / rms * a.weight[i]);
-  }
+  auto* const y = static_cast<float*>(a.y) + row * a.n;
+  for (int i = threadIdx.x; i < a.n; i += kThreads) y[i] = x[i] / rms * a.weight[i];
 }
 
 }  // namespace
@@ -41,8 +53,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (t >= a.step.n_tokens) return;
   const uint16_t* const row = static_cast<const uint16_t*>(a.embedding) +
                               static_cast<int64_t>(token_of(a.step, t)) * a.hidden;
-  float* const x = a.x + static_cast<int64_t>(t) * a.hidden;
-  for (int i = threadIdx.x; i < a.hidden; i += kThreads) x[i] = from_bf16(row[i]);
+  embed(a, [&](int i) { return from_bf16(row[i]); });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
@@ -50,18 +61,21 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const int t = blockIdx.x;
   if (t >= a.step.n_tokens) return;
   const Q8Row row(a.embedding, a.scales, token_of(a.step, t), a.hidden);
-  float* const x = a.x + static_cast<int64_t>(t) * a.hidden;
-  for (int i = threadIdx.x; i < a.hidden; i += kThreads) x[i] = row[i];
+  embed(a, [&](int i) { return row[i]; });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_rms_norm_f32(const __grid_constant__ RmsNormArgs a) {
-  rms_norm<float>(a);
+  rms_norm_f32(a);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_rms_norm_bf16(const __grid_constant__ RmsNormArgs a) {
-  rms_norm<Bf16>(a);
+  const int64_t row = blockIdx.x;
+  if (row >= a.rows) return;
+  const float* const x = norm_x(a, row);
+  begin_norm<kThreads>(a.n, a.weight, static_cast<uint16_t*>(a.y) + row * a.n, a.squares + row,
+                       [&](int i) { return x[i]; });
 }
 
 // A warp looks at every 32nd token, up to the first that is not finite.

@@ -1,10 +1,14 @@
 // The router's choice, the sort of its pairs, and the sum of the experts' outputs.
+//
+// A row of the router is one sum for all threads of a block: each of its own numbers, then over the
+// lanes of a warp, then over warps, whichever block has the expert.
 #include "cuda/kernels/block.cuh"
 
 namespace gptoss::cuda {
 namespace {
 
-constexpr int kRouteThreads = 128;
+constexpr int kTopkThreads = 128;
+constexpr int kRouteThreads = 256;
 constexpr int kRowThreads = 512;  // for a token
 constexpr int kSortThreads = 1024;
 constexpr int kSortWarps = kSortThreads / 32;
@@ -46,117 +50,186 @@ __device__ __forceinline__ void choose_experts(const float* logits, int n_expert
   }
 }
 
-// x (n) in shared memory becomes its RMSNorm; a block together, each thread with its own numbers.
-__device__ __forceinline__ void norm_row(float* x, const float* weight, int n, float eps) {
-  __shared__ float parts[kRowThreads / 32];
-  float sum = 0.0f;
-  for (int i = threadIdx.x; i < n; i += kRowThreads) sum += x[i] * x[i];
-  sum = block_sum<kRowThreads>(sum, parts);
-  const float rms = sqrtf(sum / static_cast<float>(n) + eps);
-  for (int i = threadIdx.x; i < n; i += kRowThreads) x[i] = x[i] / rms * weight[i];
-}
-// y = x, rounded; each thread has the same numbers as in norm_row.
-template <class T>
-__device__ __forceinline__ void store_row(const float* x, int n, void* y, int64_t row) {
-  auto* const to = static_cast<typename Stored<T>::Element*>(y) + row * n;
-  for (int i = threadIdx.x; i < n; i += kRowThreads) Stored<T>::store(to + i, x[i]);
+// Of kRouteThreads threads each has every kRouteThreads-th chunk of a row: 4 numbers, or one where
+// rows are not whole chunks. f(where it begins, chunk) for all of its own.
+template <class F>
+__device__ __forceinline__ void for_own_chunks(int n, F&& f) {
+  if (n % 4 == 0) {
+#pragma unroll 3
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < n; i += 4 * kRouteThreads) f.four(i);
+  } else {
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += kRouteThreads) f.one(i);
+  }
 }
 
-// x (n) in shared memory times a row of bf16; a warp together.
-__device__ __forceinline__ float dot_bf16(const float* x, const uint16_t* w, int n) {
+// row = x, and the sum of squares of this thread's numbers.
+struct LoadRow {
+  const float* x;
+  float* row;
   float sum = 0.0f;
-  if (n % 8 == 0) {
-#pragma unroll 4
-    for (int i = 8 * lane_id(); i < n; i += 8 * 32) {
-      const uint4 eight = *reinterpret_cast<const uint4*>(w + i);
-      const uint32_t pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-      const float4 first = *reinterpret_cast<const float4*>(x + i);
-      const float4 second = *reinterpret_cast<const float4*>(x + i + 4);
-      const float numbers[8] = {first.x,  first.y,  first.z,  first.w,
-                                second.x, second.y, second.z, second.w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        sum += numbers[2 * j] * __uint_as_float(pairs[j] << 16);
-        sum += numbers[2 * j + 1] * __uint_as_float(pairs[j] & 0xffff0000u);
-      }
-    }
-  } else {
-    for (int i = lane_id(); i < n; i += 32) sum += x[i] * from_bf16(w[i]);
+
+  __device__ __forceinline__ void one(int i) {
+    row[i] = x[i];
+    sum = __fmaf_rn(row[i], row[i], sum);
   }
-  return warp_sum(sum);
+  __device__ __forceinline__ void four(int i) {
+    const float4 z = *reinterpret_cast<const float4*>(x + i);
+    *reinterpret_cast<float4*>(row + i) = z;
+    sum = __fmaf_rn(z.x, z.x, sum);
+    sum = __fmaf_rn(z.y, z.y, sum);
+    sum = __fmaf_rn(z.z, z.z, sum);
+    sum = __fmaf_rn(z.w, z.w, sum);
+  }
+};
+// row *= factor * weight
+struct ScaleRow {
+  const float* weight;
+  float* row;
+  float factor;
+
+  __device__ __forceinline__ void one(int i) { row[i] = row[i] * factor * weight[i]; }
+  __device__ __forceinline__ void four(int i) {
+    const float4 w = *reinterpret_cast<const float4*>(weight + i);
+    float4& z = *reinterpret_cast<float4*>(row + i);
+    z = {z.x * factor * w.x, z.y * factor * w.y, z.z * factor * w.z, z.w * factor * w.w};
+  }
+};
+// y = row, rounded
+template <class T>
+struct StoreRow {
+  const float* row;
+  typename Stored<T>::Element* y;
+
+  __device__ __forceinline__ void one(int i) { Stored<T>::store(y + i, row[i]); }
+  __device__ __forceinline__ void four(int i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) one(i + j);
+  }
+};
+// This thread's part of row . w, of bf16
+struct DotRow {
+  const float* row;
+  const uint16_t* w;
+  float sum = 0.0f;
+
+  __device__ __forceinline__ void one(int i) { sum = __fmaf_rn(row[i], from_bf16(w[i]), sum); }
+  __device__ __forceinline__ void four(int i) {
+    const uint2 bits = __ldg(reinterpret_cast<const uint2*>(w + i));
+    const float4 z = *reinterpret_cast<const float4*>(row + i);
+    sum = __fmaf_rn(z.x, __uint_as_float(bits.x << 16), sum);
+    sum = __fmaf_rn(z.y, __uint_as_float(bits.x & 0xffff0000u), sum);
+    sum = __fmaf_rn(z.z, __uint_as_float(bits.y << 16), sum);
+    sum = __fmaf_rn(z.w, __uint_as_float(bits.y & 0xffff0000u), sum);
+  }
+};
+
+// Of few pairs, by the block: those before a pair, and those before an expert, are counted.
+__device__ __forceinline__ void sort_few_pairs(const RouteArgs& a) {
+  const int n_pairs = a.tokens * a.n_active;
+  const auto threads = static_cast<int>(blockDim.x);
+  for (int i = threadIdx.x; i < n_pairs; i += threads) {
+    const int expert = a.experts[i];
+    int place = 0;
+    for (int j = 0; j < n_pairs; ++j) {
+      const int other = a.experts[j];
+      place += other < expert || (other == expert && j < i) ? 1 : 0;
+    }
+    a.pairs[place] = i;
+  }
+  for (int e = threadIdx.x; e <= a.n_experts; e += threads) {
+    int before = 0;
+    for (int j = 0; j < n_pairs; ++j) before += a.experts[j] < e ? 1 : 0;
+    a.offsets[e] = before;
+  }
 }
 
 template <class T>
 __device__ __forceinline__ void route(const RouteArgs& a) {
+  constexpr int kWarps = kRouteThreads / 32;
+  constexpr int kTogether = 8;  // experts
   extern __shared__ __align__(16) float row[];
-  __shared__ bool is_last;
+  __shared__ float parts[kWarps];
+  __shared__ float sums[kTogether][kWarps];
   const int64_t t = blockIdx.x;
   if (t >= a.tokens) return;
-  for (int i = threadIdx.x; i < a.hidden; i += kRowThreads) row[i] = a.x[t * a.hidden + i];
-  norm_row(row, a.weight, a.hidden, a.eps);
-  if (blockIdx.y == 0) store_row<T>(row, a.hidden, a.normed, t);
-  __syncthreads();
-  const int step = static_cast<int>(gridDim.y);
-  for (int e = static_cast<int>(blockIdx.y) + step * warp_id(); e < a.n_experts;
-       e += step * (kRowThreads / 32)) {
-    const float logit =
-        dot_bf16(row, a.router + static_cast<int64_t>(e) * a.hidden, a.hidden) + a.bias[e];
-    if (lane_id() == 0) a.logits[t * a.n_experts + e] = logit;
+  LoadRow load{a.x + t * a.hidden, row};
+  for_own_chunks(a.hidden, load);
+  const float squares = block_sum<kRouteThreads>(load.sum, parts);
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(a.hidden) + a.eps);
+  for_own_chunks(a.hidden, ScaleRow{a.weight, row, factor});
+  if (blockIdx.y == 0) {
+    auto* const y = static_cast<typename Stored<T>::Element*>(a.normed) + t * a.hidden;
+    for_own_chunks(a.hidden, StoreRow<T>{row, y});
   }
-  __syncthreads();
-  if (gridDim.y > 1) {
-    if (threadIdx.x == 0) {
-      __threadfence();
-      is_last = atomicAdd(a.arrived + t, 1) == static_cast<int>(gridDim.y) - 1;
-      if (is_last) atomicExch(a.arrived + t, 0);
-      __threadfence();
+  // Threads have the same numbers of all rows, so nothing waits but for sums over them.
+  const int step = static_cast<int>(gridDim.y);
+  for (int first = static_cast<int>(blockIdx.y); first < a.n_experts; first += kTogether * step) {
+#pragma unroll 1
+    for (int i = 0; i < kTogether && first + i * step < a.n_experts; ++i) {
+      DotRow dot{row, a.router + static_cast<int64_t>(first + i * step) * a.hidden};
+      for_own_chunks(a.hidden, dot);
+      const float sum = warp_sum(dot.sum);
+      if (lane_id() == 0) sums[i][warp_id()] = sum;
     }
     __syncthreads();
-    if (!is_last) return;
+    const auto i = static_cast<int>(threadIdx.x);
+    if (i < kTogether && first + i * step < a.n_experts) {
+      float logit = sums[i][0];
+#pragma unroll
+      for (int warp = 1; warp < kWarps; ++warp) logit += sums[i][warp];
+      a.logits[t * a.n_experts + first + i * step] = logit + a.bias[first + i * step];
+    }
+    __syncthreads();
   }
-  if (warp_id() != 0) return;
-  choose_experts(a.logits + t * a.n_experts, a.n_experts, a.n_active, a.experts + t * a.n_active,
-                 a.weights + t * a.n_active);
+  if (gridDim.y > 1 && !is_last_of(a.arrived + t, static_cast<int>(gridDim.y))) return;
+  if (warp_id() == 0) {
+    choose_experts(a.logits + t * a.n_experts, a.n_experts, a.n_active, a.experts + t * a.n_active,
+                   a.weights + t * a.n_active);
+  }
+  if (a.pairs == nullptr) return;
+  if (a.tokens == 1) {
+    __syncthreads();
+  } else if (!is_last_of(a.arrived + a.tokens, a.tokens)) {
+    return;
+  }
+  sort_few_pairs(a);
 }
 
-__device__ __forceinline__ float combined(const CombineArgs& a, int64_t t, int i) {
-  float sum = 0.0f;
-  for (int64_t pair = t * a.n_active; pair < (t + 1) * a.n_active; ++pair) {
-    sum += a.weights[pair] * a.out[pair * a.n + i];
-  }
-  return a.x[t * a.n + i] + sum;
-}
-
-template <class T>
-__device__ __forceinline__ void combine_norm(const CombineNormArgs& a) {
+// In f32: the row waits in shared memory for its norm; each thread has its own numbers.
+__device__ __forceinline__ void combine_norm_f32(const CombineNormArgs& a) {
   extern __shared__ __align__(16) float row[];
+  __shared__ float parts[kRowThreads / 32];
   const CombineArgs& c = a.combine;
   const int64_t t = blockIdx.x;
   if (t >= c.tokens) return;
+  float sum = 0.0f;
   for (int i = threadIdx.x; i < c.n; i += kRowThreads) {
     row[i] = combined(c, t, i);
     c.x[t * c.n + i] = row[i];
+    sum += row[i] * row[i];
   }
-  norm_row(row, a.weight, c.n, a.eps);
-  store_row<T>(row, c.n, a.y, t);
+  sum = block_sum<kRowThreads>(sum, parts);
+  const float rms = sqrtf(sum / static_cast<float>(c.n) + a.eps);
+  auto* const y = static_cast<float*>(a.y) + t * c.n;
+  for (int i = threadIdx.x; i < c.n; i += kRowThreads) y[i] = row[i] / rms * a.weight[i];
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kRouteThreads)
+extern "C" __global__ void __launch_bounds__(kTopkThreads)
     gptoss_route_topk(const __grid_constant__ RouteTopkArgs a) {
-  const int t = static_cast<int>(blockIdx.x) * (kRouteThreads / 32) + warp_id();
+  const int t = static_cast<int>(blockIdx.x) * (kTopkThreads / 32) + warp_id();
   if (t >= a.tokens) return;
   choose_experts(a.logits + static_cast<int64_t>(t) * a.n_experts, a.n_experts, a.n_active,
                  a.experts + static_cast<int64_t>(t) * a.n_active,
                  a.weights + static_cast<int64_t>(t) * a.n_active);
 }
 
-extern "C" __global__ void __launch_bounds__(kRowThreads, 2)
+extern "C" __global__ void __launch_bounds__(kRouteThreads, 4)
     gptoss_route_f32(const __grid_constant__ RouteArgs a) {
   route<float>(a);
 }
-extern "C" __global__ void __launch_bounds__(kRowThreads, 2)
+extern "C" __global__ void __launch_bounds__(kRouteThreads, 4)
     gptoss_route_bf16(const __grid_constant__ RouteArgs a) {
   route<Bf16>(a);
 }
@@ -243,11 +316,15 @@ extern "C" __global__ void __launch_bounds__(kCombineThreads)
 
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     gptoss_combine_norm_f32(const __grid_constant__ CombineNormArgs a) {
-  combine_norm<float>(a);
+  combine_norm_f32(a);
 }
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     gptoss_combine_norm_bf16(const __grid_constant__ CombineNormArgs a) {
-  combine_norm<Bf16>(a);
+  const CombineArgs& c = a.combine;
+  const int64_t t = blockIdx.x;
+  if (t >= c.tokens) return;
+  begin_norm<kRowThreads>(c.n, a.weight, static_cast<uint16_t*>(a.y) + t * c.n, a.squares + t,
+                          [&](int i) { return c.x[t * c.n + i] = combined(c, t, i); });
 }
 
 }  // namespace gptoss::cuda

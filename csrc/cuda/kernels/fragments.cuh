@@ -4,9 +4,10 @@
 // A tile is 16 rows of a matrix (n, k), a group 64 columns, a step 16. Matrices are padded with
 // zeros to whole tiles and groups, and stored tile by tile, group by group. Row r of a fragment is
 // the tile's row 2 r, row r + 8 its row 2 r + 1: a lane's results are neighbours, and gate and up
-// of one output meet in one lane. With lane = 4 g + t, word r of step s is
-//   r0: row 2g, columns 16 s + 2t and the next;  r1: row 2g + 1, the same;
-//   r2, r3: the same rows, 8 columns on;         the lower column in the lower half
+// of one output meet in one lane. With lane = 4 g + t, a lane has columns 16 t to 16 t + 15 of a
+// group, so that it reads as many of x in one piece, and of MXFP4 one block's; word r of step s is
+//   r0: row 2g, columns 16 t + 4 s and the next;  r1: row 2g + 1, the same;
+//   r2, r3: the same rows, 2 columns on;          the lower column in the lower half
 //   dense: for each step, for each lane, r0..r3 of bf16: 16 bytes a lane and step
 //   mxfp4: for each lane, for each step one word of r0..r3's codes: 16 bytes a lane and group.
 //     In either half, by code s e e m: r0 in bits 15 and 8..6, r1 in 12 and 5..3, r2 in 9 and 2..0,
@@ -75,6 +76,13 @@ __device__ __forceinline__ uint32_t load_weights(const uint32_t* from) {
   return x;
 }
 
+// (a & b) | c
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 // d = a * c in both halves. An addend of -0 leaves the sign of zero; sm_80 has no mul.bf16x2.
 __device__ __forceinline__ uint32_t multiply_bf16_pair(uint32_t a, uint32_t c) {
   uint32_t d;
@@ -121,11 +129,12 @@ struct Mxfp4Tile {
     __device__ __forceinline__ uint4 step(int s) const {
       constexpr uint32_t kMask = 0x81c081c0u;
       const uint32_t x = s == 0 ? codes.x : s == 1 ? codes.y : s == 2 ? codes.z : codes.w;
-      // A byte of the scales in both halves, where bf16 has its exponent.
-      const uint32_t even = __byte_perm(scales, 0, s < 2 ? 0x4040 : 0x4242) << 7;
-      const uint32_t odd = __byte_perm(scales, 0, s < 2 ? 0x4141 : 0x4343) << 7;
+      // A byte of the scales in both halves, where bf16 has its exponent: of this lane's block.
+      const uint32_t pick = 0x4040u + lane_id() % 4 / 2 * 0x0202u;
+      const uint32_t even = __byte_perm(scales, 0, pick) << 7;
+      const uint32_t odd = __byte_perm(scales, 0, pick + 0x0101u) << 7;
       const uint32_t last =
-          ((x << 1) & 0x80008000u) | ((x >> 3) & 0x01800180u) | ((x >> 7) & 0x00400040u);
+          and_or(x >> 7, 0x00400040u, and_or(x >> 3, 0x01800180u, (x << 1) & 0x80008000u));
       return {multiply_bf16_pair(x & kMask, even), multiply_bf16_pair((x << 3) & kMask, odd),
               multiply_bf16_pair((x << 6) & kMask, even), multiply_bf16_pair(last, odd)};
     }

@@ -3,7 +3,7 @@
 //
 // The order of every sum is the same in all variants, so that bits depend on neither the number of
 // rows nor on which variant runs: k is cut into kSegments runs of groups, each summed by mma in
-// the order of k from zero, then added in order; then the bias, then what y held.
+// the order of k from zero, then added in order; then the norm's factor, the bias, what y held.
 //
 //   *_8, *_32  stream: a block makes 16 or 32 rows of w for up to 8 or 32 rows of x, a warp one or
 //              two segments: weights go from memory to registers, nothing waits but for the last
@@ -21,22 +21,23 @@ namespace {
 
 struct Bf16Input {
   struct Columns {
-    uint32_t words[2 * kSteps];  // columns 8 i + 2t and the next
+    uint4 words[2];  // of two steps each
   };
-  const uint16_t* x;  // of the lane's token g, from column 2t on
+  const uint16_t* x;  // of the lane's token g, from column 16 t on
 
   __device__ __forceinline__ void advance(int groups) { x += groups * kGroupColumns; }
 
   __device__ __forceinline__ void load(Columns& to, int ahead, int left) const {
-    const auto word = [&](int i) {
-      return __ldg(reinterpret_cast<const uint32_t*>(x + ahead * kGroupColumns + 8 * i));
+    const auto words = [&](int i) {
+      return __ldg(reinterpret_cast<const uint4*>(x + ahead * kGroupColumns + 8 * i));
     };
     if (left >= kGroupColumns) {
-#pragma unroll
-      for (int i = 0; i < 2 * kSteps; ++i) to.words[i] = word(i);
+      to.words[0] = words(0);
+      to.words[1] = words(1);
     } else {  // weights beyond k are zero, but what lies behind x need not be a number
-#pragma unroll
-      for (int i = 0; i < 2 * kSteps; ++i) to.words[i] = 8 * i < left ? word(i) : 0;
+      const int column = lane_id() % 4 * 16;
+      to.words[0] = column < left ? words(0) : uint4{};
+      to.words[1] = column + 8 < left ? words(1) : uint4{};
     }
   }
 
@@ -48,7 +49,8 @@ struct Bf16Input {
       const uint4 a = w.step(s);
 #pragma unroll
       for (int j = 0; j < kTokenTiles; ++j) {
-        mma(sums[j], a, x[j].words[2 * s], x[j].words[2 * s + 1]);
+        const uint4& b = x[j].words[s / 2];
+        mma(sums[j], a, s % 2 == 0 ? b.x : b.z, s % 2 == 0 ? b.y : b.w);
       }
     }
   }
@@ -59,7 +61,7 @@ struct Bf16Input {
 template <class XOf>
 __device__ __forceinline__ auto bf16_input(XOf x_of, int end) {
   return [=](int row) {
-    return Bf16Input{x_of(min(row + lane_id() / 4, end - 1)) + 2 * (lane_id() % 4)};
+    return Bf16Input{x_of(min(row + lane_id() / 4, end - 1)) + 16 * (lane_id() % 4)};
   };
 }
 
@@ -67,7 +69,7 @@ __device__ __forceinline__ auto bf16_input(XOf x_of, int end) {
 // instructions first: what a warp does once is spread over more weights.
 using Dense8 = Streaming<1, 1, 8, 2>;
 using Dense32 = Streaming<4, 1, 8, 2>;
-using Expert8 = Streaming<1, 2, 4, 2>;
+using Expert8 = Streaming<1, 4, 4, 2>;
 using Expert32 = Streaming<4, 1, 8, 3>;
 
 // ---- tiled -------------------------------------------------------------------------------------
@@ -80,17 +82,16 @@ constexpr int kStages = 3;  // two on their way while one is used
 constexpr int kChunk = 8;   // numbers that one copy of 16 bytes brings
 constexpr int kChunks = kGroupColumns / kChunk;
 
-// Chunk c of row r is in place c ^ (r % 8): neither the copies nor ldmatrix meet in banks.
+// Chunk c of row r is in place c ^ (r % 8): neither the copies nor what reads them meet in banks.
 struct Stage {
   uint4 chunks[kTiledRows][kChunks];
 };
 
-// B of two steps for 8 tokens: columns 0-7, 8-15 of the first, then of the second.
-__device__ __forceinline__ void load_columns(uint32_t (&b)[4], const Stage& stage, int token_tile,
-                                             int step) {
-  const int token = token_tile * 8 + lane_id() % 8;
-  const int chunk = step * 2 + lane_id() / 8;
-  load_matrices(b, shared_address(&stage.chunks[token][chunk ^ (token % 8)]));
+// B of this step and the next for 8 tokens.
+__device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile, int step) {
+  const int token = token_tile * 8 + lane_id() / 4;
+  const int chunk = lane_id() % 4 * 2 + step / 2;
+  return stage.chunks[token][chunk ^ (token % 8)];
 }
 
 // As stream(), for kBlockTiles tiles and up to kTiledRows rows.
@@ -160,12 +161,11 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
       }
 #pragma unroll
       for (int j = 0; j < kTokenTiles; ++j) {
-        uint32_t b[4];
-        load_columns(b, stage, j, s);
+        const uint4 b = load_columns(stage, j, s);
 #pragma unroll
-        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][0], b[0], b[1]);
+        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][0], b.x, b.y);
 #pragma unroll
-        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][1], b[2], b[3]);
+        for (int i = 0; i < kWarpTiles; ++i) mma(sums[i][j], a[i][1], b.z, b.w);
       }
       if constexpr (Tile::kLoadsSteps) {  // into registers that are free now: there are no
                                           // others
@@ -226,10 +226,13 @@ __device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
   const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
   const int end = min(begin + S::kTokens, a.rows);
+  __shared__ float factors[S::kTokens];
+  load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
   stream<S>(DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
             bf16_input([&](int row) { return dense_x(a, row); }, end),
             [&](int tile, int row, int pair, float even, float odd) {
-              emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+              emit_dense<true>(a, row, tile * kTileRows + 2 * pair, even, odd,
+                               factors[row - begin]);
             });
 }
 
@@ -237,11 +240,14 @@ __device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
   const int begin = static_cast<int>(blockIdx.y) * kTiledRows;
   if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  const int end = min(begin + kTiledRows, a.rows);
+  __shared__ float factors[kTiledRows];
+  load_factors<kTiledThreads>(a.norm, a.k, begin, end, factors);
   tiled(
-      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin,
-      min(begin + kTiledRows, a.rows), a.k, [&](int row) { return dense_x(a, row); },
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
+      [&](int row) { return dense_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
-        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+        emit_dense<false>(a, row, tile * kTileRows + 2 * pair, even, odd, factors[row - begin]);
       });
 }
 
@@ -290,6 +296,33 @@ __device__ __forceinline__ void expert_stream(const Args& a) {
             });
 }
 
+// Of kRows columns from `first` on; a warp has 32 of a token.
+template <class S>
+__device__ __forceinline__ void finish_experts(const FinishArgs& f, int first) {
+  constexpr int kPieces = S::kRows / 32;
+  const int n = f.combine.n;
+  const int n_parts = static_cast<int>(ceil_div(n, kNormColumns));
+  const auto columns = static_cast<int>(q8_columns(n));
+  for (int piece = warp_id(); piece < f.combine.tokens * kPieces; piece += S::kWarps) {
+    const int64_t t = piece / kPieces;
+    const int column = first + piece % kPieces * 32 + lane_id();
+    const bool inside = column < n;
+    float x = 0.0f;
+    if (inside) f.combine.x[t * n + column] = x = combined(f.combine, t, column);
+    if (f.weight == nullptr) continue;
+    const float sum = sum_of_squares(x);
+    if (inside && column % kNormColumns == 0) f.squares[t * n_parts + column / kNormColumns] = sum;
+    const uint16_t y = to_bf16(inside ? x * f.weight[column] : 0.0f);
+    if (f.codes != nullptr) {
+      const Int8Scale scale(__reduce_max_sync(kAllLanes, magnitude_bits(from_bf16(y))));
+      f.codes[t * columns + column] = scale.code(from_bf16(y));
+      if (lane_id() == 0) f.code_scales[(t * columns + column) / 32] = scale.scale;
+    } else if (inside) {
+      static_cast<uint16_t*>(f.y)[t * n + column] = y;
+    }
+  }
+}
+
 template <class Args>
 __device__ __forceinline__ void expert_tiled(const Args& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
@@ -320,7 +353,7 @@ extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
   dense_tiled(a);
 }
 
-extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 4)
     gptoss_gate_up_bf16_8(const __grid_constant__ GateUpArgs a) {
   expert_stream<Expert8>(a);
 }
@@ -333,9 +366,14 @@ extern "C" __global__ void __launch_bounds__(kTiledThreads, 2)
   expert_tiled(a);
 }
 
-extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 5)
+extern "C" __global__ void __launch_bounds__(Expert8::kThreads, 4)
     gptoss_down_bf16_8(const __grid_constant__ DownArgs a) {
   expert_stream<Expert8>(a);
+  const int first = static_cast<int>(blockIdx.x) * Expert8::kRows;
+  if (a.finish.combine.x == nullptr || first >= a.n) return;
+  if (is_last_of(a.finish.arrived + blockIdx.x, static_cast<int>(gridDim.y))) {
+    finish_experts<Expert8>(a.finish, first);
+  }
 }
 extern "C" __global__ void __launch_bounds__(Expert32::kThreads, 2)
     gptoss_down_bf16_32(const __grid_constant__ DownArgs a) {

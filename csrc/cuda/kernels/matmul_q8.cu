@@ -115,6 +115,8 @@ __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
   const int groups = groups_of(a.k);
   const int end = min(begin + S::kTokens, a.rows);
   const int g = lane_id() / 4, t = lane_id() % 4;
+  __shared__ float factors[S::kTokens];
+  load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
   stream<S>(
       Q8Weights{a.codes, a.scales, groups}, first_tile, tiles_of(a.n), begin, end, a.k,
       [&](int row) {  // lanes without a token take the last one's
@@ -123,7 +125,7 @@ __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
                                {a.x_scales + at(2 * t) * 2, a.x_scales + at(2 * t + 1) * 2}};
       },
       [&](int tile, int row, int pair, float even, float odd) {
-        emit_dense(a, row, tile * kTileRows + 2 * pair, even, odd);
+        emit_dense<true>(a, row, tile * kTileRows + 2 * pair, even, odd, factors[row - begin]);
       });
 }
 
@@ -276,6 +278,8 @@ __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
   const int row = warp / kRowWarps * kWarpRows;
   const bool has_rows = begin + row < end;  // a warp without helps to copy
 
+  __shared__ float factors[kTiledRows];
+  load_factors<kTiledThreads>(a.norm, a.k, begin, end, factors);
   Copies copies(a, first_tile, begin, end, stages);
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) copies.begin();
@@ -315,8 +319,12 @@ __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
 #pragma unroll
     for (int j = 0; j < kTokenTiles; ++j) {
       const int at = begin + row + 8 * j + 2 * t;
-      if (at < end) emit_dense(a, at, n, totals[i][j][0], totals[i][j][2]);
-      if (at + 1 < end) emit_dense(a, at + 1, n, totals[i][j][1], totals[i][j][3]);
+#pragma unroll
+      for (int token = 0; token < 2; ++token) {
+        if (at + token >= end) break;
+        emit_dense<false>(a, at + token, n, totals[i][j][token], totals[i][j][2 + token],
+                          factors[at + token - begin]);
+      }
     }
   }
 }
@@ -335,13 +343,10 @@ __device__ __forceinline__ void quantize(const QuantizeArgs& a) {
     x = Stored<T>::load(static_cast<const typename Stored<T>::Element*>(a.x) +
                         static_cast<int64_t>(row) * a.x_stride + column);
   }
-  // As integers magnitudes have the order of the numbers, and what is not finite is the largest.
-  const float largest = __uint_as_float(__reduce_max_sync(kAllLanes, __float_as_uint(fabsf(x))));
-  const float factor = largest > 1e-30f ? 127.0f / largest : 0.0f;
-  a.codes[static_cast<int64_t>(row) * columns + column] =
-      static_cast<int8_t>(__float2int_rn(x * factor));
+  const Int8Scale scale(__reduce_max_sync(kAllLanes, magnitude_bits(x)));
+  a.codes[static_cast<int64_t>(row) * columns + column] = scale.code(x);
   if (lane_id() == 0) {
-    a.scales[static_cast<int64_t>(row) * (columns / 32) + column / 32] = largest / 254.0f;
+    a.scales[static_cast<int64_t>(row) * (columns / 32) + column / 32] = scale.scale;
   }
 }
 

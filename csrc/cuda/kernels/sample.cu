@@ -2,10 +2,10 @@
 // are those of the contract, and sums are of integers, so neither the order of additions nor which
 // thread does what can show in a result.
 //
-// A row of 201,088 logits stays in the second-level cache. It is read once for its range, once for
-// a draw, and twice more for each cut: once to add up bins of distances from the highest logit, and
-// once to collect the tokens of the bin in which the cut lies. Among those few it is found digit by
-// digit.
+// A row of 201,088 logits stays in the second-level cache. It is read once for its range, where the
+// product that made it has not told of 16 at a time (LogitRange), once for a draw, and twice more
+// for each cut: once to add up bins of distances from the highest logit, and once to collect the
+// tokens of the bin in which the cut lies. Among those few it is found digit by digit.
 #include "cuda/kernels/block.cuh"
 
 namespace gptoss::cuda {
@@ -140,16 +140,32 @@ __device__ __forceinline__ void for_each_token(const float* x, int n, F&& f) {
   for_tokens(x, 0, n, static_cast<int>(threadIdx.x), kThreads, f);
 }
 
-__device__ __forceinline__ Range range_of(const float* x, int n, Shared& shared) {
+// Of all logits x, or of those that `ranges` tell of if that is not null.
+__device__ __forceinline__ Range range_of(const float* x, const LogitRange* ranges, int n,
+                                          Shared& shared) {
   Range range = {-INFINITY, INFINITY, n, false, false};
-  for_each_token(x, n, [&](int t, float z) {
-    if (z > range.highest) {
-      range.highest = z;
-      range.first = t;
+  if (ranges != nullptr) {
+    const auto n_ranges = static_cast<int>(ceil_div(n, kRangeLogits));
+#pragma unroll 8
+    for (int i = threadIdx.x; i < n_ranges; i += kThreads) {
+      const float2 z = *reinterpret_cast<const float2*>(ranges + i);
+      if (z.x > range.highest) {
+        range.highest = z.x;
+        range.first = i;
+      }
+      range.lowest = fminf(range.lowest, z.y);
     }
-    if (z > -INFINITY && z < range.lowest) range.lowest = z;
-    range.is_odd |= !(z < INFINITY);
-  });
+    range.is_odd = range.highest == INFINITY;
+  } else {
+    for_each_token(x, n, [&](int t, float z) {
+      if (z > range.highest) {
+        range.highest = z;
+        range.first = t;
+      }
+      if (z > -INFINITY && z < range.lowest) range.lowest = z;
+      range.is_odd |= !(z < INFINITY);
+    });
+  }
   const auto join = [&](float highest, float lowest, int first) {
     if (highest > range.highest || (highest == range.highest && first < range.first)) {
       range.highest = highest;
@@ -173,6 +189,13 @@ __device__ __forceinline__ Range range_of(const float* x, int n, Shared& shared)
   for (int w = 0; w < kWarps; ++w) join(shared.highest[w], shared.lowest[w], shared.first[w]);
   range.is_odd = __syncthreads_or(range.is_odd) != 0;
   range.is_large = range.highest > kLogitLimit || range.lowest < -kLogitLimit;
+  if (ranges != nullptr && range.first < n) {  // so far it is a range
+    const int begin = range.first * kRangeLogits;
+#pragma unroll
+    for (int i = kRangeLogits - 1; i >= 0; --i) {
+      if (begin + i < n && x[begin + i] == range.highest) range.first = begin + i;
+    }
+  }
   return range;
 }
 
@@ -422,7 +445,9 @@ __device__ __forceinline__ int32_t sample_row(const SampleArgs& a, const SampleR
   const float* const x = a.logits + static_cast<int64_t>(row.row) * n;
   int32_t* const candidates = a.candidates + static_cast<int64_t>(unit) * n;
   skip_row(out);
-  const Range range = range_of(x, n, shared);
+  const LogitRange* const ranges =
+      a.ranges == nullptr ? nullptr : a.ranges + row.row * ceil_div(n, kRangeLogits);
+  const Range range = range_of(x, ranges, n, shared);
   int32_t status = range.is_odd || range.highest == -INFINITY ? kNonFinite : kOk;
 
   int32_t token = -1;
@@ -439,7 +464,7 @@ __device__ __forceinline__ int32_t sample_row(const SampleArgs& a, const SampleR
       float* const to = a.changed + static_cast<int64_t>(unit) * n;
       change_logits(a, row, x, mask, to);
       z = to;
-      changed = range_of(z, n, shared);
+      changed = range_of(z, nullptr, n, shared);
     }
     if (changed.highest == -INFINITY) {
       status = kEmptyMask;

@@ -14,7 +14,7 @@ struct Place {
 };
 __device__ __forceinline__ Place place_of(int step, int word) {
   const int g = lane_id() / 4, t = lane_id() % 4;
-  return {2 * g + word % 2, step * 16 + word / 2 * 8 + 2 * t};
+  return {2 * g + word % 2, 16 * t + 4 * step + word / 2 * 2};
 }
 
 // The bits of one code in half a word, as r0 to r3.

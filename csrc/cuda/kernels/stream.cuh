@@ -132,18 +132,50 @@ __device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_t
   }
 }
 
-// y[n], y[n + 1] of a row, of DenseMatmulArgs or its like.
-template <class Args>
-__device__ __forceinline__ void emit_dense(const Args& a, int row, int n, float even, float odd) {
+// What the results of rows [begin, end) are multiplied with, for all threads behind the next
+// barrier.
+template <int kThreads, int kTokens>
+__device__ __forceinline__ void load_factors(const RowNorm& norm, int k, int begin, int end,
+                                             float (&factors)[kTokens]) {
+  for (int i = warp_id(); i < min(kTokens, end - begin); i += kThreads / 32) {
+    float factor = 1.0f;
+    if (norm.squares != nullptr) {
+      const float* const parts = norm.squares + static_cast<int64_t>(begin + i) * norm.n_parts;
+      const float sum = sum_of_parts(parts, norm.n_parts);
+      factor = 1.0f / sqrtf(sum / static_cast<float>(k) + norm.eps);
+    }
+    if (lane_id() == 0) factors[i] = factor;
+  }
+}
+
+// y[n], y[n + 1] of a row, of DenseMatmulArgs or its like. With kHasRanges lanes 8 i to 8 i + 7
+// have 16 columns of a row.
+template <bool kHasRanges, class Args>
+__device__ __forceinline__ void emit_dense(const Args& a, int row, int n, float even, float odd,
+                                           float factor) {
   float* const y = a.y + static_cast<int64_t>(row) * a.y_stride + n;
-  const float results[2] = {even, odd};
+  float highest = -INFINITY, lowest = INFINITY;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if (n + i >= a.n) return;
-    float sum = results[i];
-    if (a.bias != nullptr) sum += a.bias[n + i];
-    if (a.accumulate) sum += y[i];
+    if (n + i >= a.n) break;
+    float sum = __fmul_rn(i == 0 ? even : odd, factor);
+    if (a.bias != nullptr) sum = __fadd_rn(sum, a.bias[n + i]);
+    if (a.accumulate) sum = __fadd_rn(sum, y[i]);
     y[i] = sum;
+    highest = sum < INFINITY ? fmaxf(highest, sum) : INFINITY;
+    if (sum > -INFINITY) lowest = fminf(lowest, sum);
+  }
+  if constexpr (kHasRanges) {
+    if (a.ranges == nullptr) return;
+    const unsigned lanes = 0xffu << (lane_id() & 24);
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) {
+      highest = fmaxf(highest, __shfl_xor_sync(lanes, highest, step));
+      lowest = fminf(lowest, __shfl_xor_sync(lanes, lowest, step));
+    }
+    if (lane_id() % 8 == 0) {
+      a.ranges[row * ceil_div(a.n, kRangeLogits) + n / kRangeLogits] = {highest, lowest};
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 #include "emulator/driver/launch.h"
 #include "emulator/driver/state.h"
 #include "emulator/ptx/limits.h"
+#include "emulator/ptx/tensor_map.h"
 
 using namespace gptoss::emulator;
 using namespace gptoss::emulator::driver;
@@ -415,4 +416,39 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
                    {config->gridDimX, config->gridDimY, config->gridDimZ},
                    {config->blockDimX, config->blockDimY, config->blockDimZ},
                    config->sharedMemBytes, parameters, extra, cooperative, programmatic);
+}
+
+// ---- tensor maps ----
+
+DRIVER_API cuTensorMapEncodeTiled(CUtensorMap* out, CUtensorMapDataType type, uint32_t rank,
+                                  void* address, const uint64_t* sizes, const uint64_t* strides,
+                                  const uint32_t* box, const uint32_t* element_strides,
+                                  CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                  CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill) {
+  return enter_context([&](Driver&, CUcontext) -> CUresult {
+    constexpr int kBytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4};
+    if (!out || reinterpret_cast<uintptr_t>(out) % 64 || !sizes || !box || !element_strides ||
+        (rank > 1 && !strides) || type < 0 || promotion < 0 ||
+        promotion > CU_TENSOR_MAP_L2_PROMOTION_L2_256B)
+      return CUDA_ERROR_INVALID_VALUE;
+    if (static_cast<size_t>(type) >= std::size(kBytes) ||
+        interleave != CU_TENSOR_MAP_INTERLEAVE_NONE || swizzle > CU_TENSOR_MAP_SWIZZLE_128B ||
+        fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+      return CUDA_ERROR_NOT_SUPPORTED;
+    TensorMapRequest request{
+        kBytes[type], rank, reinterpret_cast<uint64_t>(address), sizes, strides, box, swizzle};
+    TensorMap map;
+    const std::string why = encode(request, map);
+    if (!why.empty()) {
+      std::fprintf(stderr, "emulator: cuTensorMapEncodeTiled: %s\n", why.c_str());
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    for (uint32_t i = 0; i < rank; ++i) {
+      if (element_strides[i] == 0 || element_strides[i] > 8) return CUDA_ERROR_INVALID_VALUE;
+      if (i && element_strides[i] != 1) return CUDA_ERROR_NOT_SUPPORTED;
+    }
+    std::memset(out, 0, sizeof *out);
+    std::memcpy(out, &map, sizeof map);
+    return CUDA_SUCCESS;
+  });
 }

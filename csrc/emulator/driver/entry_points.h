@@ -116,6 +116,8 @@
   X(cuLaunchKernelEx, cuLaunchKernelEx,                                                          \
     "cooperative; programmatic serialization overlaps on cards of 9.0 and up; no clusters")      \
   X(cuLaunchCooperativeKernel, cuLaunchCooperativeKernel, "all blocks must fit at once")         \
+  X(cuTensorMapEncodeTiled, cuTensorMapEncodeTiled,                                              \
+    "no interleaving, strides between elements or fill with NaN; the map is the emulator's own") \
   X(cuGraphCreate, cuGraphCreate, "")                                                            \
   X(cuGraphDestroy, cuGraphDestroy, "")                                                          \
   X(cuGraphAddKernelNode, cuGraphAddKernelNode_v2, "")                                           \

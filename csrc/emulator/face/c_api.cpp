@@ -9,6 +9,7 @@
 #include "emulator/face/describe.h"
 #include "emulator/ptx/machine.h"
 #include "emulator/ptx/program.h"
+#include "emulator/ptx/tensor_map.h"
 
 #define EMULATOR_API extern "C" __attribute__((visibility("default")))
 
@@ -164,6 +165,24 @@ EMULATOR_API const char* emulator_launch_chain(uint64_t count, void* const* modu
          launch_all(*static_cast<Loaded*>(modules[0])->memory, requests))
       out += (out.empty() ? "" : ", ") + to_json(result);
   return text("[" + out + "]");
+}
+
+// Fills 128 bytes; false after emulator_error() says why.
+EMULATOR_API bool emulator_tensor_map(void* out, uint64_t address, uint32_t element_bytes,
+                                      uint32_t rank, const uint64_t* sizes, const uint64_t* strides,
+                                      const uint32_t* box, uint32_t swizzle) {
+  const TensorMapRequest request{
+      static_cast<int>(element_bytes), rank, address, sizes, strides, box,
+      static_cast<int>(swizzle)};
+  TensorMap map;
+  const std::string why = encode(request, map);
+  if (!why.empty()) {
+    text(why);
+    return false;
+  }
+  std::memset(out, 0, kTensorMapBytes);
+  std::memcpy(out, &map, sizeof map);
+  return true;
 }
 
 EMULATOR_API const char* emulator_forms() { return text(forms_json()); }

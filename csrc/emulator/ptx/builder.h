@@ -56,6 +56,9 @@ class Builder {
   int addresses_ = 0;
 };
 
+// The address of an mbarrier that is an operand of a copy: a source, and what is added to it.
+void mbarrier_operand(Builder& b, const Operand& operand);
+
 // The families of instructions; each fills in the instruction of one matched statement.
 namespace build {
 void move(Builder&);
@@ -102,6 +105,7 @@ void mbarrier_copies(Builder&);
 void proxy_fence(Builder&);
 void bulk_copy(Builder&);
 void bulk_group(Builder&);
+void tensor_copy(Builder&);
 void elect(Builder&);
 }  // namespace build
 

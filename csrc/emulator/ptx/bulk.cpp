@@ -125,8 +125,7 @@ void land_to_shared(const BulkCopy& copy) {
       for (uint32_t i = 0; i < piece.bytes; ++i)
         state[i] = from->written.empty() || from->written[offset + i] ? Cta::kWritten : 0;
     } else {
-      for (uint32_t i = 0; i < piece.bytes; ++i)
-        to[i] = static_cast<uint8_t>(copy.fill >> (8 * (i & 1)));
+      std::memset(to, 0, piece.bytes);
       std::memset(state, Cta::kWritten, piece.bytes);
     }
   }
@@ -168,15 +167,13 @@ void arrive(Warp& warp, MBarrier& barrier, int lane, uint32_t count) {
   barrier.pending -= count;
 }
 
-void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<Piece> pieces,
-                     uint16_t fill) {
+void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<Piece> pieces) {
   Cta& cta = *warp.cta;
   MBarrier& barrier = find_mbarrier(warp, mbarrier, lane);
   BulkCopy copy = make_copy(warp, lane, Kind::kToShared);
   copy.mbarrier = mbarrier;
   copy.batch = barrier.phase + 1;
   copy.pieces = std::move(pieces);
-  copy.fill = fill;
   warp.launch->note_agent_clock(cta, barrier.agent, barrier.agent.clock(copy.batch));
   for (const Piece& piece : copy.pieces) {
     copy.bytes += piece.bytes;

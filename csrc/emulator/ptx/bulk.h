@@ -21,8 +21,7 @@ void arrive(Warp& warp, MBarrier& barrier, int lane, uint32_t count);
 void invalidate(Warp& warp, uint32_t address, int lane);
 
 // Starts a copy from global to shared memory whose bytes the mbarrier counts.
-void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<BulkCopy::Piece> pieces,
-                     uint16_t fill);
+void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<BulkCopy::Piece> pieces);
 // Starts a copy from shared to global memory in the lane's open bulk group.
 void start_to_global(Warp& warp, int lane, std::vector<BulkCopy::Piece> pieces);
 // cp.async.mbarrier.arrive: an arrival once the lane's cp.async up to now have landed.

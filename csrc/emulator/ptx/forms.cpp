@@ -269,6 +269,12 @@ constexpr Form kForms[] = {
     {"cp.async.bulk.{shared::cluster|shared::cta}.global.mbarrier::complete_tx::bytes." HINT, "",
      Pipe::kAsync, build::bulk_copy},
     {"cp.async.bulk.global.shared::cta.bulk_group." HINT, "", Pipe::kAsync, build::bulk_copy},
+    {"cp.async.bulk.tensor.{1d|2d|3d|4d|5d}.{shared::cluster|shared::cta}.global.[tile]."
+     "mbarrier::complete_tx::bytes." HINT,
+     "", Pipe::kAsync, build::tensor_copy},
+    {"cp.async.bulk.tensor.{1d|2d|3d|4d|5d}.global.shared::cta.[tile].bulk_group." HINT, "",
+     Pipe::kAsync, build::tensor_copy},
+    {"prefetch.tensormap", "M", Pipe::kMemory, build::no_effect},
     {"cp.async.bulk.commit_group", "", Pipe::kAsync, build::bulk_group},
     {"cp.async.bulk.wait_group.[read]", "N", Pipe::kAsync, build::bulk_group},
     {"fence.proxy.async.[global|shared::cta|shared::cluster]", "", Pipe::kMemory,

@@ -111,7 +111,7 @@ struct MBarrier {
 // A bulk copy in flight, or the arrival of a thread's cp.async at an mbarrier.
 struct BulkCopy {
   enum class Kind : uint8_t { kToShared, kToGlobal, kArrival };
-  // Up to 16 bytes; without a global address zeros (or the map's fill).
+  // Up to 16 bytes; without a global address zeros.
   struct Piece {
     uint64_t global;
     uint32_t shared;
@@ -127,7 +127,6 @@ struct BulkCopy {
   std::vector<Piece> pieces;
   uint64_t bytes = 0;
   std::vector<uint8_t> data;  // kToGlobal: what was read already
-  uint16_t fill = 0;          // per 2 bytes, where nothing is copied
 };
 
 // A lane's bulk groups: their reads of shared memory and their writes are waited for apart.

@@ -228,7 +228,7 @@ void bulk_to_shared(Warp& warp, const Instruction& in, uint32_t mask) {
     const uint32_t mbarrier =
         warp.reg<uint32_t>(in.src[1])[l] + static_cast<uint32_t>(in.immediate);
     start_to_shared(warp, l, mbarrier,
-                    linear_pieces(warp, l, to.at[l], from.at[l], bytes, AccessKind::kLoad), 0);
+                    linear_pieces(warp, l, to.at[l], from.at[l], bytes, AccessKind::kLoad));
   }
   warp.advance_clock();
 }
@@ -258,7 +258,6 @@ void uses_async_proxy(Builder& b) {
 
 }  // namespace
 
-// The address of an mbarrier that is an operand of a copy: a source, and what is added to it.
 void mbarrier_operand(Builder& b, const Operand& operand) {
   if (operand.kind != Operand::Kind::kAddress || operand.parts.size() != 1)
     b.fail("expected the address of an mbarrier in brackets");

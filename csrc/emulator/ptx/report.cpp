@@ -23,6 +23,7 @@ const char* name_of(ReportClass report_class) {
       "async-not-waited",
       "async-source-written",
       "proxy-fence",
+      "tensor-map",
       "mbarrier",
       "uninitialised-address",
       "uninitialised-branch",

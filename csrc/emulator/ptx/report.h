@@ -29,6 +29,7 @@ enum class ReportClass : uint8_t {
   kAsyncNotWaited,
   kAsyncSourceWritten,
   kProxyFence,  // ordered, but fence.proxy.async is missing
+  kTensorMap,   // a tensor map that is none
   kMbarrier,    // an mbarrier that is none, or that is used as it must not be
   // Uninitialised values.
   kUninitialisedAddress,

@@ -40,7 +40,7 @@ COMMANDS = {
     "/save": ("FILE", "write the conversation as JSON"),
     "/history": ("[N]", "what was asked lately; with a number, ask that again"),
     "/help": ("", "these commands"),
-    "/exit": ("", "leave, as do /quit and Ctrl-D"),
+    "/exit": ("", "leave, as do /quit and Ctrl-D (Windows: Ctrl-Z, Enter)"),
 }
 _HIDDEN = ("/quit",)
 # A path such as /etc/hosts is none, and with a blank before it a line is never one.

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
 
 _JOURNAL = "convert.json"
@@ -81,16 +83,22 @@ def partial(out: Path, fingerprint: str) -> Iterator[Path]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep other processes out; nothing of that on Windows, where files that are open stay."""
-    if sys.platform == "win32":
-        yield
-        return
-    with (folder / _LOCK).open("w") as lock:
+    """Keep other processes out."""
+    path = folder / _LOCK
+    if sys.platform == "win32":  # where a folder with an open file cannot be renamed
+        path = folder.with_name(folder.name + ".lock")
+    with path.open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            if sys.platform == "win32":
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
         yield
+    if sys.platform == "win32":
+        with suppress(OSError):  # another process takes the folder up
+            path.unlink()
 
 
 def write_files(folder: Path, files: Sequence[OutputFile], on_bytes: Callable[[int], None]) -> None:

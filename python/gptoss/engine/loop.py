@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import mmap
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +32,9 @@ _adapter_numbers = itertools.count(1)
 
 # What is computed and not yet written when a model is closed: a gigabyte to a slow disk.
 _FINISH_S = 30.0
+
+# Windows wakes no waiting thread for Ctrl-C: it waits so long at a time. None is for ever.
+_MAX_WAIT_S: float | None = 0.1 if sys.platform == "win32" else None
 
 _THREAD_BYTES = 4 << 20  # Python's for a thread that begins: an arena of its objects, and frames
 
@@ -97,7 +102,16 @@ class Mailbox:
 
     def get(self, timeout: float | None = None) -> Letter:
         """Wait in a thread; raises queue.Empty after `timeout` seconds."""
-        return self._letters.get(timeout=timeout)
+        if _MAX_WAIT_S is None:
+            return self._letters.get(timeout=timeout)
+        end_s = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = max(0.0, end_s - time.monotonic())
+            try:
+                return self._letters.get(timeout=min(left_s, _MAX_WAIT_S))
+            except Empty:
+                if time.monotonic() >= end_s:
+                    raise
 
     async def get_async(self) -> Letter:
         """Wait in a task; the caller sees to it that it is the only one."""
