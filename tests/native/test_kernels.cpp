@@ -582,6 +582,11 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
     check_matmul(*kernels, kBf16, 2, 3, 2880, false);
     check_matmul(*kernels, kBf16Fast, 2, 3, 2880, false);
     check_matmul(*kernels, kBf16Fast, 50, 50, 96, false);
+    // Tiles of f32 panels by the number of tokens; 256 pass at once.
+    for (const int tokens : {6, 10, 12, 13, 14, 15}) {
+      check_matmul(*kernels, kBf16, tokens, 17, 33, false);
+    }
+    check_matmul(*kernels, kBf16, 261, 3, 33, false);
     for (const int tokens : {6, 7, 9, 12, 48, 50}) {
       check_matmul(*kernels, kBf12, tokens, 70, 96, false);
     }
