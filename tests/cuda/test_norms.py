@@ -77,7 +77,7 @@ def test_rms_norm(n: int, indexed: bool) -> None:
 
 
 @pytest.mark.parametrize("hidden", [48, 300])
-def test_embed_begins_the_first_norm(hidden: int) -> None:
+def test_the_first_norm_begins_with_the_embedding(hidden: int) -> None:
     gpu = Gpu("embed")
     table = bf16(RNG.normal(scale=3, size=(5, hidden)))
     weight = RNG.normal(size=hidden).astype(np.float32)
