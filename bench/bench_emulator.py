@@ -1,4 +1,4 @@
-"""Speed of the emulator with all its checks on, one core, on five kernels.
+"""Speed of the emulator with all its checks on, one core, on six kernels.
 
     tools/check_emulator.sh && GPTOSS_EMULATOR_BUILD=build-emulator python bench/bench_emulator.py
 
@@ -69,6 +69,20 @@ def triton_matmul(module: Module) -> Launch:
     )
 
 
+def triton_tma_matmul(module: Module) -> Launch:
+    """Triton's for sm_90a, 256 x 256 x 256 in tiles of 128 x 128: tensor copies and wgmma."""
+    n, device = 256, module.device
+    rng = np.random.default_rng(0)
+    a, b = (device.buffer(rng.standard_normal((n, n)).astype(np.float16)) for _ in range(2))
+    c = device.empty((n, n), np.float32)
+    arguments: list[Any] = []
+    for buffer, box in ((a, (128, 64)), (b, (128, 64)), (c, (128, 32))):
+        arguments += [buffer.tensor_map(box, 128), n, n, n, 1]
+    return lambda **o: module.launch(
+        "matmul_tma", (2, 2), 256, *arguments, n, n, n, 0, 0, shared=98328, profile="H100", **o
+    )
+
+
 def triton_attention(module: Module) -> Launch:
     """Triton's, causal, 256 tokens of one head of 64."""
     device, t = module.device, 256
@@ -84,6 +98,7 @@ KERNELS: list[tuple[str, str, Callable[[Module], Launch]]] = [
     ("softmax", "corpus", softmax),
     ("matmul, mma.sync and cp.async", "corpus", matmul),
     ("matmul, Triton sm_80", "triton_matmul", triton_matmul),
+    ("matmul, Triton sm_90a", "triton_tma_matmul_f16", triton_tma_matmul),
     ("attention, Triton sm_80", "triton_attention", triton_attention),
 ]
 

@@ -92,7 +92,8 @@ if(GPTOSS_CUDA_STATUS)
     csrc/cuda/cpu_experts.cpp
     csrc/cuda/embedded.cpp
     csrc/cuda/forward.cpp
-    csrc/cuda/graphs.cpp)
+    csrc/cuda/graphs.cpp
+    csrc/cuda/stage.cpp)
   set_source_files_properties(csrc/cuda/embedded.cpp PROPERTIES
     OBJECT_DEPENDS ${cuda_kernels}
     COMPILE_DEFINITIONS "GPTOSS_CUDA_KERNELS_FILE=\"${cuda_kernels}\"")

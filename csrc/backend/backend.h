@@ -50,7 +50,16 @@ struct MemoryPlan {
   // A way to load that leaves more for pages, as an argument of load().
   struct Saving {
     std::string option;
-    int64_t bytes;
+    std::vector<int64_t> bytes;  // of each share, or of the one memory
+  };
+  // What one of several devices has: a piece of every page, and of the sums below its own.
+  struct Share {
+    std::string device;
+    int begin_layer = 0, end_layer = 0;
+    int64_t weights = 0;
+    int64_t workspace = 0;
+    std::vector<int64_t> page;
+    int64_t available = 0;
   };
 
   int64_t weights = 0;          // allocated for the model's weights; mapped files do not count
@@ -60,6 +69,15 @@ struct MemoryPlan {
   bool is_lazy = false;         // a page takes memory from its first use on, not when allocated
   int max_steps_ahead = 0;      // as BackendTraits has it
   std::vector<Saving> savings;  // for those who say that there is too little
+  std::vector<Share> shares;    // of devices that have some layers each; empty: there is one memory
+  int cpu_experts = 0;          // of so many layers, the first ones, the CPU has the experts
+};
+
+// Some layers of a model that lies on several devices.
+struct LayerPlace {
+  std::string device;
+  int begin, end;
+  int64_t weight_bytes;
 };
 
 // How long a step takes, by its number of tokens; only ratios matter.
@@ -146,6 +164,8 @@ class Backend {
 
   // Of how many layers the CPU computes the experts for a device.
   virtual int cpu_experts() const { return 0; }
+  // Where layers lie if there are several devices; empty: on one.
+  virtual std::vector<LayerPlace> layer_places() const { return {}; }
 
   // Since it was made.
   virtual PhaseSeconds phase_seconds() const = 0;
@@ -171,6 +191,8 @@ struct BackendOptions {
   // cache.
   Format dense = Format::bf16;
   bool int8_kv_cache = false;  // keys and values in int8, one scale per token and head
+  // GPU: those that share the layers, by their ordinals; empty: as few as can have them.
+  std::vector<int> devices{};
   // GPU: of so many layers, the first ones, the experts stay in the host's memory, and the CPU
   // computes them.
   int cpu_experts = kFewestCpuExperts;
@@ -186,35 +208,37 @@ struct BackendInfo {
 // Every backend this build knows, the preferred one first.
 std::vector<BackendInfo> list_backends();
 
-// `device`: "auto" or a backend's name. Throws BackendError naming what is available.
+// `device`: "auto", a backend's name, or one with ordinals of its devices, as "cuda:1" or
+// "cuda:0,1", which are options.devices then. Throws BackendError naming what is available.
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options);
 
 // Memory that a model of these shapes and formats (shapes_of) would take there, without its weights
-// being read: what its backend's plan() says. `device_bytes`: of a device that may not be here, or
-// 0 for the one that is; then throws BackendError if there is none.
+// being read: what its backend's plan() says, with options.room as it chooses what lies where.
+// `device_bytes`: of devices that may not be here, or none for those that are; then throws
+// BackendError if there are none.
 MemoryPlan plan_memory(const std::string& device, const Weights& shapes,
                        const BackendOptions& options, const StepLimits& limits,
-                       int64_t device_bytes);
+                       std::span<const int64_t> device_bytes);
 
 // What each device folder, or its stub twin, provides.
 namespace cpu {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                int64_t device_bytes);
+                std::span<const int64_t> device_bytes);
 }  // namespace cpu
 namespace cuda {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                int64_t device_bytes);
+                std::span<const int64_t> device_bytes);
 }  // namespace cuda
 namespace metal {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                int64_t device_bytes);
+                std::span<const int64_t> device_bytes);
 }  // namespace metal
 
 }  // namespace gptoss

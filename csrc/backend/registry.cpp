@@ -1,5 +1,6 @@
 #include "backend/backend.h"
 
+#include <charconv>
 #include <iostream>
 
 #include "core/check.h"
@@ -10,12 +11,47 @@ namespace {
 struct Entry {
   BackendInfo (*info)();
   std::unique_ptr<Backend> (*make)(Weights, const BackendOptions&);
-  MemoryPlan (*plan)(const Weights&, const BackendOptions&, const StepLimits&, int64_t);
+  MemoryPlan (*plan)(const Weights&, const BackendOptions&, const StepLimits&,
+                     std::span<const int64_t>);
 };
 
 constexpr Entry kBackends[] = {{cuda::info, cuda::make, cuda::plan},
                                {metal::info, metal::make, metal::plan},
                                {cpu::info, cpu::make, cpu::plan}};
+
+// "cuda:0,1": a backend, and the ordinals of its devices.
+struct DeviceName {
+  std::string backend;
+  std::vector<int> ordinals;  // empty: none were named
+};
+DeviceName parse(const std::string& device) {
+  const size_t colon = device.find(':');
+  DeviceName name{device.substr(0, colon), {}};
+  if (colon == std::string::npos) return name;
+  const char* at = device.data() + colon + 1;
+  const char* const end = device.data() + device.size();
+  for (bool more = true; more;) {
+    int ordinal = 0;
+    const auto [next, error] = std::from_chars(at, end, ordinal);
+    more = next != end && *next == ',';
+    if (error != std::errc() || ordinal < 0 || (next != end && !more)) {
+      throw BackendError(concat("device '", device,
+                                "': expected ordinals behind the colon, as cuda:0 or cuda:0,1"));
+    }
+    name.ordinals.push_back(ordinal);
+    at = next + 1;
+  }
+  if (name.backend != "cuda") {
+    throw BackendError(concat("device '", device, "': ", name.backend,
+                              " has no numbered devices; cuda has, as cuda:0 or cuda:0,1"));
+  }
+  return name;
+}
+BackendOptions with_devices(const BackendOptions& options, const DeviceName& name) {
+  BackendOptions result = options;
+  result.devices = name.ordinals;
+  return result;
+}
 
 // The entry that `device` means: "auto" the first that is available, a name that one, which need
 // not be available if it `is_elsewhere`.
@@ -47,7 +83,10 @@ std::vector<BackendInfo> list_backends() {
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a backend keeps them
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options) {
-  if (device != "auto") return entry_of(device).make(std::move(weights), options);
+  if (device != "auto") {
+    const DeviceName name = parse(device);
+    return entry_of(name.backend).make(std::move(weights), with_devices(options, name));
+  }
   // The first that is available and can have this model; why others cannot is said once. Experts
   // are left to the CPU by a GPU only, so what a GPU says is all there is to say.
   const bool has_cpu_experts = options.cpu_experts != kFewestCpuExperts;
@@ -73,8 +112,10 @@ std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights
 
 MemoryPlan plan_memory(const std::string& device, const Weights& shapes,
                        const BackendOptions& options, const StepLimits& limits,
-                       int64_t device_bytes) {
-  return entry_of(device, device_bytes > 0).plan(shapes, options, limits, device_bytes);
+                       std::span<const int64_t> device_bytes) {
+  const DeviceName name = parse(device);
+  return entry_of(name.backend, !device_bytes.empty())
+      .plan(shapes, with_devices(options, name), limits, device_bytes);
 }
 
 }  // namespace gptoss

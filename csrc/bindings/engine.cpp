@@ -432,48 +432,68 @@ BackendOptions to_options(int threads, const std::string& precision, const std::
           .int8_kv_cache = kv_cache_dtype == "int8"};
 }
 
-// What a model takes on a device with so many sequences of this context, in bytes. With
+// What a model takes on a device with so many sequences of this context, in bytes; with cpu_experts
+// None, or where there are several devices, split as load() splits it that has room for them. With
 // context_length 0 what loading it so takes, and what the context is then.
 py::dict memory_plan(const py::object& config, const std::string& device, int threads,
                      const std::string& precision, const std::string& dense,
                      const std::string& kv_cache_dtype, int context_length, int max_step_tokens,
                      int max_sequences, const std::vector<std::string>& q8_0,
-                     int64_t device_bytes) {
+                     const std::vector<int64_t>& device_bytes, std::optional<int> cpu_experts) {
+  constexpr int64_t kPlenty = int64_t{1} << 62;
   const ModelConfig model = to_config(config);
   const Weights shapes = shapes_of(model, q8_0);
-  const BackendOptions modes = to_options(threads, precision, dense, kv_cache_dtype);
-  const auto plan_of = [&](const StepLimits& limits) {
-    return plan_memory(device, shapes, modes, limits, device_bytes);
-  };
+  BackendOptions modes = to_options(threads, precision, dense, kv_cache_dtype);
+  modes.cpu_experts = cpu_experts.value_or(kFewestCpuExperts);
   EngineOptions options{.context_length = context_length,
                         .max_step_tokens = max_step_tokens,
                         .max_sequences = max_sequences};
+  EngineOptions roomy_options = options;
+  if (context_length > 0) roomy_options.kv_memory_bytes = kPlenty;  // that of all sequences
+  modes.room = room_of(model, roomy_options);
+  const auto plan_of = [&](const StepLimits& limits) {
+    return plan_memory(device, shapes, modes, limits, device_bytes);
+  };
   MemoryPlan plan = plan_of(step_limits(options, std::max(1, context_length)));
   options.max_steps_ahead = plan.max_steps_ahead;
-  int64_t kv_bytes = 0;
+  const std::vector<KvGroup> groups = kv_groups(model);
+  std::vector<int64_t> n_pages;  // [group]
   if (context_length == 0) {
     const CachePlan cache = plan_cache(model, plan_of, options);
     plan = cache.memory;
-    kv_bytes = cache.bytes();
+    n_pages.assign(cache.n_pages.begin(), cache.n_pages.end());
     context_length = cache.context_length;
   } else if (plan.is_lazy) {  // what the sequences touch
-    const std::vector<KvGroup> groups = kv_groups(model);
     const int pages = KvCache::pages_for(context_length);
-    for (size_t g = 0; g < groups.size(); ++g) {
-      const int ring = KvCache::ring_pages(groups[g], std::min(max_step_tokens, context_length));
-      kv_bytes += int64_t{max_sequences} * (groups[g].window == 0 ? pages : std::min(ring, pages)) *
-                  plan.page[g];
+    for (const KvGroup& group : groups) {
+      const int ring = KvCache::ring_pages(group, std::min(max_step_tokens, context_length));
+      n_pages.push_back(int64_t{max_sequences} *
+                        (group.window == 0 ? pages : std::min(ring, pages)));
     }
   } else {  // what is allocated, were there room for anything
-    constexpr int64_t kPlenty = int64_t{1} << 62;
-    options.kv_memory_bytes = kPlenty;
     MemoryPlan roomy = plan;
     roomy.available = kPlenty;
-    kv_bytes = plan_cache(model, [&](const StepLimits&) { return roomy; }, options).bytes();
+    for (MemoryPlan::Share& share : roomy.shares) share.available = kPlenty;
+    options.kv_memory_bytes = kPlenty;
+    const CachePlan cache = plan_cache(model, [&](const StepLimits&) { return roomy; }, options);
+    n_pages.assign(cache.n_pages.begin(), cache.n_pages.end());
+  }
+  const auto pages_bytes = [&](const std::vector<int64_t>& page) {
+    int64_t bytes = 0;
+    for (size_t g = 0; g < page.size(); ++g) bytes += n_pages[g] * page[g];
+    return bytes;
+  };
+  py::list shares;
+  for (const MemoryPlan::Share& share : plan.shares) {
+    shares.append(py::dict("device"_a = share.device, "begin_layer"_a = share.begin_layer,
+                           "end_layer"_a = share.end_layer, "weights"_a = share.weights,
+                           "workspace"_a = share.workspace, "kv_cache"_a = pages_bytes(share.page),
+                           "available"_a = share.available));
   }
   return py::dict("weights"_a = plan.weights, "workspace"_a = plan.workspace,
-                  "kv_cache"_a = kv_bytes, "page"_a = plan.page, "available"_a = plan.available,
-                  "context_length"_a = context_length);
+                  "kv_cache"_a = pages_bytes(plan.page), "page"_a = plan.page,
+                  "available"_a = plan.available, "context_length"_a = context_length,
+                  "cpu_experts"_a = plan.cpu_experts, "shares"_a = shares);
 }
 
 // An engine on testing::FakeBackend: to measure what is around a backend, or, without a script, to
@@ -577,6 +597,15 @@ void register_engine(py::module_& m) {
                              [](const PyEngine& engine) { return engine->max_sequences(); })
       .def_property_readonly("cpu_experts",
                              [](const PyEngine& engine) { return engine->backend().cpu_experts(); })
+      .def_property_readonly(
+          "layer_places",
+          [](const PyEngine& engine) {
+            py::list list;
+            for (const LayerPlace& place : engine->backend().layer_places()) {
+              list.append(py::make_tuple(place.device, place.begin, place.end, place.weight_bytes));
+            }
+            return list;
+          })
       .def_property_readonly("description",
                              [](const PyEngine& engine) { return engine->backend().description(); })
       .def(
@@ -698,7 +727,8 @@ void register_engine(py::module_& m) {
       .def("stats", &engine_stats);
   m.def("plan_memory", &memory_plan, "config"_a, py::kw_only(), "device"_a, "threads"_a,
         "precision"_a, "dense"_a, "kv_cache_dtype"_a, "context_length"_a, "max_step_tokens"_a,
-        "max_sequences"_a, "q8_0"_a = std::vector<std::string>(), "device_bytes"_a = 0);
+        "max_sequences"_a, "q8_0"_a = std::vector<std::string>(),
+        "device_bytes"_a = std::vector<int64_t>(), "cpu_experts"_a = 0);
 
   // For tests and benchmarks.
   py::class_<DraftedText>(m, "Drafter")

@@ -294,11 +294,13 @@ std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options) {
 }
 
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                int64_t device_bytes) {
+                std::span<const int64_t> device_bytes) {
   const Scheme scheme(select_kernels(), options);
   MemoryPlan plan = plan_of(shapes.config, scheme,
                             PreparedWeights::allocated_bytes(shapes.config, options.dense), limits);
-  const int64_t memory = device_bytes > 0 ? device_bytes : platform::available_memory();
+  check(device_bytes.size() <= 1, "a machine has one memory, got the sizes of ",
+        device_bytes.size());
+  const int64_t memory = device_bytes.empty() ? platform::available_memory() : device_bytes.front();
   plan.available = memory - kReservedBytes - plan.weights - plan.workspace;
   return plan;
 }

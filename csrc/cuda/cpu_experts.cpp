@@ -5,11 +5,12 @@
 namespace gptoss::cuda {
 
 CpuExperts::CpuExperts(const Context& context, const Stream& stream, HostExperts& experts,
-                       const ModelConfig& config, const Scheme& scheme, int max_tokens,
-                       int n_flights)
+                       std::mutex& turn, const ModelConfig& config, const Scheme& scheme,
+                       const Part& part, int max_tokens, int n_flights)
     : context_(context),
       stream_(stream),
       experts_(experts),
+      turn_(turn),
       act_(scheme.act),
       hidden_(config.hidden_size),
       n_active_(config.n_active),
@@ -18,13 +19,12 @@ CpuExperts::CpuExperts(const Context& context, const Stream& stream, HostExperts
       weights_(context, max_tokens * n_active_ * int64_t{sizeof(float)}, "the CPU's experts"),
       y_(context, max_tokens * hidden_ * int64_t{sizeof(float)}, "the CPU's experts"),
       flights_(static_cast<size_t>(n_flights)),
-      n_layers_(scheme.cpu_experts),
+      n_layers_(part.cpu_experts(scheme)),
       queue_(std::make_unique<Queue>()) {
-  experts.prepare(max_tokens);
   queue_->self = this;
   for (int flight = 0; flight < n_flights; ++flight) {
     for (int layer = 0; layer < n_layers_; ++layer) {
-      queue_->calls.push_back({queue_.get(), flight, layer});
+      queue_->calls.push_back({queue_.get(), flight, part.begin + layer});
     }
   }
 }
@@ -64,6 +64,7 @@ void CpuExperts::run(void* data) noexcept {
   FlightState& state = self.flights_[static_cast<size_t>(call.flight)];
   if (state.error) return;
   try {
+    const std::lock_guard<std::mutex> turn(self.turn_);
     self.experts_.run({.layer = call.layer,
                        .tokens = state.tokens,
                        .x = self.x_.data(),

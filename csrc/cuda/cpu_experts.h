@@ -15,9 +15,11 @@ namespace gptoss::cuda {
 
 class CpuExperts {
  public:
-  // Context, stream and experts are kept by reference. In a Scope.
-  CpuExperts(const Context& context, const Stream& stream, HostExperts& experts,
-             const ModelConfig& config, const Scheme& scheme, int max_tokens, int n_flights);
+  // Of the part's layers. Context, stream, experts, which are prepared, and `turn` are kept by
+  // reference; of all objects with the same `turn`, one computes at a time. In a Scope.
+  CpuExperts(const Context& context, const Stream& stream, HostExperts& experts, std::mutex& turn,
+             const ModelConfig& config, const Scheme& scheme, const Part& part, int max_tokens,
+             int n_flights);
   // Calls of the host that are queued end first.
   ~CpuExperts();
   CpuExperts(const CpuExperts&) = delete;
@@ -25,7 +27,8 @@ class CpuExperts {
 
   // Before the layers of a step in this flight, which no queued work belongs to any more.
   void begin(int flight, int tokens);
-  // From the layer's routing to Workspace.expert_out, (T, hidden).
+  // From the routing of a layer, counted from the part's first, to Workspace.expert_out,
+  // (T, hidden).
   void queue(int flight, int layer, const Workspace& work);
   // Throws what went wrong in the host's calls of a step that has been waited for.
   void rethrow(int flight);
@@ -34,7 +37,7 @@ class CpuExperts {
   struct Queue;
   struct Call {
     Queue* queue;
-    int flight, layer;
+    int flight, layer;  // of the model
   };
   // What the driver's thread comes to first.
   struct Queue {
@@ -52,6 +55,7 @@ class CpuExperts {
   const Context& context_;
   const Stream& stream_;
   HostExperts& experts_;
+  std::mutex& turn_;
   const Act act_;
   const int64_t hidden_, n_active_;
   // Of the one layer that the stream is at. T tokens.

@@ -1,5 +1,7 @@
 #include "cuda/driver.h"
 
+#include <algorithm>
+
 #include "platform/platform.h"
 
 namespace gptoss::cuda {
@@ -76,42 +78,83 @@ void Driver::fail(CUresult result, const std::string& what) const {
   throw BackendError(message);
 }
 
-DeviceInfo find_device() {
+namespace {
+
+constexpr const char* kNeeded = "8.0 or newer is needed (Ampere: A100, RTX 30)";
+
+DeviceInfo device_info(const Driver& driver, int ordinal) {
+  DeviceInfo info{};
+  info.ordinal = ordinal;
+  driver.check(driver.cuDeviceGet(&info.handle, ordinal), "device ", ordinal);
+  const auto attribute = [&](int which) {
+    int value = 0;
+    driver.check(driver.cuDeviceGetAttribute(&value, which, info.handle), "attribute ", which,
+                 " of device ", ordinal);
+    return value;
+  };
+  char name[256] = "";
+  driver.check(driver.cuDeviceGetName(name, sizeof(name), info.handle), "name of device ", ordinal);
+  info.name = name;
+  info.major = attribute(kAttributeCapabilityMajor);
+  info.minor = attribute(kAttributeCapabilityMinor);
+  info.multiprocessors = attribute(kAttributeMultiprocessors);
+  info.shared_per_block = attribute(kAttributeSharedPerBlockOptin);
+  size_t memory = 0;
+  driver.check(driver.cuDeviceTotalMem(&memory, info.handle), "memory of device ", ordinal);
+  info.memory = static_cast<int64_t>(memory);
+  return info;
+}
+
+bool can_compute(const DeviceInfo& device) {
+  return 10 * device.major + device.minor >= kOldestCapability;
+}
+
+std::string capability_text(const DeviceInfo& device) {
+  return concat(device.name, " has compute capability ", device.major, ".", device.minor);
+}
+
+}  // namespace
+
+std::string label_of(const DeviceInfo& device) { return concat("cuda:", device.ordinal); }
+
+std::string name_of(const DeviceInfo& device) {
+  return concat(label_of(device), " (", device.name, ")");
+}
+
+std::vector<DeviceInfo> find_devices(std::span<const int> ordinals) {
   const Driver& driver = Driver::get();
   int count = 0;
   driver.check(driver.cuDeviceGetCount(&count), "counting devices");
+  if (count == 0) {
+    throw BackendError("the NVIDIA driver shows no device (is CUDA_VISIBLE_DEVICES set?)");
+  }
+  std::vector<DeviceInfo> found;
+  for (const int ordinal : ordinals) {
+    if (ordinal < 0 || ordinal >= count) {
+      throw BackendError(concat("there is no device cuda:", ordinal, ": the driver shows ", count,
+                                ", numbered from 0 (CUDA_VISIBLE_DEVICES chooses among them)"));
+    }
+    if (std::ranges::find(found, ordinal, &DeviceInfo::ordinal) != found.end()) {
+      throw BackendError(concat("device cuda:", ordinal, " is named twice"));
+    }
+    found.push_back(device_info(driver, ordinal));
+    if (!can_compute(found.back())) {
+      throw BackendError(concat("device cuda:", ordinal, " is not new enough: ",
+                                capability_text(found.back()), "; ", kNeeded));
+    }
+  }
+  if (!found.empty()) return found;
   std::string too_old;
   for (int i = 0; i < count; ++i) {
-    DeviceInfo info{};
-    driver.check(driver.cuDeviceGet(&info.handle, i), "device ", i);
-    const auto attribute = [&](int which) {
-      int value = 0;
-      driver.check(driver.cuDeviceGetAttribute(&value, which, info.handle), "attribute ", which,
-                   " of device ", i);
-      return value;
-    };
-    char name[256] = "";
-    driver.check(driver.cuDeviceGetName(name, sizeof(name), info.handle), "name of device ", i);
-    info.name = name;
-    info.major = attribute(kAttributeCapabilityMajor);
-    info.minor = attribute(kAttributeCapabilityMinor);
-    if (10 * info.major + info.minor < kOldestCapability) {
-      too_old += concat(too_old.empty() ? "" : ", ", info.name, " has compute capability ",
-                        info.major, ".", info.minor);
-      continue;
+    const DeviceInfo device = device_info(driver, i);
+    if (can_compute(device)) {
+      found.push_back(device);
+    } else {
+      too_old += concat(too_old.empty() ? "" : ", ", capability_text(device));
     }
-    info.multiprocessors = attribute(kAttributeMultiprocessors);
-    info.shared_per_block = attribute(kAttributeSharedPerBlockOptin);
-    size_t memory = 0;
-    driver.check(driver.cuDeviceTotalMem(&memory, info.handle), "memory of device ", i);
-    info.memory = static_cast<int64_t>(memory);
-    return info;
   }
-  if (!too_old.empty()) {
-    throw BackendError(concat("no device that is new enough: ", too_old,
-                              "; 8.0 or newer is needed (Ampere: A100, RTX 30)"));
-  }
-  throw BackendError("the NVIDIA driver shows no device (is CUDA_VISIBLE_DEVICES set?)");
+  if (!found.empty()) return found;
+  throw BackendError(concat("no device that is new enough: ", too_old, "; ", kNeeded));
 }
 
 }  // namespace gptoss::cuda

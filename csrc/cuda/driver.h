@@ -7,7 +7,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/check.h"
 
@@ -81,10 +83,12 @@ inline constexpr int kOldestVersion = 12000;
   X(cuMemcpyHtoDAsync, (CUdeviceptr, const void*, size_t, CUstream))                              \
   X(cuMemcpyDtoHAsync, (void*, CUdeviceptr, size_t, CUstream))                                    \
   X(cuMemcpyDtoDAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                              \
+  X(cuMemcpyPeerAsync, (CUdeviceptr, CUcontext, CUdeviceptr, CUcontext, size_t, CUstream))        \
   X(cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                              \
   X(cuStreamCreate, (CUstream*, unsigned))                                                        \
   X(cuStreamDestroy, (CUstream))                                                                  \
   X(cuStreamSynchronize, (CUstream))                                                              \
+  X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                             \
   X(cuLaunchHostFunc, (CUstream, CUhostFn, void*))                                                \
   X(cuEventCreate, (CUevent*, unsigned))                                                          \
   X(cuEventDestroy, (CUevent))                                                                    \
@@ -136,6 +140,7 @@ std::string version_text(int version);
 
 // A device that can run the kernels.
 struct DeviceInfo {
+  int ordinal;  // among those that the driver shows (CUDA_VISIBLE_DEVICES)
   CUdevice handle;
   std::string name;
   int major, minor;  // compute capability
@@ -144,8 +149,13 @@ struct DeviceInfo {
   int64_t memory;        // bytes
 };
 
-// The first device whose compute capability is 8.0 or newer, of those that the driver shows
-// (CUDA_VISIBLE_DEVICES). Throws BackendError naming what there is instead.
-DeviceInfo find_device();
+// "cuda:1", as load() takes it, and "cuda:1 (NVIDIA A100)".
+std::string label_of(const DeviceInfo& device);
+std::string name_of(const DeviceInfo& device);
+
+// The devices of these ordinals, in their order, or all whose compute capability is 8.0 or newer.
+// Throws BackendError naming what there is instead: where there is none of that kind, where an
+// ordinal is not one of those that the driver shows or comes twice, or is an older device's.
+std::vector<DeviceInfo> find_devices(std::span<const int> ordinals = {});
 
 }  // namespace gptoss::cuda

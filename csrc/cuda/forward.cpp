@@ -19,21 +19,23 @@ std::vector<float> make_rotations(const ModelConfig& config, int positions) {
   return rotations;
 }
 
-Forward::Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWeights& weights,
-                 const StepMemory& memory, const std::vector<DeviceMemory>& pages, Module& module,
-                 const Stream& stream)
+Forward::Forward(const ModelConfig& config, const Scheme& scheme, const Part& part,
+                 const DeviceWeights& weights, const StepMemory& memory,
+                 const std::vector<DeviceMemory>& pages, Module& module, const Stream& stream)
     : config_(config),
       scheme_(scheme),
+      part_(part),
       weights_(weights),
       memory_(memory),
       work_(memory.work),
       pages_(pages),
       module_(module),
       stream_(stream),
-      groups_(kv_groups(config)) {
+      groups_(kv_groups_of(config, part)),
+      index_in_group_(config.is_window_layer.size(), 0) {
   std::vector<int> layers_of_group(groups_.size(), 0);
-  for (const bool is_window : config.is_window_layer) {
-    index_in_group_.push_back(layers_of_group[is_window ? 1 : 0]++);
+  for (auto i = static_cast<size_t>(part.begin); i < static_cast<size_t>(part.end); ++i) {
+    index_in_group_[i] = layers_of_group[config.is_window_layer[i] ? 1 : 0]++;
   }
 }
 
@@ -47,22 +49,26 @@ int Forward::count_splits(int n_tokens, int highest_position) const {
 }
 
 void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits, int segment) {
+  const int first = part_.begin + segment;
   if (segment > 0) {
-    combine(step, segment - 1, work_.ones, 1);
-  } else {
+    combine(step, first - 1, work_.ones, 1);
+  } else if (part_.is_first()) {
     embed(step);
+  } else {
+    // The sum with nothing, by the kernel that a single card has there, for the same bits.
+    combine(step, first - 1, work_.expert_weights, 0);
   }
-  if (segment < scheme_.cpu_experts) {
-    attention(step, row_pages, n_splits, segment);
-    route(step, segment);
+  if (segment + 1 < n_segments()) {
+    attention(step, row_pages, n_splits, first);
+    route(step, first);
     return;
   }
-  for (int layer = segment; layer < config_.n_layers; ++layer) {
+  for (int layer = first; layer < part_.end; ++layer) {
     attention(step, row_pages, n_splits, layer);
     route(step, layer);
     experts(step, layer);
   }
-  if (step.n_logit_rows == 0) return;
+  if (!part_.is_last() || step.n_logit_rows == 0) return;
   if (!ends_with_all_rows(step)) norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
   dense(work_.normed, weights_.unembedding, work_.logits, step.n_logit_rows, config_.vocab_size,
         config_.hidden_size, {.norm = row_norm(), .ranges = logit_ranges(step.n_logit_rows)});
@@ -73,7 +79,7 @@ bool Forward::finishes_experts(const Step& step) const {
 }
 
 bool Forward::ends_with_all_rows(const Step& step) const {
-  return step.n_logit_rows == step.n_tokens && finishes_experts(step) &&
+  return part_.is_last() && step.n_logit_rows == step.n_tokens && finishes_experts(step) &&
          scheme_.cpu_experts < config_.n_layers;
 }
 
@@ -218,7 +224,7 @@ void Forward::experts(const Step& step, int layer) {
                                   .act = scheme_.act});
   // Where few tokens make it worth while, what follows is done by the last product.
   const bool finishes = finishes_experts(step);
-  const bool is_last = layer + 1 == config_.n_layers;
+  const bool is_last = layer + 1 == part_.end;  // of the model's, or another card goes on
   const DeviceMemory* norm_weight = nullptr;
   if (!is_last) {
     norm_weight = &weights_.layers[static_cast<size_t>(layer) + 1].attention_norm;
@@ -269,7 +275,8 @@ CombineArgs Forward::combine_args(const Step& step, const DeviceMemory& weights,
 
 void Forward::combine(const Step& step, int layer, const DeviceMemory& weights, int n_active) {
   const CombineArgs combine = combine_args(step, weights, n_active);
-  if (layer + 1 == config_.n_layers) {  // of what follows, only some rows are wanted
+  // Another card goes on, or, of what follows, only some rows are wanted.
+  if (n_active > 0 && layer + 1 == part_.end) {
     module_.run(stream_, combine);
     return;
   }

@@ -19,19 +19,20 @@ std::vector<float> make_rotations(const ModelConfig& config, int positions);
 
 class Forward {
  public:
-  // Everything is kept by reference; `pages` by group.
-  Forward(const ModelConfig& config, const Scheme& scheme, const DeviceWeights& weights,
-          const StepMemory& memory, const std::vector<DeviceMemory>& pages, Module& module,
-          const Stream& stream);
+  // Everything is kept by reference but the part; `pages` by group, with the part's layers.
+  Forward(const ModelConfig& config, const Scheme& scheme, const Part& part,
+          const DeviceWeights& weights, const StepMemory& memory,
+          const std::vector<DeviceMemory>& pages, Module& module, const Stream& stream);
 
   // Of attention over all positions, for `run`.
   int count_splits(int n_tokens, int highest_position) const;
   // A step is one segment more than there are layers whose experts the CPU has: each but the last
   // ends with the routing of one, and the next begins with what its experts made, in
   // Workspace.expert_out.
-  int n_segments() const { return scheme_.cpu_experts + 1; }
-  // Queues a segment of a step, which ends with its logits: kernels alone, which differ by nothing
-  // but the arguments. `row_pages` by group.
+  int n_segments() const { return part_.cpu_experts(scheme_) + 1; }
+  // Queues a segment of a step: kernels alone, which differ by nothing but the arguments. The first
+  // one begins with the embedding, or with the residual stream of another card; the last ends with
+  // the logits, or with the residual stream for the next card. `row_pages` by group.
   void run(const Step& step, std::span<const int> row_pages, int n_splits, int segment);
   // Of a step's logits, for sampling; null if nothing was told of so many rows.
   LogitRange* logit_ranges(int n_rows) const;
@@ -50,7 +51,7 @@ class Forward {
   void route(const Step& step, int layer);
   // With their sum and what follows.
   void experts(const Step& step, int layer);
-  // The sum of what experts made, in n_active rows for each token, and what follows.
+  // The sum of what experts made, in n_active rows for each token, and what follows on this card.
   void combine(const Step& step, int layer, const DeviceMemory& weights, int n_active);
   CombineArgs combine_args(const Step& step, const DeviceMemory& weights, int n_active) const;
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
@@ -70,6 +71,7 @@ class Forward {
 
   const ModelConfig& config_;
   const Scheme& scheme_;
+  const Part part_;
   const DeviceWeights& weights_;
   const StepMemory& memory_;
   const Workspace& work_;
@@ -77,7 +79,7 @@ class Forward {
   Module& module_;
   const Stream& stream_;
   std::vector<KvGroup> groups_;
-  std::vector<int> index_in_group_;  // (layers)
+  std::vector<int> index_in_group_;  // (layers): of the part's, from 0
   // Of what was queued last.
   int n_square_parts_ = 1;
   bool has_codes_ = false;  // the next product's input is there in int8

@@ -102,6 +102,20 @@ void Stream::clear(CUdeviceptr to, int64_t bytes) const {
                bytes, " bytes");
 }
 
+void Stream::send(const Context& to_context, CUdeviceptr to, CUdeviceptr from,
+                  int64_t bytes) const {
+  if (bytes == 0) return;
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuMemcpyPeerAsync(to, to_context.handle(), from, context_.handle(),
+                                        static_cast<size_t>(bytes), stream_),
+               "a copy of ", bytes, " bytes to ", name_of(to_context.device()));
+}
+
+void Stream::after(const Event& event) const {
+  const Driver& driver = context_.driver();
+  driver.check(driver.cuStreamWaitEvent(stream_, event.handle(), 0), "waiting for an event");
+}
+
 void Stream::call(CUhostFn f, void* data) const {
   const Driver& driver = context_.driver();
   driver.check(driver.cuLaunchHostFunc(stream_, f, data), "a call of the host");

@@ -22,6 +22,7 @@ class Context {
   const Driver& driver() const { return driver_; }
   // False in a fork of the process.
   bool is_own() const;
+  CUcontext handle() const { return context_; }
   // Bytes that are free on the device. In a Scope.
   int64_t free_memory() const;
 
@@ -107,6 +108,8 @@ class PinnedMemory {
   uint8_t* data_ = nullptr;
 };
 
+class Event;
+
 // A queue of work that does not wait for the one that other libraries use by default.
 class Stream {
  public:
@@ -120,6 +123,11 @@ class Stream {
   void download(void* to, CUdeviceptr from, int64_t bytes) const;
   void copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const;
   void clear(CUdeviceptr to, int64_t bytes) const;
+  // To memory of another device, or of this one. The driver finds the way: through the host's
+  // memory, unless some library of the process has given the two access to each other.
+  void send(const Context& to_context, CUdeviceptr to, CUdeviceptr from, int64_t bytes) const;
+  // What is queued from now on waits for an event, of whatever device, as it was last recorded.
+  void after(const Event& event) const;
   // f(data) in a thread of the driver's, which must not call the driver; not after an error of what
   // was queued before.
   void call(CUhostFn f, void* data) const;
@@ -168,6 +176,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
+  CUevent handle() const { return event_; }
   void record(const Stream& stream) const;
   void wait() const;
 

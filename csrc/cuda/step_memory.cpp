@@ -16,8 +16,8 @@ int64_t most_table_bytes(const KvGroup& group, const StepLimits& limits) {
 
 // f(memory, bytes, what) for every array on the device.
 template <class F>
-void for_each_array(const ModelConfig& c, const Scheme& scheme, bool has_int8_inputs,
-                    const StepLimits& limits, StepMemory& memory, F&& f) {
+void for_each_array(const ModelConfig& c, const Scheme& scheme, const Part& part,
+                    bool has_int8_inputs, const StepLimits& limits, StepMemory& memory, F&& f) {
   const Act act = scheme.act;
   const int64_t t = limits.max_tokens;
   const int64_t s = limits.max_sequences;
@@ -58,20 +58,11 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, bool has_int8_in
   if (act != Act::f32) {
     f(w.down_arrived, ceil_div(c.hidden_size, 64) * kInt, "the experts' output");
   }
-  if (scheme.cpu_experts > 0) f(w.ones, t * kFloat, "the experts' output");
-  f(w.logits, r * vocab * kFloat, "logits");
-  if (act != Act::f32) {
-    f(w.logit_ranges,
-      std::min<int64_t>(r, kRangeRows) * ceil_div(vocab, kRangeLogits) *
-          int64_t{sizeof(LogitRange)},
-      "logits");
-  }
-  f(w.changed_logits, r * vocab * kFloat, "sampling");
-  f(w.candidates, r * vocab * kInt, "sampling");
+  if (part.cpu_experts(scheme) > 0) f(w.ones, t * kFloat, "the experts' output");
   SlotMemory& slots = memory.slots;
-  f(slots.states, s * int64_t{sizeof(SlotState)}, "slots");
-  f(slots.counts, s * vocab * kInt, "counts of tokens");
-  f(slots.tokens, (int64_t{positions} + kPageTokens) * kInt, "counts of tokens");
+  if (part.is_first() || part.is_last()) {
+    f(slots.states, s * int64_t{sizeof(SlotState)}, "slots");
+  }
   f(slots.rotations, int64_t{positions} * c.head_dim * kFloat, "rotations");
   const std::vector<KvGroup> groups = kv_groups(c);
   slots.tables.resize(groups.size());
@@ -82,6 +73,20 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, bool has_int8_in
     f(flight.input,
       InputLayout(limits.max_tokens, limits.max_sequences, limits.max_logit_rows).bytes,
       "a step's inputs");
+  }
+  if (!part.is_last()) return;
+  f(w.logits, r * vocab * kFloat, "logits");
+  if (act != Act::f32) {
+    f(w.logit_ranges,
+      std::min<int64_t>(r, kRangeRows) * ceil_div(vocab, kRangeLogits) *
+          int64_t{sizeof(LogitRange)},
+      "logits");
+  }
+  f(w.changed_logits, r * vocab * kFloat, "sampling");
+  f(w.candidates, r * vocab * kInt, "sampling");
+  f(slots.counts, s * vocab * kInt, "counts of tokens");
+  f(slots.tokens, (int64_t{positions} + kPageTokens) * kInt, "counts of tokens");
+  for (FlightMemory& flight : memory.flights) {
     f(flight.sample_rows, r * int64_t{sizeof(SampleRow)}, "sampling");
     f(flight.units, (r + 1) * kInt, "sampling");
     f(flight.masks, r * static_cast<int64_t>(mask_words(c.vocab_size)) * kInt, "masks");
@@ -115,27 +120,29 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits) {
   return std::max(limits.max_pages_per_sequence, ring);
 }
 
-int64_t StepMemory::device_bytes(const ModelConfig& config, const Scheme& scheme,
+int64_t StepMemory::device_bytes(const ModelConfig& config, const Scheme& scheme, const Part& part,
                                  bool has_int8_inputs, const StepLimits& limits, int flights) {
   int64_t total = 0;
   StepMemory memory;
   memory.flights.resize(static_cast<size_t>(flights));
   for_each_array(
-      config, scheme, has_int8_inputs, limits, memory,
+      config, scheme, part, has_int8_inputs, limits, memory,
       [&](DeviceMemory&, int64_t bytes, const char*) { total += allocation_bytes(bytes); });
   return total;
 }
 
 StepMemory::StepMemory(const Context& context, const ModelConfig& config, const Scheme& scheme,
-                       bool has_int8_inputs, const StepLimits& limits, int n_flights)
+                       const Part& part, bool has_int8_inputs, const StepLimits& limits,
+                       int n_flights)
     : flights(static_cast<size_t>(n_flights)) {
-  for_each_array(config, scheme, has_int8_inputs, limits, *this,
+  for_each_array(config, scheme, part, has_int8_inputs, limits, *this,
                  [&](DeviceMemory& memory, int64_t bytes, const char* what) {
                    memory = DeviceMemory(context, bytes, what);
                  });
   for (FlightMemory& flight : flights) {
     const auto twin = [&](const DeviceMemory& memory, const char* what) {
-      return PinnedMemory(context, memory.size_bytes(), what);
+      return memory.size_bytes() == 0 ? PinnedMemory()
+                                      : PinnedMemory(context, memory.size_bytes(), what);
     };
     flight.host_input = twin(flight.input, "a step's inputs");
     flight.host_sample_rows = twin(flight.sample_rows, "sampling");

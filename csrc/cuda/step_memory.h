@@ -13,7 +13,7 @@ namespace gptoss::cuda {
 
 // Activations of one step, used again by the next: the stream keeps their order.
 struct Workspace {
-  DeviceMemory x;               // (T, hidden) f32: the residual stream
+  DeviceMemory x;               // (T, hidden) f32: the residual stream, which cards hand over
   DeviceMemory normed;          // (T, hidden): inputs of matmuls
   DeviceMemory squares;         // (T, ceil(hidden / 16)) f32: of norms that are begun
   DeviceMemory qkv;             // (T, H*D + 2 G*D) f32
@@ -32,6 +32,7 @@ struct Workspace {
   DeviceMemory expert_out;      // (T*A, hidden) f32; of the CPU's experts (T, hidden)
   DeviceMemory down_arrived;    // (ceil(hidden / 64)), zeros
   DeviceMemory ones;            // (T) f32, where there are such
+  // On the last card:
   DeviceMemory logits;          // (R, V) f32
   DeviceMemory logit_ranges;    // (R up to 64, ceil(V / 16))
   DeviceMemory changed_logits;  // (R, V) f32: with biases and penalties
@@ -40,8 +41,8 @@ struct Workspace {
 
 // What stays from step to step.
 struct SlotMemory {
-  DeviceMemory states;               // (slots) SlotState
-  DeviceMemory counts;               // (slots, V)
+  DeviceMemory states;               // (slots) SlotState: the last card's, and the first one's copy
+  DeviceMemory counts;               // (slots, V), on the last card
   DeviceMemory tokens;               // tokens that join a slot's counts, on their way
   DeviceMemory rotations;            // (positions, D) f32
   std::vector<DeviceMemory> tables;  // [group] (slots, row_pages)
@@ -57,7 +58,8 @@ struct InputLayout {
 
 // Inputs and results of a step in flight: pinned memory, and the device's twin of it.
 struct FlightMemory {
-  DeviceMemory input;        // InputLayout
+  DeviceMemory input;  // InputLayout
+  // On the last card:
   DeviceMemory sample_rows;  // (R) SampleRow
   DeviceMemory units;        // (R + 1)
   DeviceMemory masks;        // (R, mask_words(V))
@@ -65,7 +67,7 @@ struct FlightMemory {
   DeviceMemory finite;       // (S)
   DeviceMemory biases;       // BiasEntry; grows
   PinnedMemory host_input, host_sample_rows, host_units, host_masks, host_samples, host_finite;
-  std::vector<PinnedMemory> host_tables;  // [group], as SlotMemory.tables
+  std::vector<PinnedMemory> host_tables;  // [group], as SlotMemory.tables, on every card
 };
 
 // Entries of a row of a group's block table at most, whatever the engine makes of these limits.
@@ -73,11 +75,11 @@ int most_row_pages(const KvGroup& group, const StepLimits& limits);
 
 // Each allocates within these limits, or counts what that takes on the device.
 struct StepMemory {
-  static int64_t device_bytes(const ModelConfig& config, const Scheme& scheme, bool has_int8_inputs,
-                              const StepLimits& limits, int flights);
+  static int64_t device_bytes(const ModelConfig& config, const Scheme& scheme, const Part& part,
+                              bool has_int8_inputs, const StepLimits& limits, int flights);
   StepMemory() = default;
   StepMemory(const Context& context, const ModelConfig& config, const Scheme& scheme,
-             bool has_int8_inputs, const StepLimits& limits, int n_flights);
+             const Part& part, bool has_int8_inputs, const StepLimits& limits, int n_flights);
 
   Workspace work;
   SlotMemory slots;

@@ -68,11 +68,18 @@ void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
 }
 
 template <class F>
-void for_each_array(const ModelConfig& c, Act act, DeviceWeights& weights, F&& f) {
-  for_each_array(Act::f32, weights.embedding, c.vocab_size, c.hidden_size, "the embedding", f);
-  f(weights.final_norm, c.hidden_size * int64_t{sizeof(float)}, "a norm");
-  for_each_array(act, weights.unembedding, c.vocab_size, c.hidden_size, "the unembedding", f);
-  for (LayerMemory& layer : weights.layers) for_each_array(c, act, layer, f);
+void for_each_array(const ModelConfig& c, Act act, const Part& part, DeviceWeights& weights,
+                    F&& f) {
+  if (part.is_first()) {
+    for_each_array(Act::f32, weights.embedding, c.vocab_size, c.hidden_size, "the embedding", f);
+  }
+  if (part.is_last()) {
+    f(weights.final_norm, c.hidden_size * int64_t{sizeof(float)}, "a norm");
+    for_each_array(act, weights.unembedding, c.vocab_size, c.hidden_size, "the unembedding", f);
+  }
+  for (int i = part.begin; i < part.end; ++i) {
+    for_each_array(c, act, weights.layers[static_cast<size_t>(i)], f);
+  }
 }
 
 // Copies to the device through pinned memory: while one piece is on its way, the other is filled.
@@ -286,9 +293,9 @@ Format format_of(const Matrix& w, const Scheme& scheme) {
 
 // Of the arrays of `weights`. What the upload needs beside is given back, and counts as the most
 // that there is at once.
-int64_t total_bytes(const ModelConfig& config, Act act, DeviceWeights& weights) {
+int64_t total_bytes(const ModelConfig& config, Act act, const Part& part, DeviceWeights& weights) {
   int64_t total = 0;
-  for_each_array(config, act, weights, [&](DeviceMemory&, int64_t bytes, const char*) {
+  for_each_array(config, act, part, weights, [&](DeviceMemory&, int64_t bytes, const char*) {
     total += allocation_bytes(bytes);
   });
   return total;
@@ -296,9 +303,10 @@ int64_t total_bytes(const ModelConfig& config, Act act, DeviceWeights& weights) 
 
 }  // namespace
 
-int64_t DeviceWeights::allocated_bytes(const Weights& weights, const Scheme& scheme) {
+int64_t DeviceWeights::allocated_bytes(const Weights& weights, const Scheme& scheme,
+                                       const Part& part) {
   DeviceWeights formats(weights, scheme);
-  return total_bytes(weights.config, scheme.act, formats);
+  return total_bytes(weights.config, scheme.act, part, formats);
 }
 
 int DeviceWeights::count(Format format) const {
@@ -321,11 +329,11 @@ DeviceWeights::DeviceWeights(const Weights& weights, const Scheme& scheme)
 }
 
 DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Module& module,
-                             const Weights& weights, const Scheme& scheme)
+                             const Weights& weights, const Scheme& scheme, const Part& part)
     : DeviceWeights(weights, scheme) {
   const ModelConfig& c = weights.config;
   const Act act = scheme.act;
-  for_each_array(c, act, *this, [&](DeviceMemory& memory, int64_t bytes, const char* what) {
+  for_each_array(c, act, part, *this, [&](DeviceMemory& memory, int64_t bytes, const char* what) {
     memory = DeviceMemory(context, bytes, what);
   });
   Uploader uploader(context, stream, module, raw_bytes(c, act));
@@ -345,7 +353,7 @@ DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Modul
       row += matrix.n;
     }
   };
-  for (size_t i = 0; i < layers.size(); ++i) {
+  for (auto i = static_cast<size_t>(part.begin); i < static_cast<size_t>(part.end); ++i) {
     const LayerWeights& from = weights.layers[i];
     const LayerMemory& to = layers[i];
     const std::string attention = concat("layers.", i, ".attention.");
@@ -369,9 +377,11 @@ DeviceWeights::DeviceWeights(const Context& context, const Stream& stream, Modul
     uploader.experts(to.gate_up, act, from.gate_up, from.gate_up_bias, c.n_experts);
     uploader.experts(to.down, act, from.down, from.down_bias, c.n_experts);
   }
-  uploader.rows(embedding, 0, weights.embedding);
-  uploader.widen(final_norm.address(), weights.final_norm);
-  dense(unembedding, {{"unembedding", weights.unembedding}});
+  if (part.is_first()) uploader.rows(embedding, 0, weights.embedding);
+  if (part.is_last()) {
+    uploader.widen(final_norm.address(), weights.final_norm);
+    dense(unembedding, {{"unembedding", weights.unembedding}});
+  }
   stream.wait();
 }
 

@@ -1,6 +1,7 @@
 // A model's weights on the device, as the kernels read them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -27,6 +28,20 @@ struct Scheme {
   Format dense;         // bf16 or q8: what matrices in bf16 become
   int cpu_experts = 0;  // of so many layers, the first ones, the CPU has the experts
 };
+
+// Consecutive layers of a model, which one card has, with a part of what is around all layers.
+struct Part {
+  int begin, end;  // layers
+  int n_layers;    // of the model
+
+  bool is_first() const { return begin == 0; }      // has the embedding
+  bool is_last() const { return end == n_layers; }  // has the unembedding, and samples
+  // Of so many layers, the first ones, the CPU has the experts: how many of them are here?
+  int cpu_experts(const Scheme& scheme) const {
+    return std::clamp(scheme.cpu_experts, begin, end) - begin;
+  }
+};
+inline Part whole(const ModelConfig& config) { return {0, config.n_layers, config.n_layers}; }
 
 // In bf16, q8 or q8_0. With Act::f32 as the checkpoint has it, else in fragments.
 struct DenseMemory {
@@ -55,21 +70,21 @@ class DeviceWeights {
   // the checkpoint, or in fragments, which the device makes. Copies through two pieces of pinned
   // memory. Throws OutOfMemory, CheckpointError.
   DeviceWeights(const Context& context, const Stream& stream, Module& module,
-                const Weights& weights, const Scheme& scheme);
+                const Weights& weights, const Scheme& scheme, const Part& part);
 
   // Formats alone: nothing is allocated.
   DeviceWeights(const Weights& weights, const Scheme& scheme);
 
   // Bytes on the device, as it hands them out. Of `weights` shapes and formats count, not the data.
-  static int64_t allocated_bytes(const Weights& weights, const Scheme& scheme);
+  static int64_t allocated_bytes(const Weights& weights, const Scheme& scheme, const Part& part);
 
   // How many dense matrices are in this format, the embedding aside.
   int count(Format format) const;
 
-  DenseMemory embedding;  // (V, hidden) bf16 or q8_0, row-major
-  std::vector<LayerMemory> layers;
-  DeviceMemory final_norm;  // (hidden) f32
-  DenseMemory unembedding;  // (V, hidden)
+  DenseMemory embedding;            // (V, hidden) bf16 or q8_0, row-major
+  std::vector<LayerMemory> layers;  // all of the model, those of other cards without memory
+  DeviceMemory final_norm;          // (hidden) f32
+  DenseMemory unembedding;          // (V, hidden)
 };
 
 }  // namespace gptoss::cuda

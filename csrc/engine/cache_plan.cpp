@@ -1,7 +1,9 @@
 #include "engine/cache_plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
+#include <vector>
 
 #include "core/bytes_text.h"
 #include "core/check.h"
@@ -27,6 +29,16 @@ int pages_of_window(const KvGroup& group, const EngineOptions& options) {
              (KvCache::pages_for(options.max_step_tokens) + options.max_sequences);
 }
 
+// Each memory that pages lie in.
+std::vector<MemoryPlan::Share> shares_of(const MemoryPlan& plan) {
+  if (!plan.shares.empty()) return plan.shares;
+  return {{.device = "",
+           .weights = plan.weights,
+           .workspace = plan.workspace,
+           .page = plan.page,
+           .available = plan.available}};
+}
+
 class CachePlanner {
  public:
   CachePlanner(const ModelConfig& config, const std::function<MemoryPlan(const StepLimits&)>& plan,
@@ -36,14 +48,17 @@ class CachePlanner {
         plan_(plan),
         options_(options),
         first_(plan(step_limits(options, most_tokens()))) {
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      // Where unused memory takes nothing, the pages of one sequence count.
-      if (groups_[g].window == 0) {
-        page_bytes_ += first_.page[g];
-      } else {
-        window_bytes_ +=
-            (first_.is_lazy ? ring_pages(g) : window_pages(g)) * int64_t{first_.page[g]};
+    for (const MemoryPlan::Share& share : shares_of(first_)) {
+      Pages& pages = pages_.emplace_back();
+      for (size_t g = 0; g < groups_.size(); ++g) {
+        // Where unused memory takes nothing, the pages of one sequence count.
+        if (groups_[g].window == 0) {
+          pages.page += share.page[g];
+        } else {
+          pages.windows += (first_.is_lazy ? ring_pages(g) : window_pages(g)) * share.page[g];
+        }
       }
+      page_bytes_ += pages.page;
     }
     page_bytes_ = std::max<int64_t>(1, page_bytes_);
   }
@@ -51,7 +66,7 @@ class CachePlanner {
   CachePlan make() const {
     int tokens = options_.context_length;
     if (tokens == 0) {
-      tokens = std::min(longest_, longest_context(0));
+      tokens = std::min(longest_, longest_context(nullptr));
       const int smallest = std::min(kSmallestDefaultContext, longest_);
       if (tokens < smallest) throw OutOfMemory(too_little(smallest));
     }
@@ -61,7 +76,7 @@ class CachePlanner {
                    .n_pages = {},
                    .row_pages = {}};
     const int needed = KvCache::pages_for(tokens);
-    const int64_t budget_pages = budget(made.memory) / page_bytes_;
+    const int64_t budget_pages = budget(made.memory).pages;
     if (needed > budget_pages) throw OutOfMemory(too_little(tokens));
     // Pages stay cached until they are needed, so a cache soon fills all that it may.
     const int64_t wanted =
@@ -72,15 +87,32 @@ class CachePlanner {
                                       : window_pages(g));
       made.row_pages.push_back(sees_all ? needed : ring_pages(g));
     }
-    if (!made.memory.is_lazy && made.bytes() > made.memory.available) {
-      throw OutOfMemory(concat("a KV cache of ", bytes_text(made.bytes()),
-                               " was asked for, and only ", free_text(made.memory.available),
-                               " are free for it: pass a smaller kv_cache_memory, or none"));
+    if (made.memory.is_lazy) return made;
+    for (const MemoryPlan::Share& share : shares_of(made.memory)) {
+      int64_t bytes = 0;
+      for (size_t g = 0; g < groups_.size(); ++g) bytes += made.n_pages[g] * share.page[g];
+      if (bytes <= share.available) continue;
+      throw OutOfMemory(concat(
+          "a KV cache of ", bytes_text(made.bytes()), " was asked for",
+          share.device.empty() ? ""
+                               : concat(", of which ", bytes_text(bytes), " lie on ", share.device),
+          ", and only ", free_text(share.available),
+          " are free for it: pass a smaller kv_cache_memory, or none"));
     }
     return made;
   }
 
  private:
+  // Of a memory: bytes of a page of the groups that see everything, and of all pages of the others.
+  struct Pages {
+    int64_t page = 0, windows = 0;
+  };
+  // Pages that see everything, and in which of the memories there is room for no more.
+  struct Budget {
+    int64_t pages;
+    size_t tightest;
+  };
+
   bool is_given() const { return options_.kv_memory_bytes > 0; }
   int most_tokens() const {
     return options_.context_length > 0 ? options_.context_length : longest_;
@@ -95,23 +127,33 @@ class CachePlanner {
   MemoryPlan memory_of(int tokens) const {
     MemoryPlan memory = plan_(step_limits(options_, tokens));
     memory.available = first_.available + first_.workspace - memory.workspace;
+    for (size_t i = 0; i < memory.shares.size(); ++i) {
+      const MemoryPlan::Share& first = first_.shares[i];
+      memory.shares[i].available = first.available + first.workspace - memory.shares[i].workspace;
+    }
     return memory;
   }
 
-  // For pages that see everything.
-  int64_t budget(const MemoryPlan& memory) const {
-    return is_given() ? options_.kv_memory_bytes
-                      : std::max<int64_t>(0, memory.available - window_bytes_);
+  // `more`: bytes that each memory has beside; null: none.
+  Budget budget(const MemoryPlan& memory, const std::vector<int64_t>* more = nullptr) const {
+    if (is_given()) return {options_.kv_memory_bytes / page_bytes_, 0};
+    const std::vector<MemoryPlan::Share> shares = shares_of(memory);
+    Budget least = {std::numeric_limits<int64_t>::max(), 0};
+    for (size_t i = 0; i < shares.size(); ++i) {
+      const int64_t bytes = shares[i].available + (more == nullptr ? 0 : (*more)[i]);
+      const int64_t pages =
+          std::max<int64_t>(0, bytes - pages_[i].windows) / std::max<int64_t>(1, pages_[i].page);
+      if (pages < least.pages) least = {pages, i};
+    }
+    return least;
   }
 
   // In whole pages, where there were so many bytes more; 0 if none fits.
-  int longest_context(int64_t more) const {
+  int longest_context(const std::vector<int64_t>* more) const {
     int good = 0;
     for (int bad = KvCache::pages_for(most_tokens()) + 1; bad - good > 1;) {
       const int pages = good + (bad - good) / 2;
-      MemoryPlan memory = memory_of(pages * kPageTokens);
-      memory.available += more;
-      (pages <= budget(memory) / page_bytes_ ? good : bad) = pages;
+      (pages <= budget(memory_of(pages * kPageTokens), more).pages ? good : bad) = pages;
     }
     return good * kPageTokens;
   }
@@ -121,22 +163,28 @@ class CachePlanner {
   // Why a context cannot be had, and what could.
   std::string too_little(int tokens) const {
     const MemoryPlan memory = memory_of(tokens);
-    std::string text = concat("a context of ", tokens, " tokens takes ",
-                              bytes_text(KvCache::pages_for(tokens) * page_bytes_),
-                              " of KV cache, and only ", free_text(budget(memory)));
+    const size_t tightest = budget(memory).tightest;
+    const MemoryPlan::Share share = shares_of(memory)[tightest];
+    const Pages& pages = pages_[tightest];
+    const bool is_part = !is_given() && !share.device.empty();
+    std::string text =
+        concat("a context of ", tokens, " tokens takes ",
+               bytes_text(KvCache::pages_for(tokens) * (is_given() ? page_bytes_ : pages.page)),
+               " of KV cache", is_part ? concat(" on ", share.device) : "", ", and only ",
+               free_text(is_given() ? options_.kv_memory_bytes : share.available - pages.windows));
     if (is_given()) {
       text += " may be taken for it";
     } else {
-      text += concat(" are free for it beside ", bytes_text(memory.workspace), " of workspace, ",
-                     bytes_text(window_bytes_), " of KV cache for windows");
-      if (memory.weights > 0) text += concat(", ", bytes_text(memory.weights), " of weights");
+      text += concat(" are free for it beside ", bytes_text(share.workspace), " of workspace, ",
+                     bytes_text(pages.windows), " of KV cache for windows");
+      if (share.weights > 0) text += concat(", ", bytes_text(share.weights), " of weights");
     }
-    const int fits = longest_context(0);
+    const int fits = longest_context(nullptr);
     text += fits > 0     ? concat(": pass a shorter context_length, at most ", fits)
             : is_given() ? ": pass more kv_cache_memory"
                          : ": no context fits; fewer max_sequences and max_step_tokens take less";
     for (const MemoryPlan::Saving& saving : memory.savings) {
-      const int more = is_given() ? 0 : longest_context(saving.bytes);
+      const int more = longest_context(is_given() ? nullptr : &saving.bytes);
       if (more > fits) text += concat("; with ", saving.option, " at most ", more);
     }
     return text;
@@ -147,8 +195,8 @@ class CachePlanner {
   const std::function<MemoryPlan(const StepLimits&)>& plan_;
   const EngineOptions& options_;
   const MemoryPlan first_;    // of the longest context that may be had
-  int64_t page_bytes_ = 0;    // of a page of the groups that see everything
-  int64_t window_bytes_ = 0;  // of all pages of the others
+  std::vector<Pages> pages_;  // of each memory
+  int64_t page_bytes_ = 0;    // of a page of the groups that see everything, in all of them
 };
 
 }  // namespace

@@ -9,7 +9,8 @@ BackendInfo info() { return {"metal", false, "gptoss has no metal backend yet"};
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a backend that can be made keeps them
 std::unique_ptr<Backend> make(Weights, const BackendOptions&) { throw BackendError(info().detail); }
 
-MemoryPlan plan(const Weights&, const BackendOptions&, const StepLimits&, int64_t) {
+MemoryPlan plan(const Weights&, const BackendOptions&, const StepLimits&,
+                std::span<const int64_t>) {
   throw BackendError(info().detail);
 }
 

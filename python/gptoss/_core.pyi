@@ -196,6 +196,8 @@ class Engine:
     @property
     def cpu_experts(self) -> int: ...  # layers
     @property
+    def layer_places(self) -> list[tuple[str, int, int, int]]: ...  # device, layers, weights
+    @property
     def context_length(self) -> int: ...
     @property
     def max_step_tokens(self) -> int: ...
@@ -278,7 +280,8 @@ def plan_memory(
     max_step_tokens: int,
     max_sequences: int,
     q8_0: Sequence[str] = [],  # roles
-    device_bytes: int = 0,  # 0: of the device that is here
+    device_bytes: Sequence[int] = [],  # of devices; none: of those that are here
+    cpu_experts: int | None = 0,  # layers; None: as few as let the rest fit
 ) -> dict[str, Any]: ...
 
 # For tests and benchmarks.

@@ -51,6 +51,7 @@ from gptoss.options import (
     count,
     count_or_zero,
     cpu_expert_layers,
+    layer_range,
 )
 from gptoss.page_files import PageFiles
 from gptoss.text_engine import Prompt
@@ -87,7 +88,10 @@ def load(
         downloaded unless the Hub's local cache has it; or "demo", a small model that comes with
         gptoss.
     device : str
-        "auto", or the name of a backend: "cpu". `gptoss doctor` lists them.
+        "auto", or the name of a backend, "cpu" or "cuda"; `gptoss doctor` lists them. "cuda" takes
+        one GPU if the model fits on it, else as few as it fits on, with layers in proportion to
+        their free memory; "cuda:1" takes that one, "cuda:0,1" splits the layers over these
+        (docs/cuda.md). CUDA_VISIBLE_DEVICES says which there are.
     threads : int, optional
         CPU threads; None takes GPTOSS_NUM_THREADS, else as many as suit the CPUs that the process
         may use (docs/environment.md).
@@ -142,9 +146,9 @@ def load(
     cpu_experts : int or "auto"
         On a GPU: of so many layers, the first ones, the experts stay in the machine's memory, and
         the CPU computes them; so a model runs that is larger than the GPU's memory, more slowly.
-        "auto" is 0 if everything fits, with `context_length` or 8,192 tokens, and else as few as
-        let the rest fit; a line on stderr says how many. A number does not go with the CPU as the
-        device. `docs/cuda.md` says more.
+        "auto" is 0 if everything fits, with `context_length` or 8,192 tokens, on one GPU or on all
+        together, and else as few as let the rest fit; a line on stderr says how many. A number does
+        not go with the CPU as the device. `docs/cuda.md` says more.
 
     Returns
     -------
@@ -216,8 +220,7 @@ def load(
                 speculative=speculative == "ngram",
                 cpu_experts=n_cpu_experts,
             )
-        if engine.cpu_experts > 0:
-            note = _cpu_experts_note(checkpoint, engine.cpu_experts, available)
+        for note in _placement_notes(checkpoint, engine, available):
             print(f"gptoss: {checkpoint.name}: {note}", file=sys.stderr)
         check_scales(checkpoint)
     store = None if files is None else _page_store(files, engine, checkpoint)
@@ -267,8 +270,25 @@ def _dense_form(
     return held
 
 
-def _cpu_experts_note(checkpoint: Checkpoint, n_layers: int, available_bytes: int) -> str:
-    """What lies where."""
+def _placement_notes(
+    checkpoint: Checkpoint, engine: _core.Engine, available_bytes: int
+) -> Iterator[str]:
+    """What lies where, unless it is all in one place."""
+    places = engine.layer_places
+    if places:
+        yield "layers " + ", ".join(
+            f"{layer_range(begin, end)} on {device}, {size / 1e9:.1f} GB"
+            for device, begin, end, size in places
+        )
+    if engine.cpu_experts > 0:
+        where = "the GPUs" if places else "the GPU"
+        yield _cpu_experts_note(checkpoint, engine.cpu_experts, available_bytes, where)
+
+
+def _cpu_experts_note(
+    checkpoint: Checkpoint, n_layers: int, available_bytes: int, where: str
+) -> str:
+    """Which experts are not on the GPU."""
     roles = tensors_by_role(checkpoint.config, checkpoint.tensors)
     size = sum(
         roles[role].nbytes
@@ -278,7 +298,7 @@ def _cpu_experts_note(checkpoint: Checkpoint, n_layers: int, available_bytes: in
     )
     note = (
         f"experts of {n_layers} of {checkpoint.config.num_hidden_layers} layers in RAM "
-        f"({size / 1e9:.1f} GB), where the CPU computes them, all else on the GPU"
+        f"({size / 1e9:.1f} GB), where the CPU computes them, all else on {where}"
     )
     if size <= available_bytes:
         return note

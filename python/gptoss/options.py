@@ -72,6 +72,11 @@ def cpu_expert_layers(value: CpuExperts) -> int | None:
     return count("cpu_experts", value, MAX_INT, least=0)
 
 
+def layer_range(begin: int, end: int) -> str:
+    """Say which layers lie from `begin` up to, but not including, `end`."""
+    return str(begin) if end == begin + 1 else f"{begin} to {end - 1}"
+
+
 def check_device(device: EstimatedDevice) -> None:
     """Raise ValueError for a device whose memory cannot be planned."""
     if device not in get_args(EstimatedDevice):

@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from emulator.device import Call, Device, Module, Result, launch_chain
+from emulator.device import Buffer, Call, Device, Module, Result, launch_chain
 
 Array = np.ndarray[Any, Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -384,6 +384,63 @@ def triton_matmul_tf32(module: Module, **options: Any) -> Outcome:
     return _triton_product(module, a, b, (32, 32), 128, 8192, 2.0**13 / 64, **options)
 
 
+def triton_hopper_matmul(module: Module, **options: Any) -> Outcome:
+    """cp.async and wgmma, 64 x 64 x 64."""
+    rng = _rng()
+    a, b = (rng.standard_normal(s).astype(BF16) for s in ((96, 160), (160, 112)))
+    return _triton_product(module, a, b, (64, 64), 128, 49152, 1, profile="H100", **options)
+
+
+def _tma_product(module: Module, kind: Any, tile: tuple[int, int, int], swizzle: int,
+                 threads: int, shared: int, **options: Any) -> Outcome:  # fmt: skip
+    device, rng = module.device, _rng()
+    m, n, k = 144, 112, 320
+    bm, bn, bk = tile
+    a, b = rng.standard_normal((m, k)).astype(kind), rng.standard_normal((n, k)).astype(kind)
+    out = device.empty((m, n), np.float32, "C")
+
+    def described(buffer: Buffer, box: tuple[int, int], width: int) -> list[Any]:
+        rows, columns = buffer.shape
+        return [buffer.tensor_map(box, width), rows, columns, columns, 1]
+
+    arguments = [
+        *described(device.buffer(a, "A"), (bm, bk), swizzle),
+        *described(device.buffer(b, "B"), (bn, bk), swizzle),
+        *described(out, (bm, 32), 128),
+    ]
+    result = module.launch(
+        "matmul_tma", (-(-m // bm), -(-n // bn)), threads, *arguments, m, n, k,
+        *_scratch(device), shared=shared, profile="H100", **options,
+    )  # fmt: skip
+    want, bound = _product(a, b.T)
+    return Outcome(result, _distance(out.numpy(), want, bound))
+
+
+def triton_tma_matmul(module: Module, **options: Any) -> Outcome:
+    """Tensor copies, mbarriers and wgmma, swizzled by 128 bytes."""
+    return _tma_product(module, BF16, (64, 64, 64), 128, 128, 49176, **options)
+
+
+def triton_tma_matmul_64(module: Module, **options: Any) -> Outcome:
+    """Swizzled by 64 bytes, four stages."""
+    return _tma_product(module, BF16, (64, 64, 32), 64, 128, 32800, **options)
+
+
+def triton_tma_matmul_32(module: Module, **options: Any) -> Outcome:
+    """Swizzled by 32 bytes."""
+    return _tma_product(module, BF16, (64, 32, 16), 32, 128, 9240, **options)
+
+
+def triton_tma_matmul_f16(module: Module, **options: Any) -> Outcome:
+    """f16, two warpgroups."""
+    return _tma_product(module, np.float16, (128, 128, 64), 128, 256, 98328, **options)
+
+
+def triton_hopper_attention(module: Module, **options: Any) -> Outcome:
+    """wgmma with A in registers, and with V transposed."""
+    return triton_attention(module, shared=40960, profile="H100", **options)
+
+
 def triton_softmax(module: Module, **options: Any) -> Outcome:
     """Softmax of rows of 1,000."""
     device = module.device
@@ -438,7 +495,7 @@ def triton_column_sums(module: Module, **options: Any) -> Outcome:
     return Outcome(result, _exact(out.numpy(), x.sum(0)))
 
 
-def triton_attention(module: Module, **options: Any) -> Outcome:
+def triton_attention(module: Module, shared: int = 16384, **options: Any) -> Outcome:
     """Causal attention with an online softmax; probabilities are rounded to bf16."""
     device, rng = module.device, _rng()
     t, d, scale = 75, 64, 0.125
@@ -446,7 +503,7 @@ def triton_attention(module: Module, **options: Any) -> Outcome:
     out = device.empty((t, d), np.float32, "out")
     result = module.launch(
         "attention", 2, 128, device.buffer(q), device.buffer(k), device.buffer(v), out, t, scale,
-        *_scratch(device), shared=16384, **options,
+        *_scratch(device), shared=shared, **options,
     )  # fmt: skip
     q64, k64, v64 = (z.astype(np.float64) for z in (q, k, v))
     scores = np.where(np.tri(t, dtype=bool), q64 @ k64.T * scale, -np.inf)
@@ -469,7 +526,8 @@ TRITON: dict[str, Case] = {
     f.__name__: f
     for f in (
         triton_matmul, triton_matmul_f16, triton_matmul_tf32, triton_softmax, triton_cumulative_sum,
-        triton_sort, triton_column_sums, triton_attention,
+        triton_sort, triton_column_sums, triton_attention, triton_hopper_matmul, triton_tma_matmul,
+        triton_tma_matmul_64, triton_tma_matmul_32, triton_tma_matmul_f16, triton_hopper_attention,
     )
 }  # fmt: skip
 HOPPER: dict[str, Case] = {

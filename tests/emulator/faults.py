@@ -56,6 +56,7 @@ GLOBAL_RAW = "race-global-read-after-write"
 LD, ST = r"ld\.shared", r"st\.shared"
 
 BULK_IN, BULK_OUT = r"cp\.async\.bulk\.shared", r"cp\.async\.bulk\.global"
+BULK_TENSOR_OUT = r"cp\.async\.bulk\.tensor\.2d\.global"
 # A wait that is over at once.
 POLL_ALWAYS: Edit = (
     r"mbarrier\.(?:try|test)_wait[\w.:]*[ \t]+(\w+|%p\d+),[^;]*;",
@@ -588,6 +589,74 @@ PLANTED: dict[str, Planted] = {
         {"race-grids"},
         r"ld\.global",
         r"st\.global",
+    ),
+    # ---- wgmma ----
+    "Triton's tensor matmul without wgmma.fence": Planted(
+        "triton_tma_matmul",
+        [(r"wgmma\.fence\.sync\.aligned;", 0, "")],
+        {"wgmma-fence"},
+        "wgmma",
+        kernel="matmul_tma",
+        numbers="right",
+    ),
+    "Triton's tensor matmul reads its accumulators too early": Planted(
+        "triton_tma_matmul",
+        [(r"wgmma\.wait_group\.sync\.aligned 0;", None, "")],
+        {"wgmma-register"},
+        "",
+        kernel="matmul_tma",
+        numbers="right",
+    ),
+    "Triton's tensor matmul refills a stage that is read": Planted(
+        "triton_tma_matmul",
+        [(r"wgmma\.wait_group\.sync\.aligned 1;", None, "wgmma.wait_group.sync.aligned 3;")],
+        {"async-source-written"},
+        r"cp\.async\.bulk\.tensor",
+        "wgmma",
+        kernel="matmul_tma",
+        numbers="any",
+    ),
+    "Triton's tensor matmul does not wait for its tiles": Planted(
+        "triton_tma_matmul",
+        [POLL_ALWAYS],
+        {"async-read-early"},
+        "wgmma",
+        r"cp\.async\.bulk\.tensor",
+        kernel="matmul_tma",
+    ),
+    "Triton's tensor matmul without the fence before its copy out": Planted(
+        "triton_tma_matmul",
+        [(r"fence\.proxy\.async[^;]*;", None, "")],
+        {"proxy-fence"},
+        BULK_TENSOR_OUT,
+        ST,
+        kernel="matmul_tma",
+        numbers="right",
+    ),
+    "Triton's matmul for 9.0 without the fence between proxies": Planted(
+        "triton_hopper_matmul",
+        [(r"fence\.proxy\.async[^;]*;", None, "")],
+        {"proxy-fence"},
+        "wgmma",
+        r"cp\.async",
+        kernel="matmul",
+        numbers="right",
+    ),
+    "Triton's matmul for 9.0 commits nothing": Planted(
+        "triton_hopper_matmul",
+        [(r"wgmma\.commit_group\.sync\.aligned;", None, "")],
+        {"wgmma-register"},
+        "",
+        kernel="matmul",
+        numbers="right",
+    ),
+    "Triton's attention for 9.0 writes A registers in flight": Planted(
+        "triton_hopper_attention",
+        [(r"wgmma\.wait_group\.sync\.aligned 0;", None, "")],
+        {"wgmma-register"},
+        "",
+        kernel="attention",
+        numbers="right",
     ),
     # ---- Triton ----
     "Triton's matmul without the barrier before its epilogue": Planted(

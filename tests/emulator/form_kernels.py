@@ -964,3 +964,117 @@ for _rank in range(1, 6):
         KERNELS[f"tensor_copies_{_rank}d_{_form}"] = FormKernel(
             _text, lambda r=_rank, f=_form, t=_text: _check_boxes(r, f, t)
         )
+
+
+# ---- wgmma ----
+
+
+def _wgmma_text(n: int, kind: str, transposed: tuple[int, int], signs: tuple[int, int]) -> str:
+    """Return a kernel: D = A B of images of shared memory, then D += A B again."""
+    d = ", ".join(f"%f{i}" for i in range(n // 2))
+    flags = f"{signs[0]}, {signs[1]}, {transposed[0]}, {transposed[1]}"
+    op = f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{kind}.{kind}"
+    stores = "".join(f"  st.global.f32 [%rd8+{4 * i}], %f{i};\n" for i in range(n // 2))
+    return f"""{HEADER.replace("sm_90", "sm_90a")}
+.extern .shared .align 1024 .b8 memory[];
+.entry k(.param .u64 image, .param .u32 bytes, .param .u64 a, .param .u64 b, .param .u64 out) {{
+  .reg .pred %p<4>; .reg .b32 %r<12>; .reg .b64 %rd<12>; .reg .f32 %f<128>;
+  ld.param.u64 %rd1, [image]; ld.param.u32 %r4, [bytes]; ld.param.u64 %rd2, [a];
+  ld.param.u64 %rd3, [b]; ld.param.u64 %rd4, [out];
+  mov.u32 %r1, %tid.x; mov.u32 %r2, memory; shl.b32 %r3, %r1, 4;
+LOOP:
+  add.u32 %r5, %r2, %r3; cvt.u64.u32 %rd5, %r3; add.u64 %rd6, %rd1, %rd5;
+  ld.global.v2.u64 {{%rd7, %rd9}}, [%rd6]; st.shared.v2.u64 [%r5], {{%rd7, %rd9}};
+  add.u32 %r3, %r3, 2048; setp.lt.u32 %p1, %r3, %r4; @%p1 bra LOOP;
+  fence.proxy.async.shared::cta; bar.sync 0;
+  shr.u32 %r6, %r2, 4; cvt.u64.u32 %rd10, %r6; add.u64 %rd2, %rd2, %rd10; add.u64 %rd3, %rd3, %rd10;
+  setp.eq.u32 %p2, %r1, %r1;
+  wgmma.fence.sync.aligned;
+  {op} {{{d}}}, %rd2, %rd3, 0, {flags};
+  {op} {{{d}}}, %rd2, %rd3, %p2, {flags};
+  wgmma.commit_group.sync.aligned;
+  wgmma.wait_group.sync.aligned 0;
+  mad.wide.u32 %rd8, %r1, {2 * n}, %rd4;
+{stores}  ret;
+}}
+"""
+
+
+def _image(x: Array, swizzle: int, transposed: int) -> tuple[Array, int]:
+    """Lay x (mn, k) out as a descriptor says: its bytes, and the descriptor's bits but the start."""
+    width = swizzle or 16  # bytes of a row
+    per_row = width // 2
+    lines = x if not transposed else x.T
+    # Blocks of 8 lines, one row of `width` bytes each, where a line is cut into rows.
+    cuts = -(-lines.shape[1] // per_row)
+    block = 8 * width
+    blocks = lines.shape[0] // 8
+    out = np.zeros(blocks * cuts * block // 2, x.dtype)
+    chunks: dict[int, Array] = {}
+    # Cuts lie beside each other, blocks behind: strides that differ from each other.
+    over_cuts, over_blocks = block, cuts * block
+    for line in range(lines.shape[0]):
+        for at in range(0, lines.shape[1], 8):
+            cut, within = divmod(at, per_row)
+            address = (line // 8) * over_blocks + cut * over_cuts + (line % 8) * width + 2 * within
+            chunks[address] = lines[line, at : at + 8]
+    for address, chunk in chunks.items():
+        row, piece = divmod(address // 16, 8)
+        moved = piece ^ {0: 0, 32: row % 2, 64: row % 4, 128: row % 8}[swizzle]
+        place = (128 * row + 16 * moved) // 2
+        out[place : place + 8] = chunk
+    leading, stride = over_cuts, over_blocks
+    if transposed and not swizzle:  # here the two have changed places
+        leading, stride = over_blocks, over_cuts
+    mode = {0: 0, 128: 1, 64: 2, 32: 3}[swizzle]
+    return out, (leading // 16) << 16 | (stride // 16) << 32 | mode << 62
+
+
+# n, type, swizzle of A and B, transposed, signs
+WGMMA = [
+    (8, "bf16", (128, 128), (0, 0), (1, 1)),
+    (16, "f16", (64, 32), (0, 0), (-1, 1)),
+    (24, "bf16", (0, 0), (0, 0), (1, -1)),
+    (64, "f16", (32, 64), (0, 1), (1, 1)),
+    (64, "bf16", (128, 128), (1, 1), (1, 1)),
+    (96, "bf16", (64, 32), (1, 1), (-1, -1)),
+    (128, "f16", (0, 0), (1, 1), (1, 1)),
+    (192, "bf16", (128, 64), (0, 1), (1, 1)),
+    (256, "bf16", (32, 128), (1, 0), (1, 1)),
+]
+
+
+def _check_wgmma(index: int, text: str) -> None:
+    n, kind, swizzles, transposed, signs = WGMMA[index]
+    dtype = BF16 if kind == "bf16" else np.dtype(np.float16)
+    rng = np.random.default_rng(index)
+    a, b = (rng.integers(-16, 16, (rows, 16)).astype(dtype) for rows in (64, n))
+    image_a, bits_a = _image(a, swizzles[0], transposed[0])
+    image_b, bits_b = _image(b, swizzles[1], transposed[1])
+    start = -(-image_a.nbytes // 1024) * 1024
+    size = -(-(start + image_b.nbytes) // 2048) * 2048
+    image = np.zeros(size, np.uint8)
+    image[: image_a.nbytes] = image_a.view(np.uint8)
+    image[start : start + image_b.nbytes] = image_b.view(np.uint8)
+    device = Device()
+    out = device.empty((128, n // 2), np.float32)
+    result = device.load(text).launch(
+        "k", 1, 128, device.buffer(image), size, bits_a, bits_b | start // 16, out, shared=size,
+        seed=index, profile="H100",
+    )  # fmt: skip
+    clean(result)
+    assert result.counters["tensor_multiply_adds"] == 2 * 64 * n * 16
+    want = 2 * signs[0] * signs[1] * (a.astype(np.float64) @ b.astype(np.float64).T)
+    got = out.numpy()
+    for t in range(128):
+        for j in range(n // 2):
+            row = 16 * (t // 32) + t % 32 // 4 + 8 * (j // 2 % 2)
+            column = 8 * (j // 4) + 2 * (t % 4) + j % 2
+            assert got[t, j] == want[row, column], (t, j)
+
+
+for _index, (_n, _kind, _, _transposed, _signs) in enumerate(WGMMA):
+    _text = _wgmma_text(_n, _kind, _transposed, _signs)
+    KERNELS[f"wgmma_{_n}_{_index}"] = FormKernel(
+        _text, lambda i=_index, t=_text: _check_wgmma(i, t)
+    )

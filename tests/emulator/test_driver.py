@@ -382,3 +382,190 @@ def test_a_card_rounds_in_one_way() -> None:
     assert any(products[2] != products[0] for products in ways), "by the card"
     assert len(set(_products("launch", 1))) > 2
     assert len(set(_products("0", 1))) == 1
+
+
+PEERS = """
+import ctypes, sys
+import numpy as np
+
+lib = ctypes.CDLL(sys.argv[1])
+assert lib.cuInit(0) == 0
+lib.emulatorPeerCopies.restype = ctypes.c_uint64
+contexts, memories, streams, events = [], [], [], []
+for ordinal in (0, 1):
+    context, memory, stream, event = (ctypes.c_void_p() for _ in range(4))
+    memory = ctypes.c_uint64()
+    assert lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal) == 0
+    assert lib.cuCtxSetCurrent(context) == 0
+    assert lib.cuMemAlloc_v2(ctypes.byref(memory), 64) == 0
+    assert lib.cuStreamCreate(ctypes.byref(stream), 1) == 0
+    assert lib.cuEventCreate(ctypes.byref(event), 2) == 0
+    for handles, handle in zip(
+        (contexts, memories, streams, events), (context, memory, stream, event)
+    ):
+        handles.append(handle)
+size, back = ctypes.c_size_t(64), np.zeros(16, "u4")
+host = ctypes.c_void_p(back.ctypes.data)
+
+def current(device):
+    assert lib.cuCtxSetCurrent(contexts[device]) == 0
+
+def read(device):
+    current(device)
+    assert lib.cuMemcpyDtoH_v2(host, memories[device], size) == 0
+    return sorted(set(back.tolist()))
+"""
+
+
+def _peers(code: str, **environment: str) -> list[str]:
+    """Run code on two devices, each with memory, a stream and an event: the lines it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEERS + code, LIBRARY],
+        env=os.environ | {"GPTOSS_EMULATOR_DEVICES": "A100;RTX 3090"} | environment,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+COPIES = """
+def copy(to, source, stream, to_context=None, source_context=None):
+    return lib.cuMemcpyPeerAsync(
+        memories[to],
+        contexts[to if to_context is None else to_context],
+        memories[source],
+        contexts[source if source_context is None else source_context],
+        size,
+        stream,
+    )
+
+current(0)
+assert lib.cuMemsetD32Async(memories[0], 7, 16, streams[0]) == 0
+assert copy(1, 0, streams[0]) == 0
+assert lib.cuEventRecord(events[0], streams[0]) == 0
+assert lib.cuMemsetD32Async(memories[0], 8, 16, streams[0]) == 0  # behind the copy
+current(1)
+assert lib.cuStreamWaitEvent(streams[1], events[0], 0) == 0
+assert copy(0, 1, streams[1]) == 0
+assert lib.cuStreamSynchronize(streams[1]) == 0
+print(read(1), lib.emulatorPeerCopies())
+# Whose memory it is must be right, and events and launches stay with their own streams.
+print(copy(1, 0, streams[1], to_context=0), copy(1, 0, streams[1], source_context=1))
+print(lib.cuEventRecord(events[0], streams[1]))
+current(0)
+print(lib.cuMemcpyPeer(memories[1], contexts[1], memories[0], ctypes.c_void_p(8), size))
+assert lib.cuMemcpyPeer(memories[1], contexts[1], memories[0], contexts[0], size) == 0
+"""
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+@pytest.mark.parametrize("peers", ["0", "1"])
+def test_copies_between_contexts(seed: str, peers: str) -> None:
+    found = _peers(COPIES, GPTOSS_EMULATOR_SEED=seed, GPTOSS_EMULATOR_PEERS=peers)
+    assert found == ["[7] 2", "1 1", "400", "201"]
+
+
+ACCESS = """
+can = ctypes.c_int(-1)
+assert lib.cuDeviceCanAccessPeer(ctypes.byref(can), 0, 1) == 0
+current(0)
+print(can.value, lib.cuDeviceCanAccessPeer(ctypes.byref(can), 0, 0), can.value)
+uses = [
+    lambda: lib.cuMemcpyDtoDAsync_v2(memories[0], memories[1], size, streams[0]),
+    lambda: lib.cuMemcpyHtoD_v2(memories[1], host, size),
+    lambda: lib.cuMemcpyDtoH_v2(host, memories[1], size),
+    lambda: lib.cuMemsetD8Async(memories[1], 1, size, streams[0]),
+]
+print([use() for use in uses])
+print(lib.cuCtxDisablePeerAccess(contexts[1]), lib.cuCtxEnablePeerAccess(contexts[0], 0))
+print(lib.cuCtxEnablePeerAccess(contexts[1], 1), lib.cuCtxEnablePeerAccess(None, 0))
+print(lib.cuCtxEnablePeerAccess(contexts[1], 0), lib.cuCtxEnablePeerAccess(contexts[1], 0))
+print([use() for use in uses])
+print(lib.cuCtxDisablePeerAccess(contexts[1]), [use() for use in uses])
+current(1)  # access has a direction
+print(lib.cuMemsetD8Async(memories[0], 1, size, streams[1]))
+"""
+
+
+def test_memory_of_another_device_needs_access() -> None:
+    every, none = "[0, 0, 0, 0]", "[1, 1, 1, 1]"
+    assert _peers(ACCESS, GPTOSS_EMULATOR_PEERS="1") == [
+        "1 0 0",
+        none,
+        "705 217",
+        "1 201",
+        "0 704",
+        every,
+        f"0 {none}",
+        "1",
+    ]
+    without = _peers(ACCESS)
+    assert without[0] == "0 0 0"
+    assert without[4] == "217 217"
+    assert without[5] == none
+
+
+KERNEL = """
+image = open({ptx!r}, "rb").read()
+module, function = ctypes.c_void_p(), ctypes.c_void_p()
+current(0)
+assert lib.cuCtxEnablePeerAccess(contexts[1], 0) == 0
+assert lib.cuModuleLoadData(ctypes.byref(module), image) == 0
+assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"rmsnorm") == 0
+values = [memories[1], memories[1], memories[0], ctypes.c_int(16), ctypes.c_float(1e-5)]
+arguments = (ctypes.c_void_p * 5)(*(ctypes.addressof(v) for v in values))
+sizes = [ctypes.c_uint(v) for v in (1, 1, 1, 256, 1, 1, 0)]
+current(1)
+print(lib.cuLaunchKernel(function, *sizes, streams[1], arguments, None))  # another's function
+current(0)
+print(lib.cuLaunchKernel(function, *sizes, streams[1], arguments, None))  # another's stream
+print(lib.cuLaunchKernel(function, *sizes, streams[0], arguments, None))
+print(lib.cuStreamSynchronize(streams[0]))  # another's memory
+current(1)
+print(lib.cuStreamSynchronize(streams[1]))  # a context of its own
+print(lib.cuMemcpyPeer(memories[1], contexts[1], memories[0], contexts[0], size))
+"""
+
+
+def test_a_kernel_stays_on_its_device() -> None:
+    code = KERNEL.format(ptx=str(DATA / "corpus.ptx"))
+    found = _peers(code, GPTOSS_EMULATOR_PEERS="1", GPTOSS_EMULATOR_QUIET="1")
+    assert found == ["201", "400", "0", "700", "0", "700"]
+
+
+VISIBLE = """
+import ctypes, sys
+lib = ctypes.CDLL(sys.argv[1])
+count, names = ctypes.c_int(), []
+if lib.cuInit(0) == 0:
+    lib.cuDeviceGetCount(ctypes.byref(count))
+for ordinal in range(count.value):
+    name = ctypes.create_string_buffer(64)
+    assert lib.cuDeviceGetName(name, 64, ordinal) == 0
+    names.append(name.value.decode().removeprefix("Emulated "))
+print(*names, sep=",")
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("0,1,2", "A100,T4,H100"),
+        ("2,0", "H100,A100"),
+        ("1", "T4"),
+        ("0,7,1", "A100"),  # what is behind one that is none is not shown
+        ("", ""),
+        ("-1", ""),
+        ("GPU-e0e0e0e0-e0e0-e0e0-e0e0-e0e0e0e0e002", "H100"),
+        ("GPU-e0e0", ""),  # of all
+        ("1,1", "T4"),
+    ],
+)
+def test_visible_devices(visible: str, expected: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", VISIBLE, LIBRARY],
+        env=os.environ
+        | {"GPTOSS_EMULATOR_DEVICES": "A100;T4;H100", "CUDA_VISIBLE_DEVICES": visible},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected

@@ -26,7 +26,8 @@ def test_kernel_is_right_and_clean(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["matmul", "triton_matmul", "triton_matmul_f16", "triton_attention"]
+    "name",
+    ["matmul", "triton_matmul", "triton_matmul_f16", "triton_attention", "triton_tma_matmul"],
 )
 def test_hostile_tensor_cores_stay_within_the_tolerance(name: str) -> None:
     text = ptx(corpus.file_of(name))

@@ -20,7 +20,10 @@ REFUSED = {
     # Forms of later stages.
     "mbarrier.arrive_drop.shared.b64 %rd1, [%r1];": "instruction form mbarrier.arrive_drop.shared",
     "cp.async.bulk.prefetch.L2.global [%rd1], %r1;": "instruction form cp.async.bulk.prefetch",
-    "wgmma.fence.sync.aligned;": "instruction form wgmma.fence.sync.aligned",
+    "wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%f1}, %rd1, %rd1, 1, 1, 1;":
+        "instruction form wgmma.mma_async",
+    "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r1}, %rd1, %rd1, 1, 1, 1, 0, 0;":
+        "the accumulator has 4 registers",
     "barrier.cluster.arrive.aligned;": "instruction form barrier.cluster.arrive.aligned",
     "setmaxnreg.inc.sync.aligned.u32 64;": "instruction form setmaxnreg",
     "fence.proxy.alias;": "instruction form fence.proxy.alias",

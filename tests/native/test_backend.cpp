@@ -261,7 +261,7 @@ GPTOSS_TEST(a_plan_counts_what_is_allocated) {
   Steps steps;
   const MemoryPlan loaded = steps.backend->plan(kLimits);
   const MemoryPlan before = plan_memory("cpu", shapes_of(steps.config, {}),
-                                        {.precision = Precision::automatic}, kLimits, 0);
+                                        {.precision = Precision::automatic}, kLimits, {});
   GPTOSS_CHECK(loaded.page == before.page && loaded.workspace == before.workspace);
   GPTOSS_CHECK(loaded.weights == before.weights && before.weights > 0);
   StepLimits more = kLimits;

@@ -11,8 +11,9 @@ import pytest
 
 import gptoss
 from gptoss import BackendError, _core
-from gptoss.checkpoint.memory import estimate_config, longest_context, usable_device_bytes
+from gptoss.checkpoint.memory import Placement, estimate_config, place, usable_device_bytes
 from gptoss.cli import main
+from gptoss.config import ModelConfig
 from gptoss.published import GPT_OSS_20B, GPT_OSS_120B
 from support.checkpoints import MICRO, make_checkpoint
 
@@ -118,9 +119,14 @@ def test_no_card() -> None:
         usable_device_bytes(GPT_OSS_20B, "cuda", None)
 
 
-def context_20b(gigabytes: int, **options: Any) -> int:
+def placed(config: ModelConfig, tokens: int | None, *gigabytes: float, **options: Any) -> Placement:
     modes = {"precision": "auto", "dense": "bf16", "kv_cache_dtype": "auto", "max_sequences": 1}
-    return longest_context(GPT_OSS_20B, **(modes | options), device="cuda", memory=gigabytes * GB)
+    memory = [int(size * GB) for size in gigabytes]
+    return place(config, tokens, **(modes | options), memory=memory)
+
+
+def context_20b(gigabytes: int, **options: Any) -> int:
+    return placed(GPT_OSS_20B, None, gigabytes, cpu_experts=0, **options).context_length
 
 
 def test_the_context_that_load_chooses_fits_and_no_page_more() -> None:
@@ -144,6 +150,50 @@ def test_what_cannot_be_loaded_says_what_could() -> None:
     assert re.search(r': no context fits; .*; with dense="q8" at most \d+$', text)
 
 
+def test_cards_first_then_the_machine() -> None:
+    assert placed(GPT_OSS_20B, 8192, 16) == Placement(True, 8192, 1, 0)
+    assert placed(GPT_OSS_20B, 8192, 8, 16) == Placement(True, 8192, 1, 0)
+    assert placed(GPT_OSS_20B, 8192, 10, 8, 6) == Placement(True, 8192, 2, 0)
+    assert placed(GPT_OSS_20B, 8192, 8, 6, 6) == Placement(True, 8192, 3, 0)
+    some, alone = (placed(GPT_OSS_20B, 8192, *cards) for cards in ((8, 6), (8,)))
+    assert some.fits
+    assert alone.fits
+    assert some.devices == 2
+    assert 0 < some.cpu_experts < alone.cpu_experts
+    assert not placed(GPT_OSS_20B, 8192, 2).fits
+    assert placed(GPT_OSS_120B, 131_072, 48, 48) == Placement(True, 131_072, 2, 0)
+    # A card that is of no use is left alone.
+    assert placed(GPT_OSS_20B, 8192, 10, 0.6).devices == 1
+    # The context that all cards have room for.
+    longest = placed(GPT_OSS_20B, None, 10, 8).context_length
+    assert placed(GPT_OSS_20B, longest, 10, 8).devices == 2
+    assert placed(GPT_OSS_20B, longest, 10, 8).cpu_experts == 0
+
+
+def test_experts_on_the_cpu_are_not_on_the_card() -> None:
+    every, some = card_20b(8192), card_20b(8192, cpu_experts=5)
+    stored, kept = (e.weight_bytes - e.weights["padding"] for e in (every, some))
+    assert some.cpu_expert_bytes == stored - kept
+    assert some.cpu_expert_bytes / (5 * 423e6) == pytest.approx(1, abs=0.01)
+    assert every.cpu_expert_bytes == 0
+    assert every.weight_bytes - some.weight_bytes == pytest.approx(stored - kept, rel=0.02)
+    assert "in RAM, experts of 5 layers" in str(some)
+    assert some.kv_bytes == every.kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpu_experts": 25}, "cpu_experts must be from 0 to 24, got 25"),
+        ({"cpu_experts": 1, "device": "cpu"}, 'cpu_experts=1 goes with device="cuda" only'),
+    ],
+)
+def test_experts_that_cannot_be_on_the_cpu(options: dict[str, Any], message: str) -> None:
+    modes = {"device": "cuda"} | options
+    with pytest.raises(ValueError, match=message):
+        estimate_config("20b", GPT_OSS_20B, 8192, **modes)
+
+
 class TestInfo:
     @pytest.fixture
     def model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -164,10 +214,9 @@ class TestInfo:
             for tokens in (4096, 131_072):
                 for sequences in (1, 64):
                     needed = card_20b(tokens, dense=dense, max_sequences=sequences).total_bytes
-                    verdict = "fits" if needed <= usable else "no"
-                    assert f"{needed / GB:.2f} {verdict}" in out
+                    assert (f"{needed / GB:.2f} fits" in out) == (needed <= usable)
         assert " fits" in out
-        assert " no " in out
+        assert " in RAM" in out
         assert f"1 sequence, max_sequences=1: context up to {context_20b(16):,}" in out
         tokens = context_20b(16, dense="q8", max_sequences=16)
         assert f"share pages, as load has it: context up to {tokens:,}" in out
@@ -185,14 +234,33 @@ class TestInfo:
         first = shown.index(lines[0])
         assert shown[first : first + len(lines)] == lines
 
-    def test_nothing_fits(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_does_not_fit_goes_to_the_machine(
+        self, model: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         command = ["info", model, "--device=cuda", "--memory=12GiB", "--dense=q8"]
         assert main(command) == 0
         out = capsys.readouterr().out
-        assert "as load has it: does not fit" in out
-        assert "load leaves those of some layers in RAM" in " ".join(out.split())
+        assert re.search(r"as load has it: context up to [\d,]+, \d+ in RAM", out)
+        assert "leaves the experts of 3 layers there" in " ".join(out.split())
         assert "dense bf16" not in out
         assert " fits" not in out
+
+    def test_nothing_fits(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["info", model, "--device=cuda", "--memory=2GB", "--dense=q8"]) == 0
+        out = capsys.readouterr().out
+        assert "as load has it: does not fit" in out
+        assert not re.search(r"\d (fits|\d+ cards|\d+ in RAM)", out)
+
+    def test_several_cards(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+        sizes = ["--memory", "12GB", "8GB"]
+        assert main(["info", model, "--device=cuda", "--dense=bf16", *sizes]) == 0
+        out = capsys.readouterr().out
+        needed = card_20b(4096).total_bytes
+        assert f"{needed / GB:.2f} 2 cards" in out
+        assert re.search(r"\d+ in RAM", out)
+        assert "Of 12.00 GB and 8.00 GB 11.09 GB and 7.21 GB can be planned with" in " ".join(
+            out.split()
+        )
 
     @without_card
     def test_without_a_card_the_usual_sizes(

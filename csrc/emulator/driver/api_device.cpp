@@ -26,6 +26,7 @@ constexpr ErrorText kErrors[] = {
     ERROR(CUDA_ERROR_INVALID_IMAGE, "the image is not one of a kernel"),
     ERROR(CUDA_ERROR_INVALID_CONTEXT, "invalid context, or none is current"),
     ERROR(CUDA_ERROR_NO_BINARY_FOR_GPU, "no code for this device in the image"),
+    ERROR(CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, "the devices cannot use each other's memory"),
     ERROR(CUDA_ERROR_INVALID_PTX, "PTX that cannot be loaded"),
     ERROR(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "PTX of a newer version"),
     ERROR(CUDA_ERROR_FILE_NOT_FOUND, "file not found"),
@@ -35,6 +36,8 @@ constexpr ErrorText kErrors[] = {
     ERROR(CUDA_ERROR_ILLEGAL_ADDRESS, "a kernel accessed memory that it may not"),
     ERROR(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "a launch needs more than the device has"),
     ERROR(CUDA_ERROR_LAUNCH_TIMEOUT, "a kernel does not end"),
+    ERROR(CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED, "access to the peer is enabled already"),
+    ERROR(CUDA_ERROR_PEER_ACCESS_NOT_ENABLED, "access to the peer was not enabled"),
     ERROR(CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE, "the primary context is in use"),
     ERROR(CUDA_ERROR_CONTEXT_IS_DESTROYED, "the context was destroyed"),
     ERROR(CUDA_ERROR_ASSERT, "an assertion failed in a kernel"),
@@ -144,7 +147,7 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
       out = small(p.shared_reserved_bytes);
       break;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
-      out = device.ordinal + 1;
+      out = device.number + 1;
       break;
     case CU_DEVICE_ATTRIBUTE_GPU_OVERLAP:
     case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
@@ -264,7 +267,7 @@ DRIVER_API cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice ordinal) {
     if (!device_at(driver, ordinal)) return CUDA_ERROR_INVALID_DEVICE;
     if (!uuid) return CUDA_ERROR_INVALID_VALUE;
     std::memset(uuid, 0xe0, sizeof *uuid);
-    uuid->bytes[15] = static_cast<char>(ordinal);
+    uuid->bytes[15] = static_cast<char>(device_at(driver, ordinal)->number);
     return CUDA_SUCCESS;
   });
 }
@@ -290,9 +293,10 @@ DRIVER_API cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice o
 
 DRIVER_API cuDeviceGetPCIBusId(char* text, int length, CUdevice ordinal) {
   return enter([&](Driver& driver) -> CUresult {
-    if (!device_at(driver, ordinal)) return CUDA_ERROR_INVALID_DEVICE;
+    const Device* device = device_at(driver, ordinal);
+    if (!device) return CUDA_ERROR_INVALID_DEVICE;
     if (!text || length < 13) return CUDA_ERROR_INVALID_VALUE;
-    std::snprintf(text, static_cast<size_t>(length), "0000:%02x:00.0", ordinal + 1);
+    std::snprintf(text, static_cast<size_t>(length), "0000:%02x:00.0", device->number + 1);
     return CUDA_SUCCESS;
   });
 }
@@ -301,7 +305,7 @@ DRIVER_API cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
   return enter([&](Driver& driver) -> CUresult {
     if (!device_at(driver, device) || !device_at(driver, peer)) return CUDA_ERROR_INVALID_DEVICE;
     if (!can) return CUDA_ERROR_INVALID_VALUE;
-    *can = 0;
+    *can = driver.has_peers && device != peer;
     return CUDA_SUCCESS;
   });
 }
@@ -428,6 +432,24 @@ DRIVER_API cuCtxSynchronize() {
   });
 }
 
+DRIVER_API cuCtxEnablePeerAccess(CUcontext peer, unsigned flags) {
+  return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
+    if (flags) return CUDA_ERROR_INVALID_VALUE;
+    if (!driver.is_context(peer)) return CUDA_ERROR_INVALID_CONTEXT;
+    if (!driver.has_peers || peer->device == context->device)
+      return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+    return context->peers.insert(peer).second ? CUDA_SUCCESS
+                                              : CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
+  });
+}
+
+DRIVER_API cuCtxDisablePeerAccess(CUcontext peer) {
+  return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
+    if (!driver.is_context(peer)) return CUDA_ERROR_INVALID_CONTEXT;
+    return context->peers.erase(peer) ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+  });
+}
+
 DRIVER_API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
   if (least) *least = 0;
   if (greatest) *greatest = -5;
@@ -452,6 +474,13 @@ extern "C" __attribute__((visibility("default"))) uint64_t emulatorLaunches() {
   Driver& driver = Driver::instance();
   const std::lock_guard lock(driver.mutex);
   return driver.launches;
+}
+
+// How many copies between contexts were issued so far.
+extern "C" __attribute__((visibility("default"))) uint64_t emulatorPeerCopies() {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  return driver.peer_copies;
 }
 
 // How many graphs were launched so far.

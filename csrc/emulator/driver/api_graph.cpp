@@ -33,6 +33,7 @@ CUresult kernel_call(Driver& driver, CUcontext context, const CUDA_KERNEL_NODE_P
                      KernelCall& call) {
   call.function = driver.resolve(context, p.func ? static_cast<const void*>(p.func) : p.kern);
   if (!call.function) return CUDA_ERROR_INVALID_HANDLE;
+  if (call.function->module->context != context) return CUDA_ERROR_INVALID_CONTEXT;
   call.grid = {p.gridDimX, p.gridDimY, p.gridDimZ};
   call.block = {p.blockDimX, p.blockDimY, p.blockDimZ};
   call.shared_bytes = p.sharedMemBytes;
@@ -308,7 +309,8 @@ DRIVER_API cuGraphUpload(CUgraphExec exec, CUstream) {
 DRIVER_API cuGraphLaunch(CUgraphExec exec, CUstream handle) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     CUstream stream = driver.stream(context, handle);
-    if (!driver.execs.has(exec) || !stream) return CUDA_ERROR_INVALID_HANDLE;
+    if (!driver.execs.has(exec) || !stream || stream->context != context)
+      return CUDA_ERROR_INVALID_HANDLE;
     if (stream->capture) return CUDA_ERROR_NOT_SUPPORTED;
     ++driver.graph_launches;
     // The same graph does not overlap itself.

@@ -19,8 +19,11 @@ bool is_known(Driver& driver, uint64_t address, uint64_t bytes) {
 
 enum class Side { kDevice, kHost, kEither };
 
-CUresult check_side(Driver& driver, uint64_t address, uint64_t bytes, Side side) {
+// `owner`: the context that memory of a device must be of, or one that may use it.
+CUresult check_side(Driver& driver, CUcontext owner, uint64_t address, uint64_t bytes, Side side) {
   if (side == Side::kHost) return address ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  const Device* const device = driver.device_of(address, bytes);
+  if (device && !Driver::may_use(owner, device)) return CUDA_ERROR_INVALID_VALUE;
   if (is_known(driver, address, bytes)) return CUDA_SUCCESS;
   // A range that begins in a device's memory and leaves it is wrong whatever was meant.
   if (side == Side::kDevice || driver.device_of(address, 1)) return CUDA_ERROR_INVALID_VALUE;
@@ -34,9 +37,12 @@ CUresult copy(CopyCall call, Side target, Side source, CUstream handle, bool is_
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
     const uint64_t to_bytes = (call.height - 1) * call.target_pitch + call.width;
     const uint64_t from_bytes = (call.height - 1) * call.source_pitch + call.width;
-    if (const CUresult r = check_side(driver, call.target, to_bytes, target); r != CUDA_SUCCESS)
+    const CUcontext to = call.target_context ? call.target_context : stream->context;
+    const CUcontext from = call.source_context ? call.source_context : stream->context;
+    if (const CUresult r = check_side(driver, to, call.target, to_bytes, target); r != CUDA_SUCCESS)
       return r;
-    if (const CUresult r = check_side(driver, call.source, from_bytes, source); r != CUDA_SUCCESS)
+    if (const CUresult r = check_side(driver, from, call.source, from_bytes, source);
+        r != CUDA_SUCCESS)
       return r;
     if (!is_async && driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     const bool pageable_source = !is_known(driver, call.source, from_bytes);
@@ -65,6 +71,35 @@ CUresult copy_line(uint64_t to, uint64_t from, size_t bytes, Side target, Side s
   call.source = from;
   call.width = bytes;
   return copy(std::move(call), target, source, stream, is_async);
+}
+
+// Memory of each context is its own device's, and no access to a peer is needed.
+CUresult copy_peer(uint64_t to, CUcontext to_context, uint64_t from, CUcontext from_context,
+                   size_t bytes, CUstream stream, bool is_async) {
+  const CUresult known = enter_context([&](Driver& driver, CUcontext) -> CUresult {
+    for (const CUcontext context : {to_context, from_context}) {
+      if (!driver.is_context(context)) return CUDA_ERROR_INVALID_CONTEXT;
+      if (context->sticky != CUDA_SUCCESS) return context->sticky;
+    }
+    const Device* const target = driver.device_of(to, bytes);
+    const Device* const source = driver.device_of(from, bytes);
+    if (target != to_context->device || source != from_context->device)
+      return CUDA_ERROR_INVALID_VALUE;
+    ++driver.peer_copies;
+    if (!is_async) {  // waits for both contexts
+      driver.wait_all(to_context);
+      driver.wait_all(from_context);
+    }
+    return CUDA_SUCCESS;
+  });
+  if (known != CUDA_SUCCESS) return known;
+  CopyCall call;
+  call.target = to;
+  call.source = from;
+  call.width = bytes;
+  call.target_context = to_context;
+  call.source_context = from_context;
+  return copy(std::move(call), Side::kDevice, Side::kDevice, stream, is_async);
 }
 
 CUresult copy_plane(const CUDA_MEMCPY2D* p, CUstream stream, bool is_async) {
@@ -98,7 +133,8 @@ CUresult fill(CUdeviceptr target, uint32_t value, uint32_t element, size_t count
     if (!count) return CUDA_SUCCESS;
     CUstream stream = driver.stream(context, handle);
     if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-    if (target % element || !driver.device_of(target, count * element))
+    const Device* const device = driver.device_of(target, count * element);
+    if (target % element || !device || !Driver::may_use(stream->context, device))
       return CUDA_ERROR_INVALID_VALUE;
     Action action;
     action.type = CU_GRAPH_NODE_TYPE_MEMSET;
@@ -304,6 +340,14 @@ DRIVER_API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstre
 }
 DRIVER_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
   return copy_line(to, from, bytes, Side::kDevice, Side::kDevice, stream, true);
+}
+DRIVER_API cuMemcpyPeer(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,
+                        CUcontext from_context, size_t bytes) {
+  return copy_peer(to, to_context, from, from_context, bytes, nullptr, false);
+}
+DRIVER_API cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,
+                             CUcontext from_context, size_t bytes, CUstream stream) {
+  return copy_peer(to, to_context, from, from_context, bytes, stream, true);
 }
 DRIVER_API cuMemcpy2D_v2(const CUDA_MEMCPY2D* p) { return copy_plane(p, nullptr, false); }
 DRIVER_API cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* p, CUstream s) { return copy_plane(p, s, true); }

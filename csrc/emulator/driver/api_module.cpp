@@ -102,12 +102,13 @@ CUresult launch_in(CUstream handle, CUfunction function, const Dim3& grid, const
                    bool programmatic = false) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     CUstream stream = driver.stream(context, handle);
-    if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+    if (!stream || stream->context != context) return CUDA_ERROR_INVALID_HANDLE;
     Action action;
     action.type = CU_GRAPH_NODE_TYPE_KERNEL;
     KernelCall& call = action.kernel;
     call.function = driver.resolve(context, function);
     if (!call.function) return CUDA_ERROR_INVALID_HANDLE;
+    if (call.function->module->context != context) return CUDA_ERROR_INVALID_CONTEXT;
     call.grid = grid;
     call.block = block;
     call.shared_bytes = shared;

@@ -41,7 +41,8 @@ CUresult with_event(CUevent event, F body) {
 
 CUresult record(CUevent event, CUstream handle) {
   return with_stream(handle, [&](Driver& driver, CUstream stream) -> CUresult {
-    if (!driver.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+    if (!driver.events.has(event) || event->context != stream->context)
+      return CUDA_ERROR_INVALID_HANDLE;
     if (stream->capture) {
       event->capture = stream->capture;
       event->captured = stream->tail;

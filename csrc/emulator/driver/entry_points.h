@@ -16,7 +16,7 @@
   X(cuDeviceTotalMem, cuDeviceTotalMem_v2, "as configured")                                      \
   X(cuDeviceGetAttribute, cuDeviceGetAttribute, "limits of the profile; clocks are made up")     \
   X(cuDeviceGetPCIBusId, cuDeviceGetPCIBusId, "made up")                                         \
-  X(cuDeviceCanAccessPeer, cuDeviceCanAccessPeer, "never: peers are not modelled")               \
+  X(cuDeviceCanAccessPeer, cuDeviceCanAccessPeer, "any other, with GPTOSS_EMULATOR_PEERS=1")     \
   X(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, "")                                      \
   X(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, "")                                 \
   X(cuDevicePrimaryCtxReset, cuDevicePrimaryCtxReset_v2, "clears a sticky error; memory stays")  \
@@ -30,6 +30,9 @@
   X(cuCtxPopCurrent, cuCtxPopCurrent_v2, "")                                                     \
   X(cuCtxGetDevice, cuCtxGetDevice, "")                                                          \
   X(cuCtxSynchronize, cuCtxSynchronize, "runs all work of the context")                          \
+  X(cuCtxEnablePeerAccess, cuCtxEnablePeerAccess,                                                \
+    "for copies and fills; a kernel reaches its own device's memory alone")                      \
+  X(cuCtxDisablePeerAccess, cuCtxDisablePeerAccess, "")                                          \
   X(cuCtxGetStreamPriorityRange, cuCtxGetStreamPriorityRange, "0 to -5; priorities do nothing")  \
   X(cuModuleLoadData, cuModuleLoadData, "PTX, or uncompressed PTX in a fat binary; no cubins")   \
   X(cuModuleLoadDataEx, cuModuleLoadDataEx, "of the options only the error log")                 \
@@ -71,7 +74,7 @@
   X(cuMemHostGetDevicePointer, cuMemHostGetDevicePointer_v2, "the same address")                 \
   X(cuMemGetAddressRange, cuMemGetAddressRange_v2, "")                                           \
   X(cuPointerGetAttribute, cuPointerGetAttribute, "context, type, pointers, ordinal, range")     \
-  X(cuMemcpy, cuMemcpy, "")                                                                      \
+  X(cuMemcpy, cuMemcpy, "device memory: of the context, or of a peer that it has access to")     \
   X(cuMemcpyAsync, cuMemcpyAsync, "pinned memory is touched late, pageable at once")             \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2, "")                                                           \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2, "")                                                           \
@@ -79,6 +82,8 @@
   X(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, "")                                                 \
   X(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, "waits where the target is pageable")               \
   X(cuMemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, "")                                                 \
+  X(cuMemcpyPeer, cuMemcpyPeer, "waits for both contexts first")                                 \
+  X(cuMemcpyPeerAsync, cuMemcpyPeerAsync, "needs no access to a peer")                           \
   X(cuMemcpy2D, cuMemcpy2D_v2, "no arrays")                                                      \
   X(cuMemcpy2DAsync, cuMemcpy2DAsync_v2, "no arrays")                                            \
   X(cuMemsetD8, cuMemsetD8_v2, "")                                                               \

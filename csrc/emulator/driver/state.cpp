@@ -30,6 +30,13 @@ double now_ms() {
   return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
 
+// Of bytes as cuDeviceGetUuid makes them up.
+std::string uuid_text(const Device& device) {
+  char text[64];
+  std::snprintf(text, sizeof text, "GPU-e0e0e0e0-e0e0-e0e0-e0e0-e0e0e0e0e0%02x", device.number);
+  return text;
+}
+
 CUresult result_of(Fault fault) {
   switch (fault) {
     case Fault::kNone:
@@ -74,6 +81,27 @@ Driver::Driver() {
   std::istringstream list(environment("GPTOSS_EMULATOR_DEVICES", "A100:memory=4G"));
   for (std::string entry; std::getline(list, entry, ';');)
     if (!entry.empty()) add_device(entry);
+  has_peers = environment("GPTOSS_EMULATOR_PEERS", "0") != "0";
+  if (const char* list_of = std::getenv("CUDA_VISIBLE_DEVICES")) keep_visible(list_of);
+}
+
+// Ordinals or UUIDs, which may be cut off where they are unambiguous. What comes behind the first
+// that is not a device's is not shown.
+void Driver::keep_visible(const std::string& list) {
+  std::vector<std::unique_ptr<Device>> shown;
+  std::istringstream entries(list);
+  for (std::string entry; std::getline(entries, entry, ',');) {
+    std::vector<std::unique_ptr<Device>*> found;
+    for (auto& device : devices) {
+      if (device && (entry == std::to_string(device->number) ||
+                     (entry.rfind("GPU-", 0) == 0 && uuid_text(*device).rfind(entry, 0) == 0)))
+        found.push_back(&device);
+    }
+    if (found.size() != 1) break;
+    (*found[0])->ordinal = static_cast<int>(shown.size());
+    shown.push_back(std::move(*found[0]));
+  }
+  devices = std::move(shown);
 }
 
 // NAME[:memory=SIZE][:sms=COUNT]
@@ -82,7 +110,7 @@ void Driver::add_device(const std::string& description) {
   std::string name;
   std::getline(parts, name, ':');
   auto device = std::make_unique<Device>();
-  device->ordinal = static_cast<int>(devices.size());
+  device->ordinal = device->number = static_cast<int>(devices.size());
   device->profile = find_profile(name);
   if (!device->profile) {
     std::fprintf(stderr, "emulator: unknown device %s\n", name.c_str());
@@ -110,9 +138,22 @@ CUresult Driver::ensure_primary(Device& device) {
   return CUDA_SUCCESS;
 }
 
+bool Driver::is_context(CUcontext context) const {
+  return contexts.has(context) ||
+         std::any_of(devices.begin(), devices.end(), [&](const auto& device) {
+           return context && device->primary.get() == context && context->retained > 0;
+         });
+}
+
 CUcontext& Driver::current() {
   thread_local CUcontext context = nullptr;
   return context;
+}
+
+bool Driver::may_use(CUcontext context, const Device* device) {
+  return device == context->device ||
+         std::any_of(context->peers.begin(), context->peers.end(),
+                     [&](CUcontext peer) { return peer->device == device; });
 }
 
 CUstream Driver::stream(CUcontext context, CUstream handle) {

@@ -24,6 +24,7 @@ namespace gptoss::emulator::driver {
 
 struct Device {
   int ordinal = 0;
+  int number = 0;  // among all, whatever CUDA_VISIBLE_DEVICES shows
   const DeviceProfile* profile = nullptr;
   std::string name;
   uint64_t memory_bytes = 0;
@@ -46,6 +47,8 @@ struct CopyCall {
   uint64_t target = 0, source = 0;
   uint64_t width = 0, height = 1, target_pitch = 0, source_pitch = 0;
   std::vector<uint8_t> staged;  // pageable sources are read when the copy is issued
+  // Of a copy between contexts: whose memory the two are.
+  CUcontext target_context = nullptr, source_context = nullptr;
 };
 
 struct FillCall {
@@ -95,7 +98,8 @@ struct CUctx_st {
   CUresult sticky = CUDA_SUCCESS;
   CUstream_st default_stream;
   CUstream_st per_thread_stream;
-  std::vector<CUstream> streams;  // all but the default ones
+  std::vector<CUstream> streams;        // all but the default ones
+  std::unordered_set<CUcontext> peers;  // whose memory it may use, by cuCtxEnablePeerAccess
 };
 
 struct CUevent_st {
@@ -195,9 +199,13 @@ class Driver {
   std::unordered_set<uint64_t> owned_pinned;
   CUresult ensure_primary(Device& device);
 
+  // Whether a handle is a context that can be used.
+  bool is_context(CUcontext context) const;
   // Of the calling thread; null where there is none.
   static CUcontext& current();
 
+  // Whether work of the context may use memory of the device.
+  static bool may_use(CUcontext context, const Device* device);
   // The stream that a handle means, or null.
   CUstream stream(CUcontext context, CUstream handle);
   // Runs the action in the stream, or makes a node of it while the stream captures.
@@ -230,11 +238,13 @@ class Driver {
   // For tests: what the checks found since the last call of emulatorTakeReports.
   std::vector<std::string> reports;
   std::string output;
-  uint64_t launches = 0, graph_launches = 0;
+  uint64_t launches = 0, graph_launches = 0, peer_copies = 0;
+  bool has_peers = false;  // whether devices may be given access to each other
 
  private:
   Driver();
   void add_device(const std::string& description);
+  void keep_visible(const std::string& list);
   struct Overlapping {
     const KernelCall* call;
     std::vector<LaunchRequest::Prerequisite> after;

@@ -106,6 +106,8 @@ void proxy_fence(Builder&);
 void bulk_copy(Builder&);
 void bulk_group(Builder&);
 void tensor_copy(Builder&);
+void wgmma(Builder&);
+void wgmma_group(Builder&);
 void elect(Builder&);
 }  // namespace build
 

@@ -242,7 +242,28 @@ void Linker::link_kernel(const Function& function) {
   exit.flow = Flow::kExit;
   exit.pipe = Pipe::kControl;
   resolve_labels();
+  mark_wgmma_registers();
   module_->kernels_.push_back(std::move(kernel));
+}
+
+// Other instructions on registers of a wgmma are looked at when they run.
+void Linker::mark_wgmma_registers() {
+  if (kernel_->register_lists.empty()) return;
+  std::vector<bool> used(kernel_->register_count(), false);
+  const auto is_wgmma = [](const Instruction& in) { return in.list >= 0; };
+  for (const Instruction& in : kernel_->code) {
+    if (!is_wgmma(in)) continue;
+    for (const uint32_t reg : kernel_->register_lists[static_cast<size_t>(in.list)])
+      used[reg] = true;
+    const bool a_in_registers = in.sources == 6;
+    for (int i = 0; a_in_registers && i < 4; ++i) used[in.src[i]] = true;
+  }
+  for (Instruction& in : kernel_->code) {
+    if (is_wgmma(in)) continue;
+    for (int i = 0; i < in.sources; ++i) in.touches_wgmma = in.touches_wgmma || used[in.src[i]];
+    for (int i = 0; i < in.destinations; ++i)
+      in.touches_wgmma = in.touches_wgmma || used[in.dst[i]];
+  }
 }
 
 void Linker::emit(const Function& function) {

@@ -74,6 +74,7 @@ class Linker {
   uint64_t new_local(const Variable& variable);
   uint32_t guard_register(const Statement& statement);
   void resolve_labels();
+  void mark_wgmma_registers();
 
   const Syntax& syntax_;
   std::shared_ptr<Memory> memory_;

@@ -210,6 +210,12 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
     warp.local_written.assign(kernel.local_bytes, 0);
     if (has_async) warp.async = std::make_unique<AsyncGroups[]>(kLanes);
     if (kernel.uses_async_proxy) warp.bulk = std::make_unique<BulkGroups[]>(kLanes);
+    if (!kernel.register_lists.empty()) {
+      warp.wgmma = std::make_unique<WgmmaState>();
+      warp.wgmma->dirty.assign(kernel.register_count(), 1);
+      warp.wgmma->writes.assign(kernel.register_count(), 0);
+      warp.wgmma->reads.assign(kernel.register_count(), 0);
+    }
     warp.clock = chain.next_clock_[warp.slot];
     warp.seen.shared() = known_at_begin_;
     if (kernel.uses_async_proxy) warp.proxied.shared() = known_at_begin_;

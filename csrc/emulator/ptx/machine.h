@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -138,6 +139,20 @@ struct BulkGroups {
   uint32_t open = 0;                             // copies not committed yet
 };
 
+// What of a warp's wgmma is in flight.
+struct WgmmaState {
+  struct Group {
+    std::vector<uint32_t> writes, reads;  // registers
+  };
+  bool in_use = false;
+  Agent agent;                          // its reads of shared memory
+  uint32_t committed = 0;               // groups
+  std::vector<uint8_t> dirty;           // per register: written since the last wgmma.fence
+  std::vector<uint32_t> writes, reads;  // per register: by so many in flight
+  std::vector<uint32_t> open_writes, open_reads;
+  std::deque<Group> groups;  // committed, not waited for
+};
+
 // The copies of one lane in the order of their issue, and how many of them each committed group
 // has; those behind the groups are not committed yet.
 struct AsyncGroups {
@@ -177,6 +192,7 @@ class Warp {
   std::vector<uint32_t> local_written;   // per byte: lanes
   std::unique_ptr<AsyncGroups[]> async;  // per lane; null where the kernel has no cp.async
   std::unique_ptr<BulkGroups[]> bulk;    // likewise
+  std::unique_ptr<WgmmaState> wgmma;     // null where the kernel has none
 
   uint32_t clock = 1;
   PerLane<VectorClock> seen;
@@ -227,6 +243,7 @@ class Warp {
   void leave(uint32_t lanes);
   void arrive_at_barrier(const Instruction& in);
   bool await_grids(uint32_t mask);
+  void touch_wgmma_registers(const Instruction& in);
 };
 
 struct Barrier {

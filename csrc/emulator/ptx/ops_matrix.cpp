@@ -8,6 +8,7 @@
 #include "emulator/ptx/builder.h"
 #include "emulator/ptx/lanes.h"
 #include "emulator/ptx/number.h"
+#include "emulator/ptx/tensor_core.h"
 
 namespace gptoss::emulator {
 namespace {
@@ -83,8 +84,6 @@ void stmatrix(Warp& warp, const Instruction& in, uint32_t mask) {
 }
 
 // ---- mma.sync ----
-
-constexpr int kRows = 16, kColumns = 8, kMostTerms = 32;
 
 enum Accumulator : uint8_t { kF32Sum, kF16Sum, kS32Sum };
 
@@ -166,6 +165,19 @@ void multiply_hostile(const double (&a)[kRows][kMostTerms], const double (&b)[kM
   }
 }
 
+}  // namespace
+
+void multiply_tile(Launch& launch, uint32_t shape, const double (&a)[kRows][kMostTerms],
+                   const double (&b)[kMostTerms][kColumns], int terms,
+                   double (&sum)[kRows][kColumns]) {
+  if (launch.options.hostile_tensor_cores)
+    multiply_hostile(a, b, terms, launch.tensor_behaviour(shape), sum);
+  else
+    multiply_exactly(a, b, terms, sum);
+}
+
+namespace {
+
 // Rows of A and columns of B that are defined throughout decide which results are.
 void track_mma(Warp& warp, const Instruction& in) {
   uint32_t bad_rows = 0, bad_columns = 0;
@@ -242,10 +254,7 @@ void mma_float(Warp& warp, const Instruction& in, uint32_t mask) {
       }
     }
   }
-  if (warp.launch->options.hostile_tensor_cores)
-    multiply_hostile(a, b, terms, warp.launch->tensor_behaviour(in.flags), sum);
-  else
-    multiply_exactly(a, b, terms, sum);
+  multiply_tile(*warp.launch, in.flags, a, b, terms, sum);
   track_mma(warp, in);
   for (int i = 0; i < in.destinations; ++i) {
     uint32_t* d = warp.reg<uint32_t>(in.dst[i]);

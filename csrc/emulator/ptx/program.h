@@ -59,11 +59,14 @@ struct Instruction {
   int8_t member_mask = -1;
   // The handler keeps account of which results are defined.
   bool tracks_definedness = false;
+  // Has a register that a wgmma of the kernel uses, and is none itself.
+  bool touches_wgmma = false;
   uint8_t destinations = 0, sources = 0;
   std::array<uint32_t, kMaxDestinations> dst{};
   std::array<uint32_t, kMaxSources> src{};
   uint16_t negated = 0;  // bit i: src[i] is a predicate to be negated
   int32_t target = -1;   // branches
+  int32_t list = -1;     // of the kernel's lists of registers, where dst is too short
 
   Type type = Type::kNone;   // last type of the opcode
   Type type2 = Type::kNone;  // first type of the opcode
@@ -153,6 +156,7 @@ struct Kernel {
   uint32_t static_shared_bytes = 0;  // as the card counts them, without the emulator's gaps
   uint32_t dynamic_shared_begin = 0;
   uint32_t local_bytes = 0;
+  std::vector<std::vector<uint32_t>> register_lists;
   bool uses_async_proxy = false;  // bulk copies, mbarriers, wgmma
   Dim3 required_threads{0, 0, 0};
   uint32_t max_threads = 0;

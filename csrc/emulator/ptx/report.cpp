@@ -23,6 +23,8 @@ const char* name_of(ReportClass report_class) {
       "async-not-waited",
       "async-source-written",
       "proxy-fence",
+      "wgmma-register",
+      "wgmma-fence",
       "tensor-map",
       "mbarrier",
       "uninitialised-address",

@@ -28,9 +28,11 @@ enum class ReportClass : uint8_t {
   kAsyncOverwritten,
   kAsyncNotWaited,
   kAsyncSourceWritten,
-  kProxyFence,  // ordered, but fence.proxy.async is missing
-  kTensorMap,   // a tensor map that is none
-  kMbarrier,    // an mbarrier that is none, or that is used as it must not be
+  kProxyFence,     // ordered, but fence.proxy.async is missing
+  kWgmmaRegister,  // a register is touched while a wgmma uses it
+  kWgmmaFence,     // registers of a wgmma were written, and wgmma.fence is missing
+  kTensorMap,      // a tensor map that is none
+  kMbarrier,       // an mbarrier that is none, or that is used as it must not be
   // Uninitialised values.
   kUninitialisedAddress,
   kUninitialisedBranch,

@@ -44,6 +44,7 @@ void Warp::run(int quantum) {
       mask = active;
     }
     if (in.flow == Flow::kAwaitGrids && !await_grids(mask)) continue;
+    if (in.touches_wgmma && mask) touch_wgmma_registers(in);
     executions[pc] += std::popcount(mask);
     warp_executions[pc] += mask != 0;
     ++executed;
@@ -151,6 +152,9 @@ void Warp::leave(uint32_t lanes) {
       break;
     }
   }
+  if (wgmma && lanes && (!wgmma->groups.empty() || !wgmma->open_writes.empty()))
+    launch->report(ReportClass::kAsyncNotWaited, *this, std::countr_zero(lanes),
+                   "a warp exits with wgmma that it never waited for (wgmma.wait_group)");
   live &= ~lanes;
   active &= ~lanes;
   ++pc;

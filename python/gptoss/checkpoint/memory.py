@@ -21,12 +21,15 @@ from gptoss.config import ModelConfig
 from gptoss.options import (
     MOST_SEQUENCES,
     STEP_TOKENS,
+    CpuExperts,
     Dense,
     EstimatedDevice,
     KvCacheDtype,
     Precision,
     check_device,
     check_modes,
+    count,
+    cpu_expert_layers,
 )
 
 # Those whose form `dense` decides.
@@ -69,6 +72,10 @@ class MemoryEstimate:
         Whose memory it is.
     max_sequences : int
         Sequences that run together.
+    cpu_experts : int
+        Of so many layers, the first ones, the experts are in the machine's memory.
+    cpu_expert_bytes : int
+        What these take there. It counts in no sum.
     """
 
     name: str
@@ -81,6 +88,8 @@ class MemoryEstimate:
     workspace_bytes: int
     device: EstimatedDevice = "cpu"
     max_sequences: int = 1
+    cpu_experts: int = 0
+    cpu_expert_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -101,6 +110,8 @@ class MemoryEstimate:
             ("workspace", self.workspace_bytes),
             ("total", self.total_bytes),
         ]
+        if self.cpu_experts:
+            rows.append((f"in RAM, experts of {self.cpu_experts} layers", self.cpu_expert_bytes))
         width = max(len(label) for label, _ in rows)
         indent = len(self.weights)
         lines = [
@@ -121,6 +132,7 @@ def estimate_memory(
     chunk_tokens: int = STEP_TOKENS,
     device: EstimatedDevice = "cpu",
     max_sequences: int = 1,
+    cpu_experts: int = 0,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> MemoryEstimate:
@@ -149,6 +161,8 @@ def estimate_memory(
         build with CUDA.
     max_sequences : int
         How many sequences run together, each with `context_length` tokens.
+    cpu_experts : int
+        As for `load`, with "cuda": of so many layers the experts are not on the card.
     revision, local_files_only
         As for `open_checkpoint`.
 
@@ -165,7 +179,8 @@ def estimate_memory(
         The device does not have what is asked for: dense="bf12" with "cuda".
     ValueError
         `context_length`, `chunk_tokens` or `max_sequences` is out of range, `precision`, `dense`,
-        `kv_cache_dtype` or `device` unknown, or they do not go together.
+        `kv_cache_dtype` or `device` unknown, or they do not go together; `cpu_experts` is more
+        than there are layers, or goes with "cpu".
 
     Notes
     -----
@@ -189,6 +204,7 @@ def estimate_memory(
         chunk_tokens=chunk_tokens,
         device=device,
         max_sequences=max_sequences,
+        cpu_experts=cpu_experts,
         layout=located.layout,
         q8_0=q8_0,
     )
@@ -212,6 +228,7 @@ def estimate_config(
     chunk_tokens: int = STEP_TOKENS,
     device: EstimatedDevice = "cpu",
     max_sequences: int = 1,
+    cpu_experts: int = 0,
     layout: Layout = "hf",
     q8_0: frozenset[str] = frozenset(),
 ) -> MemoryEstimate:
@@ -226,6 +243,11 @@ def estimate_config(
     ):
         if not 1 <= value <= limit:
             raise ValueError(f"{what} must be from 1 to {limit}, got {value}")
+    n_cpu_experts = count("cpu_experts", cpu_experts, config.num_hidden_layers, least=0)
+    if n_cpu_experts and device == "cpu":
+        raise ValueError(f'cpu_experts={cpu_experts} goes with device="cuda" only')
+    on_cpu = tuple(f"layers.{layer}.experts." for layer in range(n_cpu_experts))
+    cpu_expert_bytes = 0
     weights: dict[str, int] = {}
     encoded = 0  # of them, held in another format than they are stored in
     in_q8_0 = []
@@ -238,6 +260,9 @@ def estimate_config(
             if part.name in q8_0:
                 nbytes = _core.matrix_bytes("q8_0", *part.shape)
                 in_q8_0.append(part.role)
+            if part.role.startswith(on_cpu):
+                cpu_expert_bytes += nbytes
+                continue
             weights[part.component] = weights.get(part.component, 0) + nbytes
     plan = _plan(
         config,
@@ -250,7 +275,8 @@ def estimate_config(
         device=device,
         max_sequences=max_sequences,
         q8_0=in_q8_0,
-        device_bytes=_ANY_DEVICE,
+        memory=(_ANY_DEVICE,),
+        cpu_experts=n_cpu_experts,
     )
     workspace: int = plan["workspace"]
     if device == "cpu":
@@ -269,11 +295,13 @@ def estimate_config(
         workspace_bytes=workspace,
         device=device,
         max_sequences=max_sequences,
+        cpu_experts=n_cpu_experts,
+        cpu_expert_bytes=cpu_expert_bytes,
     )
 
 
 def usable_device_bytes(config: ModelConfig, device: EstimatedDevice, memory: int | None) -> int:
-    """How much `load` plans with of a device with so many bytes, or, for None, of the one here.
+    """How much `load` plans with of a device with so many bytes, or, for None, of what is here.
 
     Raises
     ------
@@ -290,49 +318,82 @@ def usable_device_bytes(config: ModelConfig, device: EstimatedDevice, memory: in
         device=device,
         max_sequences=1,
         q8_0=(),
-        device_bytes=memory or 0,
+        memory=() if memory is None else (memory,),
+        cpu_experts=0,
     )
     return int(plan["available"] + plan["weights"] + plan["workspace"])
 
 
-def longest_context(
+@dataclass(frozen=True)
+class Placement:
+    """How `load` would place a model on cards.
+
+    Attributes
+    ----------
+    fits : bool
+        Whether there is room.
+    context_length : int
+        Tokens of each sequence.
+    devices : int
+        Cards that have layers.
+    cpu_experts : int
+        Layers whose experts are in the machine's memory.
+    """
+
+    fits: bool
+    context_length: int
+    devices: int
+    cpu_experts: int
+
+
+def place(
     config: ModelConfig,
+    context_length: int | None,
     *,
     precision: Precision,
     dense: Dense,
     kv_cache_dtype: KvCacheDtype,
-    device: EstimatedDevice,
     max_sequences: int,
-    memory: int | None,
+    memory: Sequence[int],
+    cpu_experts: CpuExperts = "auto",
     q8_0: frozenset[str] = frozenset(),
-) -> int:
-    """The context that `load` would choose on a device with so many bytes, or on the one here.
+) -> Placement:
+    """What `load` does on cards with so many bytes, or, if there are none, on those that are here.
 
-    All experts are on the device, as with cpu_experts=0.
+    Parameters
+    ----------
+    context_length : int, optional
+        All sequences have so many tokens. None: what `load` chooses, for those that share pages.
 
     Raises
     ------
     BackendError
-        None is here.
+        No card is here.
     MemoryError
-        That does not fit, as `load` would say it.
+        `context_length` is None, and nothing fits, as `load` would say it.
     """
     names = {
         part.name: part.role for stored in stored_tensors(config, "hf") for part in stored.parts
     }
     plan = _plan(
         config,
-        0,
+        context_length or 0,
         precision=precision,
         dense=dense,
         kv_cache_dtype=kv_cache_dtype,
         chunk_tokens=STEP_TOKENS,
-        device=device,
+        device="cuda",
         max_sequences=max_sequences,
         q8_0=[names[name] for name in q8_0],
-        device_bytes=memory or 0,
+        memory=memory,
+        cpu_experts=cpu_expert_layers(cpu_experts),
     )
-    return int(plan["context_length"])
+    return Placement(
+        fits=all(part["kv_cache"] <= part["available"] for part in plan["shares"] or [plan]),
+        context_length=plan["context_length"],
+        devices=max(1, len(plan["shares"])),
+        cpu_experts=plan["cpu_experts"],
+    )
 
 
 def _plan(
@@ -346,7 +407,8 @@ def _plan(
     device: EstimatedDevice,
     max_sequences: int,
     q8_0: Sequence[str],
-    device_bytes: int,
+    memory: Sequence[int],
+    cpu_experts: int | None,
 ) -> dict[str, Any]:
     from gptoss import _core  # here, because reading a checkpoint does without it
 
@@ -361,5 +423,6 @@ def _plan(
         max_step_tokens=chunk_tokens,
         max_sequences=max_sequences,
         q8_0=q8_0,
-        device_bytes=device_bytes,
+        device_bytes=memory,
+        cpu_experts=cpu_experts,
     )

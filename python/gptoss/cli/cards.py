@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gptoss.checkpoint.memory import (
     MemoryEstimate,
+    Placement,
     estimate_config,
-    longest_context,
     matrices_in_q8_0,
+    place,
     usable_device_bytes,
 )
 from gptoss.checkpoint.open import Located
@@ -20,9 +21,9 @@ _CONTEXT_LENGTHS = (4096, 8192, 32_768, 131_072)
 _SEQUENCES = (1, 4, 16, 64)
 # In GB, as cards are sold; they show as much or more.
 _USUAL_SIZES = (8, 12, 16, 24, 32, 48, 80, 96, 141)
-_ALL_ON_THE_CARD = (
-    "All experts are on the card here (cpu_experts=0). Where that does not fit, load leaves those "
-    "of some layers in RAM (docs/cuda.md)."
+_LEGEND = (
+    "A cell is what is needed with all experts on cards. 2 cards: load splits the layers over "
+    "them; 3 in RAM: it leaves the experts of 3 layers there, to the CPU (docs/cuda.md)."
 )
 
 
@@ -32,7 +33,7 @@ def card_report(
     precision: Precision,
     dense: Dense | None,
     kv_cache_dtype: KvCacheDtype,
-    memory: int | None,
+    memory: Sequence[int],
 ) -> Iterator[object]:
     """Yield what is to be printed: for each form a table of what is needed, and whether it fits.
 
@@ -44,9 +45,9 @@ def card_report(
         As for `load`.
     dense : {"bf16", "q8"}, optional
         One form; by default those that go with the precision.
-    memory : int, optional
-        Bytes of a card; by default of the one that is here. If none is, the smallest usual card
-        that is enough stands behind each number.
+    memory : sequence of int
+        Bytes of each card; if it is empty, of those that are here. If none is, the smallest usual
+        card that is enough stands behind each number.
     """
     from rich.text import Text
 
@@ -76,12 +77,13 @@ def card_report(
         for form in forms
     }
     try:
-        usable = usable_device_bytes(config, "cuda", memory)
+        usable = [usable_device_bytes(config, "cuda", size) for size in memory or (None,)]
     except BackendError as error:
         usual = {size: usable_device_bytes(config, "cuda", size * 10**9) for size in _USUAL_SIZES}
 
-        def smallest(nbytes: int) -> str:
-            return next((f"({size})" for size, room in usual.items() if nbytes <= room), "(none)")
+        def smallest(estimate: MemoryEstimate) -> str:
+            enough = (n for n, room in usual.items() if estimate.total_bytes <= room)
+            return f"({next(enough, 'none')})"
 
         for rows in tables.values():
             yield _table(rows, smallest)
@@ -90,41 +92,57 @@ def card_report(
             f"{error}.\nIn brackets: the smallest card that is enough, of {sizes} GB; "
             "--memory 24GB asks for one."
         )
-        yield Text(_ALL_ON_THE_CARD)
         return
+
+    def placement(form: Dense, tokens: int | None, sequences: int) -> Placement:
+        return place(
+            config,
+            tokens,
+            precision=precision,
+            dense=form,
+            kv_cache_dtype=kv_cache_dtype,
+            max_sequences=sequences,
+            memory=memory,
+            q8_0=q8_0,
+        )
 
     def load(form: Dense, sequences: int) -> str:
         try:
-            tokens = longest_context(
-                config,
-                precision=precision,
-                dense=form,
-                kv_cache_dtype=kv_cache_dtype,
-                device="cuda",
-                max_sequences=sequences,
-                memory=memory,
-                q8_0=q8_0,
-            )
+            placed = placement(form, None, sequences)
         except MemoryError:
             return "does not fit"
-        return f"context up to {tokens:,}"
-
-    def fits(nbytes: int) -> str:
-        return "fits" if nbytes <= usable else "no"
+        verdict = _verdict(placed)
+        where = "" if verdict == "fits" else f", {verdict}"
+        return f"context up to {placed.context_length:,}{where}"
 
     for form, rows in tables.items():
+
+        def fits(estimate: MemoryEstimate, form: Dense = form) -> str:
+            return _verdict(placement(form, estimate.context_length, estimate.max_sequences))
+
         yield _table(rows, fits)
         yield Text(
             f"{MAX_SEQUENCES} sequences that share pages, as load has it: "
             f"{load(form, MAX_SEQUENCES)}"
         )
         yield Text(f"1 sequence, max_sequences=1: {load(form, 1)}")
-    card = "the card" if memory is None else format_bytes(memory)
-    yield Text(f"Of {card} {format_bytes(max(0, usable))} can be planned with (docs/cuda.md).")
-    yield Text(_ALL_ON_THE_CARD)
+    card = " and ".join(map(format_bytes, memory)) or "what is here"
+    room = " and ".join(format_bytes(max(0, size)) for size in usable)
+    yield Text(f"Of {card} {room} can be planned with (docs/cuda.md).")
+    yield Text(_LEGEND)
 
 
-def _table(rows: Sequence[Sequence[MemoryEstimate]], verdict: Callable[[int], str]) -> object:
+def _verdict(placed: Placement) -> str:
+    if not placed.fits:
+        return "no"
+    if placed.cpu_experts:
+        return f"{placed.cpu_experts} in RAM"
+    return "fits" if placed.devices == 1 else f"{placed.devices} cards"
+
+
+def _table(
+    rows: Sequence[Sequence[MemoryEstimate]], verdict: Callable[[MemoryEstimate], str]
+) -> object:
     from rich.table import Table
 
     first = rows[0][0]
@@ -139,6 +157,6 @@ def _table(rows: Sequence[Sequence[MemoryEstimate]], verdict: Callable[[int], st
         n = estimate.max_sequences
         table.add_column(f"{n} sequence{'s' if n > 1 else ''}", justify="right")
     for row in rows:
-        cells = [f"{e.total_bytes / 1e9:.2f} {verdict(e.total_bytes)}" for e in row]
+        cells = [f"{e.total_bytes / 1e9:.2f} {verdict(e)}" for e in row]
         table.add_row(f"{row[0].context_length:,}", *cells)
     return table

@@ -45,8 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         type=_memory_bytes,
+        nargs="+",
+        default=[],
         metavar="SIZE",
-        help="how much it has, as 24GB, if it is not here",
+        help="how much it has, as 24GB, if it is not here; of several cards, each",
     )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
@@ -61,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     layout, config = located.layout, located.config
     longest = config.max_position_embeddings
     check_device(options.device)
+    if options.device == "cpu" and len(options.memory) > 1:
+        raise ValueError(f"a machine has one --memory, got {len(options.memory)}")
     check_modes(options.precision, options.dense or "bf16", options.kv_cache_dtype)
 
     def estimate(length: int, dense: Dense) -> MemoryEstimate:
@@ -76,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     def memory_tables() -> Iterator[object]:
         forms = residencies(
             lambda dense: estimate(min(USUAL_CONTEXT_TOKENS, longest), dense),
-            options.memory or _core.available_memory_bytes(),
+            options.memory[0] if options.memory else _core.available_memory_bytes(),
             options.precision,
         )
         dense = form_that_stays(forms) if options.dense == "auto" else options.dense or "bf16"

@@ -122,7 +122,7 @@ def add_loading_options(parser: argparse.ArgumentParser, *, without: tuple[str, 
             "--device",
             default="auto",
             metavar="NAME",
-            help="a backend, as `gptoss doctor` lists them",
+            help="a backend, as `gptoss doctor` lists them; cuda:1 or cuda:0,1: these GPUs",
         )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default all")
     group.add_argument(

@@ -1,4 +1,4 @@
-"""Kernels in Triton, and the PTX for sm_80 that Triton makes of them.
+"""Kernels in Triton, and the PTX for sm_80 and sm_90a that Triton makes of them.
 
 Run with Triton installed: python tests/emulator/data/triton_kernels.py
 """
@@ -98,7 +98,19 @@ def attention(
     tl.store(o_ptr + t[:, None] * D + d[None, :], acc / total[:, None], mask=t[:, None] < T)
 
 
-def compile_one(function, signature, constants, name, **options) -> None:
+@triton.jit
+def matmul_tma(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    row = tl.program_id(0) * BM
+    column = tl.program_id(1) * BN
+    acc = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, tl.cdiv(K, BK)):
+        x = a.load([row, k * BK])
+        y = b.load([column, k * BK])
+        acc = tl.dot(x, y.T, acc)
+    c.store([row, column], acc)
+
+
+def compile_one(function, signature, constants, name, capability=80, **options) -> None:
     attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, (key, kind) in enumerate(signature.items())
@@ -110,7 +122,7 @@ def compile_one(function, signature, constants, name, **options) -> None:
         constexprs=constants,
         attrs=attributes,
     )
-    kernel = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options)
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     text = kernel.asm["ptx"]
     # The debug sections name folders of the machine that compiled.
     cut = text.find("\t.section\t.debug")
@@ -154,3 +166,21 @@ if __name__ == "__main__":
     compile_one(attention, {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "o_ptr": "*fp32",
                 "T": "i32", "scale": "fp32"}, {"BT": 64, "BS": 32, "D": 64}, "attention",
                 num_warps=4, num_stages=2)  # fmt: skip
+
+    # Compute capability 9.0: cp.async and wgmma; tensor copies and wgmma, with all swizzles.
+    compile_one(matmul, BF16, {"BM": 64, "BN": 64, "BK": 64}, "hopper_matmul", 90,
+                num_warps=4, num_stages=3)  # fmt: skip
+    for name, kind, tile, warps, stages in (
+        ("tma_matmul", "bf16", (64, 64, 64), 4, 3),
+        ("tma_matmul_64", "bf16", (64, 64, 32), 4, 4),
+        ("tma_matmul_32", "bf16", (64, 32, 16), 4, 3),
+        ("tma_matmul_f16", "fp16", (128, 128, 64), 8, 3),
+    ):
+        m, n, k = tile
+        maps = {"a": f"tensordesc<{kind}[{m},{k}]>", "b": f"tensordesc<{kind}[{n},{k}]>",
+                "c": f"tensordesc<fp32[{m},{n}]>", "M": "i32", "N": "i32", "K": "i32"}  # fmt: skip
+        compile_one(matmul_tma, maps, {"BM": m, "BN": n, "BK": k}, name, 90,
+                    num_warps=warps, num_stages=stages)  # fmt: skip
+    compile_one(attention, {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "o_ptr": "*fp32",
+                "T": "i32", "scale": "fp32"}, {"BT": 64, "BS": 64, "D": 64}, "hopper_attention",
+                90, num_warps=4, num_stages=2)  # fmt: skip
