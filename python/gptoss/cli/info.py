@@ -44,11 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory",
-        type=_memory_bytes,
-        nargs="+",
-        default=[],
+        type=_memory_sizes,
         metavar="SIZE",
-        help="how much it has, as 24GB, if it is not here; of several cards, each",
+        help="how much it has, as 24GB, if it is not here; of several cards each, as 24GB,16GB",
     )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
@@ -63,8 +61,9 @@ def run(options: argparse.Namespace) -> int:
     layout, config = located.layout, located.config
     longest = config.max_position_embeddings
     check_device(options.device)
-    if options.device == "cpu" and len(options.memory) > 1:
-        raise ValueError(f"a machine has one --memory, got {len(options.memory)}")
+    memory: list[int] = options.memory or []
+    if options.device == "cpu" and len(memory) > 1:
+        raise ValueError(f"a machine has one --memory, got {len(memory)}")
     check_modes(options.precision, options.dense or "bf16", options.kv_cache_dtype)
 
     def estimate(length: int, dense: Dense) -> MemoryEstimate:
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     def memory_tables() -> Iterator[object]:
         forms = residencies(
             lambda dense: estimate(min(USUAL_CONTEXT_TOKENS, longest), dense),
-            options.memory[0] if options.memory else _core.available_memory_bytes(),
+            memory[0] if memory else _core.available_memory_bytes(),
             options.precision,
         )
         dense = form_that_stays(forms) if options.dense == "auto" else options.dense or "bf16"
@@ -95,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             dense=None if options.dense == "auto" else options.dense,
             kv_cache_dtype=options.kv_cache_dtype,
-            memory=options.memory,
+            memory=memory,
         )
     else:
         tables = memory_tables()
@@ -114,6 +113,11 @@ def _memory_bytes(text: str) -> int:
     if not 0 < size < 2**62:
         raise argparse.ArgumentTypeError(f"expected a size such as 24GB or 24GiB, got {text!r}")
     return size
+
+
+def _memory_sizes(text: str) -> list[int]:
+    """Bytes of "24GB", or of each in "24GB,16GB"."""
+    return [_memory_bytes(size) for size in text.split(",")]
 
 
 def _files(model: str, *, revision: str | None, local_files_only: bool) -> str:
