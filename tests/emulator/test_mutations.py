@@ -217,5 +217,5 @@ def test_mutants_are_noticed(survivors: tuple[int, list[str]]) -> None:
 def test_explained_mutants_exist_and_are_few() -> None:
     names = {m.name for m in _all()}
     assert set(REDUNDANT) <= names
-    # Nine of ten are noticed; Triton's barriers around tensor copies are most of the others.
+    # Nine of ten are noticed; a third of the others are Triton's barriers around tensor copies.
     assert len(REDUNDANT) <= 0.08 * len(names)

@@ -91,18 +91,20 @@ def _held(folder: Path) -> Iterator[None]:
     path = folder / _LOCK
     if sys.platform == "win32":  # where a folder with an open file cannot be renamed
         path = folder.with_name(folder.name + ".lock")
-    with path.open("w") as lock:
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except _HELD as error:
-            raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
-        yield
-    if sys.platform == "win32":
-        with suppress(OSError):  # another process takes the folder up
-            path.unlink()
+    try:
+        with path.open("a") as lock:
+            try:
+                if sys.platform == "win32":
+                    msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+                else:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except _HELD as error:
+                raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
+            yield
+    finally:
+        if sys.platform == "win32":
+            with suppress(OSError):  # another process has it, or takes the folder up
+                path.unlink()
 
 
 def write_files(folder: Path, files: Sequence[OutputFile], on_bytes: Callable[[int], None]) -> None:
