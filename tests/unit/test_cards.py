@@ -282,7 +282,9 @@ class TestInfo:
         assert main(["info", "demo", "--memory", "100 MB"]) == 0
         assert "of 0.10 GB that are available" in " ".join(capsys.readouterr().out.split())
 
-    @pytest.mark.parametrize("size", ["24", "GB", "0GB", "-1GB", "24TB", "1e3GB", "24GB,", "24GB,x"])
+    @pytest.mark.parametrize(
+        "size", ["24", "GB", "0GB", "-1GB", "24TB", "1e3GB", "24GB,", "24GB,x"]
+    )
     def test_sizes_that_are_none(self, size: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="2"):
             main(["info", "demo", "--device=cuda", f"--memory={size}"])
