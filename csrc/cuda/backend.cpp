@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "core/check.h"
@@ -235,11 +236,14 @@ class CudaBackend final : public Backend {
     guard(flight, [&] {
       const bool needs_states = !flight.abandoned && stages_.size() > 1 &&
                                 std::ranges::find(input.tokens, kLastSampled) != input.tokens.end();
+      // To all cards before anything can fail: only what has changed of the tables is sent, once.
+      for (const auto& stage : stages_) {
+        stage->card().run([&] { stage->upload_tables(f, *input.tables); });
+      }
       if (needs_states) send_states();
       for (size_t i = 0; i < stages_.size(); ++i) {
         Stage& stage = *stages_[i];
         stage.card().run([&] {
-          stage.upload_tables(f, *input.tables);
           if (i == 0 && needs_states) stage.stream().after(*states_sent_);
           if (i > 0) stage.stream().after(stages_[i - 1]->done(f));
           if (!flight.abandoned) {
@@ -386,19 +390,19 @@ class CudaBackend final : public Backend {
     const bool are_named = !options.devices.empty();
     std::vector<std::unique_ptr<Card>> cards;
     std::vector<CardRoom> rooms;
-    std::exception_ptr full;
+    std::exception_ptr first_error;
     for (const DeviceInfo& device : find_devices(options.devices)) {
       try {
         cards.push_back(std::make_unique<Card>(device));
-      } catch (const OutOfMemory&) {  // others may have room
+      } catch (const std::runtime_error&) {  // full, or another's alone: others may do
         if (are_named) throw;
-        full = std::current_exception();
+        if (!first_error) first_error = std::current_exception();
         continue;
       }
       rooms.push_back(cards.back()->room());
       if (!are_named && fits_alone(*source_, scheme_, options.room, rooms.back())) break;
     }
-    if (cards.empty()) std::rethrow_exception(full);
+    if (cards.empty()) std::rethrow_exception(first_error);
     split_ = split_of(*source_, scheme_, options, rooms, are_named);
     scheme_.cpu_experts = split_.cpu_experts;
     for (const int i : split_.indices) {

@@ -6,7 +6,7 @@ namespace gptoss::cuda {
 Context::Context(const DeviceInfo& device)
     : driver_(Driver::get()), device_(device), process_(platform::process_id()) {
   driver_.check(driver_.cuDevicePrimaryCtxRetain(&context_, device_.handle), "the context of ",
-                device_.name);
+                name_of(device_));
 }
 
 Context::~Context() {

@@ -1,10 +1,12 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 
 #include "core/bytes_text.h"
 #include "core/check.h"
@@ -18,6 +20,10 @@ namespace {
 // What a driver takes of a device for itself and for a context, where there is none to be asked.
 // Not measured by this project.
 constexpr int64_t kContextBytes = int64_t{512} << 20;
+
+// Of a launch's second dimension: kernels of precision="reference" have a row there for each token
+// and expert.
+constexpr int kMostGridRows = 65'535;
 
 // Weights and workspace of a part.
 struct FixedBytes {
@@ -241,6 +247,10 @@ bool fits_alone(const Weights& shapes, const Scheme& scheme, const Room& room,
 
 MemoryPlan plan_of(const Weights& shapes, const Scheme& scheme, const Split& split,
                    const StepLimits& limits) {
+  check(scheme.act != Act::f32 ||
+            int64_t{limits.max_tokens} * shapes.config.n_active <= kMostGridRows,
+        "[cuda] precision=\"reference\" computes at most ", kMostGridRows / shapes.config.n_active,
+        " tokens in a step, got max_step_tokens ", limits.max_tokens);
   MemoryPlan plan;
   plan.max_steps_ahead = kStepsAhead;
   plan.cpu_experts = scheme.cpu_experts;
@@ -331,12 +341,20 @@ MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const Step
     cards.push_back({concat("cuda:", cards.size()), usable_bytes(bytes - kContextBytes, bytes)});
   }
   if (cards.empty()) {
+    std::exception_ptr first_error;
     for (const DeviceInfo& device : find_devices(options.devices)) {
-      const Context context(device);
-      const Context::Scope scope(context);
-      cards.push_back({name_of(device), usable_bytes(context.free_memory(), device.memory)});
+      try {
+        const Context context(device);
+        const Context::Scope scope(context);
+        cards.push_back({name_of(device), usable_bytes(context.free_memory(), device.memory)});
+      } catch (const std::runtime_error&) {  // as for the backend itself
+        if (!options.devices.empty()) throw;
+        if (!first_error) first_error = std::current_exception();
+        continue;
+      }
       if (options.devices.empty() && fits_alone(shapes, scheme, options.room, cards.back())) break;
     }
+    if (cards.empty()) std::rethrow_exception(first_error);
   }
   const Split split = split_of(shapes, scheme, options, cards, !options.devices.empty());
   scheme.cpu_experts = split.cpu_experts;

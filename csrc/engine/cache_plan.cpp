@@ -126,6 +126,9 @@ class CachePlanner {
   // What is free changes while other programs run: it is what it was first.
   MemoryPlan memory_of(int tokens) const {
     MemoryPlan memory = plan_(step_limits(options_, tokens));
+    if (memory.shares.size() != first_.shares.size()) {
+      throw BackendError("what is free on the devices changed while it was planned: try again");
+    }
     memory.available = first_.available + first_.workspace - memory.workspace;
     for (size_t i = 0; i < memory.shares.size(); ++i) {
       const MemoryPlan::Share& first = first_.shares[i];

@@ -119,6 +119,7 @@ assert driver.emulatorPeerCopies() > 0
         ({"speculative": "ngram"}, [("cuda:0,1,2", "48")]),
         # Of the first card's layers and of some of the second's.
         ({"cpu_experts": 2}, [("cuda:0,1,2", "48"), ("cuda:0,2", "0")]),
+        ({"cpu_experts": 3}, [("cuda:0,1,2", "48")]),  # no device has any
     ],
 )
 def test_bits_are_those_of_one_device(
@@ -197,8 +198,9 @@ def test_takes_as_few_devices_as_are_needed(model: Path) -> None:
         return run(model, code, f"T4;{devices}")
 
     # One is enough: the first that is.
-    *_, text, tokens, _held = run_with(0.3, 1.1, 1.2)
+    *_, text, tokens, held = run_with(0.3, 1.1, 1.2)
     assert text == "cuda, Emulated A100"
+    assert [size > 0 for size in json.loads(held)] == [False, False, True, False]
     # Two are needed, and are those with most memory.
     note, text, same, held = run_with(0.8, 0.3, 0.9)
     assert same == tokens

@@ -129,6 +129,18 @@ def test_counts(counts: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --batch: expected" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("auto", ["auto"]),
+        ("cpu,cuda:0,1,cuda:2", ["cpu", "cuda:0,1", "cuda:2"]),
+        ("cuda,1", ["cuda", "1"]),
+    ],
+)
+def test_cards_of_one_device(text: str, names: list[str]) -> None:
+    assert bench._devices(text) == names
+
+
 class TestChart:
     PANELS = (
         Panel("A & B", ["one", "two"], {"x": [10.0, 5.0], "<y>": [None, 2.5]}),

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         default="auto",
         metavar="NAME,...",
-        help="backends to measure, as `gptoss doctor` lists them",
+        help="backends to measure, as `gptoss doctor` lists them; cuda:0,1 is one",
     )
     parser.add_argument(
         "--prompt",
@@ -119,6 +119,17 @@ class Figure:
         return "decode, 1 request" if self.count == 1 else f"decode, {self.count} together"
 
 
+def _devices(text: str) -> list[str]:
+    """Names with commas between them; "cuda:0,1" is one, of two cards."""
+    names: list[str] = []
+    for name in text.split(","):
+        if name.isdigit() and names and ":" in names[-1]:
+            names[-1] += f",{name}"
+        else:
+            names.append(name)
+    return names
+
+
 def run(options: argparse.Namespace) -> int:
     """Print a table; write JSON and a chart if asked."""
     from rich.console import Console
@@ -132,8 +143,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--hourly-price must be at least 0 and finite, got {price}")
     console = Console(stderr=options.json == "-")
     meter = EnergyMeter()
-    runs = []
-    for device in options.devices.split(","):
+    runs: list[dict[str, Any]] = []
+    for device in _devices(options.devices):
         options.device = device
         start = time.perf_counter()
         with shared.load(options) as llm:

@@ -126,9 +126,12 @@ def card_report(
             f"{load(form, MAX_SEQUENCES)}"
         )
         yield Text(f"1 sequence, max_sequences=1: {load(form, 1)}")
-    cards = " and ".join(map(format_bytes, memory)) or "what is here"
-    room = " and ".join(format_bytes(max(0, size)) for size in usable)
-    yield Text(f"Planned for {cards}, of which {room} can be used (docs/cuda.md).")
+    if memory:
+        cards = " and ".join(map(format_bytes, memory))
+        room = " and ".join(format_bytes(max(0, size)) for size in usable)
+        yield Text(f"Planned for {cards}, of which {room} can be used (docs/cuda.md).")
+    else:
+        yield Text("Planned for what is free on the cards that are here (docs/cuda.md).")
     yield Text(_LEGEND)
 
 
