@@ -340,6 +340,85 @@ def dependent_step(module: Module, **options: Any) -> Outcome:
     return Outcome(result, _exact(steps[4].numpy(), x + 4 * w))
 
 
+# ---- clusters ----
+
+
+def _cluster(module: Module, kernel: str, *arguments: Any, **options: Any) -> Result:
+    return module.launch(kernel, *arguments, profile="H100", **options)
+
+
+def cluster_histogram(module: Module, **options: Any) -> Outcome:
+    """Atomics on the shared memory of three blocks, of which two clusters run."""
+    device, bins, size = module.device, 40, 3
+    x = _rng().integers(0, bins * size, 1000, dtype=np.int32)
+    out = device.buffer(np.zeros(bins * size, np.int32), "out")
+    result = _cluster(
+        module, "cluster_histogram", 6, 64, device.buffer(x, "x"), out, x.size, bins,
+        shared=4 * bins, cluster=size, **options,
+    )  # fmt: skip
+    return Outcome(result, _exact(out.numpy(), np.bincount(x, minlength=bins * size)))
+
+
+def cluster_sum(module: Module, **options: Any) -> Outcome:
+    """Parts of a sum stored into the shared memory of four blocks; integers, so exact."""
+    device = module.device
+    x = _rng().integers(-8, 8, (3, 700)).astype(np.float32)
+    out = device.empty((3, 4, 2), np.float32, "out")
+    result = _cluster(
+        module, "cluster_sum", (4, 3), 128, device.buffer(x, "x"), out, x.shape[1], **options
+    )
+    want = np.stack([np.repeat(x.sum(1)[:, None], 4, 1), np.tile(np.arange(4.0), (3, 1))], 2)
+    return Outcome(result, _exact(out.numpy(), want.astype(np.float32)))
+
+
+def cluster_ring(module: Module, **options: Any) -> Outcome:
+    """A row handed from block to block with stores and arrivals, turned round at each step."""
+    device, size = module.device, 5
+    x = _rng().integers(-99, 99, (size, 64), dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = _cluster(
+        module, "cluster_ring", size, 64, device.buffer(x, "x"), out, cluster=size, **options
+    )
+    want = [x[0]]
+    for row in x[1:]:
+        want.append(row + want[-1][::-1])
+    return Outcome(result, _exact(out.numpy(), np.stack(want)))
+
+
+def cluster_multicast(module: Module, **options: Any) -> Outcome:
+    """One block's bulk copies to three, which tell it when a stage is free."""
+    device, size, tiles = module.device, 3, 7
+    x = _rng().integers(-99, 99, tiles * 128, dtype=np.int32)
+    out = device.empty((size, tiles * 128), np.int32, "out")
+    result = _cluster(
+        module, "cluster_multicast", size, 160, device.buffer(x, "x"), out, tiles, cluster=size,
+        **options,
+    )  # fmt: skip
+    return Outcome(result, _exact(out.numpy(), x + np.arange(size, dtype=np.int32)[:, None]))
+
+
+def cluster_copy(module: Module, **options: Any) -> Outcome:
+    """Bulk copies from shared memory to that of the next block."""
+    device, size = module.device, 4
+    x = _rng().integers(-99, 99, (size, 128), dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = _cluster(
+        module, "cluster_copy", size, 128, device.buffer(x, "x"), out, cluster=size, **options
+    )
+    return Outcome(result, _exact(out.numpy(), 2 * np.roll(x, 1, 0)))
+
+
+def specialised(module: Module, **options: Any) -> Outcome:
+    """A warpgroup that copies hands registers to one that computes."""
+    device, tiles = module.device, 5
+    x = _rng().integers(-99, 99, tiles * 128, dtype=np.int32)
+    out = device.empty(x.shape, np.int32, "out")
+    result = _cluster(
+        module, "specialised", 1, 256, device.buffer(x, "x"), out, tiles, **options
+    )
+    return Outcome(result, _exact(out.numpy(), x * x))
+
+
 # ---- Triton ----
 
 
@@ -513,6 +592,39 @@ def triton_attention(module: Module, shared: int = 16384, **options: Any) -> Out
     return Outcome(result, _distance(out.numpy(), p @ v64, 2.0**-8 * (p @ np.abs(v64)) + 1e-5))
 
 
+def triton_cluster_softmax(module: Module, **options: Any) -> Outcome:
+    """Softmax of rows of 1,000, each by two blocks."""
+    device = module.device
+    x = _rng().standard_normal((3, 1000)).astype(np.float32)
+    out = device.empty(x.shape, np.float32, "out")
+    result = _cluster(
+        module, "softmax", 6, 128, device.buffer(x), out, 1000, *_scratch(device), shared=16,
+        **options,
+    )  # fmt: skip
+    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    return Outcome(result, _distance(out.numpy(), e / e.sum(1, keepdims=True), 1e-7))
+
+
+def triton_cluster_sums(module: Module, **options: Any) -> Outcome:
+    """Sums of columns, tiles of two blocks; integers, so exact."""
+    device = module.device
+    x = _rng().integers(-8, 8, (70, 45)).astype(np.float32)
+    out = device.buffer(np.zeros(45, np.float32), "out")
+    result = _cluster(
+        module, "column_sums", (6, 2), 128, device.buffer(x), out, 70, 45, *_scratch(device),
+        shared=512, **options,
+    )  # fmt: skip
+    return Outcome(result, _exact(out.numpy(), x.sum(0)))
+
+
+def triton_fp8_matmul(module: Module, **options: Any) -> Outcome:
+    """e4m3 times e5m2 for sm_120, by mma.sync."""
+    rng = _rng()
+    a = rng.standard_normal((80, 176)).astype(ml_dtypes.float8_e4m3fn)
+    b = rng.standard_normal((176, 80)).astype(ml_dtypes.float8_e5m2)
+    return _triton_product(module, a, b, (64, 64), 128, 8192, 1.0, profile="RTX 5090", **options)
+
+
 Case = Callable[..., Outcome]
 NVCC: dict[str, Case] = {
     f.__name__: f
@@ -528,18 +640,27 @@ TRITON: dict[str, Case] = {
         triton_matmul, triton_matmul_f16, triton_matmul_tf32, triton_softmax, triton_cumulative_sum,
         triton_sort, triton_column_sums, triton_attention, triton_hopper_matmul, triton_tma_matmul,
         triton_tma_matmul_64, triton_tma_matmul_32, triton_tma_matmul_f16, triton_hopper_attention,
+        triton_cluster_softmax, triton_cluster_sums, triton_fp8_matmul,
     )
 }  # fmt: skip
 HOPPER: dict[str, Case] = {
     f.__name__: f
     for f in (bulk_double, bulk_pipeline, copies_arrive, split_barrier, dependent_step)
 }
-CASES = {**NVCC, **HOPPER, **TRITON}
+CLUSTER: dict[str, Case] = {
+    f.__name__: f
+    for f in (
+        cluster_histogram, cluster_sum, cluster_ring, cluster_multicast, cluster_copy, specialised,
+    )
+}  # fmt: skip
+CASES = {**NVCC, **HOPPER, **CLUSTER, **TRITON}
 
 
 def file_of(name: str) -> str:
     """Return the PTX file that holds the kernel of a case."""
-    return name if name in TRITON else "hopper" if name in HOPPER else "corpus"
+    if name in TRITON:
+        return name
+    return "hopper" if name in HOPPER else "cluster" if name in CLUSTER else "corpus"
 
 
 def run(name: str, text: str, **options: Any) -> Outcome:

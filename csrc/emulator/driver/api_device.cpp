@@ -56,6 +56,7 @@ constexpr ErrorText kErrors[] = {
     ERROR(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "the default stream would wait for a capture"),
     ERROR(CUDA_ERROR_CAPTURED_EVENT, "the event belongs to a capture"),
     ERROR(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, "the graph cannot take the update"),
+    ERROR(CUDA_ERROR_INVALID_CLUSTER_SIZE, "clusters of this size cannot be launched"),
     ERROR(CUDA_ERROR_UNKNOWN, "unknown error"),
 };
 #undef ERROR

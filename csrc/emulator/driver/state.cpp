@@ -55,6 +55,8 @@ CUresult result_of(Fault fault) {
       return CUDA_ERROR_INVALID_VALUE;
     case Fault::kOutOfResources:
       return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+    case Fault::kInvalidCluster:
+      return CUDA_ERROR_INVALID_CLUSTER_SIZE;
     case Fault::kCooperativeTooLarge:
       return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     default:

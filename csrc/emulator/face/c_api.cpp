@@ -35,10 +35,10 @@ const char* text(std::string value) {
 }  // namespace
 
 struct EmulatorOptions {
-  uint32_t grid[3], block[3];
+  uint32_t grid[3], block[3], cluster[3];  // a cluster of 0: as the kernel says
   uint32_t dynamic_shared_bytes;
   uint32_t check_races, check_uninitialised, count_memory;
-  uint32_t hostile_tensor_cores, cooperative;
+  uint32_t hostile_tensor_cores, cooperative, large_clusters;
   uint32_t multiprocessors, max_resident_warps;
   uint64_t seed, max_warp_instructions;
   const char* profile;
@@ -58,6 +58,8 @@ bool fill_request(const Loaded& loaded, const char* name, const uint8_t* paramet
   LaunchOptions& options = request.options;
   options.grid = {o.grid[0], o.grid[1], o.grid[2]};
   options.block = {o.block[0], o.block[1], o.block[2]};
+  options.cluster = {o.cluster[0], o.cluster[1], o.cluster[2]};
+  options.large_clusters = o.large_clusters;
   options.dynamic_shared_bytes = o.dynamic_shared_bytes;
   options.check_races = o.check_races;
   options.check_uninitialised = o.check_uninitialised;

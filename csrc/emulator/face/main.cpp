@@ -24,7 +24,7 @@ constexpr const char* kUsage = R"(usage:
                  u8 u16 u32 u64 s32 bf16 f32 f64; random integers are below 2^8
                  out:f32[1000]  never written before the launch; printed after it
       --grid X[,Y[,Z]]  --block X[,Y[,Z]]  --shared BYTES  --seed N  --seeds N  --profile NAME
-      --sms N  --hostile  --cooperative  --no-races  --json
+      --cluster X[,Y[,Z]]  --sms N  --hostile  --cooperative  --no-races  --json
   gptoss-emulator coverage FILE.ptx...
   gptoss-emulator forms
 )";
@@ -156,6 +156,8 @@ int run(const std::vector<std::string>& words) {
       options.grid = parse_dim(next());
     else if (word == "--block")
       options.block = parse_dim(next());
+    else if (word == "--cluster")
+      options.cluster = parse_dim(next());
     else if (word == "--shared")
       options.dynamic_shared_bytes = static_cast<uint32_t>(std::stoul(next()));
     else if (word == "--seed")

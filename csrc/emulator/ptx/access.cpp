@@ -32,8 +32,18 @@ const SharedVariable* shared_near(const Kernel& kernel, uint64_t address) {
   return found;
 }
 
+std::string name_cta(const Cta& cta) {
+  return "block (" + std::to_string(cta.id.x) + "," + std::to_string(cta.id.y) + "," +
+         std::to_string(cta.id.z) + ")";
+}
+
 // "tile+128", or how far outside of it.
 std::string name_place(Warp& warp, Space space, uint64_t address) {
+  if (space == Space::kShared && warp.shared_cta != warp.cta) {
+    const Cta& owner = *warp.shared_cta;
+    const SharedOf own(warp, *warp.cta);
+    return name_place(warp, space, address) + ", of " + name_cta(owner);
+  }
   if (space == Space::kShared) {
     if (address >= warp.kernel->dynamic_shared_begin)
       return "dynamic shared memory+" +
@@ -187,7 +197,7 @@ void locate_global(Warp& warp, Space space, const LaneAddresses& a, uint32_t mas
 void locate_shared(Warp& warp, const LaneAddresses& a, uint32_t mask, const AccessPlan& plan,
                    uint8_t* (&place)[kLanes]) {
   const Kernel& kernel = *warp.kernel;
-  Cta& cta = *warp.cta;
+  Cta& cta = *warp.shared_cta;
   uint64_t begin = kernel.dynamic_shared_begin;
   uint64_t end = begin + warp.launch->options.dynamic_shared_bytes;
   for (int l = 0; l < kLanes; ++l) {
@@ -204,6 +214,9 @@ void locate_shared(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
         end = v->end;
         found = address + plan.bytes <= end;
       }
+      if (!found && address >> kRankShift)
+        refuse(warp, ReportClass::kWrongSpace, Space::kShared, address, l, plan,
+               "an address that mapa gave in an instruction for the block's own shared memory");
       if (!found)
         refuse(warp, ReportClass::kOutOfBoundsShared, Space::kShared, address, l, plan,
                "access outside of any shared variable");
@@ -235,13 +248,22 @@ ReportClass class_of(Space space, const Conflict& c, bool same_value, bool other
                                            : ReportClass::kRaceGlobalWriteAfterWrite;
 }
 
+// Whether the other side is the initialisation of an mbarrier that fence.mbarrier_init and a barrier
+// of the cluster have made known, be it a relaxed one.
+bool is_known_init(const Warp& warp, Space space, uint64_t address, const Conflict& c) {
+  return space == Space::kShared && !warp.known_inits.empty() &&
+         warp.shared_cta->shared_state[address] & Cta::kMbarrier &&
+         c.kind == Conflict::Kind::kReadAfterWrite &&
+         warp.known_inits.covers(c.slot, c.lane, c.clock);
+}
+
 bool has_races(Space space) { return space == Space::kShared || space == Space::kGlobal; }
 
 // The shadow of an address, and its place there.
 Shadow& shadow_of(Warp& warp, Space space, uint64_t address, uint64_t& offset) {
   if (space == Space::kShared) {
     offset = address;
-    return warp.cta->shadow;
+    return warp.shared_cta->shadow;
   }
   Allocation* allocation = warp.launch->last_allocation;
   if (!allocation || !allocation->contains(address, 1))
@@ -261,7 +283,7 @@ void report_state(Warp& warp, uint64_t address, int lane, const AccessPlan& plan
     if (!(state & Cta::kInFlight)) return;
   }
   AccessSite other;
-  for (const Warp& w : warp.cta->warps) {
+  for (const Warp& w : warp.shared_cta->warps) {
     if (!w.async) continue;
     for (int l = 0; l < kLanes && !other.known; ++l) {
       for (const AsyncCopy& copy : w.async[l].copies)
@@ -271,8 +293,9 @@ void report_state(Warp& warp, uint64_t address, int lane, const AccessPlan& plan
     }
   }
   for (const BulkCopy& copy : warp.launch->chain.in_flight) {
-    if (other.known || copy.kind != BulkCopy::Kind::kToShared || copy.warp->cta != warp.cta)
-      continue;
+    const bool lands =
+        copy.kind == BulkCopy::Kind::kToShared || copy.kind == BulkCopy::Kind::kAcross;
+    if (other.known || !lands || copy.target != warp.shared_cta) continue;
     for (const BulkCopy::Piece& piece : copy.pieces)
       if (!other.known && address < piece.shared + piece.bytes &&
           piece.shared < address + plan.bytes)
@@ -285,6 +308,31 @@ void report_state(Warp& warp, uint64_t address, int lane, const AccessPlan& plan
       std::string(is_read ? "shared memory is read before the copy into it was waited for: "
                           : "shared memory is written while a copy into it is in flight: ") +
           name_place(warp, Space::kShared, address));
+}
+
+Cta& owner_of(Warp& warp, uint64_t& address, int lane) {
+  const uint64_t tag = address >> kRankShift;
+  if (!tag) return *warp.cta;
+  const std::vector<Cta*>& ctas = warp.cta->cluster->ctas;
+  address &= kOwnSharedMask;
+  if (tag > ctas.size()) {
+    warp.launch->report(ReportClass::kOutOfBoundsShared, warp, lane,
+                        "shared memory of block " + std::to_string(tag - 1) + " of a cluster of " +
+                            std::to_string(ctas.size()));
+    throw LaunchFault{Fault::kIllegalAddress};
+  }
+  Cta& owner = *ctas[tag - 1];
+  if (owner.has_ended) {
+    warp.launch->report(ReportClass::kClusterExit, warp, lane,
+                        "shared memory of " + name_cta(owner) + ", which has ended");
+    throw LaunchFault{Fault::kLaunchFailure};
+  }
+  return owner;
+}
+
+void visit(Warp& warp, Cta& owner, int lane) {
+  owner.visits[uint64_t{warp.slot} * kLanes + static_cast<uint32_t>(lane)] = {
+      warp.clock, static_cast<uint32_t>(warp.pc)};
 }
 
 LaneAddresses addresses(Warp& warp, int32_t reg, int reg_bytes, int64_t offset, uint32_t mask) {
@@ -411,6 +459,8 @@ Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
   access.slot_begin = warp.launch->chain.slot_begin.data();
   access.first_slot_of_cta = warp.cta->first_slot;
   access.slots_per_cta = warp.launch->warps_per_cta;
+  access.first_slot_of_cluster = warp.cta->cluster->ctas.front()->first_slot;
+  access.slots_per_cluster = warp.launch->warps_per_cta * warp.launch->ctas_per_cluster;
   return access;
 }
 
@@ -461,7 +511,7 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
   uint32_t written = mask;
   if (a.is_range) {
     const size_t count = size_t{n} * kLanes;
-    if (space == Space::kShared && all_are(&warp.cta->shared_state[a.at[0]], count, Cta::kWritten))
+    if (space == Space::kShared && all_are(&warp.shared_cta->shared_state[a.at[0]], count, Cta::kWritten))
       return mask;
     if (space == Space::kGlobal) {
       const Allocation* allocation = warp.launch->last_allocation;
@@ -474,7 +524,7 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
   if (space == Space::kShared) {
     for (int l = 0; l < kLanes; ++l) {
       if (!(mask >> l & 1)) continue;
-      const uint8_t* state = &warp.cta->shared_state[a.at[l]];
+      const uint8_t* state = &warp.shared_cta->shared_state[a.at[l]];
       uint8_t all = Cta::kWritten, any = 0;
       for (uint32_t i = 0; i < n; ++i) all &= state[i], any |= state[i];
       if (any & ~Cta::kWritten) report_state(warp, a.at[l], l, plan, any);
@@ -524,7 +574,8 @@ void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
     Shadow& shadow = shadow_of(warp, space, a.at[l], offset);
     const Conflict c = is_read ? shadow.read(offset, plan.bytes, access)
                                : shadow.write(offset, plan.bytes, access);
-    if (c) report_conflict(warp, space, a.at[l], l, c, plan, same_value >> l & 1);
+    if (c && !is_known_init(warp, space, a.at[l], c))
+      report_conflict(warp, space, a.at[l], l, c, plan, same_value >> l & 1);
   }
 }
 
@@ -542,7 +593,7 @@ void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
   if (space == Space::kShared) {
     for (int l = 0; l < kLanes; ++l) {
       if (!(mask >> l & 1)) continue;
-      uint8_t* state = &warp.cta->shared_state[a.at[l]];
+      uint8_t* state = &warp.shared_cta->shared_state[a.at[l]];
       uint8_t any = 0;
       for (uint32_t i = 0; i < n; ++i) any |= state[i];
       if (any & ~Cta::kWritten) report_state(warp, a.at[l], l, plan, any);
@@ -578,7 +629,7 @@ void check_store(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
 
 namespace {
 std::unordered_map<uint64_t, Released>& released_in(Warp& warp, Space space) {
-  return space == Space::kShared ? warp.cta->released : warp.launch->chain.released;
+  return space == Space::kShared ? warp.shared_cta->released : warp.launch->chain.released;
 }
 }  // namespace
 
@@ -594,6 +645,7 @@ void publish(Warp& warp, Space space, uint64_t key, int lane, Semantics semantic
   }
   Released now;
   now.cta = warp.cta->number;
+  now.cluster = warp.cta->cluster->number;
   if (releases) {
     now.seen = warp.seen[lane];
     now.seen.know_lane(warp.slot, lane, warp.clock);
@@ -619,16 +671,17 @@ void observe(Warp& warp, Space space, uint64_t key, int lane, Semantics semantic
   if (found == map.end()) return;
   const Released& released = found->second;
   const bool acquires = semantics == Semantics::kAcquire || semantics == Semantics::kAcqRel;
-  const bool same_cta = released.cta == warp.cta->number;
-  if (!same_cta && (released.scope == Scope::kCta || scope == Scope::kCta)) return;
+  // How far a scope must reach from one to the other.
+  const Scope distance = released.cta == warp.cta->number                   ? Scope::kCta
+                         : released.cluster == warp.cta->cluster->number ? Scope::kCluster
+                                                                            : Scope::kGpu;
+  if (std::min(released.scope, scope) < distance) return;
   if (acquires) {
     warp.seen.own(lane).join(released.seen);
   } else {
     Met& met = warp.met.own(lane);
     met.seen.join(released.seen);
-    met.scope = met.scope == Scope::kNone
-                    ? (same_cta ? Scope::kCta : Scope::kGpu)
-                    : std::max(met.scope, same_cta ? Scope::kCta : Scope::kGpu);
+    met.scope = std::max(met.scope, distance);
   }
 }
 

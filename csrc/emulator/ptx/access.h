@@ -1,6 +1,7 @@
 // One warp's access to memory: where it goes, whether it may, and what it means for the checks.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <string>
 
@@ -37,6 +38,44 @@ LaneAddresses addresses(Warp& warp, int32_t reg, int reg_bytes, int64_t offset, 
 
 // The space of a generic address; `address` becomes one of that space.
 Space resolve(uint64_t& address);
+
+// While it lives, the warp's accesses to shared memory go to that of `owner`.
+class SharedOf {
+ public:
+  SharedOf(Warp& warp, Cta& owner) : warp_(warp) { warp.shared_cta = &owner; }
+  ~SharedOf() { warp_.shared_cta = warp_.cta; }
+  SharedOf(const SharedOf&) = delete;
+  SharedOf& operator=(const SharedOf&) = delete;
+
+ private:
+  Warp& warp_;
+};
+
+// The CTA that a shared::cluster address is of; `address` becomes one of its shared memory. Throws
+// LaunchFault after a report where there is none any more.
+Cta& owner_of(Warp& warp, uint64_t& address, int lane);
+// Remembers a lane's access to the shared memory of another CTA.
+void visit(Warp& warp, Cta& owner, int lane);
+
+// Calls f(lanes) for the lanes of each CTA whose shared memory they access, within a SharedOf.
+template <class F>
+void by_owner(Warp& warp, LaneAddresses& a, uint32_t mask, F f) {
+  for (uint32_t rest = mask; rest;) {
+    const int first = std::countr_zero(rest);
+    const uint64_t rank = a.at[first] >> kRankShift;
+    uint32_t lanes = 0;
+    for (int l = first; l < kLanes; ++l)
+      if ((rest >> l & 1) && a.at[l] >> kRankShift == rank) lanes |= 1u << l;
+    rest &= ~lanes;
+    Cta& owner = owner_of(warp, a.at[first], first);
+    for (int l = first; l < kLanes; ++l) a.at[l] &= lanes >> l & 1 ? kOwnSharedMask : ~uint64_t{0};
+    a.is_range = a.is_range && lanes == mask;
+    for (uint32_t each = lanes; each && &owner != warp.cta; each &= each - 1)
+      visit(warp, owner, std::countr_zero(each));
+    const SharedOf here(warp, owner);
+    f(lanes);
+  }
+}
 
 // Checks bounds and alignment (throws LaunchFault after a report), counts the traffic, and gives
 // the places of the bytes.

@@ -219,6 +219,8 @@ void Builder::address(const Operand& operand) {
     if (symbol->space == Space::kShared) offset += static_cast<int64_t>(kSharedWindow);
     if (symbol->space == Space::kLocal) offset += static_cast<int64_t>(kLocalWindow);
     if (symbol->space == Space::kParam) offset += static_cast<int64_t>(kParamWindow);
+  } else if (space == Space::kSharedCluster && symbol->space == Space::kShared) {
+    // the block's own
   } else if (space != symbol->space) {
     fail(base.name + " is in another state space");
   }

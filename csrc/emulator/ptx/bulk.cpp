@@ -35,6 +35,8 @@ Access access_of_copy(const BulkCopy& copy, const Agent& agent) {
   access.slot_begin = copy.warp->launch->chain.slot_begin.data();
   access.first_slot_of_cta = copy.warp->cta->first_slot;
   access.slots_per_cta = copy.warp->launch->warps_per_cta;
+  access.first_slot_of_cluster = copy.warp->cta->cluster->ctas.front()->first_slot;
+  access.slots_per_cluster = access.slots_per_cta * copy.warp->launch->ctas_per_cluster;
   return access;
 }
 
@@ -44,9 +46,10 @@ void check_copy_races(const BulkCopy& copy, const Agent& agent, Space space, uin
   Launch& launch = *warp.launch;
   if (!launch.options.check_races) return;
   const Access access = access_of_copy(copy, agent);
+  const SharedOf here(warp, kind == AccessKind::kStore && copy.target ? *copy.target : *warp.cta);
   Allocation* const allocation = space == Space::kShared ? nullptr : launch.memory.nearest(address);
   each_part(address, bytes, [&](uint64_t at, uint32_t part) {
-    Shadow& shadow = allocation ? allocation->shadow : warp.cta->shadow;
+    Shadow& shadow = allocation ? allocation->shadow : warp.shared_cta->shadow;
     const uint64_t offset = allocation ? allocation->shadow_offset(at) : at;
     const Conflict c = kind == AccessKind::kLoad ? shadow.read(offset, part, access)
                                                  : shadow.write(offset, part, access);
@@ -111,12 +114,16 @@ void write_target(BulkCopy& copy) {
 
 void land_to_shared(const BulkCopy& copy) {
   Warp& warp = *copy.warp;
-  Cta& cta = *warp.cta;
+  Cta& cta = *copy.target;
   MBarrier& barrier = cta.mbarriers.at(copy.mbarrier);
   for (const Piece& piece : copy.pieces) {
     uint8_t* const to = &cta.shared[piece.shared];
     uint8_t* const state = &cta.shared_state[piece.shared];
-    if (piece.global) {
+    if (copy.kind == Kind::kAcross) {
+      std::memcpy(to, &warp.cta->shared[piece.global], piece.bytes);
+      for (uint32_t i = 0; i < piece.bytes; ++i)
+        state[i] = warp.cta->shared_state[piece.global + i] & Cta::kWritten;
+    } else if (piece.global) {
       check_copy_races(copy, barrier.agent, Space::kGlobal, piece.global, piece.bytes,
                        AccessKind::kLoad);
       Allocation* from;
@@ -139,8 +146,8 @@ void land_to_shared(const BulkCopy& copy) {
 }  // namespace
 
 MBarrier& find_mbarrier(Warp& warp, uint32_t address, int lane) {
-  const auto found = warp.cta->mbarriers.find(address);
-  if (found != warp.cta->mbarriers.end()) return found->second;
+  const auto found = warp.shared_cta->mbarriers.find(address);
+  if (found != warp.shared_cta->mbarriers.end()) return found->second;
   warp.launch->report(
       ReportClass::kMbarrier, warp, lane,
       "there is no mbarrier at shared address " + std::to_string(address) + " (mbarrier.init)");
@@ -154,6 +161,8 @@ void complete_phase(Warp& warp, MBarrier& barrier) {
   barrier.pending = barrier.expected;
   barrier.done = barrier.arriving;
   barrier.done_proxied = barrier.arriving_proxied;
+  barrier.visited = barrier.visiting;
+  barrier.visited_proxied = barrier.visiting_proxied;
 }
 
 void arrive(Warp& warp, MBarrier& barrier, int lane, uint32_t count) {
@@ -167,11 +176,32 @@ void arrive(Warp& warp, MBarrier& barrier, int lane, uint32_t count) {
   barrier.pending -= count;
 }
 
-void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<Piece> pieces) {
-  Cta& cta = *warp.cta;
-  MBarrier& barrier = find_mbarrier(warp, mbarrier, lane);
-  BulkCopy copy = make_copy(warp, lane, Kind::kToShared);
-  copy.mbarrier = mbarrier;
+BulkTarget bulk_target(Warp& warp, int lane, uint64_t shared, uint64_t mbarrier) {
+  Cta& cta = owner_of(warp, shared, lane);
+  if (&owner_of(warp, mbarrier, lane) != &cta) {
+    warp.launch->report(ReportClass::kMbarrier, warp, lane,
+                        "the mbarrier of a copy is in the shared memory of another block than its "
+                        "target");
+    throw LaunchFault{Fault::kIllegalInstruction};
+  }
+  return {&cta, shared, static_cast<uint32_t>(mbarrier)};
+}
+
+void start_to_shared(Warp& warp, int lane, const BulkTarget& target, std::vector<Piece> pieces,
+                     Kind kind) {
+  Cta& cta = *target.cta;
+  const SharedOf here(warp, cta);
+  MBarrier& barrier = find_mbarrier(warp, target.mbarrier, lane);
+  if (&cta != warp.cta) {
+    visit(warp, cta, lane);
+    LaneAddresses at{};
+    at.at[lane] = target.mbarrier;
+    check_races(warp, Space::kShared, at, 1u << lane,
+                {AccessKind::kLoad, kMbarrierBytes, Scope::kCta, false}, 0);
+  }
+  BulkCopy copy = make_copy(warp, lane, kind);
+  copy.target = &cta;
+  copy.mbarrier = target.mbarrier;
   copy.batch = barrier.phase + 1;
   copy.pieces = std::move(pieces);
   warp.launch->note_agent_clock(cta, barrier.agent, barrier.agent.clock(copy.batch));
@@ -187,9 +217,29 @@ void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<Piece>
                      AccessKind::kStore);
     std::memset(&cta.shared[piece.shared], kPoison, piece.bytes);
     std::memset(state, Cta::kInFlight, piece.bytes);
+    // The phase that brings the data also says that its source has been read.
+    if (kind == Kind::kAcross)
+      check_copy_races(copy, barrier.agent, Space::kShared, piece.global, piece.bytes,
+                       AccessKind::kLoad);
   }
   warp.launch->counters.async_copy_bytes += copy.bytes;
   warp.launch->chain.in_flight.push_back(std::move(copy));
+}
+
+void start_multicast(Warp& warp, int lane, const BulkTarget& target, uint32_t ranks,
+                     const std::vector<Piece>& pieces) {
+  const std::vector<Cta*>& ctas = warp.cta->cluster->ctas;
+  if (!ranks || ranks >> ctas.size()) {
+    warp.launch->report(ReportClass::kOutOfBoundsShared, warp, lane,
+                        "a multicast to the blocks of mask " + std::to_string(ranks) +
+                            " of a cluster of " + std::to_string(ctas.size()));
+    throw LaunchFault{Fault::kIllegalInstruction};
+  }
+  for (uint32_t rest = ranks; rest; rest &= rest - 1) {
+    uint64_t probe = (1ull + static_cast<uint32_t>(std::countr_zero(rest))) << kRankShift;
+    Cta& cta = owner_of(warp, probe, lane);  // where one has ended, a fault
+    start_to_shared(warp, lane, {&cta, target.shared, target.mbarrier}, pieces);
+  }
 }
 
 void start_to_global(Warp& warp, int lane, std::vector<Piece> pieces) {
@@ -224,6 +274,7 @@ void start_to_global(Warp& warp, int lane, std::vector<Piece> pieces) {
 void start_arrival(Warp& warp, int lane, uint32_t mbarrier) {
   find_mbarrier(warp, mbarrier, lane);
   BulkCopy copy = make_copy(warp, lane, Kind::kArrival);
+  copy.target = warp.cta;
   copy.mbarrier = mbarrier;
   copy.copies = warp.async[lane].landed + warp.async[lane].copies.size();
   warp.launch->chain.in_flight.push_back(std::move(copy));
@@ -266,6 +317,7 @@ void land_bulk_copy(Chain& chain, size_t index) {
   ++warp.launch->progress;
   switch (copy.kind) {
     case Kind::kToShared:
+    case Kind::kAcross:
       land_to_shared(copy);
       break;
     case Kind::kToGlobal:
@@ -289,7 +341,7 @@ void invalidate(Warp& warp, uint32_t address, int lane) {
   bool reported = false;
   for (size_t i = 0; i < in_flight.size();) {
     const BulkCopy& copy = in_flight[i];
-    if (copy.kind == Kind::kToGlobal || copy.warp->cta != warp.cta || copy.mbarrier != address) {
+    if (copy.kind == Kind::kToGlobal || copy.target != warp.cta || copy.mbarrier != address) {
       ++i;
       continue;
     }
@@ -308,17 +360,21 @@ void invalidate(Warp& warp, uint32_t address, int lane) {
 // What is still in flight when the CTA ends: writes to global memory arrive, the rest is a mistake.
 void Launch::end_bulk_copies(Cta& cta) {
   for (size_t i = 0; i < chain.in_flight.size();) {
-    if (chain.in_flight[i].warp->cta != &cta) {
-      ++i;
-      continue;
-    }
-    if (chain.in_flight[i].kind == Kind::kToGlobal) {
+    const BulkCopy& copy = chain.in_flight[i];
+    const bool is_issuer = copy.warp->cta == &cta;
+    if (is_issuer && copy.kind == Kind::kToGlobal) {
       land_bulk_copy(chain, i);
       continue;
     }
-    const BulkCopy& copy = chain.in_flight[i];
+    const bool is_source = is_issuer && copy.kind == Kind::kAcross;
+    if (copy.target != &cta && !is_source) {
+      ++i;
+      continue;
+    }
     report(ReportClass::kAsyncNotWaited, site(*copy.warp, copy.pc, copy.lane, "asynchronous copy"),
-           AccessSite{}, "a block ends while a copy into its shared memory is in flight");
+           AccessSite{},
+           std::string("a block ends while a copy ") + (is_source ? "out of" : "into") +
+               " its shared memory is in flight");
     chain.in_flight.erase(chain.in_flight.begin() + static_cast<std::ptrdiff_t>(i));
   }
 }

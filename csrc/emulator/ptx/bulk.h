@@ -20,8 +20,23 @@ void arrive(Warp& warp, MBarrier& barrier, int lane, uint32_t count);
 // mbarrier.inval
 void invalidate(Warp& warp, uint32_t address, int lane);
 
-// Starts a copy from global to shared memory whose bytes the mbarrier counts.
-void start_to_shared(Warp& warp, int lane, uint32_t mbarrier, std::vector<BulkCopy::Piece> pieces);
+// Where a copy into the shared memory of a CTA of the cluster goes to: addresses there.
+struct BulkTarget {
+  Cta* cta;
+  uint64_t shared;
+  uint32_t mbarrier;
+};
+// Of shared::cluster addresses; both must be of one CTA. Throws LaunchFault after a report.
+BulkTarget bulk_target(Warp& warp, int lane, uint64_t shared, uint64_t mbarrier);
+
+// Starts a copy to the shared memory of a CTA, whose mbarrier counts its bytes: from global memory,
+// or (kAcross) from the warp's own shared memory.
+void start_to_shared(Warp& warp, int lane, const BulkTarget& target,
+                     std::vector<BulkCopy::Piece> pieces,
+                     BulkCopy::Kind kind = BulkCopy::Kind::kToShared);
+// The same copy to every CTA of the cluster whose rank is a bit of `ranks`, at the same addresses.
+void start_multicast(Warp& warp, int lane, const BulkTarget& target, uint32_t ranks,
+                     const std::vector<BulkCopy::Piece>& pieces);
 // Starts a copy from shared to global memory in the lane's open bulk group.
 void start_to_global(Warp& warp, int lane, std::vector<BulkCopy::Piece> pieces);
 // cp.async.mbarrier.arrive: an arrival once the lane's cp.async up to now have landed.

@@ -125,7 +125,7 @@ void Chain::ended() {
     if (launch.state_ != Launch::State::kRunning) continue;
     for (size_t place = 0; place < launch.resident_.size(); ++place)
       if (launch.occupied_[place])
-        for (Warp& warp : launch.resident_[place]->warps) warp.wake_from_grids();
+        for (Warp& warp : launch.resident_[place]->warps) warp.wake();
   }
 }
 

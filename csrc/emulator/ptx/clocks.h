@@ -29,7 +29,7 @@ class VectorClock {
   void join(const VectorClock& other);
   void know_warp(uint32_t slot, uint32_t clock);
   void know_lane(uint32_t slot, int lane, uint32_t clock);
-  bool empty() const { return base_.empty(); }
+  bool empty() const { return base_.empty() && lanes_.empty(); }
 
  private:
   struct LaneClock {
@@ -88,7 +88,7 @@ struct Met {
 struct Released {
   VectorClock seen;
   Scope scope = Scope::kNone;
-  uint64_t cta = 0;
+  uint64_t cta = 0, cluster = 0;  // who did
 };
 
 }  // namespace gptoss::emulator

@@ -38,6 +38,7 @@ namespace {
   "|m64n136k16|m64n144k16|m64n152k16|m64n160k16|m64n168k16|m64n176k16|m64n184k16|m64n192k16" \
   "|m64n200k16|m64n208k16|m64n216k16|m64n224k16|m64n232k16|m64n240k16|m64n248k16|m64n256k16}"
 #define SHARED "[shared|shared::cta]"
+#define CLUSTER_SHARED "[shared|shared::cta|shared::cluster]"
 
 constexpr Form kForms[] = {
     // ---- moves and conversions ----
@@ -49,12 +50,17 @@ constexpr Form kForms[] = {
     {"cvt.{rn|rz}.relu.{f16|bf16}.f32", "", Pipe::kConvert, build::convert},
     {"cvt.{rna|rn|rz}.[relu].tf32.f32", "", Pipe::kConvert, build::convert},
     {"cvt.{rn|rz}.[relu].{f16x2|bf16x2}.f32", "=S,T,T", Pipe::kConvert, build::convert_pair},
+    {"cvt.rn.satfinite.[relu].{e4m3x2|e5m2x2}.f32", "=S,T,T", Pipe::kConvert, build::convert_fp8},
+    {"cvt.rn.satfinite.[relu].{e4m3x2|e5m2x2}.f16x2", "=S,T", Pipe::kConvert, build::convert_fp8},
+    {"cvt.rn.[relu].f16x2.{e4m3x2|e5m2x2}", "=S,T", Pipe::kConvert, build::convert_fp8},
     {"cvt.pack.sat.{u16|s16}.s32", "=4,4,4", Pipe::kConvert, build::convert_pair},
     {"cvt.pack.sat.{u8|s8}.s32.b32", "=4,4,4,4", Pipe::kConvert, build::convert_pair},
-    {"cvta.[to].{global|const|shared|shared::cta|local|param}.u64", "=T,T", Pipe::kMove,
+    {"cvta.[to].{global|const|shared|shared::cta|shared::cluster|local|param}.u64", "=T,T", Pipe::kMove,
      build::convert_address},
-    {"isspacep.{global|const|shared|shared::cta|local|param}", "=P,8", Pipe::kInteger,
-     build::is_space},
+    {"isspacep.{global|const|shared|shared::cta|shared::cluster|local|param}", "=P,8",
+     Pipe::kInteger, build::is_space},
+    {"mapa.[shared::cluster].{u32|u64}", "=T,T,4", Pipe::kInteger, build::map_shared},
+    {"getctarank.[shared::cluster].{u32|u64}", "=4,T", Pipe::kInteger, build::map_shared},
 
     // ---- integers ----
     {"add." INTEGERS, "=T,T,T", Pipe::kInteger, build::integer},
@@ -180,42 +186,42 @@ constexpr Form kForms[] = {
      Pipe::kInteger, build::select},
 
     // ---- memory ----
-    {"ld.[weak|volatile].[global|const|shared|shared::cta|local|param|param::entry|param::func]."
+    {"ld.[weak|volatile].[global|const|shared|shared::cta|shared::cluster|local|param|param::entry|param::func]."
      "[ca|cg|cs|lu|cv]." EVICT "." HINT "." PREFETCH ".[v2|v4|v8]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
-    {"ld.{relaxed|acquire}." SCOPE ".[global|shared|shared::cta]." EVICT "." HINT "." PREFETCH
+    {"ld.{relaxed|acquire}." SCOPE ".[global|shared|shared::cta|shared::cluster]." EVICT "." HINT "." PREFETCH
      ".[v2|v4]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
     {"ld.[weak].global.[ca|cg|cs].nc." EVICT "." HINT "." PREFETCH ".[v2|v4|v8]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
     {"ldu.global.[v2|v4]." ELEMENTS, "=VT~,M", Pipe::kMemory, build::load},
-    {"st.[weak|volatile].[global|shared|shared::cta|local|param|param::func].[wb|cg|cs|wt]." EVICT
+    {"st.[weak|volatile].[global|shared|shared::cta|shared::cluster|local|param|param::func].[wb|cg|cs|wt]." EVICT
      "." HINT ".[v2|v4|v8]." ELEMENTS,
      "M,VT~,?8", Pipe::kMemory, build::store},
-    {"st.{relaxed|release}." SCOPE ".[global|shared|shared::cta]." EVICT "." HINT
+    {"st.{relaxed|release}." SCOPE ".[global|shared|shared::cta|shared::cluster]." EVICT "." HINT
      ".[v2|v4]." ELEMENTS,
      "M,VT~,?8", Pipe::kMemory, build::store},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].cas." HINT
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].cas." HINT
      ".{b16|b32|b64|u32|s32|u64}",
      "=T,M,T,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
-     ".[global|shared|shared::cta].{exch|and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
+     ".[global|shared|shared::cta|shared::cluster].{exch|and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
-     ".[global|shared|shared::cta].{add|min|max}." HINT ".{u32|s32|u64|s64}",
+     ".[global|shared|shared::cta|shared::cluster].{add|min|max}." HINT ".{u32|s32|u64|s64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
-     ".[global|shared|shared::cta].{inc|dec}." HINT ".u32",
+     ".[global|shared|shared::cta|shared::cluster].{inc|dec}." HINT ".u32",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta].add." HINT
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add." HINT
      ".{f32|f64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
-     ".[global|shared|shared::cta].add.noftz." HINT ".{f16|bf16|f16x2|bf16x2}",
+     ".[global|shared|shared::cta|shared::cluster].add.noftz." HINT ".{f16|bf16|f16x2|bf16x2}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     // The order of modifiers that the cooperative groups of CUDA write.
     {"atom.add.{relaxed|acquire|release|acq_rel}." SCOPE
-     ".[global|shared|shared::cta].{u32|s32|u64}",
+     ".[global|shared|shared::cta|shared::cluster].{u32|s32|u64}",
      "=T,M,T", Pipe::kMemory, build::atomic},
     // The order of Triton.
     {"atom.{global|shared}." SCOPE
@@ -229,17 +235,17 @@ constexpr Form kForms[] = {
      "=T,M,T", Pipe::kMemory, build::atomic},
     {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.cas.{b32|b64}", "=T,M,T,T",
      Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{and|or|xor}." HINT
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].{and|or|xor}." HINT
      ".{b32|b64|u32|s32|u64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{add|min|max}." HINT
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].{add|min|max}." HINT
      ".{u32|s32|u64|s64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].{inc|dec}." HINT ".u32",
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].{inc|dec}." HINT ".u32",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].add." HINT ".{f32|f64}",
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add." HINT ".{f32|f64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta].add.noftz." HINT
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add.noftz." HINT
      ".{f16|bf16|f16x2|bf16x2}",
      "M,T,?8", Pipe::kMemory, build::atomic},
     {"fence.[sc|acq_rel]." SCOPE, "", Pipe::kMemory, build::fence},
@@ -262,20 +268,29 @@ constexpr Form kForms[] = {
 
     {"mbarrier.init." SHARED ".b64", "M,4", Pipe::kAsync, build::mbarrier},
     {"mbarrier.inval." SHARED ".b64", "M", Pipe::kAsync, build::mbarrier},
-    {"mbarrier.arrive.[release].[cta]." SHARED ".b64", "=8,M,?4", Pipe::kAsync, build::mbarrier},
-    {"mbarrier.arrive.expect_tx.[release].[cta]." SHARED ".b64", "=8,M,4", Pipe::kAsync,
+    {"mbarrier.arrive.[release].[cta|cluster]." CLUSTER_SHARED ".b64", "=8,M,?4", Pipe::kAsync,
      build::mbarrier},
-    {"mbarrier.expect_tx.[relaxed].[cta]." SHARED ".b64", "M,4", Pipe::kAsync, build::mbarrier},
-    {"mbarrier.{test_wait|try_wait}.[acquire].[cta]." SHARED ".b64", "=P,M,8,?4", Pipe::kAsync,
+    {"mbarrier.arrive.expect_tx.[release].[cta|cluster]." CLUSTER_SHARED ".b64", "=8,M,4",
+     Pipe::kAsync, build::mbarrier},
+    {"mbarrier.expect_tx.[relaxed].[cta|cluster]." CLUSTER_SHARED ".b64", "M,4", Pipe::kAsync,
      build::mbarrier},
-    {"mbarrier.{test_wait|try_wait}.parity.[acquire].[cta]." SHARED ".b64", "=P,M,4,?4",
+    {"mbarrier.{test_wait|try_wait}.[acquire].[cta|cluster]." SHARED ".b64", "=P,M,8,?4",
+     Pipe::kAsync, build::mbarrier},
+    {"mbarrier.{test_wait|try_wait}.parity.[acquire].[cta|cluster]." SHARED ".b64", "=P,M,4,?4",
      Pipe::kAsync, build::mbarrier},
     {"cp.async.mbarrier.arrive.noinc." SHARED ".b64", "M", Pipe::kAsync, build::mbarrier_copies},
     {"cp.async.bulk.{shared::cluster|shared::cta}.global.mbarrier::complete_tx::bytes." HINT, "",
      Pipe::kAsync, build::bulk_copy},
+    {"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster." HINT,
+     "", Pipe::kAsync, build::bulk_copy},
+    {"cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes", "", Pipe::kAsync,
+     build::bulk_copy},
     {"cp.async.bulk.global.shared::cta.bulk_group." HINT, "", Pipe::kAsync, build::bulk_copy},
     {"cp.async.bulk.tensor.{1d|2d|3d|4d|5d}.{shared::cluster|shared::cta}.global.[tile]."
      "mbarrier::complete_tx::bytes." HINT,
+     "", Pipe::kAsync, build::tensor_copy},
+    {"cp.async.bulk.tensor.{1d|2d|3d|4d|5d}.shared::cluster.global.[tile]."
+     "mbarrier::complete_tx::bytes.multicast::cluster." HINT,
      "", Pipe::kAsync, build::tensor_copy},
     {"cp.async.bulk.tensor.{1d|2d|3d|4d|5d}.global.shared::cta.[tile].bulk_group." HINT, "",
      Pipe::kAsync, build::tensor_copy},
@@ -284,7 +299,7 @@ constexpr Form kForms[] = {
     {"cp.async.bulk.wait_group.[read]", "N", Pipe::kAsync, build::bulk_group},
     {"fence.proxy.async.[global|shared::cta|shared::cluster]", "", Pipe::kMemory,
      build::proxy_fence},
-    {"fence.mbarrier_init.release.cluster", "", Pipe::kMemory, build::no_effect},
+    {"fence.mbarrier_init.release.cluster", "", Pipe::kMemory, build::mbarrier_init_fence},
 
     // ---- control ----
     {"bra.[uni]", "", Pipe::kControl, build::branch},
@@ -300,6 +315,11 @@ constexpr Form kForms[] = {
     {"barrier.[cta].red.popc.[aligned].u32", "", Pipe::kControl, build::barrier},
     {"barrier.[cta].red.{and|or}.[aligned].pred", "", Pipe::kControl, build::barrier},
 
+    {"barrier.cluster.arrive.[release|relaxed].[aligned]", "", Pipe::kControl,
+     build::cluster_barrier},
+    {"barrier.cluster.wait.[acquire].[aligned]", "", Pipe::kControl, build::cluster_barrier},
+
+    {"setmaxnreg.{inc|dec}.sync.aligned.u32", "N", Pipe::kControl, build::set_registers},
     {"griddepcontrol.{wait|launch_dependents}", "", Pipe::kControl, build::grid_dependency},
 
     // ---- lanes of a warp ----
@@ -327,6 +347,10 @@ constexpr Form kForms[] = {
      build::multiply_matrix},
     {"mma.sync.aligned.{m16n8k4|m16n8k8}.row.col.f32.tf32.tf32.f32", "=V4,V4,V4,V4", Pipe::kTensor,
      build::multiply_matrix},
+    {"mma.sync.aligned.m16n8k32.row.col.f32.{e4m3|e5m2}.{e4m3|e5m2}.f32", "=V4,V4,V4,V4",
+     Pipe::kTensor, build::multiply_matrix},
+    {"mma.sync.aligned.m16n8k32.row.col.f16.{e4m3|e5m2}.{e4m3|e5m2}.f16", "=V4,V4,V4,V4",
+     Pipe::kTensor, build::multiply_matrix},
     {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES ".f32.bf16.bf16", "", Pipe::kTensor,
      build::wgmma},
     {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES ".f32.f16.f16", "", Pipe::kTensor, build::wgmma},

@@ -6,6 +6,7 @@ namespace gptoss::emulator {
 namespace {
 
 constexpr uint32_t kDefaultMultiprocessors = 4;
+constexpr uint32_t kPortableCluster = 8;
 
 }  // namespace
 
@@ -16,6 +17,12 @@ const DeviceProfile& profile_of(const LaunchOptions& options) {
 
 uint32_t simulated_multiprocessors(const LaunchOptions& options) {
   return options.multiprocessors ? options.multiprocessors : kDefaultMultiprocessors;
+}
+
+uint32_t largest_cluster(const DeviceProfile& profile, bool opted_in) {
+  if (profile.compute_major < 9) return 0;
+  // Cards of compute capability 12 have no larger ones.
+  return opted_in && profile.compute_major < 12 ? 2 * kPortableCluster : kPortableCluster;
 }
 
 LaunchLimits check_limits(const Kernel& kernel, const LaunchOptions& options) {
@@ -69,10 +76,46 @@ LaunchLimits check_limits(const Kernel& kernel, const LaunchOptions& options) {
   out.warps_per_block = warps;
   out.blocks_per_multiprocessor = per_sm;
   out.blocks_at_once = per_sm * simulated_multiprocessors(options);
-  if (options.cooperative && grid.count() > out.blocks_at_once)
+  const auto is_set = [](const Dim3& d) { return d.x != 0; };
+  const Dim3& wanted = options.cluster;
+  const Dim3& demanded = kernel.required_cluster;
+  const auto name = [](const Dim3& d) {
+    return std::to_string(d.x) + "x" + std::to_string(d.y) + "x" + std::to_string(d.z);
+  };
+  if (is_set(wanted) && !wanted.count())
+    return refuse(Fault::kInvalidCluster, "a cluster dimension is 0");
+  if (is_set(wanted) && is_set(demanded) &&
+      (wanted.x != demanded.x || wanted.y != demanded.y || wanted.z != demanded.z))
+    return refuse(Fault::kInvalidCluster, "clusters of " + name(wanted) +
+                                              ", the kernel demands " + name(demanded) +
+                                              " (.reqnctapercluster)");
+  if (is_set(wanted) || is_set(demanded)) out.cluster = is_set(wanted) ? wanted : demanded;
+  const uint64_t size = out.cluster.count();
+  if (size > 1) {
+    const uint32_t most = largest_cluster(profile, options.large_clusters);
+    if (size > most)
+      return refuse(Fault::kInvalidCluster,
+                    most ? "a cluster of " + std::to_string(size) + " blocks, " +
+                               std::to_string(most) + " are possible here"
+                         : "clusters need compute capability 9.0");
+    if (kernel.max_cluster && size > kernel.max_cluster)
+      return refuse(Fault::kInvalidCluster, "the kernel is made for clusters of at most " +
+                                                std::to_string(kernel.max_cluster) +
+                                                " blocks (.maxclusterrank)");
+    if (grid.x % out.cluster.x || grid.y % out.cluster.y || grid.z % out.cluster.z)
+      return refuse(Fault::kInvalidCluster,
+                    "a grid of " + name(grid) + " is no multiple of a cluster of " +
+                        name(out.cluster));
+  }
+  out.clusters_at_once = out.blocks_at_once / size;
+  if (!out.clusters_at_once)
+    return refuse(Fault::kInvalidCluster, "a cluster of " + std::to_string(size) + " blocks, " +
+                                              std::to_string(out.blocks_at_once) +
+                                              " blocks fit at once");
+  if (options.cooperative && grid.count() > out.clusters_at_once * size)
     return refuse(Fault::kCooperativeTooLarge,
                   "a cooperative launch of " + std::to_string(grid.count()) + " blocks, " +
-                      std::to_string(out.blocks_at_once) + " fit at once");
+                      std::to_string(out.clusters_at_once * size) + " fit at once");
   return out;
 }
 

@@ -52,6 +52,20 @@ constexpr SpecialName kSpecials[] = {
     {"%total_smem_size", SpecialRegister::kTotalSmemSize},
     {"%envreg1", SpecialRegister::kEnvreg1},
     {"%envreg2", SpecialRegister::kEnvreg2},
+    {"%clusterid.x", SpecialRegister::kClusteridX},
+    {"%clusterid.y", SpecialRegister::kClusteridY},
+    {"%clusterid.z", SpecialRegister::kClusteridZ},
+    {"%nclusterid.x", SpecialRegister::kNclusteridX},
+    {"%nclusterid.y", SpecialRegister::kNclusteridY},
+    {"%nclusterid.z", SpecialRegister::kNclusteridZ},
+    {"%cluster_ctaid.x", SpecialRegister::kClusterCtaidX},
+    {"%cluster_ctaid.y", SpecialRegister::kClusterCtaidY},
+    {"%cluster_ctaid.z", SpecialRegister::kClusterCtaidZ},
+    {"%cluster_nctaid.x", SpecialRegister::kClusterNctaidX},
+    {"%cluster_nctaid.y", SpecialRegister::kClusterNctaidY},
+    {"%cluster_nctaid.z", SpecialRegister::kClusterNctaidZ},
+    {"%cluster_ctarank", SpecialRegister::kClusterCtarank},
+    {"%cluster_nctarank", SpecialRegister::kClusterNctarank},
     {"%clock", SpecialRegister::kClock},
     {"%clock64", SpecialRegister::kClock64},
     {"%globaltimer", SpecialRegister::kGlobaltimer},
@@ -190,6 +204,9 @@ void Linker::link_kernel(const Function& function) {
   kernel->required_threads = function.required_threads;
   kernel->max_threads = function.max_threads;
   kernel->max_registers = function.max_registers;
+  kernel->min_ctas = function.min_ctas;
+  kernel->required_cluster = function.required_cluster;
+  kernel->max_cluster = function.max_cluster;
   auto files = std::make_shared<std::unordered_map<int, std::string>>();
   for (const auto& [index, name] : syntax_.files) {
     const size_t slash = name.find_last_of('/');

@@ -26,6 +26,16 @@ Dim3 unravel(uint64_t number, const Dim3& grid) {
           static_cast<uint32_t>(number / grid.x / grid.y)};
 }
 
+// 0 where nothing says how many: then setmaxnreg does nothing.
+uint32_t registers_at_start(const Kernel& kernel) {
+  if (kernel.max_registers) return (kernel.max_registers + 7) / 8 * 8;
+  if (!kernel.max_threads || !kernel.min_ctas) return 0;
+  // What ptxas takes of launch bounds that name the blocks per multiprocessor.
+  const uint32_t threads = (kernel.max_threads + 127) / 128 * 128;
+  const uint32_t share = DeviceProfile::registers_per_block / (threads * kernel.min_ctas);
+  return std::min(share, DeviceProfile::registers_per_thread) / 8 * 8;
+}
+
 AccessSite instruction_site(const Kernel& kernel, int pc) {
   AccessSite out;
   out.known = true;
@@ -66,7 +76,11 @@ uint64_t Launch::random() { return chain.random(); }
 
 Launch::TensorBehaviour Launch::tensor_behaviour(uint32_t shape) const {
   const uint64_t h = mix(options.tensor_seed.value_or(options.seed) * 0x100000001b3ull + shape);
-  return {2 << (h % 4), static_cast<int>(h >> 8 & 3), (h >> 16 & 1) != 0};
+  // Sums of 8-bit products keep fewer bits than a float has, down to 13 behind the point.
+  const auto type = static_cast<Type>(shape & 0xff);
+  const bool is_fp8 = type == Type::kE4m3 || type == Type::kE5m2;
+  const int extra_bits = is_fp8 ? 3 - static_cast<int>((h >> 8) % 14) : static_cast<int>(h >> 8 & 3);
+  return {2 << (h % 4), extra_bits, (h >> 16 & 1) != 0};
 }
 
 // ---- reports ----
@@ -148,19 +162,119 @@ bool Launch::fits() {
     return false;
   }
   warps_per_cta = limits.warps_per_block;
-  uint64_t capacity = limits.blocks_at_once;
-  if (!options.cooperative)
-    capacity =
-        std::min<uint64_t>(capacity, std::max(1u, options.max_resident_warps / warps_per_cta));
-  capacity_ = static_cast<uint32_t>(std::min<uint64_t>(capacity, options.grid.count()));
+  cluster = limits.cluster;
+  ctas_per_cluster = static_cast<uint32_t>(cluster.count());
+  uint64_t capacity = limits.clusters_at_once;
+  if (!options.cooperative) {
+    const uint32_t warps = warps_per_cta * ctas_per_cluster;
+    capacity = std::min<uint64_t>(capacity, std::max(1u, options.max_resident_warps / warps));
+  }
+  capacity = std::min<uint64_t>(capacity, options.grid.count() / ctas_per_cluster);
+  capacity_ = static_cast<uint32_t>(capacity) * ctas_per_cluster;
   return true;
 }
 
 // ---- CTAs ----
 
-void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
-  std::unique_ptr<Cta>& place = resident_[cta_slot];
-  const uint32_t first_slot = first_slot_ + cta_slot * warps_per_cta;
+// What a special register holds.
+uint32_t Launch::special(const Cta& cta, const Warp& warp, SpecialRegister which,
+                         uint32_t lane) const {
+  const Dim3 &grid = options.grid, &block = options.block;
+  const uint32_t thread = static_cast<uint32_t>(warp.index) * kLanes + lane;
+  const Dim3 in_cluster = unravel(cta.rank, cluster);
+  switch (which) {
+    using enum SpecialRegister;
+    case kTidX:
+      return thread % block.x;
+    case kTidY:
+      return thread / block.x % block.y;
+    case kTidZ:
+      return thread / block.x / block.y;
+    case kNtidX:
+      return block.x;
+    case kNtidY:
+      return block.y;
+    case kNtidZ:
+      return block.z;
+    case kCtaidX:
+      return cta.id.x;
+    case kCtaidY:
+      return cta.id.y;
+    case kCtaidZ:
+      return cta.id.z;
+    case kNctaidX:
+      return grid.x;
+    case kNctaidY:
+      return grid.y;
+    case kNctaidZ:
+      return grid.z;
+    case kClusteridX:
+      return cta.id.x / cluster.x;
+    case kClusteridY:
+      return cta.id.y / cluster.y;
+    case kClusteridZ:
+      return cta.id.z / cluster.z;
+    case kNclusteridX:
+      return grid.x / cluster.x;
+    case kNclusteridY:
+      return grid.y / cluster.y;
+    case kNclusteridZ:
+      return grid.z / cluster.z;
+    case kClusterCtaidX:
+      return in_cluster.x;
+    case kClusterCtaidY:
+      return in_cluster.y;
+    case kClusterCtaidZ:
+      return in_cluster.z;
+    case kClusterNctaidX:
+      return cluster.x;
+    case kClusterNctaidY:
+      return cluster.y;
+    case kClusterNctaidZ:
+      return cluster.z;
+    case kClusterCtarank:
+      return cta.rank;
+    case kClusterNctarank:
+      return ctas_per_cluster;
+    case kLaneid:
+      return lane;
+    case kWarpid:
+      return static_cast<uint32_t>(warp.index);
+    case kNwarpid:
+      return warps_per_cta;
+    case kSmid:
+      return (cta.first_slot - first_slot_) / warps_per_cta % simulated_multiprocessors(options);
+    case kNsmid:
+      return simulated_multiprocessors(options);
+    case kLanemaskEq:
+      return 1u << lane;
+    case kLanemaskLt:
+      return (1u << lane) - 1;
+    case kLanemaskLe:
+      return static_cast<uint32_t>((2ull << lane) - 1);
+    case kLanemaskGt:
+      return ~static_cast<uint32_t>((2ull << lane) - 1);
+    case kLanemaskGe:
+      return ~((1u << lane) - 1);
+    case kDynamicSmemSize:
+      return options.dynamic_shared_bytes;
+    case kTotalSmemSize:
+      return kernel.static_shared_bytes + options.dynamic_shared_bytes;
+    case kEnvreg1:
+      return static_cast<uint32_t>(workspace_ >> 32);
+    case kEnvreg2:
+      return static_cast<uint32_t>(workspace_);
+    case kClock:
+    case kClock64:
+    case kGlobaltimer:
+      return 0;
+  }
+  return 0;
+}
+
+void Launch::start_cta(uint64_t cluster_number, uint32_t rank, uint32_t place_number) {
+  std::unique_ptr<Cta>& place = resident_[place_number];
+  const uint32_t first_slot = first_slot_ + place_number * warps_per_cta;
   if (!place) {
     place = std::make_unique<Cta>();
     place->warps.resize(warps_per_cta);
@@ -169,9 +283,18 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
   }
   Cta& cta = *place;
   cta.launch = this;
+  const Dim3& grid = options.grid;
+  const Dim3 clusters{grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z};
+  const Dim3 of = unravel(cluster_number, clusters), in = unravel(rank, cluster);
+  cta.id = {of.x * cluster.x + in.x, of.y * cluster.y + in.y, of.z * cluster.z + in.z};
+  const uint64_t number = (uint64_t{cta.id.z} * grid.y + cta.id.y) * grid.x + cta.id.x;
   cta.number = (uint64_t{index} << 48) + number;
   cta.launched_dependents = false;
-  cta.id = unravel(number, options.grid);
+  cta.cluster = clusters_[place_number / ctas_per_cluster].get();
+  cta.rank = rank;
+  cta.has_ended = false;
+  cta.free_registers = 0;
+  cta.visits.clear();
   cta.first_slot = first_slot;
   const size_t shared_end = kernel.dynamic_shared_begin + options.dynamic_shared_bytes;
   cta.shared.assign(shared_end + 16, kPoison);
@@ -194,8 +317,9 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
     Warp& warp = cta.warps[w];
     warp = Warp{};
     warp.launch = this;
-    warp.cta = &cta;
+    warp.cta = warp.shared_cta = &cta;
     warp.kernel = &kernel;
+    warp.registers_per_thread = registers_at_start(kernel);
     warp.index = static_cast<int>(w);
     warp.slot = first_slot + w;
     warp.registers = file + register_image_.size() * w;
@@ -222,118 +346,77 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
     chain.slot_begin[warp.slot] = warp.clock;
     chain.occupants_[warp.slot].push_back({warp.clock, this, cta.id, warp.index});
 
-    for (const Kernel::Special& special : kernel.specials) {
-      uint32_t* out = warp.reg<uint32_t>(special.reg);
-      for (uint32_t l = 0; l < kLanes; ++l) {
-        const uint32_t thread = w * kLanes + l;
-        uint32_t value = 0;
-        using enum SpecialRegister;
-        switch (special.which) {
-          case kTidX:
-            value = thread % block.x;
-            break;
-          case kTidY:
-            value = thread / block.x % block.y;
-            break;
-          case kTidZ:
-            value = thread / block.x / block.y;
-            break;
-          case kNtidX:
-            value = block.x;
-            break;
-          case kNtidY:
-            value = block.y;
-            break;
-          case kNtidZ:
-            value = block.z;
-            break;
-          case kCtaidX:
-            value = cta.id.x;
-            break;
-          case kCtaidY:
-            value = cta.id.y;
-            break;
-          case kCtaidZ:
-            value = cta.id.z;
-            break;
-          case kNctaidX:
-            value = options.grid.x;
-            break;
-          case kNctaidY:
-            value = options.grid.y;
-            break;
-          case kNctaidZ:
-            value = options.grid.z;
-            break;
-          case kLaneid:
-            value = l;
-            break;
-          case kWarpid:
-            value = w;
-            break;
-          case kNwarpid:
-            value = warps_per_cta;
-            break;
-          case kSmid:
-            value = cta_slot % simulated_multiprocessors(options);
-            break;
-          case kNsmid:
-            value = simulated_multiprocessors(options);
-            break;
-          case kLanemaskEq:
-            value = 1u << l;
-            break;
-          case kLanemaskLt:
-            value = (1u << l) - 1;
-            break;
-          case kLanemaskLe:
-            value = static_cast<uint32_t>((2ull << l) - 1);
-            break;
-          case kLanemaskGt:
-            value = ~static_cast<uint32_t>((2ull << l) - 1);
-            break;
-          case kLanemaskGe:
-            value = ~((1u << l) - 1);
-            break;
-          case kDynamicSmemSize:
-            value = options.dynamic_shared_bytes;
-            break;
-          case kTotalSmemSize:
-            value = kernel.static_shared_bytes + options.dynamic_shared_bytes;
-            break;
-          case kEnvreg1:
-            value = static_cast<uint32_t>(workspace_ >> 32);
-            break;
-          case kEnvreg2:
-            value = static_cast<uint32_t>(workspace_);
-            break;
-          case kClock:
-          case kClock64:
-          case kGlobaltimer:
-            value = 0;
-            break;
-        }
-        out[l] = value;
-      }
-      warp.defined[special.reg] = kAllLanes;
+    for (const Kernel::Special& each : kernel.specials) {
+      uint32_t* out = warp.reg<uint32_t>(each.reg);
+      for (uint32_t l = 0; l < kLanes; ++l) out[l] = special(cta, warp, each.which, l);
+      warp.defined[each.reg] = kAllLanes;
     }
   }
   ++counters.ctas;
 }
 
+// Those of a cluster together.
 void Launch::start_ctas() {
-  const uint64_t total = options.grid.count();
+  const uint64_t total = options.grid.count() / ctas_per_cluster;
   while (next_ < total && !free_places_.empty()) {
     const uint32_t place = free_places_.back();
     free_places_.pop_back();
-    start_cta(order_.empty() ? next_ : order_[next_], place);
-    occupied_[place] = true;
+    clusters_[place] = std::make_unique<Cluster>();
+    Cluster& group = *clusters_[place];
+    group.number = (uint64_t{index} << 48) + next_;
+    group.running = ctas_per_cluster;
+    const uint64_t number = order_.empty() ? next_ : order_[next_];
+    for (uint32_t rank = 0; rank < ctas_per_cluster; ++rank) {
+      const uint32_t cta_place = place * ctas_per_cluster + rank;
+      start_cta(number, rank, cta_place);
+      occupied_[cta_place] = true;
+      group.ctas.push_back(resident_[cta_place].get());
+    }
     ++next_;
+  }
+}
+
+// Who accessed the shared memory of a CTA that ends must be known to a thread of it.
+void Launch::check_visits(Cta& cta) {
+  if (cta.visits.empty() || !options.check_races) return;
+  VectorClock known;
+  for (const Warp& warp : cta.warps)
+    for (int lane = 0; lane < kLanes; ++lane) {
+      known.join(warp.seen[lane]);
+      if (warp.seen.is_uniform()) break;
+    }
+  for (const auto& [thread, last] : cta.visits) {
+    const auto slot = static_cast<uint32_t>(thread / kLanes);
+    const int lane = static_cast<int>(thread % kLanes);
+    if (known.covers(slot, lane, last.clock)) continue;
+    const Warp& warp = cta.warps.front();
+    report(ReportClass::kClusterExit,
+           past_site(slot, last.clock, static_cast<int>(last.pc), lane, "access"),
+           site(warp, warp.pc - 1, 0, "exits"),
+           "nothing orders the access to a block's shared memory before the block's end");
+  }
+}
+
+// Every warp of a warpgroup takes part in every setmaxnreg.
+void Launch::check_register_changes(const Cta& cta) {
+  for (size_t first = 0; first < cta.warps.size(); first += kWarpgroup) {
+    const Warp* most = &cta.warps[first];
+    bool all_equal = true;
+    for (size_t i = first; i < std::min(first + kWarpgroup, cta.warps.size()); ++i) {
+      const Warp& warp = cta.warps[i];
+      all_equal = all_equal && warp.register_changes.size() == most->register_changes.size();
+      if (warp.register_changes.size() > most->register_changes.size()) most = &warp;
+    }
+    if (!all_equal)
+      report(ReportClass::kSetmaxnreg, site(*most, most->register_changes.back().pc, 0, "executed"),
+             AccessSite{}, "not every warp of the warpgroup executed it");
   }
 }
 
 void Launch::finish_cta(Cta& cta) {
   if (kernel.uses_async_proxy) end_bulk_copies(cta);
+  check_visits(cta);
+  check_register_changes(cta);
   for (size_t i = 0; i < cta.agents_in_use; ++i) {
     const Cta::AgentSlot& agent = cta.agents[i];
     chain.next_clock_[agent.slot] = agent.last_clock + 1;
@@ -350,8 +433,13 @@ void Launch::finish_cta(Cta& cta) {
   launch_dependents(cta);
   const uint32_t place = (cta.first_slot - first_slot_) / warps_per_cta;
   occupied_[place] = false;
-  free_places_.push_back(place);
-  if (next_ == options.grid.count() && free_places_.size() == capacity_) finish();
+  cta.has_ended = true;
+  // The others of the cluster may still name it: its place is free when all have ended.
+  if (--cta.cluster->running) return;
+  free_places_.push_back(place / ctas_per_cluster);
+  if (next_ == options.grid.count() / ctas_per_cluster &&
+      free_places_.size() == capacity_ / ctas_per_cluster)
+    finish();
 }
 
 void Launch::finish() {
@@ -423,7 +511,7 @@ void Launch::find_waiting(AccessSite& first, AccessSite& second) const {
       for (const Barrier::Waiting& w : barrier.waiting) found(*w.warp, w.pc, w.lanes);
     for (const Warp& warp : resident_[i]->warps)
       for (const LaneGroup& group : warp.others)
-        if (group.state == LaneGroup::State::kAwaitingGrids) found(warp, group.pc, group.lanes);
+        if (group.state == LaneGroup::State::kAwaiting) found(warp, group.pc, group.lanes);
   }
   if (second.known && second.ptx_line == first.ptx_line) second = AccessSite{};
 }
@@ -453,7 +541,7 @@ bool Launch::begin() {
   if (options.cooperative && !make_workspace()) return false;
   state_ = State::kRunning;
   make_register_image();
-  const uint64_t total = options.grid.count();
+  const uint64_t total = options.grid.count() / ctas_per_cluster;
   if (options.seed && total <= kMostShuffledCtas) {
     order_.resize(total);
     std::iota(order_.begin(), order_.end(), 0u);
@@ -461,7 +549,8 @@ bool Launch::begin() {
   }
   resident_.resize(capacity_);
   occupied_.assign(capacity_, false);
-  for (uint32_t i = capacity_; i > 0; --i) free_places_.push_back(i - 1);
+  clusters_.resize(capacity_ / ctas_per_cluster);
+  for (uint32_t i = capacity_ / ctas_per_cluster; i > 0; --i) free_places_.push_back(i - 1);
   const uint32_t slots = capacity_ * warps_per_cta;
   first_slot_ = chain.take_slots(index, slots, false);
   known_at_begin_.join(VectorClock(chain.next_clock_.size()));

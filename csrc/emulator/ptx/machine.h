@@ -21,6 +21,8 @@ namespace gptoss::emulator {
 
 struct LaunchOptions {
   Dim3 grid, block;
+  Dim3 cluster{0, 0, 0};  // CTAs; 0: what the kernel says, or 1
+  bool large_clusters = false;  // of more than the 8 CTAs that every card takes
   uint32_t dynamic_shared_bytes = 0;
   // Repeats a launch exactly: order of CTAs, interleaving of warps, and how hostile tensor cores
   // round, unless tensor_seed says it: a card has one way.
@@ -79,6 +81,7 @@ struct LaunchFault {
 inline constexpr size_t kRegisterBytes = kLanes * 8;
 
 class Chain;
+class Cluster;
 class Cta;
 class Launch;
 
@@ -105,21 +108,25 @@ struct MBarrier {
   uint32_t phase = 0;
   VectorClock arriving, arriving_proxied;
   VectorClock done, done_proxied;  // of the phase before
+  // The same of arrivals by other CTAs of the cluster, for those who wait with its scope.
+  VectorClock visiting, visiting_proxied, visited, visited_proxied;
   Agent agent;
   int pc = 0;  // of its initialisation
 };
 
 // A bulk copy in flight, or the arrival of a thread's cp.async at an mbarrier.
 struct BulkCopy {
-  enum class Kind : uint8_t { kToShared, kToGlobal, kArrival };
-  // Up to 16 bytes; without a global address zeros.
+  // kAcross: from the shared memory of a CTA to that of another one of the cluster.
+  enum class Kind : uint8_t { kToShared, kToGlobal, kArrival, kAcross };
+  // Up to 16 bytes; without a global address zeros. kAcross: from an address of shared memory.
   struct Piece {
     uint64_t global;
     uint32_t shared;
     uint8_t bytes;
   };
   Kind kind = Kind::kToShared;
-  Warp* warp = nullptr;  // that issued it
+  Warp* warp = nullptr;   // that issued it
+  Cta* target = nullptr;  // whose shared memory and mbarrier it goes to
   int lane = 0, pc = 0;
   uint32_t mbarrier = 0;  // address
   uint32_t batch = 0;
@@ -164,7 +171,8 @@ struct AsyncGroups {
 
 // Lanes of a warp at one program counter.
 struct LaneGroup {
-  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier, kAwaitingGrids };
+  // kAwaiting: before an instruction of Flow::kAwait.
+  enum class State : uint8_t { kRunnable, kConverging, kAtBarrier, kAwaiting };
   int pc = 0;
   uint32_t lanes = 0;
   State state = State::kRunnable;
@@ -174,6 +182,7 @@ class Warp {
  public:
   Launch* launch = nullptr;
   Cta* cta = nullptr;
+  Cta* shared_cta = nullptr;  // whose shared memory an access goes to: see SharedOf
   const Kernel* kernel = nullptr;
   int index = 0;      // in the CTA
   uint32_t slot = 0;  // among the resident warps
@@ -199,6 +208,18 @@ class Warp {
   PerLane<VectorClock> proxied;  // writes of threads that are fenced for the async proxy
   PerLane<Fenced> fenced;
   PerLane<Met> met;
+  // Lanes that are between barrier.cluster.arrive and wait: in the phase that goes on, in the one
+  // before.
+  uint32_t cluster_arrived = 0, cluster_passed = 0;
+  // mbarrier.init of this warp's threads, and of those that it knows, behind fence.mbarrier_init.
+  VectorClock fenced_inits, known_inits;
+  // setmaxnreg; 0 registers: nothing says how many there are.
+  struct RegisterChange {
+    uint32_t clock;
+    int pc;
+  };
+  uint32_t registers_per_thread = 0;
+  std::vector<RegisterChange> register_changes;
 
   uint64_t executed = 0;
   uint64_t spin_hash = 0;  // state at the last backward branch without progress
@@ -231,8 +252,8 @@ class Warp {
   // Memory model.
   void know_each_other(uint32_t lanes);  // __syncwarp
   void advance_clock() { ++clock; }
-  // Lets lanes go on that stand at griddepcontrol.wait.
-  void wake_from_grids();
+  // Lets lanes look again that an instruction of Flow::kAwait holds.
+  void wake();
 
  private:
   bool converge(const Instruction& in);
@@ -242,7 +263,7 @@ class Warp {
   void note_backward_branch(int target);
   void leave(uint32_t lanes);
   void arrive_at_barrier(const Instruction& in);
-  bool await_grids(uint32_t mask);
+  bool hold(uint32_t lanes);
   void touch_wgmma_registers(const Instruction& in);
 };
 
@@ -263,6 +284,7 @@ struct Barrier {
 };
 
 inline constexpr int kBarriers = 16;
+inline constexpr size_t kWarpgroup = 4;  // warps
 
 class Cta {
  public:
@@ -270,6 +292,10 @@ class Cta {
   uint64_t number = 0;  // different for all CTAs of a chain
   bool launched_dependents = false;
   Dim3 id{0, 0, 0};
+  Cluster* cluster = nullptr;
+  uint32_t rank = 0;  // in the cluster
+  bool has_ended = false;
+  uint32_t free_registers = 0;  // that setmaxnreg.dec gave back, of all threads
   uint32_t first_slot = 0;
   std::vector<Warp> warps;
   std::vector<std::byte> register_file;
@@ -283,6 +309,12 @@ class Cta {
   std::unordered_map<uint64_t, Released> released;
   Barrier barriers[kBarriers];
   std::unordered_map<uint32_t, MBarrier> mbarriers;  // by address
+  // The last access to this shared memory by each thread of another CTA, by slot and lane: they must
+  // be known here when the CTA ends.
+  struct Visit {
+    uint32_t clock, pc;
+  };
+  std::unordered_map<uint64_t, Visit> visits;
 
   // Slots of agents; those of an earlier CTA in this place are used again.
   struct AgentSlot {
@@ -295,6 +327,19 @@ class Cta {
 
  private:
   void release(Barrier& barrier);
+};
+
+// CTAs that run at once and reach each other's shared memory; one alone where there are no clusters.
+class Cluster {
+ public:
+  uint64_t number = 0;     // different for all of a chain
+  std::vector<Cta*> ctas;  // by rank
+  uint32_t running = 0;    // CTAs that have not ended
+  // barrier.cluster: what those did and knew that have arrived, and what the phase before hands on.
+  VectorClock arriving, arriving_proxied, arriving_inits;
+  VectorClock done, done_proxied, done_inits;
+
+  void complete_barrier();
 };
 
 // Whose a slot was, from a clock on.
@@ -321,6 +366,8 @@ class Launch {
   std::vector<uint64_t> executions;       // threads, per instruction
   std::vector<uint64_t> warp_executions;  // per instruction
   uint32_t warps_per_cta = 1;
+  Dim3 cluster{1, 1, 1};  // CTAs
+  uint32_t ctas_per_cluster = 1;
   Allocation* last_allocation = nullptr;  // of the latest global access
   uint64_t& progress;                     // the chain's
 
@@ -360,7 +407,10 @@ class Launch {
   bool fits();
   bool make_workspace();
   void start_ctas();
-  void start_cta(uint64_t number, uint32_t cta_slot);
+  void start_cta(uint64_t cluster_number, uint32_t rank, uint32_t place_number);
+  uint32_t special(const Cta& cta, const Warp& warp, SpecialRegister which, uint32_t lane) const;
+  void check_visits(Cta& cta);
+  void check_register_changes(const Cta& cta);
   void finish_cta(Cta& cta);
   void finish();
   void abandon();  // after a fault
@@ -375,11 +425,12 @@ class Launch {
   const LaunchRequest& request_;
   uint32_t first_slot_ = 0;
   std::vector<uint32_t> first_clock_;           // of its slots: what came before is another grid's
-  std::vector<std::unique_ptr<Cta>> resident_;  // per place for a CTA
+  std::vector<std::unique_ptr<Cta>> resident_;  // per place for a CTA; those of a cluster together
   std::vector<bool> occupied_;
-  std::vector<uint32_t> free_places_;
-  std::vector<uint32_t> order_;  // of the CTAs, where it is not their own
-  uint64_t next_ = 0;            // CTAs started
+  std::vector<std::unique_ptr<Cluster>> clusters_;  // per place for one
+  std::vector<uint32_t> free_places_;               // for clusters
+  std::vector<uint32_t> order_;                     // of clusters, where it is not their own
+  uint64_t next_ = 0;                               // clusters started
   uint64_t triggered_ = 0;       // CTAs that launched their dependents, or ended
   VectorClock known_at_begin_;
   VectorClock done_;  // all that the grid did and knew, once it has ended

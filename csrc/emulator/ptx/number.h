@@ -15,12 +15,15 @@ namespace gptoss::emulator {
 struct Format {
   int mantissa_bits;  // stored ones
   int exponent_bits;
+  bool has_infinity = true;  // else numbers go up to just below NaN, all ones
   constexpr int bias() const { return (1 << (exponent_bits - 1)) - 1; }
   constexpr int bits() const { return 1 + exponent_bits + mantissa_bits; }
 };
 
 inline constexpr Format kFormatF16{10, 5};
 inline constexpr Format kFormatBf16{7, 8};
+inline constexpr Format kFormatE4m3{3, 4, false};
+inline constexpr Format kFormatE5m2{2, 5};
 inline constexpr Format kFormatTf32{10, 8};
 inline constexpr Format kFormatF32{23, 8};
 inline constexpr Format kFormatF64{52, 11};
@@ -80,7 +83,9 @@ inline Exact exact_of_integer(uint64_t magnitude, bool negative) {
 // The bits of `x` in `format`. NaN becomes PTX's canonical one: all ones below the sign.
 inline uint64_t round_to(const Exact& x, Format format, Rounding rounding) {
   const uint64_t sign = uint64_t{x.sign} << (format.bits() - 1);
-  const uint64_t infinity = ((1ull << format.exponent_bits) - 1) << format.mantissa_bits;
+  const uint64_t infinity = format.has_infinity
+                                ? ((1ull << format.exponent_bits) - 1) << format.mantissa_bits
+                                : (1ull << (format.bits() - 1)) - 1;
   if (x.special == Exact::Special::kNan) return (1ull << (format.bits() - 1)) - 1;
   if (x.special == Exact::Special::kInfinity) return sign | infinity;
   if (x.mantissa == 0 && !x.sticky) return sign;
@@ -146,6 +151,26 @@ inline uint16_t float_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// The 8-bit formats; results beyond the largest number become that.
+inline float e4m3_to_float(uint8_t bits) {
+  const int field = bits >> 3 & 15, fraction = bits & 7;
+  if ((bits & 0x7f) == 0x7f) return std::bit_cast<float>(0x7fffffffu);
+  const float magnitude = field ? std::ldexp(static_cast<float>(8 + fraction), field - 10)
+                                : std::ldexp(static_cast<float>(fraction), -9);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+inline float e5m2_to_float(uint8_t bits) { return f16_to_float(static_cast<uint16_t>(bits << 8)); }
+inline uint8_t float_to_e4m3(float value) {
+  constexpr float kLargest = 448;
+  if (std::fabs(value) > kLargest) value = std::copysign(kLargest, value);
+  return static_cast<uint8_t>(round_to(exact_of(value), kFormatE4m3, Rounding::kNearest));
+}
+inline uint8_t float_to_e5m2(float value) {
+  constexpr float kLargest = 57344;
+  if (std::fabs(value) > kLargest) value = std::copysign(kLargest, value);
+  return static_cast<uint8_t>(round_to(exact_of(value), kFormatE5m2, Rounding::kNearest));
 }
 
 // Subnormal numbers become zeros of their sign.

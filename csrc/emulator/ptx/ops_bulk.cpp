@@ -29,7 +29,7 @@ void refuse(Warp& warp, int lane, const std::string& message) {
 // Addresses in shared memory, of an instruction that may have generic ones.
 LaneAddresses shared_addresses(Warp& warp, const Instruction& in, uint32_t mask) {
   LaneAddresses a = addresses(warp, in.address, in.address_bytes, in.offset, mask);
-  if (in.space == Space::kShared) return a;
+  if (in.space != Space::kGeneric) return a;
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
     if (resolve(a.at[l]) == Space::kShared) continue;
@@ -39,11 +39,15 @@ LaneAddresses shared_addresses(Warp& warp, const Instruction& in, uint32_t mask)
   return a;
 }
 
-LaneAddresses barrier_addresses(Warp& warp, const Instruction& in, uint32_t mask, AccessKind kind) {
-  const LaneAddresses a = shared_addresses(warp, in, mask);
+void check_barrier(Warp& warp, const LaneAddresses& a, uint32_t mask, AccessKind kind) {
   uint8_t* place[kLanes];
   locate(warp, Space::kShared, a, mask, barrier_plan(kind), place);
   check_races(warp, Space::kShared, a, mask, barrier_plan(kind), 0);
+}
+
+LaneAddresses barrier_addresses(Warp& warp, const Instruction& in, uint32_t mask, AccessKind kind) {
+  const LaneAddresses a = shared_addresses(warp, in, mask);
+  check_barrier(warp, a, mask, kind);
   return a;
 }
 
@@ -85,22 +89,25 @@ void inval(Warp& warp, const Instruction& in, uint32_t mask) {
   }
 }
 
-// What a lane has done and knows, for those who wait.
-void release_to(Warp& warp, MBarrier& barrier, int lane, bool whole_warp) {
-  barrier.arriving.join(warp.seen[lane]);
-  barrier.arriving_proxied.join(warp.proxied[lane]);
+// What a lane has done and knows, for those who wait: at an mbarrier of another block with the
+// cluster's scope only.
+void release_to(Warp& warp, MBarrier& barrier, int lane, bool whole_warp, Scope scope) {
+  const bool visits = warp.shared_cta != warp.cta;
+  if (visits && scope < Scope::kCluster) return;
+  VectorClock& arriving = visits ? barrier.visiting : barrier.arriving;
+  arriving.join(warp.seen[lane]);
+  (visits ? barrier.visiting_proxied : barrier.arriving_proxied).join(warp.proxied[lane]);
   if (whole_warp)
-    barrier.arriving.know_warp(warp.slot, warp.clock);
+    arriving.know_warp(warp.slot, warp.clock);
   else
-    barrier.arriving.know_lane(warp.slot, lane, warp.clock);
+    arriving.know_lane(warp.slot, lane, warp.clock);
 }
 
 enum ArriveOp : uint8_t { kArrive, kArriveExpect, kExpect };
 
-// src[0]: arrivals, or bytes; dst[0]: the phase.
-void arrive_at(Warp& warp, const Instruction& in, uint32_t mask) {
-  const LaneAddresses a = barrier_addresses(warp, in, mask, AccessKind::kLoad);
-  if (in.sources) need_defined(warp, in.src[0], mask, "the operand of an mbarrier");
+// The arrivals of lanes at mbarriers of one CTA.
+void arrive_at(Warp& warp, const Instruction& in, uint32_t mask, const LaneAddresses& a) {
+  check_barrier(warp, a, mask, AccessKind::kLoad);
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
     MBarrier& barrier = find_mbarrier(warp, static_cast<uint32_t>(a.at[l]), l);
@@ -117,10 +124,17 @@ void arrive_at(Warp& warp, const Instruction& in, uint32_t mask) {
     if (in.sub == kExpect) continue;
     // Where all arrive as one, all that they did is known.
     release_to(warp, barrier, l,
-               mask == warp.live && warp.seen.is_uniform() && !(rest & (rest - 1)));
+               mask == warp.live && warp.seen.is_uniform() && !(rest & (rest - 1)), in.scope);
     arrive(warp, barrier, l, in.sub == kArrive ? operand : 1);
     complete_phase(warp, barrier);
   }
+}
+
+// src[0]: arrivals, or bytes; dst[0]: the phase.
+void arrive_at(Warp& warp, const Instruction& in, uint32_t mask) {
+  LaneAddresses a = shared_addresses(warp, in, mask);
+  if (in.sources) need_defined(warp, in.src[0], mask, "the operand of an mbarrier");
+  by_owner(warp, a, mask, [&](uint32_t lanes) { arrive_at(warp, in, lanes, a); });
   warp.advance_clock();
 }
 
@@ -145,12 +159,19 @@ void test_wait(Warp& warp, const Instruction& in, uint32_t mask) {
   if (complete == warp.live && one_barrier && warp.seen.is_uniform() && warp.proxied.is_uniform()) {
     warp.seen.shared().join(first->done);
     warp.proxied.shared().join(first->done_proxied);
+    if (in.scope >= Scope::kCluster) {
+      warp.seen.shared().join(first->visited);
+      warp.proxied.shared().join(first->visited_proxied);
+    }
   } else {
     for (uint32_t rest = complete; rest; rest &= rest - 1) {
       const int l = std::countr_zero(rest);
       const MBarrier& barrier = find_mbarrier(warp, static_cast<uint32_t>(a.at[l]), l);
       warp.seen.own(l).join(barrier.done);
       warp.proxied.own(l).join(barrier.done_proxied);
+      if (in.scope < Scope::kCluster) continue;
+      warp.seen.own(l).join(barrier.visited);
+      warp.proxied.own(l).join(barrier.visited_proxied);
     }
   }
   warp.set_predicate(in.dst[0], complete, mask);
@@ -182,6 +203,12 @@ void fence_proxy(Warp& warp, const Instruction&, uint32_t mask) {
   warp.advance_clock();
 }
 
+void fence_inits(Warp& warp, const Instruction&, uint32_t mask) {
+  for (uint32_t rest = mask; rest; rest &= rest - 1)
+    warp.fenced_inits.know_lane(warp.slot, std::countr_zero(rest), warp.clock);
+  warp.advance_clock();
+}
+
 // One lane of the member mask; always the same, but not always the first.
 void elect(Warp& warp, const Instruction& in, uint32_t mask) {
   const uint64_t seed = warp.launch->options.seed;
@@ -197,26 +224,35 @@ void elect(Warp& warp, const Instruction& in, uint32_t mask) {
 
 // ---- copies ----
 
-std::vector<BulkCopy::Piece> linear_pieces(Warp& warp, int lane, uint64_t shared, uint64_t global,
-                                           uint32_t bytes, AccessKind on_global) {
-  check_alignment(warp, Space::kShared, shared, kBulkAlignment, lane);
-  check_alignment(warp, Space::kGlobal, global, kBulkAlignment, lane);
+uint64_t mbarrier_of(Warp& warp, const Instruction& in, int source, int lane) {
+  return warp.reg<uint32_t>(in.src[source])[lane] + static_cast<uint32_t>(in.immediate);
+}
+
+// One side of a bulk copy: alignment, size and bounds.
+void check_bulk(Warp& warp, int lane, Space space, uint64_t address, uint32_t bytes,
+                AccessKind kind) {
+  check_alignment(warp, space, address, kBulkAlignment, lane);
   if (bytes % kBulkAlignment) {
     warp.launch->report(ReportClass::kMisaligned, warp, lane,
                         "a bulk copy of " + std::to_string(bytes) + " bytes: a multiple of 16");
     throw LaunchFault{Fault::kMisalignedAddress};
   }
+  if (bytes) check_range(warp, space, address, bytes, lane, kind, warp.pc);
+}
+
+std::vector<BulkCopy::Piece> linear_pieces(Warp& warp, int lane, uint64_t shared, uint64_t global,
+                                           uint32_t bytes, AccessKind on_global) {
+  check_bulk(warp, lane, Space::kShared, shared, bytes,
+             on_global == AccessKind::kLoad ? AccessKind::kStore : AccessKind::kLoad);
+  check_bulk(warp, lane, Space::kGlobal, global, bytes, on_global);
   std::vector<BulkCopy::Piece> pieces;
-  if (!bytes) return pieces;
-  check_range(warp, Space::kShared, shared, bytes, lane,
-              on_global == AccessKind::kLoad ? AccessKind::kStore : AccessKind::kLoad, warp.pc);
-  check_range(warp, Space::kGlobal, global, bytes, lane, on_global, warp.pc);
   for (uint32_t i = 0; i < bytes; i += kBulkAlignment)
     pieces.push_back({global + i, static_cast<uint32_t>(shared + i), kBulkAlignment});
   return pieces;
 }
 
-// dst [address] in shared memory, src [address2] in global memory; src: bytes, mbarrier.
+// dst [address] in the cluster's shared memory, src [address2] in global memory; src: bytes,
+// mbarrier, and the ranks of a multicast where sub says so.
 void bulk_to_shared(Warp& warp, const Instruction& in, uint32_t mask) {
   const LaneAddresses to = addresses(warp, in.address, in.address_bytes, in.offset, mask);
   const LaneAddresses from = addresses(warp, in.address2, in.address2_bytes, in.offset2, mask);
@@ -225,10 +261,35 @@ void bulk_to_shared(Warp& warp, const Instruction& in, uint32_t mask) {
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
     const auto bytes = warp.reg<uint32_t>(in.src[0])[l];
-    const uint32_t mbarrier =
-        warp.reg<uint32_t>(in.src[1])[l] + static_cast<uint32_t>(in.immediate);
-    start_to_shared(warp, l, mbarrier,
-                    linear_pieces(warp, l, to.at[l], from.at[l], bytes, AccessKind::kLoad));
+    const BulkTarget target = bulk_target(warp, l, to.at[l], mbarrier_of(warp, in, 1, l));
+    std::vector<BulkCopy::Piece> pieces =
+        linear_pieces(warp, l, target.shared, from.at[l], bytes, AccessKind::kLoad);
+    if (in.sub)
+      start_multicast(warp, l, target, warp.reg<uint16_t>(in.src[2])[l], pieces);
+    else
+      start_to_shared(warp, l, target, std::move(pieces));
+  }
+  warp.advance_clock();
+}
+
+// dst [address] in the shared memory of a CTA of the cluster, src [address2] in the own one; src:
+// bytes, mbarrier.
+void bulk_across(Warp& warp, const Instruction& in, uint32_t mask) {
+  const LaneAddresses to = addresses(warp, in.address, in.address_bytes, in.offset, mask);
+  const LaneAddresses from = addresses(warp, in.address2, in.address2_bytes, in.offset2, mask);
+  need_defined(warp, in.src[0], mask, "the size of a copy");
+  need_defined(warp, in.src[1], mask, "the mbarrier of a copy");
+  for (uint32_t rest = mask; rest; rest &= rest - 1) {
+    const int l = std::countr_zero(rest);
+    const auto bytes = warp.reg<uint32_t>(in.src[0])[l];
+    const BulkTarget target = bulk_target(warp, l, to.at[l], mbarrier_of(warp, in, 1, l));
+    check_bulk(warp, l, Space::kShared, from.at[l], bytes, AccessKind::kLoad);
+    check_bulk(warp, l, Space::kShared, target.shared, bytes, AccessKind::kStore);
+    std::vector<BulkCopy::Piece> pieces;
+    for (uint32_t i = 0; i < bytes; i += kBulkAlignment)
+      pieces.push_back(
+          {from.at[l] + i, static_cast<uint32_t>(target.shared + i), kBulkAlignment});
+    start_to_shared(warp, l, target, std::move(pieces), BulkCopy::Kind::kAcross);
   }
   warp.advance_clock();
 }
@@ -248,6 +309,7 @@ void bulk_to_global(Warp& warp, const Instruction& in, uint32_t mask) {
 }
 
 Space shared_or_generic(Builder& b) {
+  if (b.has("shared::cluster")) return Space::kSharedCluster;
   return b.has("shared") || b.has("shared::cta") ? Space::kShared : Space::kGeneric;
 }
 
@@ -277,8 +339,13 @@ void mbarrier(Builder& b) {
     b.in.sub = b.has("parity") ? 0 : 1;
     b.in.sources = 1;  // how long try_wait may sleep means nothing here
     b.in.flow = Flow::kPoll;
+    b.in.scope = b.has("cluster") ? Scope::kCluster : Scope::kCta;
     return b.execute(test_wait);
   }
+  b.in.scope = b.has("cluster") ? Scope::kCluster : Scope::kCta;
+  if (b.in.space == Space::kSharedCluster && b.in.destinations &&
+      b.statement().operands[0].name != "_")
+    b.fail("an arrival in the cluster's shared memory gives no phase: _");
   b.in.sub = !b.has("expect_tx") ? kArrive : b.has("arrive") ? kArriveExpect : kExpect;
   b.execute(arrive_at);
 }
@@ -288,6 +355,12 @@ void mbarrier_copies(Builder& b) {
   b.operands();
   uses_async_proxy(b);
   b.execute(arrive_with_copies);
+}
+
+void mbarrier_init_fence(Builder& b) {
+  b.operands();
+  uses_async_proxy(b);
+  b.execute(fence_inits);
 }
 
 void proxy_fence(Builder& b) {
@@ -308,18 +381,22 @@ void elect(Builder& b) {
 void bulk_copy(Builder& b) {
   Instruction& in = b.in;
   const auto& operands = b.statement().operands;
-  const bool to_global = b.has("bulk_group");
-  const size_t wanted = (to_global ? 3u : 4u) + (b.has("L2::cache_hint") ? 1u : 0u);
+  const bool to_global = b.has("bulk_group"), is_multicast = b.has("multicast::cluster");
+  const bool across = !b.has("global");
+  const size_t wanted =
+      (to_global ? 3u : 4u) + (is_multicast ? 1u : 0u) + (b.has("L2::cache_hint") ? 1u : 0u);
   if (operands.size() != wanted)
     b.fail("a bulk copy of this form has " + std::to_string(wanted) + " operands");
   in.space = to_global ? Space::kGlobal : Space::kShared;
-  in.space2 = to_global ? Space::kShared : Space::kGlobal;
+  in.space2 = to_global || across ? Space::kShared : Space::kGlobal;
   b.address(operands[0]);
   b.address(operands[1]);
   b.source(operands[2], Type::kU32, 4, false);
   if (!to_global) mbarrier_operand(b, operands[3]);
+  if (is_multicast) b.source(operands[4], Type::kB16, 2, false);
+  in.sub = is_multicast;
   uses_async_proxy(b);
-  b.execute(to_global ? bulk_to_global : bulk_to_shared);
+  b.execute(to_global ? bulk_to_global : across ? bulk_across : bulk_to_shared);
 }
 
 void bulk_group(Builder& b) {

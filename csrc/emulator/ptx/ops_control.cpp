@@ -149,6 +149,127 @@ void redux(Warp& warp, const Instruction& in, uint32_t mask) {
   each_lane<uint32_t>(warp, in.dst[0], mask, [=](int) { return result; });
 }
 
+// ---- barrier.cluster ----
+
+[[noreturn]] void refuse_in_cluster(Warp& warp, uint32_t lanes, const char* why) {
+  warp.launch->report(ReportClass::kBarrierCount, warp, std::countr_zero(lanes), why);
+  throw LaunchFault{Fault::kIllegalInstruction};
+}
+
+// sub: relaxed, which hands on what fences have made ready.
+void arrive_in_cluster(Warp& warp, const Instruction& in, uint32_t mask) {
+  if (const uint32_t twice = mask & (warp.cluster_arrived | warp.cluster_passed))
+    refuse_in_cluster(warp, twice, "a second barrier.cluster.arrive without a wait between");
+  Cluster& cluster = *warp.cta->cluster;
+  const bool uniform = mask == warp.live && warp.seen.is_uniform() && warp.proxied.is_uniform();
+  for (uint32_t rest = mask; rest; rest &= rest - 1) {
+    const int lane = std::countr_zero(rest);
+    if (in.sub) {
+      const Fenced& fenced = warp.fenced[lane];
+      if (fenced.scope < Scope::kCluster) continue;
+      cluster.arriving.join(fenced.seen);
+      cluster.arriving.know_lane(warp.slot, lane, fenced.clock);
+      continue;
+    }
+    cluster.arriving.join(warp.seen[lane]);
+    cluster.arriving_proxied.join(warp.proxied[lane]);
+    if (uniform) {
+      cluster.arriving.know_warp(warp.slot, warp.clock);
+      break;
+    }
+    cluster.arriving.know_lane(warp.slot, lane, warp.clock);
+  }
+  cluster.arriving_inits.join(warp.fenced_inits);
+  cluster.arriving_inits.join(warp.known_inits);
+  warp.cluster_arrived |= mask;
+  ++warp.launch->counters.barriers;
+  warp.advance_clock();
+  cluster.complete_barrier();
+}
+
+uint32_t wait_in_cluster(Warp& warp, const Instruction&, uint32_t mask) {
+  if (const uint32_t none = mask & ~(warp.cluster_arrived | warp.cluster_passed))
+    refuse_in_cluster(warp, none, "barrier.cluster.wait without an arrive before it");
+  const uint32_t passing = mask & warp.cluster_passed;
+  if (!passing) return 0;
+  warp.cluster_passed &= ~passing;
+  const Cluster& cluster = *warp.cta->cluster;
+  if (passing == warp.live && warp.seen.is_uniform() && warp.proxied.is_uniform()) {
+    warp.seen.shared().join(cluster.done);
+    warp.proxied.shared().join(cluster.done_proxied);
+  } else {
+    for (uint32_t rest = passing; rest; rest &= rest - 1) {
+      warp.seen.own(std::countr_zero(rest)).join(cluster.done);
+      warp.proxied.own(std::countr_zero(rest)).join(cluster.done_proxied);
+    }
+  }
+  warp.known_inits.join(cluster.done_inits);
+  ++warp.launch->progress;
+  return passing;
+}
+
+// ---- setmaxnreg ----
+
+// That this warp is in step with its warpgroup: whoever changed registers before has been waited
+// for, and changes them now like this one.
+void check_register_change(Warp& warp, uint32_t mask) {
+  const auto report = [&](const Warp* other, size_t change, const char* why) {
+    warp.launch->report(ReportClass::kSetmaxnreg,
+                        warp.launch->site(warp, warp.pc, std::countr_zero(mask), "executed"),
+                        other ? warp.launch->site(*other, other->register_changes[change].pc, 0,
+                                                  "executed")
+                              : AccessSite{},
+                        why);
+  };
+  std::vector<Warp>& warps = warp.cta->warps;
+  if (warps.size() % kWarpgroup || mask != kAllLanes)
+    return report(nullptr, 0, "setmaxnreg is for whole warpgroups of 128 threads");
+  const size_t count = warp.register_changes.size();
+  const size_t first = static_cast<size_t>(warp.index) / kWarpgroup * kWarpgroup;
+  for (size_t i = first; i < first + kWarpgroup; ++i) {
+    const Warp& other = warps[i];
+    if (&other == &warp) continue;
+    const std::vector<Warp::RegisterChange>& theirs = other.register_changes;
+    if (theirs.size() > count && theirs[count].pc != warp.pc)
+      report(&other, count, "warps of one warpgroup execute different setmaxnreg");
+    const bool is_known =
+        count == 0 || (theirs.size() >= count &&
+                       warp.seen[std::countr_zero(mask)].covers_all(other.slot, kAllLanes,
+                                                                    theirs[count - 1].clock));
+    if (!is_known)
+      report(theirs.empty() ? nullptr : &other, std::min(theirs.size(), count) - 1,
+             "setmaxnreg again before all warps of the warpgroup have met behind the one before");
+  }
+}
+
+// immediate: registers per thread; sub: 1 inc, which waits until so many are free.
+uint32_t change_registers(Warp& warp, const Instruction& in, uint32_t mask) {
+  if (!warp.registers_per_thread) return mask;
+  const uint32_t have = warp.registers_per_thread, want = static_cast<uint32_t>(in.immediate);
+  Cta& cta = *warp.cta;
+  const uint32_t need = want > have ? (want - have) * kLanes : 0;
+  if (in.sub && need > cta.free_registers) return 0;
+  check_register_change(warp, mask);
+  if (in.sub ? want < have : want > have)
+    warp.launch->report(ReportClass::kSetmaxnreg, warp, std::countr_zero(mask),
+                        std::string(in.sub ? "setmaxnreg.inc" : "setmaxnreg.dec") + " to " +
+                            std::to_string(want) + " registers by a warp that has " +
+                            std::to_string(have));
+  warp.register_changes.push_back({warp.clock, warp.pc});
+  warp.advance_clock();
+  ++warp.launch->progress;
+  if (in.sub) {
+    cta.free_registers -= need;
+    warp.registers_per_thread = std::max(have, want);
+    return mask;
+  }
+  warp.registers_per_thread = std::min(have, want);
+  cta.free_registers += (have - warp.registers_per_thread) * kLanes;
+  for (Warp& other : cta.warps)
+    if (&other != &warp) other.wake();
+  return mask;
+}
+
 void converge_on(Instruction& in, int member_mask) {
   in.converges = true;
   in.member_mask = static_cast<int8_t>(member_mask);
@@ -220,12 +341,39 @@ void barrier(Builder& b) {
 void grid_dependency(Builder& b) {
   b.operands();
   if (b.has("wait")) {
-    b.in.flow = Flow::kAwaitGrids;
+    b.in.flow = Flow::kAwait;
+    b.in.may_go_on = [](Warp& warp, const Instruction&, uint32_t mask) {
+      return warp.launch->await_prerequisites(warp, mask) ? mask : 0;
+    };
     return;
   }
   b.in.tracks_definedness = true;
   b.execute(
       [](Warp& warp, const Instruction&, uint32_t) { warp.launch->launch_dependents(*warp.cta); });
+}
+
+void cluster_barrier(Builder& b) {
+  b.operands();
+  b.in.converges = b.has("aligned");
+  b.in.tracks_definedness = true;
+  if (b.has("arrive")) {
+    b.in.sub = b.has("relaxed");
+    return b.execute(arrive_in_cluster);
+  }
+  b.in.flow = Flow::kAwait;
+  b.in.may_go_on = wait_in_cluster;
+}
+
+void set_registers(Builder& b) {
+  b.operands();
+  const int64_t count = b.in.immediate;
+  if (count < 24 || count > 256 || count % 8)
+    b.fail("setmaxnreg takes a multiple of 8 from 24 to 256");
+  b.in.sub = b.has("inc");
+  b.in.converges = true;
+  b.in.tracks_definedness = true;
+  b.in.flow = Flow::kAwait;
+  b.in.may_go_on = change_registers;
 }
 
 void warp_barrier(Builder& b) {

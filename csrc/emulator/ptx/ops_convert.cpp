@@ -220,6 +220,39 @@ void convert_two(Warp& warp, const Instruction& in, uint32_t mask) {
   });
 }
 
+// Pairs of 8-bit floats: of f32 (a is the high one) or of a pair of f16. flags: kRelu.
+void convert_to_fp8(Warp& warp, const Instruction& in, uint32_t mask) {
+  const bool e4m3 = in.type2 == Type::kE4m3x2, relu = in.flags & kRelu;
+  const auto one = [=](float x) -> uint32_t {
+    if (relu && std::signbit(x) && x == x) return 0;
+    return e4m3 ? float_to_e4m3(x) : float_to_e5m2(x);
+  };
+  const bool from_halves = in.type == Type::kF16x2;
+  const uint32_t* a = warp.reg<uint32_t>(in.src[0]);
+  const uint32_t* b = warp.reg<uint32_t>(in.src[from_halves ? 0 : 1]);
+  each_active_lane<uint16_t>(warp, in.dst[0], mask, [&](int l) {
+    const float high = from_halves ? f16_to_float(static_cast<uint16_t>(a[l] >> 16))
+                                   : std::bit_cast<float>(a[l]);
+    const float low =
+        from_halves ? f16_to_float(static_cast<uint16_t>(b[l])) : std::bit_cast<float>(b[l]);
+    return static_cast<uint16_t>(one(high) << 8 | one(low));
+  });
+}
+
+// All 8-bit floats are f16, too.
+void convert_from_fp8(Warp& warp, const Instruction& in, uint32_t mask) {
+  const bool e4m3 = in.type == Type::kE4m3x2, relu = in.flags & kRelu;
+  const auto one = [=](uint8_t bits) -> uint32_t {
+    const float x = e4m3 ? e4m3_to_float(bits) : e5m2_to_float(bits);
+    if (relu && std::signbit(x) && x == x) return 0;
+    return float_to_f16(x);
+  };
+  const uint16_t* a = warp.reg<uint16_t>(in.src[0]);
+  each_active_lane<uint32_t>(warp, in.dst[0], mask, [&](int l) {
+    return one(static_cast<uint8_t>(a[l] >> 8)) << 16 | one(static_cast<uint8_t>(a[l]));
+  });
+}
+
 // cvt.pack: {sat(a), sat(b)}, for 8 bits over the upper bytes' old content of c.
 void convert_pack(Warp& warp, const Instruction& in, uint32_t mask) {
   const int32_t* a = warp.reg<int32_t>(in.src[0]);
@@ -261,10 +294,34 @@ void drop_window(Warp& warp, const Instruction& in, uint32_t mask) {
 }
 
 uint64_t window_of(Builder& b) {
-  if (b.has("shared") || b.has("shared::cta")) return kSharedWindow;
+  if (b.has("shared") || b.has("shared::cta") || b.has("shared::cluster")) return kSharedWindow;
   if (b.has("local")) return kLocalWindow;
   if (b.has("param")) return kParamWindow;
   return 0;
+}
+
+// mapa: the address of the same variable in the block of a rank. What has no such block is found
+// when the address is used, as compilers may compute it ahead of a branch.
+template <class T>
+void map_address(Warp& warp, const Instruction& in, uint32_t mask) {
+  constexpr uint32_t kMostRanks = 255;
+  const T* a = warp.reg<T>(in.src[0]);
+  const uint32_t* rank = warp.reg<uint32_t>(in.src[1]);
+  each_lane<T>(warp, in.dst[0], mask, [=](int l) {
+    const T tag = static_cast<T>(1 + std::min(rank[l], kMostRanks - 1)) << kRankShift;
+    const T all_ranks = static_cast<T>(kMostRanks) << kRankShift;
+    return static_cast<T>((a[l] & ~all_ranks) | tag);
+  });
+}
+
+template <class T>
+void rank_of_address(Warp& warp, const Instruction& in, uint32_t mask) {
+  const T* a = warp.reg<T>(in.src[0]);
+  const uint32_t own = warp.cta->rank;
+  each_lane<uint32_t>(warp, in.dst[0], mask, [=](int l) {
+    const auto tag = static_cast<uint32_t>(a[l] >> kRankShift & 0xff);
+    return tag ? tag - 1 : own;
+  });
 }
 
 void in_window(Warp& warp, const Instruction& in, uint32_t mask) {
@@ -276,6 +333,11 @@ void in_window(Warp& warp, const Instruction& in, uint32_t mask) {
     if (!window && inside) {
       const Allocation* place = warp.launch->memory.nearest(a[l]);
       inside = !place || place->is_constant == (in.sub == 1);
+    }
+    // Another block's shared memory is in the cluster's window only.
+    if (inside && window == kSharedWindow && in.sub != 2) {
+      const uint64_t tag = (a[l] & ~kWindowMask) >> kRankShift;
+      inside = !tag || tag == 1 + uint64_t{warp.cta->rank};
     }
     out |= static_cast<uint32_t>(inside) << l;
   }
@@ -380,6 +442,12 @@ void convert_pair(Builder& b) {
   b.execute(convert_two);
 }
 
+void convert_fp8(Builder& b) {
+  b.operands();
+  b.in.flags = b.has("relu") ? uint32_t{kRelu} : 0u;
+  b.execute(b.has("satfinite") ? convert_to_fp8 : convert_from_fp8);
+}
+
 void convert_address(Builder& b) {
   b.operands();
   b.in.immediate = static_cast<int64_t>(window_of(b));
@@ -387,10 +455,20 @@ void convert_address(Builder& b) {
   b.execute(b.in.immediate ? add_window : map1<uint64_t, uint64_t, Same>);
 }
 
+// The rank comes behind the address, which may be a variable's.
+void map_shared(Builder& b) {
+  b.operands();
+  b.linker().kernel().maps_shared = true;
+  const bool is_long = size_of(b.in.type) == 8;
+  if (b.opcode() == "getctarank")
+    return b.execute(is_long ? rank_of_address<uint64_t> : rank_of_address<uint32_t>);
+  b.execute(is_long ? map_address<uint64_t> : map_address<uint32_t>);
+}
+
 void is_space(Builder& b) {
   b.operands();
   b.in.immediate = static_cast<int64_t>(window_of(b));
-  b.in.sub = b.has("const");
+  b.in.sub = b.has("shared::cluster") ? 2 : b.has("const");
   b.execute(in_window);
 }
 

@@ -216,6 +216,9 @@ void track_mma(Warp& warp, const Instruction& in) {
   }
 }
 
+// Where A and B may be of different types: behind the shape in the flags.
+Type type_of_b(const Instruction& in) { return static_cast<Type>(in.flags >> 16); }
+
 void mma_float(Warp& warp, const Instruction& in, uint32_t mask) {
   need_whole_warp(warp, mask);
   const int terms = static_cast<int>(in.immediate);
@@ -234,6 +237,15 @@ void mma_float(Warp& warp, const Instruction& in, uint32_t mask) {
         put(is_a, mn, k, f16_to_float(static_cast<uint16_t>(word >> (16 * e))));
       });
       break;
+    case Type::kE4m3:
+    case Type::kE5m2: {
+      const bool wide_a = in.type2 == Type::kE5m2, wide_b = type_of_b(in) == Type::kE5m2;
+      spread(warp, in, 4, [&](bool is_a, int mn, int k, uint32_t word, int e) {
+        const auto bits = static_cast<uint8_t>(word >> (8 * e));
+        put(is_a, mn, k, (is_a ? wide_a : wide_b) ? e5m2_to_float(bits) : e4m3_to_float(bits));
+      });
+      break;
+    }
     default:  // tf32: the low 13 bits of a float are not looked at
       spread(warp, in, 1, [&](bool is_a, int mn, int k, uint32_t word, int) {
         put(is_a, mn, k, std::bit_cast<float>(word & 0xffffe000u));
@@ -341,7 +353,8 @@ void multiply_matrix(Builder& b) {
        {std::pair{"m16n8k4", 4}, {"m16n8k8", 8}, {"m16n8k16", 16}, {"m16n8k32", 32}})
     if (b.has(name)) terms = k;
   const bool is_integer = of_d == Type::kS32;
-  const int per_register = is_integer ? 4 : of_a == Type::kTf32 ? 1 : 2;
+  const bool is_fp8 = size_of(of_a) == 1 && !is_integer;
+  const int per_register = is_integer || is_fp8 ? 4 : of_a == Type::kTf32 ? 1 : 2;
   const auto expect = [&](size_t operand, int n) {
     if (b.vector_size(operand) != static_cast<size_t>(n)) b.fail("fragment of the wrong length");
   };
@@ -364,9 +377,10 @@ void multiply_matrix(Builder& b) {
     in.flags = (of_a == Type::kS8 ? 1u : 0u) | (of_b == Type::kS8 ? 2u : 0u);
     return b.execute(mma_integer);
   }
-  if (of_a != of_b) b.fail("A and B of different types");
+  if (of_a != of_b && !is_fp8) b.fail("A and B of different types");
   // What hostile tensor cores behave by: the shape and the types.
   in.flags = static_cast<uint32_t>(terms) << 8 | static_cast<uint32_t>(of_a);
+  if (is_fp8) in.flags |= static_cast<uint32_t>(of_b) << 16;
   b.execute(mma_float);
 }
 

@@ -26,7 +26,11 @@ AccessPlan plan_of(const Instruction& in, AccessKind kind) {
 
 // Calls f(space, addresses, lanes) for the lanes of each space that they turn out to be in.
 template <class F>
-void by_space(const Instruction& in, LaneAddresses& a, uint32_t mask, F f) {
+void by_space(Warp& warp, const Instruction& in, LaneAddresses& a, uint32_t mask, F f) {
+  const auto in_cluster = [&](uint32_t lanes) {
+    by_owner(warp, a, lanes, [&](uint32_t of_one) { f(Space::kShared, of_one); });
+  };
+  if (in.space == Space::kSharedCluster) return in_cluster(mask);
   if (in.space != Space::kGeneric) return f(in.space, mask);
   uint32_t lanes[6] = {};
   for (int l = 0; l < kLanes; ++l)
@@ -34,7 +38,10 @@ void by_space(const Instruction& in, LaneAddresses& a, uint32_t mask, F f) {
   for (int s = 0; s < 6; ++s) {
     if (!lanes[s]) continue;
     a.is_range = a.is_range && lanes[s] == mask;
-    f(static_cast<Space>(s), lanes[s]);
+    if (static_cast<Space>(s) == Space::kShared && warp.kernel->maps_shared)
+      in_cluster(lanes[s]);
+    else
+      f(static_cast<Space>(s), lanes[s]);
   }
 }
 
@@ -92,7 +99,7 @@ void load(Warp& warp, const Instruction& in, uint32_t mask) {
   const AccessPlan plan = plan_of(in, AccessKind::kLoad);
   a.look_for_range(mask, plan.bytes);
   const bool acquires = in.semantics >= Semantics::kVolatile;
-  by_space(in, a, mask, [&](Space space, uint32_t lanes) {
+  by_space(warp, in, a, mask, [&](Space space, uint32_t lanes) {
     uint8_t* place[kLanes];
     locate(warp, space, a, lanes, plan, place);
     if (acquires)
@@ -122,8 +129,6 @@ void load_parameter(Warp& warp, const Instruction& in, uint32_t mask) {
   }
 }
 
-// Stores lane by lane. Bit l of the result: lane l stored what was there already, be it from before
-// or from a lane before it.
 // Stores lane by lane. Bit l of the result: lane l stored what was there already, be it from before
 // or from a lane before it.
 template <class T, class R>
@@ -193,7 +198,7 @@ void store(Warp& warp, const Instruction& in, uint32_t mask) {
   a.look_for_range(mask, plan.bytes);
   uint32_t defined = mask;
   for (int v = 0; v < in.vector; ++v) defined &= warp.defined[in.src[v]];
-  by_space(in, a, mask, [&](Space space, uint32_t lanes) {
+  by_space(warp, in, a, mask, [&](Space space, uint32_t lanes) {
     uint8_t* place[kLanes];
     locate(warp, space, a, lanes, plan, place);
     if (space == Space::kGlobal && (lanes & ~defined))
@@ -286,7 +291,7 @@ void atomic(Warp& warp, const Instruction& in, uint32_t mask) {
   for (int i = 0; i < in.sources; ++i) defined &= warp.defined[in.src[i]];
   // The lanes' order is not given.
   const bool backwards = warp.launch->random() & 1;
-  by_space(in, a, mask, [&](Space space, uint32_t lanes) {
+  by_space(warp, in, a, mask, [&](Space space, uint32_t lanes) {
     if (space != Space::kGlobal && space != Space::kShared) {
       warp.launch->report(ReportClass::kWrongSpace, warp, std::countr_zero(lanes),
                           "an atomic on local or parameter memory");
@@ -326,8 +331,8 @@ void atomic(Warp& warp, const Instruction& in, uint32_t mask) {
 }
 
 Scope scope_of(Builder& b, Scope otherwise) {
-  // Without clusters a block is a cluster of its own.
-  if (b.has("cta") || b.has("cluster")) return Scope::kCta;
+  if (b.has("cta")) return Scope::kCta;
+  if (b.has("cluster")) return Scope::kCluster;
   if (b.has("gpu") || b.has("gl")) return Scope::kGpu;
   if (b.has("sys")) return Scope::kSys;
   return otherwise;
@@ -335,6 +340,7 @@ Scope scope_of(Builder& b, Scope otherwise) {
 
 Space space_of(Builder& b) {
   if (b.has("global")) return Space::kGlobal;
+  if (b.has("shared::cluster")) return Space::kSharedCluster;
   if (b.has("shared") || b.has("shared::cta")) return Space::kShared;
   if (b.has("local")) return Space::kLocal;
   if (b.has("const")) return Space::kConst;

@@ -94,7 +94,8 @@ void coordinates(Warp& warp, const Instruction& in, int lane, int32_t (&at)[kMos
   }
 }
 
-// dst [address] in shared memory, map [address2]; src: coordinates, mbarrier.
+// dst [address] in the cluster's shared memory, map [address2]; src: coordinates, mbarrier, and the
+// ranks of a multicast where flags say so.
 void load_box(Warp& warp, const Instruction& in, uint32_t mask) {
   const LaneAddresses to = addresses(warp, in.address, in.address_bytes, in.offset, mask);
   const LaneAddresses maps = addresses(warp, in.address2, in.address2_bytes, in.offset2, mask);
@@ -105,7 +106,13 @@ void load_box(Warp& warp, const Instruction& in, uint32_t mask) {
     const TensorMap map = read_map(warp, l, maps.at[l], in.sub);
     const uint32_t mbarrier =
         warp.reg<uint32_t>(in.src[in.sub])[l] + static_cast<uint32_t>(in.immediate);
-    start_to_shared(warp, l, mbarrier, box_pieces(warp, l, map, at, to.at[l], AccessKind::kLoad));
+    const BulkTarget target = bulk_target(warp, l, to.at[l], mbarrier);
+    std::vector<BulkCopy::Piece> pieces =
+        box_pieces(warp, l, map, at, target.shared, AccessKind::kLoad);
+    if (in.flags)
+      start_multicast(warp, l, target, warp.reg<uint16_t>(in.src[in.sub + 1])[l], pieces);
+    else
+      start_to_shared(warp, l, target, std::move(pieces));
   }
   warp.advance_clock();
 }
@@ -135,7 +142,9 @@ void tensor_copy(Builder& b) {
   Instruction& in = b.in;
   const auto& operands = b.statement().operands;
   const bool to_global = b.has("bulk_group");
-  const size_t wanted = (to_global ? 2u : 3u) + (b.has("L2::cache_hint") ? 1u : 0u);
+  const bool is_multicast = b.has("multicast::cluster");
+  const size_t wanted =
+      (to_global ? 2u : 3u) + (is_multicast ? 1u : 0u) + (b.has("L2::cache_hint") ? 1u : 0u);
   if (operands.size() != wanted)
     b.fail("a tensor copy of this form has " + std::to_string(wanted) + " operands");
   const int rank = 1 + b.which({"1d", "2d", "3d", "4d", "5d"});
@@ -160,6 +169,8 @@ void tensor_copy(Builder& b) {
   }
   for (const Operand& coordinate : boxed.parts[1].parts) b.source(coordinate, Type::kS32, 4, false);
   if (!to_global) mbarrier_operand(b, operands[2]);
+  if (is_multicast) b.source(operands[3], Type::kB16, 2, false);
+  in.flags = is_multicast;
   b.linker().kernel().uses_async_proxy = true;
   in.tracks_definedness = true;
   b.execute(to_global ? store_box : load_box);

@@ -334,11 +334,15 @@ class Parser {
       const std::string text(peek().text);
       if (text == "noreturn") {
         next();
-      } else if (text == "maxntid" || text == "reqntid") {
+      } else if (text == "maxntid" || text == "reqntid" || text == "reqnctapercluster") {
         next();
         Dim3 size{static_cast<uint32_t>(integer()), 1, 1};
         if (accept(',')) size.y = static_cast<uint32_t>(integer());
         if (accept(',')) size.z = static_cast<uint32_t>(integer());
+        if (text == "reqnctapercluster") {
+          function.required_cluster = size;
+          continue;
+        }
         if (text == "reqntid") function.required_threads = size;
         function.max_threads = static_cast<uint32_t>(size.count());
       } else if (text == "maxnreg") {
@@ -346,7 +350,12 @@ class Parser {
         function.max_registers = static_cast<uint32_t>(integer());
       } else if (text == "minnctapersm") {
         next();
-        integer();  // a hint for ptxas
+        function.min_ctas = static_cast<uint32_t>(integer());
+      } else if (text == "explicitcluster") {
+        next();  // the launch must have clusters: as .reqnctapercluster says, or of one CTA
+      } else if (text == "maxclusterrank") {
+        next();
+        function.max_cluster = static_cast<uint32_t>(integer());
       } else if (text == "pragma") {
         next();
         while (!accept(';')) next();

@@ -20,9 +20,13 @@ struct Instruction;
 // Runs one instruction on the lanes of `mask`.
 using Execute = void (*)(Warp&, const Instruction&, uint32_t mask);
 
+// Those lanes of `mask` that may pass an instruction of Flow::kAwait, which passes them.
+using MayGoOn = uint32_t (*)(Warp&, const Instruction&, uint32_t mask);
+
 // What happens to the program counter.
 // kPoll is kNext for what a warp repeats until it succeeds: a failure ends its turn.
-enum class Flow : uint8_t { kNext, kPoll, kBranch, kExit, kBarrier, kAwaitGrids };
+// kAwait: the lanes stay before the instruction until `may_go_on` says yes.
+enum class Flow : uint8_t { kNext, kPoll, kBranch, kExit, kBarrier, kAwait };
 
 // The unit of a multiprocessor that an instruction occupies; what counters count by.
 enum class Pipe : uint8_t {
@@ -49,6 +53,7 @@ inline constexpr int kMaxSources = 16;
 
 struct Instruction {
   Execute execute = nullptr;
+  MayGoOn may_go_on = nullptr;
   int32_t guard = -1;  // predicate register, -1 where there is none
   bool guard_negated = false;
   Flow flow = Flow::kNext;
@@ -128,6 +133,20 @@ enum class SpecialRegister : uint8_t {
   kTotalSmemSize,
   kEnvreg1,  // address of the grid's workspace, high and low half
   kEnvreg2,
+  kClusteridX,
+  kClusteridY,
+  kClusteridZ,
+  kNclusteridX,
+  kNclusteridY,
+  kNclusteridZ,
+  kClusterCtaidX,
+  kClusterCtaidY,
+  kClusterCtaidZ,
+  kClusterNctaidX,
+  kClusterNctaidY,
+  kClusterNctaidZ,
+  kClusterCtarank,
+  kClusterNctarank,
   kClock,
   kClock64,
   kGlobaltimer,
@@ -158,9 +177,13 @@ struct Kernel {
   uint32_t local_bytes = 0;
   std::vector<std::vector<uint32_t>> register_lists;
   bool uses_async_proxy = false;  // bulk copies, mbarriers, wgmma
+  bool maps_shared = false;       // addresses may be of another CTA's shared memory
   Dim3 required_threads{0, 0, 0};
   uint32_t max_threads = 0;
   uint32_t max_registers = 0;
+  uint32_t min_ctas = 0;
+  Dim3 required_cluster{0, 0, 0};
+  uint32_t max_cluster = 0;
   std::shared_ptr<const std::unordered_map<int, std::string>> files;
 
   uint32_t register_count() const { return static_cast<uint32_t>(register_names.size()); }

@@ -27,6 +27,8 @@ const char* name_of(ReportClass report_class) {
       "wgmma-fence",
       "tensor-map",
       "mbarrier",
+      "cluster-exit",
+      "setmaxnreg",
       "uninitialised-address",
       "uninitialised-branch",
       "uninitialised-store",
@@ -69,6 +71,7 @@ const char* name_of(Fault fault) {
       "invalid-launch",
       "out-of-resources",
       "cooperative-too-large",
+      "invalid-cluster",
   };
   return kNames[static_cast<size_t>(fault)];
 }

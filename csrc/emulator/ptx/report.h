@@ -33,6 +33,8 @@ enum class ReportClass : uint8_t {
   kWgmmaFence,     // registers of a wgmma were written, and wgmma.fence is missing
   kTensorMap,      // a tensor map that is none
   kMbarrier,       // an mbarrier that is none, or that is used as it must not be
+  kClusterExit,    // a block ends that others of the cluster access, or did without its knowing
+  kSetmaxnreg,     // registers moved between warps as they must not be
   // Uninitialised values.
   kUninitialisedAddress,
   kUninitialisedBranch,
@@ -106,6 +108,7 @@ enum class Fault : uint8_t {
   kInvalidLaunch,
   kOutOfResources,
   kCooperativeTooLarge,
+  kInvalidCluster,
 };
 const char* name_of(Fault fault);
 

@@ -12,6 +12,11 @@ bool same_cta(const Access& a, uint32_t slot, uint32_t clock) {
          clock >= a.slot_begin[slot];
 }
 
+bool same_cluster(const Access& a, uint32_t slot, uint32_t clock) {
+  return slot >= a.first_slot_of_cluster && slot < a.first_slot_of_cluster + a.slots_per_cluster &&
+         clock >= a.slot_begin[slot];
+}
+
 bool same_warp(const Access& a, uint32_t slot, uint32_t clock) {
   return slot == a.slot && clock >= a.slot_begin[slot];
 }
@@ -19,8 +24,9 @@ bool same_warp(const Access& a, uint32_t slot, uint32_t clock) {
 // Strong operations that reach each other do not race.
 bool reach(const Access& a, Scope other, uint32_t slot, uint32_t clock) {
   if (a.scope == Scope::kNone || other == Scope::kNone) return false;
-  if (a.scope != Scope::kCta && other != Scope::kCta) return true;
-  return same_cta(a, slot, clock);
+  const Scope narrower = std::min(a.scope, other);
+  if (narrower > Scope::kCluster) return true;
+  return narrower == Scope::kCluster ? same_cluster(a, slot, clock) : same_cta(a, slot, clock);
 }
 
 bool ordered(const Access& a, uint32_t slot, int lane, uint32_t clock) {

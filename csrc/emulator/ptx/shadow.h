@@ -18,12 +18,13 @@ struct Access {
   uint32_t pc = 0;
   Scope scope = Scope::kNone;  // kNone: weak
   bool non_coherent = false;
-  // What the thread knows, and since when its slot and its CTA's slots are theirs.
+  // What the thread knows, and since when its slot and those of its CTA and cluster are theirs.
   const VectorClock* seen = nullptr;
   // Of an access through the async proxy: which writes of threads are fenced for it.
   const VectorClock* proxied = nullptr;
   const uint32_t* slot_begin = nullptr;  // first clock of the current occupant, per slot
   uint32_t first_slot_of_cta = 0, slots_per_cta = 1;
+  uint32_t first_slot_of_cluster = 0, slots_per_cluster = 1;
 };
 
 // The access that conflicts with another, and how.

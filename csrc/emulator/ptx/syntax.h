@@ -89,6 +89,9 @@ struct Function {
   Dim3 required_threads{0, 0, 0};
   uint32_t max_threads = 0;
   uint32_t max_registers = 0;
+  uint32_t min_ctas = 0;  // per multiprocessor
+  Dim3 required_cluster{0, 0, 0};
+  uint32_t max_cluster = 0;  // CTAs
 };
 
 struct Syntax {

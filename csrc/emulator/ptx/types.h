@@ -35,6 +35,10 @@ enum class Type : uint8_t {
   kS16x2,
   kF16x2,
   kBf16x2,
+  kE4m3,
+  kE5m2,
+  kE4m3x2,
+  kE5m2x2,
 };
 
 // Bytes of one element; 0 for predicates, which are masks.
@@ -43,12 +47,16 @@ inline int size_of(Type type) {
     case Type::kB8:
     case Type::kU8:
     case Type::kS8:
+    case Type::kE4m3:
+    case Type::kE5m2:
       return 1;
     case Type::kB16:
     case Type::kU16:
     case Type::kS16:
     case Type::kF16:
     case Type::kBf16:
+    case Type::kE4m3x2:
+    case Type::kE5m2x2:
       return 2;
     case Type::kB64:
     case Type::kU64:
@@ -72,7 +80,9 @@ inline bool is_float(Type type) {
 
 inline bool is_signed(Type type) { return type >= Type::kS8 && type <= Type::kS64; }
 
-inline bool is_packed(Type type) { return type >= Type::kU16x2; }
+inline bool is_packed(Type type) {
+  return type >= Type::kU16x2 && type != Type::kE4m3 && type != Type::kE5m2;
+}
 
 // kNone for a word that names no type.
 inline Type parse_type(std::string_view word) {
@@ -89,16 +99,20 @@ inline Type parse_type(std::string_view word) {
       {"bf16", Type::kBf16},   {"tf32", Type::kTf32},     {"f32", Type::kF32},
       {"f64", Type::kF64},     {"u16x2", Type::kU16x2},   {"s16x2", Type::kS16x2},
       {"f16x2", Type::kF16x2}, {"bf16x2", Type::kBf16x2},
+      {"e4m3", Type::kE4m3},   {"e5m2", Type::kE5m2},     {"e4m3x2", Type::kE4m3x2},
+      {"e5m2x2", Type::kE5m2x2},
   };
   for (const Name& name : kNames)
     if (name.word == word) return name.type;
   return Type::kNone;
 }
 
-enum class Space : uint8_t { kGeneric, kGlobal, kConst, kShared, kLocal, kParam };
+// kSharedCluster is what instructions name, for addresses that may be of another CTA of the cluster;
+// where an access goes is kShared.
+enum class Space : uint8_t { kGeneric, kGlobal, kConst, kShared, kLocal, kParam, kSharedCluster };
 
 // How far a strong operation reaches; kNone marks weak ones.
-enum class Scope : uint8_t { kNone, kCta, kGpu, kSys };
+enum class Scope : uint8_t { kNone, kCta, kCluster, kGpu, kSys };
 
 enum class Rounding : uint8_t { kNearest, kZero, kDown, kUp, kAway };
 
@@ -113,5 +127,10 @@ inline constexpr uint64_t kSharedWindow = 0x7f01ull << 48;
 inline constexpr uint64_t kLocalWindow = 0x7f02ull << 48;
 inline constexpr uint64_t kParamWindow = 0x7f03ull << 48;
 inline constexpr uint64_t kWindowMask = 0xffffull << 48;
+
+// Addresses of the shared memory of a cluster (mapa): 1 + the CTA's rank above these bits, 0 for the
+// accessing CTA's own.
+inline constexpr int kRankShift = 24;
+inline constexpr uint64_t kOwnSharedMask = (1ull << kRankShift) - 1;
 
 }  // namespace gptoss::emulator

@@ -43,7 +43,11 @@ void Warp::run(int quantum) {
       if (in.converges && !converge(in)) continue;
       mask = active;
     }
-    if (in.flow == Flow::kAwaitGrids && !await_grids(mask)) continue;
+    if (in.flow == Flow::kAwait && mask) {
+      const uint32_t passing = in.may_go_on(*this, in, mask);
+      if (hold(mask & ~passing)) continue;
+      mask = passing;
+    }
     if (in.touches_wgmma && mask) touch_wgmma_registers(in);
     executions[pc] += std::popcount(mask);
     warp_executions[pc] += mask != 0;
@@ -91,28 +95,29 @@ void Warp::run(int quantum) {
         else
           ++pc;
         break;
-      case Flow::kAwaitGrids:
+      case Flow::kAwait:
         if (++pc >= next_other_pc) regroup(LaneGroup::State::kRunnable);
         break;
     }
   }
 }
 
-// griddepcontrol.wait by the lanes of `mask`: false where they stay before it.
-bool Warp::await_grids(uint32_t mask) {
-  if (!mask || launch->await_prerequisites(*this, mask)) return true;
-  if (const uint32_t rest = active & ~mask)
-    others.push_back({pc + 1, rest, LaneGroup::State::kRunnable});
-  active = mask;
-  regroup(LaneGroup::State::kAwaitingGrids);
-  return false;
+// Lets lanes stay before the instruction; true where no lane goes on from here.
+bool Warp::hold(uint32_t lanes) {
+  if (!lanes) return false;
+  others.push_back({pc, lanes, LaneGroup::State::kAwaiting});
+  active &= ~lanes;
+  if (active) return false;
+  regroup(LaneGroup::State::kRunnable);
+  return true;
 }
 
-void Warp::wake_from_grids() {
+void Warp::wake() {
   bool any = false;
   for (LaneGroup& group : others) {
-    if (group.state != LaneGroup::State::kAwaitingGrids) continue;
+    if (group.state != LaneGroup::State::kAwaiting) continue;
     group.state = LaneGroup::State::kRunnable;
+    if (group.pc > pc) next_other_pc = std::min(next_other_pc, group.pc);
     any = true;
   }
   if (any && !active) regroup(LaneGroup::State::kRunnable);
@@ -162,6 +167,7 @@ void Warp::leave(uint32_t lanes) {
     ++launch->progress;
     if (!others.empty() || !active) regroup(LaneGroup::State::kRunnable);
     cta->complete_barriers();
+    cta->cluster->complete_barrier();
   }
 }
 
@@ -271,7 +277,7 @@ void Warp::regroup(LaneGroup::State state_of_running) {
   active = others[chosen].lanes;
   others.erase(others.begin() + static_cast<std::ptrdiff_t>(chosen));
   for (const LaneGroup& group : others)
-    if (group.pc > pc && group.state != State::kAtBarrier && group.state != State::kAwaitingGrids)
+    if (group.pc > pc && group.state != State::kAtBarrier && group.state != State::kAwaiting)
       next_other_pc = std::min(next_other_pc, group.pc);
 }
 
@@ -396,6 +402,29 @@ void Warp::arrive_at_barrier(const Instruction& in) {
     regroup(LaneGroup::State::kRunnable);
   }
   cta->complete_barriers();
+}
+
+void Cluster::complete_barrier() {
+  bool any = false;
+  for (const Cta* cta : ctas) {
+    for (const Warp& warp : cta->warps) {
+      if (warp.live & ~warp.cluster_arrived) return;
+      any = any || warp.cluster_arrived;
+    }
+  }
+  if (!any) return;
+  ++ctas.front()->launch->progress;
+  done = std::move(arriving);
+  done_proxied = std::move(arriving_proxied);
+  done_inits.join(arriving_inits);
+  arriving = arriving_proxied = arriving_inits = VectorClock();
+  for (Cta* cta : ctas) {
+    for (Warp& warp : cta->warps) {
+      warp.cluster_passed |= warp.cluster_arrived;
+      warp.cluster_arrived = 0;
+      warp.wake();
+    }
+  }
 }
 
 void Cta::complete_barriers() {
