@@ -750,7 +750,8 @@ class Small:
     wrong: str
     classes: set[str]
     other: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # of the wrong one
+    always: dict[str, Any] = field(default_factory=dict)  # of both
 
     def text(self, line: str) -> str:
         """Return the module with the right or the wrong line."""

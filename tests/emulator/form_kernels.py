@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from emulator.corpus import BF16
@@ -14,6 +15,7 @@ from emulator.device import Call, Device, Result, launch_chain
 
 Array = np.ndarray[Any, Any]
 
+E4M3, E5M2 = np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)
 HEADER = ".version 8.6\n.target sm_90\n.address_size 64\n"
 REGISTERS = """
   .reg .pred %p<8>; .reg .b16 %rs<16>; .reg .b32 %r<64>; .reg .b64 %rd<24>; .reg .f32 %f<16>;
@@ -533,6 +535,62 @@ def barriers(text: str) -> None:
         assert np.array_equal(got[:, 1:], np.tile(np.array([86, 21, 2], np.uint32), (64, 1)))
 
 
+# ---- conversions of 8-bit floats, on all pairs; test_headers.py has cuda_fp8.h ----
+
+
+def _fp8_text(relu: str) -> str:
+    lines = []
+    for i, kind in enumerate(("e4m3x2", "e5m2x2")):
+        lines.append(f"""
+  cvt.rn{relu}.f16x2.{kind} %r4, %rs1; mov.b32 {{%rs2, %rs3}}, %r4;
+  cvt.f32.f16 %f1, %rs2; cvt.f32.f16 %f2, %rs3;
+  cvt.rn.satfinite{relu}.{kind}.f32 %rs4, %f2, %f1; cvt.rn.satfinite{relu}.{kind}.f16x2 %rs5, %r3;
+  mov.b32 %r5, {{%rs4, %rs5}}; st.global.v2.b32 [%rd2+{8 * i}], {{%r4, %r5}};""")
+    return entry(
+        "k", "out",
+        """
+  mov.u32 %r2, %ctaid.x; mad.lo.u32 %r2, %r2, 256, %r1; cvt.u16.u32 %rs1, %r2;
+  mad.wide.u32 %rd2, %r2, 16, %rd1;
+  // Two different halves of each value.
+  not.b32 %r3, %r2; cvt.u16.u32 %rs6, %r3; mov.b32 %r3, {%rs1, %rs6};"""
+        + "".join(lines),
+    )  # fmt: skip
+
+
+def _check_fp8(text: str, is_relu: bool) -> None:
+    device = Device()
+    out = device.empty((65536, 4), np.uint32, "out")
+    clean(device.load(text).launch("k", 256, 256, out))
+    got = out.numpy()
+    every = np.arange(65536, dtype=np.uint16)
+    halves = np.stack([every, ~every], 1).view(np.float16)
+    for i, kind in enumerate((E4M3, E5M2)):
+
+        def to_bytes(x: Array, kind: Any = kind) -> Array:
+            x = x.astype(np.float32)
+            largest = float(ml_dtypes.finfo(kind).max)
+            with np.errstate(all="ignore"):
+                raw = np.clip(x, -largest, largest).astype(kind).view(np.uint8)
+            raw = np.where(np.isnan(x), 0x7F, raw)
+            return np.where(is_relu & np.signbit(x) & ~np.isnan(x), 0, raw).astype(np.uint8)
+
+        values = every[:, None].view(np.uint8).view(kind).astype(np.float32)
+        wanted = np.where(is_relu & np.signbit(values) & ~np.isnan(values), 0, values)
+        pair = got[:, 2 * i : 2 * i + 1].view(np.float16).astype(np.float32)
+        assert np.array_equal(pair, wanted, equal_nan=True)
+        assert np.array_equal(np.signbit(pair[wanted == 0]), np.signbit(wanted[wanted == 0]))
+        assert (got[:, 2 * i : 2 * i + 1].view(np.uint16)[np.isnan(values)] == 0x7FFF).all()
+        packed = got[:, 2 * i + 1 : 2 * i + 2].view(np.uint8)
+        assert np.array_equal(packed[:, :2], to_bytes(wanted))
+        assert np.array_equal(packed[:, 2:], to_bytes(halves))
+
+
+for _relu in ("", ".relu"):
+    KERNELS[f"fp8{_relu}"] = FormKernel(
+        _fp8_text(_relu), lambda r=_relu: _check_fp8(_fp8_text(r), bool(r))
+    )
+
+
 # ---- matrices ----
 
 
@@ -638,6 +696,15 @@ MMA = {
     "u8": ("s32.u8.u8.s32", ("m16n8k16", "m16n8k32"), np.dtype(np.uint8), np.dtype(np.int32), 4),
     "u8 by s8": ("s32.u8.s8.s32", ("m16n8k32",), np.dtype(np.uint8), np.dtype(np.int32), 4),
 }
+for _sum, _dtype in (("f32", np.dtype(np.float32)), ("f16", np.dtype(np.float16))):
+    for _a, _of_a in (("e4m3", E4M3), ("e5m2", E5M2)):
+        for _b in ("e4m3", "e5m2"):
+            MMA[f"{_a} by {_b} in {_sum}"] = (
+                f"{_sum}.{_a}.{_b}.{_sum}", ("m16n8k32",), _of_a, _dtype, 4,
+            )  # fmt: skip
+# Where B is of another type than A.
+OF_B = {"u8 by s8": np.dtype(np.int8)}
+OF_B |= {name: E4M3 if " by e4m3" in name else E5M2 for name in MMA if " in f" in name}
 
 
 def _check_mma(name: str) -> None:
@@ -645,17 +712,15 @@ def _check_mma(name: str) -> None:
     rng = np.random.default_rng(5)
     for shape in shapes:
         k = int(shape.split("k")[1])
-        if per == 4:
+        is_integer = result.kind == "i"
+        if is_integer:
             a = rng.integers(0, 256, (16, k)).astype(np.uint8).view(element)
-            b = (
-                rng.integers(0, 256, (k, 8))
-                .astype(np.uint8)
-                .view(np.int8 if name == "u8 by s8" else element)
-            )
+            b = rng.integers(0, 256, (k, 8)).astype(np.uint8).view(OF_B.get(name, element))
             c = rng.integers(-(2**20), 2**20, (16, 8)).astype(np.int32)
             want = a.astype(np.int64) @ b.astype(np.int64) + c
         else:
-            a, b = (rng.standard_normal(s).astype(element) for s in ((16, k), (k, 8)))
+            a = rng.standard_normal((16, k)).astype(element)
+            b = rng.standard_normal((k, 8)).astype(OF_B.get(name, element))
             c = rng.standard_normal((16, 8)).astype(result)
             if name == "tf32":  # what the instruction looks at
                 a, b = (
@@ -663,7 +728,7 @@ def _check_mma(name: str) -> None:
                 )
             want = a.astype(np.float64) @ b.astype(np.float64) + c.astype(np.float64)
         got = _mma(f"mma.sync.aligned.{shape}.row.col.{types}", a, b, c, per)
-        if per == 4:
+        if is_integer:
             assert np.array_equal(got, want), shape
         else:
             # Exact sums of exact products, rounded once (float64 adds 2^-53).

@@ -58,11 +58,11 @@ def test_coverage_names_what_is_missing(tmp_path: Path) -> None:
     later = tmp_path / "later.ptx"
     later.write_text(
         ".version 8.0\n.target sm_90\n.address_size 64\n"
-        ".entry k() {\n  barrier.cluster.wait.aligned;\n  ret;\n}\n"
+        ".entry k() {\n  tcgen05.wait::ld.sync.aligned;\n  ret;\n}\n"
     )
     done = _tool("coverage", later)
     assert done.returncode == 1
-    assert '"barrier.cluster.wait.aligned": [5]' in done.stdout
+    assert '"tcgen05.wait::ld.sync.aligned": [5]' in done.stdout
 
 
 @pytest.mark.parametrize(

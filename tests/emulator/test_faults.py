@@ -9,10 +9,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from emulator import corpus
+from emulator import cluster_faults, corpus
 from emulator.device import Device, Report, Result, ptx
 from emulator.faults import PLANTED, SMALL, Planted, Small, plant
 
+assert cluster_faults  # which adds its own
 SEEDS = range(int(os.environ.get("GPTOSS_EMULATOR_SEEDS", "4")))
 
 
@@ -80,7 +81,7 @@ def _run_small(case: Small, line: str, options: dict[str, object], seed: int) ->
     x = device.buffer(np.arange(128, dtype=np.uint32) + 1, "x")
     out = device.empty(128, np.uint32, "out")
     module = device.load(case.text(line))
-    extra = {k: v for k, v in options.items() if k not in {"grid", "block"}}
+    extra = {k: v for k, v in options.items() if k not in {"grid", "block"}} | case.always
     return module.launch(
         "k", options.get("grid", 2), options.get("block", 64), x, out, 128, seed=seed, **extra
     )

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from emulator import corpus
+from emulator import cluster_kernels, corpus
 from emulator.device import BUILD, Device, Module, coverage, forms, ptx
 from emulator.exact import FORMATS
 from emulator.form_cases import BITS, Case, case_of, expand
 from emulator.form_kernels import KERNELS
+
+assert cluster_kernels  # which adds its own to KERNELS
 
 FULL = bool(os.environ.get("GPTOSS_EMULATOR_FULL"))
 OPCODES_PER_ROW = 10**9 if FULL else 24
@@ -231,6 +233,7 @@ def test_form_kernel(name: str) -> None:
 def test_every_row_is_tested() -> None:
     tested = set(ELEMENTWISE)
     texts = [k.text for k in KERNELS.values()]
+    texts.append(ptx("fp8"))
     texts += [ptx(name) for name in {corpus.file_of(n) for n in corpus.CASES}]
     for text in texts:
         found = coverage(text)

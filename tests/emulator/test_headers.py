@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import ml_dtypes
@@ -27,8 +28,9 @@ def _run(kernel: str, x: Array, columns: int, dtype: Any) -> Array:
     return out.numpy()
 
 
-def test_nothing_is_missing() -> None:
-    assert coverage(ptx("headers"))["missing"] == {}
+@pytest.mark.parametrize("name", ["headers", "fp8"])
+def test_nothing_is_missing(name: str) -> None:
+    assert coverage(ptx(name))["missing"] == {}
 
 
 def _erf(x: Array) -> Array:
@@ -150,6 +152,73 @@ def test_fp8_conversions_of_all_halves(column: int, kind: str) -> None:
     want = np.clip(x, -largest, largest).astype(dtype)  # conversions saturate
     assert np.array_equal(out.numpy()[:, column], want.view(np.uint8))
     assert np.array_equal(back.numpy()[:, column], want.astype(np.float32))
+
+
+FP8 = [np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2)]
+
+
+def _to_fp8(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return the bytes that a saturating conversion gives."""
+    largest = float(ml_dtypes.finfo(dtype).max)
+    wide = x.astype(np.float32)
+    with np.errstate(all="ignore"):
+        raw = np.clip(wide, -largest, largest).astype(dtype).view(np.uint8)
+    return np.where(np.isnan(wide), np.uint8(0x7F), raw)
+
+
+def _ties() -> Array:
+    """Return the floats between two 8-bit ones and their neighbours, and random ones."""
+    out = [np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)]
+    for dtype in FP8:
+        numbers = np.arange(128, dtype=np.uint8).view(dtype).astype(np.float32)
+        numbers = numbers[np.isfinite(numbers)]
+        middle = (numbers[1:] + numbers[:-1]) / 2
+        for x in (numbers, middle):
+            out += [x, np.nextafter(x, np.float32(np.inf)), np.nextafter(x, np.float32(-np.inf))]
+    both = np.concatenate(out)
+    return np.concatenate([both, -both])
+
+
+def test_cuda_fp8_with_instructions_for_it() -> None:
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+        every = np.arange(65536, dtype=np.uint16)
+        halves, narrow = every.view(np.float16), every.view(BF16)
+        # All that f16 and bf16 have as f32, too.
+        wide = np.concatenate([halves.astype(np.float32), narrow.astype(np.float32), _ties()])
+        halves, narrow = (np.resize(x, wide.size) for x in (halves, narrow))
+        device = Device()
+        module = device.load(ptx("fp8"))
+        out = device.empty((wide.size, 6), np.uint8, "out")
+        inputs = [device.buffer(x) for x in (wide, halves, narrow)]
+        result = module.launch("to_fp8", -(-wide.size // 256), 256, *inputs, out, wide.size)
+        assert not result.reports, result.reports[0].text
+        for i, x in enumerate((wide, halves, narrow)):
+            for j, dtype in enumerate(FP8):
+                assert np.array_equal(out.numpy()[:, 2 * i + j], _to_fp8(x, dtype)), (i, dtype)
+
+
+def test_packed_cuda_fp8() -> None:
+    device = Device()
+    x = _ties()
+    x = x[: x.size // 4 * 4].reshape(-1, 4)
+    a, b = (device.empty(x.shape, np.uint8) for _ in range(2))
+    back = device.empty((len(x), 2, 4), np.float32)
+    module = device.load(ptx("fp8"))
+    result = module.launch(
+        "packed_fp8", -(-len(x) // 128), 128, device.buffer(x), a, b, back, len(x)
+    )
+    assert not result.reports, result.reports[0].text
+    for i, (packed, dtype) in enumerate(zip((a, b), FP8, strict=True)):
+        want = _to_fp8(x, dtype)
+        assert np.array_equal(packed.numpy(), want)
+        values = want.view(dtype).astype(np.float32)
+        assert np.array_equal(back.numpy()[:, i], values, equal_nan=True)
+    out = device.empty((65536, 2, 2), np.float16)
+    assert not module.launch("pairs_of_fp8", 256, 256, out).reports
+    pairs = np.arange(65536, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    for i, dtype in enumerate(FP8):
+        want = pairs.view(dtype).astype(np.float16)
+        assert np.array_equal(out.numpy()[:, i], want, equal_nan=True)
 
 
 def _launch_small(kernel: str, first: Buffer | bytes, device: Device, n: int) -> Array:

@@ -36,6 +36,16 @@ def test_hostile_tensor_cores_stay_within_the_tolerance(name: str) -> None:
     assert len(errors) > 1, "every seed rounds alike"
 
 
+def test_sums_of_fp8_keep_few_bits_on_hostile_tensor_cores() -> None:
+    text = ptx(corpus.file_of("triton_fp8_matmul"))
+    errors = [
+        corpus.run("triton_fp8_matmul", text, seed=seed, hostile=True).error for seed in range(8)
+    ]
+    # Down to 13 bits behind the point, truncated: 2^11 times the bound of rounding to f32.
+    assert max(errors) <= 2**11
+    assert max(errors) > 2, "none keeps fewer bits than a float has"
+
+
 def test_a_seed_repeats_a_launch() -> None:
     text = ptx("corpus")
     first, second = (corpus.run("matmul", text, seed=5, hostile=True) for _ in range(2))

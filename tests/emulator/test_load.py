@@ -24,14 +24,27 @@ REFUSED = {
         "instruction form wgmma.mma_async",
     "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r1}, %rd1, %rd1, 1, 1, 1, 0, 0;":
         "the accumulator has 4 registers",
-    "barrier.cluster.arrive.aligned;": "instruction form barrier.cluster.arrive.aligned",
-    "setmaxnreg.inc.sync.aligned.u32 64;": "instruction form setmaxnreg",
+    "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1}, %rd1, %rd1, 1, 1, 1;":
+        "instruction form wgmma.mma_async",
+    "barrier.cluster.wait.release;": "instruction form barrier.cluster.wait.release",
+    "mbarrier.arrive.shared::cluster.b64 %rd1, [%r1];": "gives no phase: _",
+    "mbarrier.try_wait.parity.shared::cluster.b64 %p1, [%r1], 0;":
+        "instruction form mbarrier.try_wait",
+    "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r1], %r2, [%r3];":
+        "instruction form st.async",
+    "tensormap.replace.tile.global_address.global.b1024.b64 [%rd1], %rd2;":
+        "instruction form tensormap.replace",
+    "mov.pred %p1, %is_explicit_cluster;": "unknown operand %is_explicit_cluster",
+    "setmaxnreg.inc.sync.aligned.u32 20;": "setmaxnreg takes a multiple of 8 from 24 to 256",
+    "setmaxnreg.dec.sync.aligned.u32 264;": "setmaxnreg takes a multiple of 8 from 24 to 256",
+    "setmaxnreg.dec.sync.aligned.u32 60;": "setmaxnreg takes a multiple of 8 from 24 to 256",
+    "cvt.rn.e4m3x2.f32 %rs1, %f1, %f2;": "instruction form cvt.rn.e4m3x2.f32",
     "fence.proxy.alias;": "instruction form fence.proxy.alias",
     "elect.sync %r1, -1;": "elect.sync needs a register and a predicate",
     "cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r1];": "of this form has 3 operands",
-    "cvt.rn.satfinite.e4m3x2.f32 %rs1, %f1, %f2;": "instruction form cvt.rn.satfinite.e4m3x2.f32",
+    "cvt.rn.satfinite.e2m1x2.f32 %rs1, %f1, %f2;": "instruction form cvt.rn.satfinite.e2m1x2",
     "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1}, {%r1}, {%r2}, {%f1};":
-        "instruction form mma",
+        "fragment of the wrong length",
     "tex.1d.v4.f32.s32 {%f1, %f1, %f1, %f1}, [x, {%r1}];": "instruction form tex",
     # Spelling and operands.
     "addd.u32 %r1, %r2, %r3;": "instruction form addd.u32",

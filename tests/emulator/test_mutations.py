@@ -60,6 +60,8 @@ WEAKER = [
 
 KERNEL_OF = {f"triton_{k}": k for k in ("matmul_f16", "matmul_tf32")}
 KERNEL_OF = dict.fromkeys(KERNEL_OF, "matmul") | {"triton_sort": "sort_rows"}
+KERNEL_OF |= {"triton_cluster_softmax": "softmax", "triton_cluster_sums": "column_sums"}
+KERNEL_OF |= {"triton_fp8_matmul": "matmul"}
 KERNEL_OF |= {"triton_hopper_matmul": "matmul", "triton_hopper_attention": "attention"}
 KERNEL_OF |= {f"triton_tma_matmul{k}": "matmul_tma" for k in ("", "_64", "_32", "_f16")}
 

@@ -42,13 +42,16 @@ Space resolve(uint64_t& address);
 // While it lives, the warp's accesses to shared memory go to that of `owner`.
 class SharedOf {
  public:
-  SharedOf(Warp& warp, Cta& owner) : warp_(warp) { warp.shared_cta = &owner; }
-  ~SharedOf() { warp_.shared_cta = warp_.cta; }
+  SharedOf(Warp& warp, Cta& owner) : warp_(warp), before_(warp.shared_cta) {
+    warp.shared_cta = &owner;
+  }
+  ~SharedOf() { warp_.shared_cta = before_; }
   SharedOf(const SharedOf&) = delete;
   SharedOf& operator=(const SharedOf&) = delete;
 
  private:
   Warp& warp_;
+  Cta* before_;
 };
 
 // The CTA that a shared::cluster address is of; `address` becomes one of its shared memory. Throws
