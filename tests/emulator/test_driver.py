@@ -509,13 +509,16 @@ KERNEL = """
 image = open({ptx!r}, "rb").read()
 module, function = ctypes.c_void_p(), ctypes.c_void_p()
 current(0)
-assert lib.cuCtxEnablePeerAccess(contexts[1], 0) == 0
+{access}
 assert lib.cuModuleLoadData(ctypes.byref(module), image) == 0
-assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"rmsnorm") == 0
-values = [memories[1], memories[1], memories[0], ctypes.c_int(16), ctypes.c_float(1e-5)]
-arguments = (ctypes.c_void_p * 5)(*(ctypes.addressof(v) for v in values))
+assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"scan") == 0
+values = [memories[1], memories[1]]
+arguments = (ctypes.c_void_p * 2)(*(ctypes.addressof(v) for v in values))
 sizes = [ctypes.c_uint(v) for v in (1, 1, 1, 256, 1, 1, 0)]
 current(1)
+lib.cuMemFree_v2(memories[1])
+assert lib.cuMemAlloc_v2(ctypes.byref(memories[1]), 1024) == 0
+assert lib.cuMemsetD32_v2(memories[1], 3, 256) == 0
 print(lib.cuLaunchKernel(function, *sizes, streams[1], arguments, None))  # another's function
 current(0)
 print(lib.cuLaunchKernel(function, *sizes, streams[1], arguments, None))  # another's stream
@@ -523,14 +526,217 @@ print(lib.cuLaunchKernel(function, *sizes, streams[0], arguments, None))
 print(lib.cuStreamSynchronize(streams[0]))  # another's memory
 current(1)
 print(lib.cuStreamSynchronize(streams[1]))  # a context of its own
+sums = np.zeros(256, "u4")
+assert lib.cuMemcpyDtoH_v2(ctypes.c_void_p(sums.ctypes.data), memories[1], 1024) == 0
+print(bool((sums == 3 * np.arange(1, 257)).all()), bool((sums == 3).all()))
 print(lib.cuMemcpyPeer(memories[1], contexts[1], memories[0], contexts[0], size))
 """
 
 
-def test_a_kernel_stays_on_its_device() -> None:
-    code = KERNEL.format(ptx=str(DATA / "corpus.ptx"))
-    found = _peers(code, GPTOSS_EMULATOR_PEERS="1", GPTOSS_EMULATOR_QUIET="1")
-    assert found == ["201", "400", "0", "700", "0", "700"]
+def test_a_kernel_uses_the_memory_of_a_peer() -> None:
+    access = "assert lib.cuCtxEnablePeerAccess(contexts[1], 0) == 0"
+    code = KERNEL.format(ptx=str(DATA / "corpus.ptx"), access=access)
+    for seed in "12":
+        found = _peers(code, GPTOSS_EMULATOR_PEERS="1", GPTOSS_EMULATOR_SEED=seed)
+        assert found == ["201", "400", "0", "0", "0", "True False", "0"]
+    # The checks look there, too.
+    removed = "assert lib.cuCtxDisablePeerAccess(contexts[1]) == 0"
+    for nothing in ("", f"{access}; {removed}"):
+        code = KERNEL.format(ptx=str(DATA / "corpus.ptx"), access=nothing)
+        found = _peers(code, GPTOSS_EMULATOR_PEERS="1", GPTOSS_EMULATOR_QUIET="1")
+        assert found == ["201", "400", "0", "700", "0", "False True", "700"]
+
+
+def test_races_in_the_memory_of_a_peer_are_reported() -> None:
+    code = """
+lib.emulatorTakeReports.restype = ctypes.c_char_p
+image = {text!r}.encode()
+module, function = ctypes.c_void_p(), ctypes.c_void_p()
+current(0)
+assert lib.cuCtxEnablePeerAccess(contexts[1], 0) == 0
+assert lib.cuModuleLoadData(ctypes.byref(module), image) == 0
+assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"k") == 0
+values = [memories[1]]
+arguments = (ctypes.c_void_p * 1)(ctypes.addressof(values[0]))
+sizes = [ctypes.c_uint(v) for v in (2, 1, 1, 1, 1, 1, 0)]
+assert lib.cuLaunchKernel(function, *sizes, streams[0], arguments, None) == 0
+print(lib.cuStreamSynchronize(streams[0]))
+print(lib.emulatorTakeReports().decode().count("race-global"))
+"""
+    text = """.version 8.0
+.target sm_80
+.address_size 64
+.entry k(.param .u64 x) {
+  .reg .b32 %r<4>; .reg .b64 %rd<4>;
+  ld.param.u64 %rd1, [x]; mov.u32 %r1, %ctaid.x; st.global.u32 [%rd1], %r1; ret;
+}
+"""
+    found = _peers(code.format(text=text), GPTOSS_EMULATOR_PEERS="1", GPTOSS_EMULATOR_QUIET="1")
+    assert found == ["719", "1"]
+
+
+LOST = """
+lib.emulatorLoseDevice.restype = ctypes.c_bool
+image = open({ptx!r}, "rb").read()
+functions = []
+for device in (0, 1):
+    current(device)
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    assert lib.cuModuleLoadData(ctypes.byref(module), image) == 0
+    assert lib.cuModuleGetFunction(ctypes.byref(function), module, b"scan") == 0
+    lib.cuMemFree_v2(memories[device])
+    assert lib.cuMemAlloc_v2(ctypes.byref(memories[device]), 1024) == 0
+    assert lib.cuMemsetD32_v2(memories[device], 3, 256) == 0
+    functions.append(function)
+sizes = [ctypes.c_uint(v) for v in (1, 1, 1, 256, 1, 1, 0)]
+
+def launch(device):
+    current(device)
+    arguments = (ctypes.c_void_p * 2)(*[ctypes.addressof(memories[device])] * 2)
+    launched = lib.cuLaunchKernel(functions[device], *sizes, streams[device], arguments, None)
+    return launched, lib.cuStreamSynchronize(streams[device])
+
+def calls():
+    other = ctypes.c_uint64()
+    stream, event = ctypes.c_void_p(), ctypes.c_void_p()
+    return [
+        lib.cuCtxSynchronize(), lib.cuMemAlloc_v2(ctypes.byref(other), 64),
+        lib.cuMemcpyDtoH_v2(host, memories[1], size), lib.cuMemFree_v2(memories[1]),
+        lib.cuStreamCreate(ctypes.byref(stream), 1), lib.cuEventRecord(events[1], streams[1]),
+        lib.cuEventQuery(events[1]), lib.cuModuleLoadData(ctypes.byref(stream), image),
+    ]
+
+print(launch(1), launch(0))
+{lose}
+print(launch(1), launch(0))
+current(1)
+print(sorted(set(calls())))
+print(lib.cuDevicePrimaryCtxReset_v2(1), lib.cuDevicePrimaryCtxReset_v2(0), set(calls()))
+fresh, count = ctypes.c_void_p(), ctypes.c_int()
+print(lib.cuDevicePrimaryCtxRetain(ctypes.byref(fresh), 1), lib.cuCtxCreate_v2(ctypes.byref(fresh), 0, 1))
+print(lib.cuDeviceGetCount(ctypes.byref(count)), count.value)
+current(0)
+print(lib.cuMemcpyPeer(memories[1], contexts[1], memories[0], contexts[0], size))
+print(launch(0), lib.cuMemcpyDtoH_v2(host, memories[0], size), lib.cuMemFree_v2(memories[0]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "lose", "error"),
+    [
+        ("1@2", "", 214),
+        ("1@2:719", "", 719),
+        ("", "print(lib.emulatorLoseDevice(1, 0), lib.emulatorLoseDevice(7, 0))", 214),
+        ("", "print(lib.emulatorLoseDevice(1, 999), lib.emulatorLoseDevice(7, 0))", 999),
+    ],
+)
+def test_a_lost_device_stays_lost_and_the_other_goes_on(
+    environment: str, lose: str, error: int
+) -> None:
+    code = LOST.format(ptx=str(DATA / "corpus.ptx"), lose=lose)
+    found = _peers(code, GPTOSS_EMULATOR_LOSE=environment)
+    expected = ["(0, 0) (0, 0)"]
+    # In a launch the loss shows when it is waited for; otherwise with the next call.
+    expected += ["True False", f"({error}, {error}) (0, 0)"] if lose else [f"(0, {error}) (0, 0)"]
+    expected += [f"[{error}]", f"{error} 0 {{{error}}}", "46 46", "0 2", str(error), "(0, 0) 0 0"]
+    assert found == expected
+
+
+def test_a_loss_that_cannot_be_planned_is_said() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", VISIBLE, LIBRARY],
+        env=os.environ | {"GPTOSS_EMULATOR_DEVICES": "A100", "GPTOSS_EMULATOR_LOSE": "0@x;3@1;0@4:2"},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "GPTOSS_EMULATOR_LOSE" in line]
+    assert [line.rsplit(" ", 1)[1] for line in said] == ["0@x", "3@1"]
+
+
+CLUSTERS = """
+class Attribute(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint * 16)]
+
+class Config(ctypes.Structure):
+    _fields_ = [
+        ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("count", ctypes.c_uint),
+    ]
+
+def config(grid, block, cluster, stream=None):
+    attribute = Attribute(4, 0, (ctypes.c_uint * 16)(*cluster))
+    out = Config((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), 0, stream)
+    out.attributes, out.count = ctypes.addressof(attribute), 1
+    out.keep = attribute
+    return out
+
+image = open({ptx!r}, "rb").read()
+module, ring, fixed = (ctypes.c_void_p() for _ in range(3))
+current(0)
+assert lib.cuModuleLoadData(ctypes.byref(module), image) == 0
+assert lib.cuModuleGetFunction(ctypes.byref(ring), module, b"cluster_ring") == 0
+assert lib.cuModuleGetFunction(ctypes.byref(fixed), module, b"cluster_sum") == 0
+x, out = ctypes.c_uint64(), ctypes.c_uint64()
+for memory in (x, out):
+    assert lib.cuMemAlloc_v2(ctypes.byref(memory), 16 * 256) == 0
+    assert lib.cuMemsetD32_v2(memory, 2, 16 * 64) == 0
+arguments = (ctypes.c_void_p * 2)(ctypes.addressof(x), ctypes.addressof(out))
+
+def launch(blocks, cluster, stream=None):
+    c = config((blocks, 1, 1), (64, 1, 1), cluster, stream)
+    return lib.cuLaunchKernelEx(ctypes.byref(c), ring, arguments, None)
+
+def rows(count):
+    back = np.zeros((count, 64), "u4")
+    assert lib.cuMemcpyDtoH_v2(ctypes.c_void_p(back.ctypes.data), out, back.nbytes) == 0
+    return back[:, 0].tolist()
+
+print(launch(4, (4, 1, 1)), lib.cuCtxSynchronize(), rows(5))
+# Sizes: no multiple, none, too large, large after opting in.
+print(launch(4, (3, 1, 1)), launch(4, (0, 1, 1)), launch(16, (16, 1, 1)))
+print(lib.cuFuncSetAttribute(ring, 14, 1), launch(16, (16, 1, 1)), lib.cuCtxSynchronize(), rows(2))
+# The same in a graph.
+graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+assert lib.cuMemsetD32_v2(out, 0, 16 * 64) == 0
+assert lib.cuStreamBeginCapture_v2(streams[0], 0) == 0
+assert launch(8, (8, 1, 1), streams[0]) == 0
+assert lib.cuStreamEndCapture(streams[0], ctypes.byref(graph)) == 0
+assert lib.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0)) == 0
+assert lib.cuGraphLaunch(executable, streams[0]) == 0
+print(lib.cuStreamSynchronize(streams[0]), rows(8))
+# What is known of functions and devices.
+value, found = ctypes.c_int(), []
+for attribute in (10, 11, 12, 13, 14):
+    assert lib.cuFuncGetAttribute(ctypes.byref(value), attribute, fixed) == 0
+    found.append(value.value)
+for device in (0, 1):
+    assert lib.cuDeviceGetAttribute(ctypes.byref(value), 120, device) == 0
+    found.append(value.value)
+print(found)
+c = config((4, 1, 1), (1024, 1, 1), (4, 1, 1))
+print(lib.cuOccupancyMaxActiveClusters(ctypes.byref(value), ring, ctypes.byref(c)), value.value)
+print(lib.cuOccupancyMaxPotentialClusterSize(ctypes.byref(value), ring, ctypes.byref(c)), value.value)
+print(lib.cuOccupancyMaxPotentialClusterSize(ctypes.byref(value), fixed, ctypes.byref(c)), value.value)
+# A kernel that says its size.
+c = config((4, 1, 1), (128, 1, 1), (2, 1, 1))
+three = (ctypes.c_void_p * 3)(*arguments, ctypes.addressof(value))
+print(lib.cuLaunchKernelEx(ctypes.byref(c), fixed, three, None))
+"""
+
+
+def test_clusters_of_a_launch() -> None:
+    code = CLUSTERS.format(ptx=str(DATA / "cluster.ptx"))
+    found = _peers(code, GPTOSS_EMULATOR_DEVICES="H100:memory=64M;A100", GPTOSS_EMULATOR_QUIET="1")
+    assert found == [
+        "0 0 [2, 4, 6, 8, 2]",
+        "912 1 912",
+        "0 0 0 [2, 4]",
+        "0 [2, 4, 6, 8, 10, 12, 14, 16]",
+        "[0, 4, 1, 1, 0, 1, 0]",
+        "0 2",  # two blocks of 1,024 threads on each of four multiprocessors
+        "0 8",
+        "0 8",
+        "912",
+    ]
 
 
 VISIBLE = """

@@ -45,6 +45,13 @@ WEAKER = [
     (r"(?<!async\.)mbarrier\.arrive\.(?!expect)[^;]*;", ""),
     (r"mbarrier\.(?:try|test)_wait[\w.:]*[ \t]+(\w+|%p\d+),[^;]*;", r"setp.eq.u32 \1, 0, 0;"),
     (r"fence\.proxy\.async[^;]*;", ""),
+    (r"barrier\.cluster\.arrive[\w.]*;", ""),
+    (r"barrier\.cluster\.wait[\w.]*;", ""),
+    (r"barrier\.cluster\.arrive(\.aligned)?;", r"barrier.cluster.arrive.relaxed\1;"),
+    (r"fence\.mbarrier_init[^;]*;", ""),
+    (r"mbarrier\.arrive\.release\.cluster", "mbarrier.arrive.release.cta"),
+    (r"try_wait\.parity\.acquire\.cluster", "try_wait.parity.acquire.cta"),
+    (r"setmaxnreg\.dec[^;]*;", ""),
     (r"griddepcontrol\.wait;", ""),
     (r"wgmma\.fence[^;]*;", ""),
     (r"wgmma\.commit_group[^;]*;", ""),
@@ -161,10 +168,17 @@ _FENCED = "the fence ahead of it covers both tiles, and nothing is written betwe
 _COUNTS = "between expecting bytes and copies: an mbarrier counts them in either order"
 _WAITED = "the last step's barrier stands behind everybody's last wait"
 _LAST = "of the last three tiles: nobody fills their stages again"
+_LAST_TWO = "of the last two tiles: nobody fills their stages again"
 _NO_GROUP = "of the first two results: there is no group yet that would have to be waited for"
 REDUNDANT: dict[str, str] = {
     "scan: bar.warp.sync -1; -> nothing at 2552": "the last one: a barrier of the block follows",
     "bulk_pipeline: mbarrier.arrive.shared::cta.b64 _, [%r104]; -> nothing at 602": _LAST,
+    "specialised: mbarrier.arrive.shared::cta.b64 _, [%r47]; -> nothing at 1575": _LAST_TWO,
+    "specialised: mbarrier.arrive.shared::cta.b64 _, [%r64]; -> nothing at 1636": _LAST_TWO,
+    "triton_cluster_sums: barrier.cluster.arrive.aligned; -> "
+    "barrier.cluster.arrive.relaxed.aligned; at 182": _ATOMIC,
+    "triton_cluster_sums: barrier.cluster.arrive.aligned; -> "
+    "barrier.cluster.arrive.relaxed.aligned; at 193, 196": _ATOMIC,
     "copies_arrive: cp.async.bulk.wait_group.read 1; -> nothing at 728": _NO_GROUP,
     "copies_arrive: cp.async.bulk.wait_group.read 1; -> nothing at 795": _NO_GROUP,
     "triton_hopper_attention: fence.proxy.async.shared::cta; -> nothing at 850": _FENCED,

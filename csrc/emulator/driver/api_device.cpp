@@ -21,11 +21,13 @@ constexpr ErrorText kErrors[] = {
     ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
     ERROR(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
     ERROR(CUDA_ERROR_NOT_INITIALIZED, "cuInit was not called"),
+    ERROR(CUDA_ERROR_DEVICE_UNAVAILABLE, "the device is not available"),
     ERROR(CUDA_ERROR_NO_DEVICE, "no device"),
     ERROR(CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal"),
     ERROR(CUDA_ERROR_INVALID_IMAGE, "the image is not one of a kernel"),
     ERROR(CUDA_ERROR_INVALID_CONTEXT, "invalid context, or none is current"),
     ERROR(CUDA_ERROR_NO_BINARY_FOR_GPU, "no code for this device in the image"),
+    ERROR(CUDA_ERROR_ECC_UNCORRECTABLE, "memory of the device has an error that cannot be corrected"),
     ERROR(CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, "the devices cannot use each other's memory"),
     ERROR(CUDA_ERROR_INVALID_PTX, "PTX that cannot be loaded"),
     ERROR(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "PTX of a newer version"),
@@ -160,6 +162,9 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
     case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED:
       out = 1;
       break;
+    case CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH:
+      out = p.compute_major >= 9;
+      break;
     // What the stand-in does not model it does not claim.
     case CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT:
     case CU_DEVICE_ATTRIBUTE_INTEGRATED:
@@ -171,7 +176,6 @@ CUresult attribute(const Device& device, CUdevice_attribute which, int& out) {
     case CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS:
     case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
     case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
-    case CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH:
     case CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED:
       out = 0;
       break;
@@ -186,6 +190,7 @@ CUresult create_context(CUcontext* out, CUdevice ordinal) {
     Device* device = device_at(driver, ordinal);
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
+    if (device->lost != CUDA_SUCCESS) return CUDA_ERROR_DEVICE_UNAVAILABLE;
     auto context = std::make_unique<CUctx_st>();
     context->device = device;
     context->default_stream.context = context.get();
@@ -318,6 +323,7 @@ DRIVER_API cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice ordinal) {
     Device* device = device_at(driver, ordinal);
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
+    if (device->lost != CUDA_SUCCESS) return CUDA_ERROR_DEVICE_UNAVAILABLE;
     driver.ensure_primary(*device);
     ++device->primary->retained;
     *out = device->primary.get();
@@ -341,8 +347,8 @@ DRIVER_API cuDevicePrimaryCtxReset_v2(CUdevice ordinal) {
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
     if (!device->primary) return CUDA_SUCCESS;
     driver.wait_all(device->primary.get());
-    device->primary->sticky = CUDA_SUCCESS;
-    return CUDA_SUCCESS;
+    device->primary->sticky = device->lost;  // which nothing clears
+    return device->lost;
   });
 }
 
@@ -468,6 +474,18 @@ extern "C" __attribute__((visibility("default"))) const char* emulatorTakeReport
   for (const std::string& report : driver.reports) text += report + "\n\n";
   driver.reports.clear();
   return text.c_str();
+}
+
+// Loses a device as if it had fallen off the bus: every call in its contexts gives `error` from now
+// on, by default that of memory beyond repair. False where there is no such device.
+extern "C" __attribute__((visibility("default"))) bool emulatorLoseDevice(int ordinal,
+                                                                          CUresult error) {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  Device* const device = device_at(driver, ordinal);
+  if (!device) return false;
+  driver.lose(*device, error == CUDA_SUCCESS ? CUDA_ERROR_ECC_UNCORRECTABLE : error);
+  return true;
 }
 
 // How many kernels were run so far.

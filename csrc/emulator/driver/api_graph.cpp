@@ -63,6 +63,7 @@ CUresult set_params(Driver& driver, CUcontext context, CUgraphNode node,
   if (!p || node->action.type != CU_GRAPH_NODE_TYPE_KERNEL) return CUDA_ERROR_INVALID_VALUE;
   KernelCall call;
   call.cooperative = node->action.kernel.cooperative;
+  call.cluster = node->action.kernel.cluster;
   if (const CUresult r = kernel_call(driver, context, *p, call); r != CUDA_SUCCESS) return r;
   node->action.kernel = std::move(call);
   return CUDA_SUCCESS;

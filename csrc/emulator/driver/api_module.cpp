@@ -63,6 +63,21 @@ CUresult get_attribute(CUcontext context, const CUfunc_st& function, CUfunction_
     case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
       out = -1;
       return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_CLUSTER_SIZE_MUST_BE_SET:
+      out = 0;
+      return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
+      out = static_cast<int>(kernel.required_cluster.x);
+      return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
+      out = static_cast<int>(kernel.required_cluster.y);
+      return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
+      out = static_cast<int>(kernel.required_cluster.z);
+      return CUDA_SUCCESS;
+    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
+      out = function.large_clusters;
+      return CUDA_SUCCESS;
   }
   return CUDA_ERROR_INVALID_VALUE;
 }
@@ -70,6 +85,11 @@ CUresult get_attribute(CUcontext context, const CUfunc_st& function, CUfunction_
 CUresult set_attribute(CUcontext context, CUfunc_st& function, CUfunction_attribute which,
                        int value) {
   if (which == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
+  if (which == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) {
+    if (value != 0 && value != 1) return CUDA_ERROR_INVALID_VALUE;
+    function.large_clusters = value;
+    return CUDA_SUCCESS;
+  }
   if (which != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
   const int64_t most = int64_t{context->device->profile->shared_per_block_optin_bytes} -
                        function.kernel->static_shared_bytes;
@@ -97,9 +117,40 @@ CUresult occupancy(int* out, CUfunction handle, int block, size_t shared) {
   });
 }
 
+// The limits of a launch that is only asked about; `size` 0: with the cluster of its attributes.
+CUresult cluster_limits(CUfunction handle, const CUlaunchConfig* config, uint32_t size,
+                        LaunchLimits& out) {
+  return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
+    const CUfunction function = driver.resolve(context, handle);
+    if (!function) return CUDA_ERROR_INVALID_HANDLE;
+    if (!config) return CUDA_ERROR_INVALID_VALUE;
+    KernelCall call;
+    call.function = function;
+    call.block = {config->blockDimX, config->blockDimY, config->blockDimZ};
+    call.shared_bytes = config->sharedMemBytes;
+    for (unsigned i = 0; i < config->numAttrs; ++i) {
+      const CUlaunchAttribute& attribute = config->attrs[i];
+      const auto& dim = attribute.value.clusterDim;
+      if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) call.cluster = {dim.x, dim.y, dim.z};
+    }
+    Kernel kernel = *function->kernel;
+    if (size) {
+      call.cluster = {size, 1, 1};
+      kernel.required_cluster = {0, 0, 0};
+    }
+    // The grid does not matter.
+    call.grid = call.cluster.x ? call.cluster : kernel.required_cluster;
+    if (!call.grid.x) call.grid = {1, 1, 1};
+    LaunchOptions options = driver.options_of(context, call);
+    options.opted_in_shared = true;
+    out = check_limits(kernel, options);
+    return CUDA_SUCCESS;
+  });
+}
+
 CUresult launch_in(CUstream handle, CUfunction function, const Dim3& grid, const Dim3& block,
                    unsigned shared, void** parameters, void** extra, bool cooperative,
-                   bool programmatic = false) {
+                   bool programmatic = false, const Dim3& cluster = {0, 0, 0}) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     CUstream stream = driver.stream(context, handle);
     if (!stream || stream->context != context) return CUDA_ERROR_INVALID_HANDLE;
@@ -113,6 +164,7 @@ CUresult launch_in(CUstream handle, CUfunction function, const Dim3& grid, const
     call.block = block;
     call.shared_bytes = shared;
     call.cooperative = cooperative;
+    call.cluster = cluster;
     // Cards before compute capability 9.0 run one kernel after the other.
     call.programmatic = programmatic && context->device->profile->compute_major >= 9;
     if (const CUresult r =
@@ -371,6 +423,29 @@ DRIVER_API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, CUfunc
   return occupancy(out, function, block, shared);
 }
 
+DRIVER_API cuOccupancyMaxActiveClusters(int* out, CUfunction function,
+                                        const CUlaunchConfig* config) {
+  LaunchLimits limits;
+  if (!out) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult r = cluster_limits(function, config, 0, limits); r != CUDA_SUCCESS) return r;
+  *out = limits.fault == Fault::kNone ? static_cast<int>(limits.clusters_at_once) : 0;
+  return CUDA_SUCCESS;
+}
+
+DRIVER_API cuOccupancyMaxPotentialClusterSize(int* out, CUfunction function,
+                                              const CUlaunchConfig* config) {
+  if (!out) return CUDA_ERROR_INVALID_VALUE;
+  for (uint32_t size = 16; size; size /= 2) {
+    LaunchLimits limits;
+    if (const CUresult r = cluster_limits(function, config, size, limits); r != CUDA_SUCCESS)
+      return r;
+    if (limits.fault != Fault::kNone) continue;
+    *out = static_cast<int>(size);
+    return CUDA_SUCCESS;
+  }
+  return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+}
+
 // ---- launches ----
 
 DRIVER_API cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
@@ -389,6 +464,7 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
                             void** extra) {
   if (!config) return CUDA_ERROR_INVALID_VALUE;
   bool cooperative = false, programmatic = false;
+  Dim3 cluster{0, 0, 0};
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const CUlaunchAttribute& attribute = config->attrs[i];
     switch (attribute.id) {
@@ -397,7 +473,8 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
         break;
       case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION: {
         const auto& size = attribute.value.clusterDim;
-        if (size.x * size.y * size.z > 1) return CUDA_ERROR_NOT_SUPPORTED;
+        if (!size.x || !size.y || !size.z) return CUDA_ERROR_INVALID_VALUE;
+        cluster = {size.x, size.y, size.z};
         break;
       }
       case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
@@ -415,7 +492,7 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
   return launch_in(config->hStream, function,
                    {config->gridDimX, config->gridDimY, config->gridDimZ},
                    {config->blockDimX, config->blockDimY, config->blockDimZ},
-                   config->sharedMemBytes, parameters, extra, cooperative, programmatic);
+                   config->sharedMemBytes, parameters, extra, cooperative, programmatic, cluster);
 }
 
 // ---- tensor maps ----

@@ -31,7 +31,7 @@
   X(cuCtxGetDevice, cuCtxGetDevice, "")                                                          \
   X(cuCtxSynchronize, cuCtxSynchronize, "runs all work of the context")                          \
   X(cuCtxEnablePeerAccess, cuCtxEnablePeerAccess,                                                \
-    "for copies and fills; a kernel reaches its own device's memory alone")                      \
+    "for copies, fills and kernels")                                                             \
   X(cuCtxDisablePeerAccess, cuCtxDisablePeerAccess, "")                                          \
   X(cuCtxGetStreamPriorityRange, cuCtxGetStreamPriorityRange, "0 to -5; priorities do nothing")  \
   X(cuModuleLoadData, cuModuleLoadData, "PTX, or uncompressed PTX in a fat binary; no cubins")   \
@@ -50,7 +50,7 @@
   X(cuKernelSetAttribute, cuKernelSetAttribute, "as cuFuncSetAttribute, in the current context") \
   X(cuKernelGetAttribute, cuKernelGetAttribute, "as cuFuncGetAttribute, in the current context") \
   X(cuFuncGetAttribute, cuFuncGetAttribute, "registers: .maxnreg, or 0")                         \
-  X(cuFuncSetAttribute, cuFuncSetAttribute, "dynamic shared memory is checked, others ignored")  \
+  X(cuFuncSetAttribute, cuFuncSetAttribute, "dynamic shared memory, large clusters; no others")  \
   X(cuFuncSetCacheConfig, cuFuncSetCacheConfig, "ignored")                                       \
   X(cuFuncGetModule, cuFuncGetModule, "")                                                        \
   X(cuFuncGetName, cuFuncGetName, "")                                                            \
@@ -59,6 +59,9 @@
     "without registers, which PTX does not tell")                                                \
   X(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,                                        \
     cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, "flags are ignored")                   \
+  X(cuOccupancyMaxActiveClusters, cuOccupancyMaxActiveClusters,                                  \
+    "over the simulated multiprocessors, without registers; clusters share multiprocessors")     \
+  X(cuOccupancyMaxPotentialClusterSize, cuOccupancyMaxPotentialClusterSize, "powers of two")     \
   X(cuMemGetInfo, cuMemGetInfo_v2, "")                                                           \
   X(cuMemAlloc, cuMemAlloc_v2,                                                                   \
     "poisoned, gaps between allocations, out of memory at the set size")                         \
@@ -114,7 +117,7 @@
   X(cuEventElapsedTime, cuEventElapsedTime_v2, "time of the emulation, not of a device")         \
   X(cuLaunchKernel, cuLaunchKernel, "limits are checked at once, faults come with the wait")     \
   X(cuLaunchKernelEx, cuLaunchKernelEx,                                                          \
-    "cooperative; programmatic serialization overlaps on cards of 9.0 and up; no clusters")      \
+    "cooperative; clusters and programmatic serialization on cards of 9.0 and up")               \
   X(cuLaunchCooperativeKernel, cuLaunchCooperativeKernel, "all blocks must fit at once")         \
   X(cuTensorMapEncodeTiled, cuTensorMapEncodeTiled,                                              \
     "no interleaving, strides between elements or fill with NaN; the map is the emulator's own") \

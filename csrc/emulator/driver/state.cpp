@@ -84,6 +84,7 @@ Driver::Driver() {
   for (std::string entry; std::getline(list, entry, ';');)
     if (!entry.empty()) add_device(entry);
   has_peers = environment("GPTOSS_EMULATOR_PEERS", "0") != "0";
+  plan_loss(environment("GPTOSS_EMULATOR_LOSE", ""));
   if (const char* list_of = std::getenv("CUDA_VISIBLE_DEVICES")) keep_visible(list_of);
 }
 
@@ -104,6 +105,38 @@ void Driver::keep_visible(const std::string& list) {
     shown.push_back(std::move(*found[0]));
   }
   devices = std::move(shown);
+}
+
+// DEVICE@LAUNCH[:ERROR], separated by ';': the device is lost in that launch, counted from 1.
+void Driver::plan_loss(const std::string& list) {
+  std::istringstream entries(list);
+  for (std::string entry; std::getline(entries, entry, ';');) {
+    size_t device = 0;
+    unsigned long long launch = 0;
+    int error = CUDA_ERROR_ECC_UNCORRECTABLE, end = 0;
+    const bool with_error =
+        std::sscanf(entry.c_str(), "%zu@%llu:%d%n", &device, &launch, &error, &end) == 3;
+    const bool is_read =
+        with_error || std::sscanf(entry.c_str(), "%zu@%llu%n", &device, &launch, &end) == 2;
+    if (!is_read || entry[static_cast<size_t>(end)] || device >= devices.size() || !launch ||
+        error <= 0) {
+      std::fprintf(stderr,
+                   "emulator: GPTOSS_EMULATOR_LOSE: expected DEVICE@LAUNCH or DEVICE@LAUNCH:ERROR "
+                   "of a device that is there, got %s\n",
+                   entry.c_str());
+      continue;
+    }
+    devices[device]->lost_at_launch = launch;
+    devices[device]->lost_with = static_cast<CUresult>(error);
+  }
+}
+
+void Driver::lose(Device& device, CUresult error) {
+  device.lost = error;
+  if (device.primary) device.primary->sticky = error;
+  contexts.each([&](CUcontext context) {
+    if (context->device == &device) context->sticky = error;
+  });
 }
 
 // NAME[:memory=SIZE][:sms=COUNT]
@@ -372,6 +405,8 @@ LaunchOptions Driver::options_of(CUcontext context, const KernelCall& call) cons
   options.block = call.block;
   options.dynamic_shared_bytes = call.shared_bytes;
   options.cooperative = call.cooperative;
+  options.cluster = call.cluster;
+  options.large_clusters = call.function->large_clusters;
   options.profile = context->device->profile;
   options.multiprocessors = context->device->multiprocessors;
   options.hostile_tensor_cores = hostile_ != Hostile::kNever;
@@ -394,6 +429,11 @@ CUresult Driver::check_launch(CUcontext context, const KernelCall& call) {
 }
 
 CUresult Driver::run_kernels(CUcontext context, const std::vector<Overlapping>& calls) {
+  Device& device = *context->device;
+  device.launches += calls.size();
+  if (device.lost_at_launch && device.launches >= device.lost_at_launch)
+    lose(device, device.lost_with);
+  if (device.lost != CUDA_SUCCESS) return device.lost;
   std::vector<LaunchRequest> requests;
   for (const Overlapping& each : calls) {
     LaunchRequest request{each.call->function->kernel, &each.call->parameters,
@@ -402,7 +442,14 @@ CUresult Driver::run_kernels(CUcontext context, const std::vector<Overlapping>& 
     requests.push_back(std::move(request));
   }
   CUresult outcome = CUDA_SUCCESS;
-  for (const LaunchResult& result : launch_all(*context->device->memory, requests)) {
+  // Memory of other devices, where access to it was enabled.
+  std::vector<Memory*> peers;
+  for (const CUcontext peer : context->peers)
+    if (peer->device->lost == CUDA_SUCCESS) peers.push_back(peer->device->memory.get());
+  device.memory->set_peers(std::move(peers));
+  const std::vector<LaunchResult> results = launch_all(*device.memory, requests);
+  device.memory->set_peers({});
+  for (const LaunchResult& result : results) {
     output += result.output;
     std::fputs(result.output.c_str(), stdout);
     for (const Report& report : result.reports) {
@@ -442,6 +489,8 @@ CUresult Driver::copy(const CopyCall& call) {
     const uint64_t from = call.source + row * call.source_pitch;
     Device* target = device_of(to, call.width);
     Device* source = call.staged.empty() ? device_of(from, call.width) : nullptr;
+    for (const Device* side : {target, source})
+      if (side && side->lost != CUDA_SUCCESS) return side->lost;
     if (target && source) {
       if (target == source) {
         target->memory->copy(to, from, call.width);
@@ -468,6 +517,7 @@ CUresult Driver::fill(const FillCall& call) {
     const uint64_t to = call.target + row * call.pitch;
     Device* device = device_of(to, call.width * call.element_bytes);
     if (!device) return CUDA_ERROR_ILLEGAL_ADDRESS;
+    if (device->lost != CUDA_SUCCESS) return device->lost;
     device->memory->fill(to, &call.value, call.element_bytes, call.width);
   }
   return CUDA_SUCCESS;

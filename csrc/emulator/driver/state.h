@@ -31,6 +31,11 @@ struct Device {
   uint32_t multiprocessors = 0;
   std::shared_ptr<Memory> memory;
   std::unique_ptr<CUctx_st> primary;
+  uint64_t launches = 0;
+  // The error of a device that is lost, and the launch that loses it where the environment says so.
+  CUresult lost = CUDA_SUCCESS;
+  uint64_t lost_at_launch = 0;
+  CUresult lost_with = CUDA_ERROR_ECC_UNCORRECTABLE;
 };
 
 // A kernel with everything that a launch gives it.
@@ -39,6 +44,7 @@ struct KernelCall {
   Dim3 grid, block;
   uint32_t shared_bytes = 0;
   bool cooperative = false;
+  Dim3 cluster{0, 0, 0};      // of a launch attribute
   bool programmatic = false;  // may begin before the kernel ahead of it in the stream has ended
   std::vector<uint8_t> parameters;
 };
@@ -115,6 +121,7 @@ struct CUfunc_st {
   CUmodule module = nullptr;
   const gptoss::emulator::Kernel* kernel = nullptr;
   int max_dynamic_shared_bytes = 0;  // 0: the default of the device
+  bool large_clusters = false;       // more than the portable size
 };
 
 struct CUmod_st {
@@ -198,6 +205,8 @@ class Driver {
   std::map<uint64_t, uint64_t> pinned;  // address -> size
   std::unordered_set<uint64_t> owned_pinned;
   CUresult ensure_primary(Device& device);
+  // From now on every context of the device has the error.
+  void lose(Device& device, CUresult error);
 
   // Whether a handle is a context that can be used.
   bool is_context(CUcontext context) const;
@@ -245,6 +254,7 @@ class Driver {
   Driver();
   void add_device(const std::string& description);
   void keep_visible(const std::string& list);
+  void plan_loss(const std::string& list);
   struct Overlapping {
     const KernelCall* call;
     std::vector<LaunchRequest::Prerequisite> after;

@@ -83,6 +83,8 @@ void Memory::map_host(void* bytes, uint64_t size, std::string name, bool is_cons
 }
 
 Allocation* Memory::nearest(uint64_t address) {
+  for (Memory* peer : peers_)
+    if (address >= peer->region_ && address < peer->region_end_) return peer->nearest(address);
   auto after = allocations_.upper_bound(address);
   if (after == allocations_.begin()) return nullptr;
   return std::prev(after)->second.get();
@@ -139,6 +141,7 @@ bool Memory::copy(uint64_t target, uint64_t source, uint64_t size) {
 void Memory::begin_launch() {
   ++launch_;
   for (auto& [base, allocation] : allocations_) allocation->shadow.begin_launch(launch_);
+  for (Memory* peer : peers_) peer->begin_launch();
 }
 
 }  // namespace gptoss::emulator

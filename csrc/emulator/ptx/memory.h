@@ -54,6 +54,9 @@ class Memory {
   // Memory of the host that kernels may access at its own address.
   void map_host(void* bytes, uint64_t size, std::string name, bool is_constant = false);
 
+  // Other devices' memories that accesses may go to, too, until this is called again.
+  void set_peers(std::vector<Memory*> peers) { peers_ = std::move(peers); }
+
   // The allocation that begins at or before the address; freed ones included.
   Allocation* nearest(uint64_t address);
   // The live allocation that holds all the bytes, or null.
@@ -75,6 +78,7 @@ class Memory {
   uint64_t used_ = 0;
   uint64_t region_ = 0, region_end_ = 0, next_ = 0;
   uint64_t launch_ = 0;
+  std::vector<Memory*> peers_;
   std::map<uint64_t, std::unique_ptr<Allocation>> allocations_;
 };
 
