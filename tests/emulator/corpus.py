@@ -413,9 +413,7 @@ def specialised(module: Module, **options: Any) -> Outcome:
     device, tiles = module.device, 5
     x = _rng().integers(-99, 99, tiles * 128, dtype=np.int32)
     out = device.empty(x.shape, np.int32, "out")
-    result = _cluster(
-        module, "specialised", 1, 256, device.buffer(x, "x"), out, tiles, **options
-    )
+    result = _cluster(module, "specialised", 1, 256, device.buffer(x, "x"), out, tiles, **options)
     return Outcome(result, _exact(out.numpy(), x * x))
 
 

@@ -131,7 +131,8 @@ CUresult cluster_limits(CUfunction handle, const CUlaunchConfig* config, uint32_
     for (unsigned i = 0; i < config->numAttrs; ++i) {
       const CUlaunchAttribute& attribute = config->attrs[i];
       const auto& dim = attribute.value.clusterDim;
-      if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) call.cluster = {dim.x, dim.y, dim.z};
+      if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+        call.cluster = {dim.x, dim.y, dim.z};
     }
     Kernel kernel = *function->kernel;
     if (size) {

@@ -30,8 +30,7 @@
   X(cuCtxPopCurrent, cuCtxPopCurrent_v2, "")                                                     \
   X(cuCtxGetDevice, cuCtxGetDevice, "")                                                          \
   X(cuCtxSynchronize, cuCtxSynchronize, "runs all work of the context")                          \
-  X(cuCtxEnablePeerAccess, cuCtxEnablePeerAccess,                                                \
-    "for copies, fills and kernels")                                                             \
+  X(cuCtxEnablePeerAccess, cuCtxEnablePeerAccess, "for copies, fills and kernels")               \
   X(cuCtxDisablePeerAccess, cuCtxDisablePeerAccess, "")                                          \
   X(cuCtxGetStreamPriorityRange, cuCtxGetStreamPriorityRange, "0 to -5; priorities do nothing")  \
   X(cuModuleLoadData, cuModuleLoadData, "PTX, or uncompressed PTX in a fat binary; no cubins")   \

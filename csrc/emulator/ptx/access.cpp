@@ -248,8 +248,8 @@ ReportClass class_of(Space space, const Conflict& c, bool same_value, bool other
                                            : ReportClass::kRaceGlobalWriteAfterWrite;
 }
 
-// Whether the other side is the initialisation of an mbarrier that fence.mbarrier_init and a barrier
-// of the cluster have made known, be it a relaxed one.
+// Whether the other side is the initialisation of an mbarrier that fence.mbarrier_init and a
+// barrier of the cluster have made known, be it a relaxed one.
 bool is_known_init(const Warp& warp, Space space, uint64_t address, const Conflict& c) {
   return space == Space::kShared && !warp.known_inits.empty() &&
          warp.shared_cta->shared_state[address] & Cta::kMbarrier &&
@@ -514,7 +514,8 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
   uint32_t written = mask;
   if (a.is_range) {
     const size_t count = size_t{n} * kLanes;
-    if (space == Space::kShared && all_are(&warp.shared_cta->shared_state[a.at[0]], count, Cta::kWritten))
+    if (space == Space::kShared &&
+        all_are(&warp.shared_cta->shared_state[a.at[0]], count, Cta::kWritten))
       return mask;
     if (space == Space::kGlobal) {
       const Allocation* allocation = warp.launch->last_allocation;
@@ -675,9 +676,9 @@ void observe(Warp& warp, Space space, uint64_t key, int lane, Semantics semantic
   const Released& released = found->second;
   const bool acquires = semantics == Semantics::kAcquire || semantics == Semantics::kAcqRel;
   // How far a scope must reach from one to the other.
-  const Scope distance = released.cta == warp.cta->number                   ? Scope::kCta
+  const Scope distance = released.cta == warp.cta->number                ? Scope::kCta
                          : released.cluster == warp.cta->cluster->number ? Scope::kCluster
-                                                                            : Scope::kGpu;
+                                                                         : Scope::kGpu;
   if (std::min(released.scope, scope) < distance) return;
   if (acquires) {
     warp.seen.own(lane).join(released.seen);

@@ -55,8 +55,8 @@ constexpr Form kForms[] = {
     {"cvt.rn.[relu].f16x2.{e4m3x2|e5m2x2}", "=S,T", Pipe::kConvert, build::convert_fp8},
     {"cvt.pack.sat.{u16|s16}.s32", "=4,4,4", Pipe::kConvert, build::convert_pair},
     {"cvt.pack.sat.{u8|s8}.s32.b32", "=4,4,4,4", Pipe::kConvert, build::convert_pair},
-    {"cvta.[to].{global|const|shared|shared::cta|shared::cluster|local|param}.u64", "=T,T", Pipe::kMove,
-     build::convert_address},
+    {"cvta.[to].{global|const|shared|shared::cta|shared::cluster|local|param}.u64", "=T,T",
+     Pipe::kMove, build::convert_address},
     {"isspacep.{global|const|shared|shared::cta|shared::cluster|local|param}", "=P,8",
      Pipe::kInteger, build::is_space},
     {"mapa.[shared::cluster].{u32|u64}", "=T,T,4", Pipe::kInteger, build::map_shared},
@@ -186,26 +186,28 @@ constexpr Form kForms[] = {
      Pipe::kInteger, build::select},
 
     // ---- memory ----
-    {"ld.[weak|volatile].[global|const|shared|shared::cta|shared::cluster|local|param|param::entry|param::func]."
+    {"ld.[weak|volatile].[global|const|shared|shared::cta|shared::cluster|local|param|param::entry|"
+     "param::func]."
      "[ca|cg|cs|lu|cv]." EVICT "." HINT "." PREFETCH ".[v2|v4|v8]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
-    {"ld.{relaxed|acquire}." SCOPE ".[global|shared|shared::cta|shared::cluster]." EVICT "." HINT "." PREFETCH
-     ".[v2|v4]." ELEMENTS,
+    {"ld.{relaxed|acquire}." SCOPE ".[global|shared|shared::cta|shared::cluster]." EVICT "." HINT
+     "." PREFETCH ".[v2|v4]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
     {"ld.[weak].global.[ca|cg|cs].nc." EVICT "." HINT "." PREFETCH ".[v2|v4|v8]." ELEMENTS,
      "=VT~,M,?8", Pipe::kMemory, build::load},
     {"ldu.global.[v2|v4]." ELEMENTS, "=VT~,M", Pipe::kMemory, build::load},
-    {"st.[weak|volatile].[global|shared|shared::cta|shared::cluster|local|param|param::func].[wb|cg|cs|wt]." EVICT
-     "." HINT ".[v2|v4|v8]." ELEMENTS,
+    {"st.[weak|volatile].[global|shared|shared::cta|shared::cluster|local|param|param::func].[wb|"
+     "cg|cs|wt]." EVICT "." HINT ".[v2|v4|v8]." ELEMENTS,
      "M,VT~,?8", Pipe::kMemory, build::store},
     {"st.{relaxed|release}." SCOPE ".[global|shared|shared::cta|shared::cluster]." EVICT "." HINT
      ".[v2|v4]." ELEMENTS,
      "M,VT~,?8", Pipe::kMemory, build::store},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].cas." HINT
-     ".{b16|b32|b64|u32|s32|u64}",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
+     ".[global|shared|shared::cta|shared::cluster].cas." HINT ".{b16|b32|b64|u32|s32|u64}",
      "=T,M,T,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
-     ".[global|shared|shared::cta|shared::cluster].{exch|and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
+     ".[global|shared|shared::cta|shared::cluster].{exch|and|or|xor}." HINT
+     ".{b32|b64|u32|s32|u64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
      ".[global|shared|shared::cta|shared::cluster].{add|min|max}." HINT ".{u32|s32|u64|s64}",
@@ -213,8 +215,8 @@ constexpr Form kForms[] = {
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
      ".[global|shared|shared::cta|shared::cluster].{inc|dec}." HINT ".u32",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
-    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add." HINT
-     ".{f32|f64}",
+    {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
+     ".[global|shared|shared::cta|shared::cluster].add." HINT ".{f32|f64}",
      "=T,M,T,?8", Pipe::kMemory, build::atomic},
     {"atom.[relaxed|acquire|release|acq_rel]." MAY_SCOPE
      ".[global|shared|shared::cta|shared::cluster].add.noftz." HINT ".{f16|bf16|f16x2|bf16x2}",
@@ -235,18 +237,20 @@ constexpr Form kForms[] = {
      "=T,M,T", Pipe::kMemory, build::atomic},
     {"atom.{global|shared}." SCOPE ".{relaxed|acquire|release|acq_rel}.cas.{b32|b64}", "=T,M,T,T",
      Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].{and|or|xor}." HINT
-     ".{b32|b64|u32|s32|u64}",
+    {"red.[relaxed|release]." MAY_SCOPE
+     ".[global|shared|shared::cta|shared::cluster].{and|or|xor}." HINT ".{b32|b64|u32|s32|u64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].{add|min|max}." HINT
-     ".{u32|s32|u64|s64}",
+    {"red.[relaxed|release]." MAY_SCOPE
+     ".[global|shared|shared::cta|shared::cluster].{add|min|max}." HINT ".{u32|s32|u64|s64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].{inc|dec}." HINT ".u32",
+    {"red.[relaxed|release]." MAY_SCOPE
+     ".[global|shared|shared::cta|shared::cluster].{inc|dec}." HINT ".u32",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add." HINT ".{f32|f64}",
+    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add." HINT
+     ".{f32|f64}",
      "M,T,?8", Pipe::kMemory, build::atomic},
-    {"red.[relaxed|release]." MAY_SCOPE ".[global|shared|shared::cta|shared::cluster].add.noftz." HINT
-     ".{f16|bf16|f16x2|bf16x2}",
+    {"red.[relaxed|release]." MAY_SCOPE
+     ".[global|shared|shared::cta|shared::cluster].add.noftz." HINT ".{f16|bf16|f16x2|bf16x2}",
      "M,T,?8", Pipe::kMemory, build::atomic},
     {"fence.[sc|acq_rel]." SCOPE, "", Pipe::kMemory, build::fence},
     {"membar.{cta|gl|sys}", "", Pipe::kMemory, build::fence},

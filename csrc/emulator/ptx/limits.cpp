@@ -86,26 +86,25 @@ LaunchLimits check_limits(const Kernel& kernel, const LaunchOptions& options) {
     return refuse(Fault::kInvalidCluster, "a cluster dimension is 0");
   if (is_set(wanted) && is_set(demanded) &&
       (wanted.x != demanded.x || wanted.y != demanded.y || wanted.z != demanded.z))
-    return refuse(Fault::kInvalidCluster, "clusters of " + name(wanted) +
-                                              ", the kernel demands " + name(demanded) +
-                                              " (.reqnctapercluster)");
+    return refuse(Fault::kInvalidCluster, "clusters of " + name(wanted) + ", the kernel demands " +
+                                              name(demanded) + " (.reqnctapercluster)");
   if (is_set(wanted) || is_set(demanded)) out.cluster = is_set(wanted) ? wanted : demanded;
   const uint64_t size = out.cluster.count();
   if (size > 1) {
     const uint32_t most = largest_cluster(profile, options.large_clusters);
     if (size > most)
-      return refuse(Fault::kInvalidCluster,
-                    most ? "a cluster of " + std::to_string(size) + " blocks, " +
-                               std::to_string(most) + " are possible here"
-                         : "clusters need compute capability 9.0");
+      return refuse(Fault::kInvalidCluster, most ? "a cluster of " + std::to_string(size) +
+                                                       " blocks, " + std::to_string(most) +
+                                                       " are possible here"
+                                                 : "clusters need compute capability 9.0");
     if (kernel.max_cluster && size > kernel.max_cluster)
       return refuse(Fault::kInvalidCluster, "the kernel is made for clusters of at most " +
                                                 std::to_string(kernel.max_cluster) +
                                                 " blocks (.maxclusterrank)");
     if (grid.x % out.cluster.x || grid.y % out.cluster.y || grid.z % out.cluster.z)
-      return refuse(Fault::kInvalidCluster,
-                    "a grid of " + name(grid) + " is no multiple of a cluster of " +
-                        name(out.cluster));
+      return refuse(
+          Fault::kInvalidCluster,
+          "a grid of " + name(grid) + " is no multiple of a cluster of " + name(out.cluster));
   }
   out.clusters_at_once = out.blocks_at_once / size;
   if (!out.clusters_at_once)

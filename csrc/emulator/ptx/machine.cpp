@@ -79,7 +79,8 @@ Launch::TensorBehaviour Launch::tensor_behaviour(uint32_t shape) const {
   // Sums of 8-bit products keep fewer bits than a float has, down to 13 behind the point.
   const auto type = static_cast<Type>(shape & 0xff);
   const bool is_fp8 = type == Type::kE4m3 || type == Type::kE5m2;
-  const int extra_bits = is_fp8 ? 3 - static_cast<int>((h >> 8) % 14) : static_cast<int>(h >> 8 & 3);
+  const int extra_bits =
+      is_fp8 ? 3 - static_cast<int>((h >> 8) % 14) : static_cast<int>(h >> 8 & 3);
   return {2 << (h % 4), extra_bits, (h >> 16 & 1) != 0};
 }
 

@@ -21,7 +21,7 @@ namespace gptoss::emulator {
 
 struct LaunchOptions {
   Dim3 grid, block;
-  Dim3 cluster{0, 0, 0};  // CTAs; 0: what the kernel says, or 1
+  Dim3 cluster{0, 0, 0};        // CTAs; 0: what the kernel says, or 1
   bool large_clusters = false;  // of more than the 8 CTAs that every card takes
   uint32_t dynamic_shared_bytes = 0;
   // Repeats a launch exactly: order of CTAs, interleaving of warps, and how hostile tensor cores
@@ -307,8 +307,8 @@ class Cta {
   std::unordered_map<uint64_t, Released> released;
   Barrier barriers[kBarriers];
   std::unordered_map<uint32_t, MBarrier> mbarriers;  // by address
-  // The last access to this shared memory by each thread of another CTA, by slot and lane: they must
-  // be known here when the CTA ends.
+  // The last access to this shared memory by each thread of another CTA, by slot and lane: they
+  // must be known here when the CTA ends.
   struct Visit {
     uint32_t clock, pc;
   };
@@ -330,7 +330,8 @@ class Cta {
   void release(Barrier& barrier);
 };
 
-// CTAs that run at once and reach each other's shared memory; one alone where there are no clusters.
+// CTAs that run at once and reach each other's shared memory; one alone where there are no
+// clusters.
 class Cluster {
  public:
   uint64_t number = 0;     // different for all of a chain
@@ -433,7 +434,7 @@ class Launch {
   std::vector<uint32_t> free_places_;               // for clusters
   std::vector<uint32_t> order_;                     // of clusters, where it is not their own
   uint64_t next_ = 0;                               // clusters started
-  uint64_t triggered_ = 0;       // CTAs that launched their dependents, or ended
+  uint64_t triggered_ = 0;                          // CTAs that launched their dependents, or ended
   VectorClock known_at_begin_;
   VectorClock done_;  // all that the grid did and knew, once it has ended
   std::vector<std::byte> register_image_;

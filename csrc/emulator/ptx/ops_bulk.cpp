@@ -287,8 +287,7 @@ void bulk_across(Warp& warp, const Instruction& in, uint32_t mask) {
     check_bulk(warp, l, Space::kShared, target.shared, bytes, AccessKind::kStore);
     std::vector<BulkCopy::Piece> pieces;
     for (uint32_t i = 0; i < bytes; i += kBulkAlignment)
-      pieces.push_back(
-          {from.at[l] + i, static_cast<uint32_t>(target.shared + i), kBulkAlignment});
+      pieces.push_back({from.at[l] + i, static_cast<uint32_t>(target.shared + i), kBulkAlignment});
     start_to_shared(warp, l, target, std::move(pieces), BulkCopy::Kind::kAcross);
   }
   warp.advance_clock();

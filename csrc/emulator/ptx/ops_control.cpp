@@ -214,12 +214,12 @@ uint32_t wait_in_cluster(Warp& warp, const Instruction&, uint32_t mask) {
 // for, and changes them now like this one.
 void check_register_change(Warp& warp, uint32_t mask) {
   const auto report = [&](const Warp* other, size_t change, const char* why) {
-    warp.launch->report(ReportClass::kSetmaxnreg,
-                        warp.launch->site(warp, warp.pc, std::countr_zero(mask), "executed"),
-                        other ? warp.launch->site(*other, other->register_changes[change].pc, 0,
-                                                  "executed")
-                              : AccessSite{},
-                        why);
+    warp.launch->report(
+        ReportClass::kSetmaxnreg,
+        warp.launch->site(warp, warp.pc, std::countr_zero(mask), "executed"),
+        other ? warp.launch->site(*other, other->register_changes[change].pc, 0, "executed")
+              : AccessSite{},
+        why);
   };
   std::vector<Warp>& warps = warp.cta->warps;
   if (warps.size() % kWarpgroup || mask != kAllLanes)
@@ -232,10 +232,9 @@ void check_register_change(Warp& warp, uint32_t mask) {
     const std::vector<Warp::RegisterChange>& theirs = other.register_changes;
     if (theirs.size() > count && theirs[count].pc != warp.pc)
       report(&other, count, "warps of one warpgroup execute different setmaxnreg");
-    const bool is_known =
-        count == 0 || (theirs.size() >= count &&
-                       warp.seen[std::countr_zero(mask)].covers_all(other.slot, kAllLanes,
-                                                                    theirs[count - 1].clock));
+    const bool is_known = count == 0 || (theirs.size() >= count &&
+                                         warp.seen[std::countr_zero(mask)].covers_all(
+                                             other.slot, kAllLanes, theirs[count - 1].clock));
     if (!is_known)
       report(theirs.empty() ? nullptr : &other, std::min(theirs.size(), count) - 1,
              "setmaxnreg again before all warps of the warpgroup have met behind the one before");

@@ -231,8 +231,8 @@ void convert_to_fp8(Warp& warp, const Instruction& in, uint32_t mask) {
   const uint32_t* a = warp.reg<uint32_t>(in.src[0]);
   const uint32_t* b = warp.reg<uint32_t>(in.src[from_halves ? 0 : 1]);
   each_active_lane<uint16_t>(warp, in.dst[0], mask, [&](int l) {
-    const float high = from_halves ? f16_to_float(static_cast<uint16_t>(a[l] >> 16))
-                                   : std::bit_cast<float>(a[l]);
+    const float high =
+        from_halves ? f16_to_float(static_cast<uint16_t>(a[l] >> 16)) : std::bit_cast<float>(a[l]);
     const float low =
         from_halves ? f16_to_float(static_cast<uint16_t>(b[l])) : std::bit_cast<float>(b[l]);
     return static_cast<uint16_t>(one(high) << 8 | one(low));

@@ -98,17 +98,16 @@ inline Type parse_type(std::string_view word) {
       {"s32", Type::kS32},     {"s64", Type::kS64},       {"f16", Type::kF16},
       {"bf16", Type::kBf16},   {"tf32", Type::kTf32},     {"f32", Type::kF32},
       {"f64", Type::kF64},     {"u16x2", Type::kU16x2},   {"s16x2", Type::kS16x2},
-      {"f16x2", Type::kF16x2}, {"bf16x2", Type::kBf16x2},
-      {"e4m3", Type::kE4m3},   {"e5m2", Type::kE5m2},     {"e4m3x2", Type::kE4m3x2},
-      {"e5m2x2", Type::kE5m2x2},
+      {"f16x2", Type::kF16x2}, {"bf16x2", Type::kBf16x2}, {"e4m3", Type::kE4m3},
+      {"e5m2", Type::kE5m2},   {"e4m3x2", Type::kE4m3x2}, {"e5m2x2", Type::kE5m2x2},
   };
   for (const Name& name : kNames)
     if (name.word == word) return name.type;
   return Type::kNone;
 }
 
-// kSharedCluster is what instructions name, for addresses that may be of another CTA of the cluster;
-// where an access goes is kShared.
+// kSharedCluster is what instructions name, for addresses that may be of another CTA of the
+// cluster; where an access goes is kShared.
 enum class Space : uint8_t { kGeneric, kGlobal, kConst, kShared, kLocal, kParam, kSharedCluster };
 
 // How far a strong operation reaches; kNone marks weak ones.
@@ -128,8 +127,8 @@ inline constexpr uint64_t kLocalWindow = 0x7f02ull << 48;
 inline constexpr uint64_t kParamWindow = 0x7f03ull << 48;
 inline constexpr uint64_t kWindowMask = 0xffffull << 48;
 
-// Addresses of the shared memory of a cluster (mapa): 1 + the CTA's rank above these bits, 0 for the
-// accessing CTA's own.
+// Addresses of the shared memory of a cluster (mapa): 1 + the CTA's rank above these bits, 0 for
+// the accessing CTA's own.
 inline constexpr int kRankShift = 24;
 inline constexpr uint64_t kOwnSharedMask = (1ull << kRankShift) - 1;
 
