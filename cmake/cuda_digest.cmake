@@ -1,0 +1,12 @@
+# Sets `out` to what PTX says it was made of: the name and the hash of a source and of all headers.
+function(gptoss_kernels_digest source headers out)
+  get_filename_component(name ${source} NAME)
+  file(READ ${source} text)
+  list(SORT headers COMPARE FILE_BASENAME)
+  foreach(header ${headers})
+    file(READ ${header} more)
+    string(APPEND text "${more}")
+  endforeach()
+  string(SHA256 hash "${text}")
+  set(${out} "gptoss kernels of ${name} ${hash}" PARENT_SCOPE)
+endfunction()
