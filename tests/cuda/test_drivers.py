@@ -1,8 +1,8 @@
-"""Drivers of several ages, as the stand-in plays them: what a build's kernels load on. No driver that
-is older than 580 has been seen; the facts are those of NVIDIA's documents.
+"""Drivers of several ages, as the stand-in plays them: what a build's kernels load on. No
+driver that is older than 580 has been seen; the facts are those of NVIDIA's documents.
 
-GPTOSS_CUDA_FATBIN, with which tools/check_cuda.sh --full runs this, is a wheel's: machine code for all
-cards, beside PTX.
+tools/check_cuda.sh --full runs this once more with the kernels that wheels have, machine code for
+all cards beside PTX.
 """
 
 from __future__ import annotations

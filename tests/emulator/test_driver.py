@@ -326,9 +326,13 @@ def test_a_driver_loads_what_it_is_new_enough_for() -> None:
     )
     loaded, too_new, invalid, nothing = 0, 222, 200, 209
     same = [loaded, loaded, loaded]
-    first = f"12000 1 {[loaded, too_new, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
+    first = (
+        f"12000 1 {[loaded, too_new, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
+    )
     assert _old_driver("525", "H100", *images)[0] == f"{first} [500, 1, 1]"
-    first = f"12040 1 {[loaded, loaded, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
+    first = (
+        f"12040 1 {[loaded, loaded, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
+    )
     said, errors = _old_driver("550", "H100", *images)
     assert said == f"{first} [500, 0, 0]"
     assert "PTX of version 9.0, driver 550 compiles up to 8.4" in errors
