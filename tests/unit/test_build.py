@@ -144,30 +144,41 @@ class TestWhatABuildSays:
         said = self.configure(tmp_path, CXX=str(fake))
         assert len([line for line in said.splitlines() if says in line]) == 1
 
-    def test_an_old_cmake(self, tmp_path: Path) -> None:
-        """Without isolation, where pip cannot bring a newer one."""
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ("echo cmake version 3.10.2", "3.10.2"),
+            ("echo ModuleNotFoundError: cmake; exit 1", "one that does not run"),
+        ],
+    )
+    def test_a_wrong_cmake(self, tmp_path: Path, body: str, found: str) -> None:
+        """Without isolation, where pip cannot bring another."""
         pytest.importorskip("scikit_build_core")
         fake = tmp_path / "cmake"
-        version = '{"version": {"string": "3.10.2"}}'
-        fake.write_text(
-            f"#!/bin/sh\ncase \"$*\" in *-E*capabilities*) echo '{version}';; "
-            "*) echo cmake version 3.10.2;; esac\n"
-        )
+        old = 'echo \'{"version": {"string": "3.10.2"}}\''
+        if "3.10.2" in body:
+            body = f'case "$*" in *-E*capabilities*) {old};; *) {body};; esac'
+        fake.write_text(f"#!/bin/sh\n{body}\n")
         fake.chmod(0o755)
+        pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        assert 'build-backend = "build_backend"\nbackend-path = ["cmake"]\n' in pyproject
+        code = (
+            "import sys; sys.path.insert(0, 'cmake'); import build_backend as backend; "
+            "backend.prepare_metadata_for_build_wheel(sys.argv[1])"
+        )
         run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from scikit_build_core import build; build.build_wheel('unused')",
-            ],
+            [sys.executable, "-B", "-c", code, tmp_path / "metadata"],
             cwd=ROOT,
             capture_output=True,
             text=True,
-            env={**os.environ, "CMAKE_EXECUTABLE": str(fake), "PATH": f"{tmp_path}:/usr/bin:/bin"},
+            env={**os.environ, "CMAKE_EXECUTABLE": str(fake)},
         )
-        assert run.returncode != 0
-        wrong = "Could not find CMake with version >=3.20"
-        assert len([line for line in run.stderr.splitlines() if wrong in line]) == 1
+        assert run.returncode == 1
+        *warnings, line = run.stderr.splitlines()
+        assert line.startswith(
+            f"gptoss: Could not find CMake with version >=3.20; found {found} ({fake}): "
+        )
+        assert all("WARNING - Could not determine CMake version" in said for said in warnings)
 
 
 class TestWhatTheDocumentsExplain:
