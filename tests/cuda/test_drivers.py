@@ -58,14 +58,12 @@ def test_and_on_newer_cards(model: Path, card: str, driver: str) -> None:
 
 def newer(library: bytes) -> bytes:
     """Turn kernels for driver 525 into such as nvcc of CUDA 13 makes by itself."""
-    text = b"\n.version 8.0\n.target sm_80"
-    assert text in library
-    library = library.replace(text, text.replace(b"8.0", b"9.0"))
+    library, n_texts = re.subn(rb"\n\.version 8\.0\n\.target", b"\n.version 9.0\n.target", library)
     library = library.replace(b"\x7fELF\2\1\1\x33\7", b"\x7fELF\2\1\1\x41\x08")
     # What stands before PTX and machine code: kind, sizes, and the version's two parts.
     entry = rb"(%b\x00\x01\x01[\x40-\xff]\0\0\0.{16})%b"
     library, n = re.subn(entry % (b"\1", b"\0\0\x08\0"), b"\\1\0\0\x09\0", library, flags=re.DOTALL)
-    assert n == library.count(b"\n.version 9.0\n.target sm_80")
+    assert n == n_texts > 0
     return re.sub(entry % (b"\2", b"\7\0\1\0"), b"\\1\x08\0\1\0", library, flags=re.DOTALL)
 
 

@@ -450,7 +450,7 @@ class TestKernels:
             if source == leave_out:
                 continue
             kernels = {f"{source[:-3]}_a": 40, f"{source[:-3]}_b": 255}
-            text = f".version {version}\n.target sm_80\n.address_size 64\n"
+            text = f".version {version}\n.target sm_{{}}\n.address_size 64\n"
             text += "".join(f".visible .entry {kernel}()\n" for kernel in kernels)
             text += f'.file 9999 "gptoss kernels of {source} {digest or made_of}"\n'
             body = b""
@@ -459,7 +459,7 @@ class TestKernels:
                     continue
                 kind, number, suffix = re.fullmatch(r"(\w+)_(\d+)([af]?)", name).groups()
                 if kind == "compute":
-                    payload, major, minor = text.encode(), *entry
+                    payload, major, minor = text.format(number).encode(), *entry
                 else:
                     of = {"abi": (0x41, 8) if int(number) >= 100 else (0x33, 7)} | of_cubin
                     payload, major, minor = cubin(kernels, **of), 1, of["abi"][1]
