@@ -322,6 +322,22 @@ def split_barrier(module: Module, **options: Any) -> Outcome:
     return Outcome(result, _exact(out.numpy(), want))
 
 
+def matmul_tf32(module: Module, **options: Any) -> Outcome:
+    """wgmma of f32 rounded to tf32: products are in error by 2^-11 twice."""
+    device, rng = module.device, _rng()
+    m, n, k = 80, 40, 144
+    a, b = (rng.standard_normal((rows, k)).astype(np.float32) for rows in (m, n))
+    out = device.empty((m, n), np.float32, "C")
+    result = module.launch(
+        "matmul_tf32", (-(-m // 64), -(-n // 32)), 160,
+        device.buffer(a, "A").tensor_map((64, 32), 128),
+        device.buffer(b, "B").tensor_map((32, 32), 128), out, m, n, k,
+        shared=2 * 96 * 32 * 4, profile="H100", **options,
+    )  # fmt: skip
+    want, bound = _product(a, b.T)
+    return Outcome(result, _distance(out.numpy(), want, bound * (2.0**13 / k)))
+
+
 def dependent_step(module: Module, **options: Any) -> Outcome:
     """Four launches of which each depends on the one before; the last one's reports count."""
     device = module.device
@@ -410,7 +426,7 @@ def cluster_copy(module: Module, **options: Any) -> Outcome:
 
 def specialised(module: Module, **options: Any) -> Outcome:
     """A warpgroup that copies hands registers to one that computes."""
-    device, tiles = module.device, 5
+    device, tiles = module.device, 11
     x = _rng().integers(-99, 99, tiles * 128, dtype=np.int32)
     out = device.empty(x.shape, np.int32, "out")
     result = _cluster(module, "specialised", 1, 256, device.buffer(x, "x"), out, tiles, **options)
@@ -469,7 +485,8 @@ def triton_hopper_matmul(module: Module, **options: Any) -> Outcome:
 
 
 def _tma_product(module: Module, kind: Any, tile: tuple[int, int, int], swizzle: int,
-                 threads: int, shared: int, **options: Any) -> Outcome:  # fmt: skip
+                 threads: int, shared: int, profile: str = "H100",
+                 **options: Any) -> Outcome:  # fmt: skip
     device, rng = module.device, _rng()
     m, n, k = 144, 112, 320
     bm, bn, bk = tile
@@ -487,7 +504,7 @@ def _tma_product(module: Module, kind: Any, tile: tuple[int, int, int], swizzle:
     ]
     result = module.launch(
         "matmul_tma", (-(-m // bm), -(-n // bn)), threads, *arguments, m, n, k,
-        *_scratch(device), shared=shared, profile="H100", **options,
+        *_scratch(device), shared=shared, profile=profile, **options,
     )  # fmt: skip
     want, bound = _product(a, b.T)
     return Outcome(result, _distance(out.numpy(), want, bound))
@@ -615,6 +632,16 @@ def triton_cluster_sums(module: Module, **options: Any) -> Outcome:
     return Outcome(result, _exact(out.numpy(), x.sum(0)))
 
 
+def triton_sm120_matmul(module: Module, **options: Any) -> Outcome:
+    """The source of triton_matmul for compute capability 12.0."""
+    return triton_matmul(module, profile="RTX 5090", **options)
+
+
+def triton_sm120_tma_matmul(module: Module, **options: Any) -> Outcome:
+    """Tensor copies and mma.sync."""
+    return _tma_product(module, BF16, (64, 64, 64), 128, 128, 16392, profile="RTX 5090", **options)
+
+
 def triton_fp8_matmul(module: Module, **options: Any) -> Outcome:
     """e4m3 times e5m2 for sm_120, by mma.sync."""
     rng = _rng()
@@ -638,7 +665,8 @@ TRITON: dict[str, Case] = {
         triton_matmul, triton_matmul_f16, triton_matmul_tf32, triton_softmax, triton_cumulative_sum,
         triton_sort, triton_column_sums, triton_attention, triton_hopper_matmul, triton_tma_matmul,
         triton_tma_matmul_64, triton_tma_matmul_32, triton_tma_matmul_f16, triton_hopper_attention,
-        triton_cluster_softmax, triton_cluster_sums, triton_fp8_matmul,
+        triton_cluster_softmax, triton_cluster_sums, triton_fp8_matmul, triton_sm120_matmul,
+        triton_sm120_tma_matmul,
     )
 }  # fmt: skip
 HOPPER: dict[str, Case] = {
@@ -651,14 +679,18 @@ CLUSTER: dict[str, Case] = {
         cluster_histogram, cluster_sum, cluster_ring, cluster_multicast, cluster_copy, specialised,
     )
 }  # fmt: skip
-CASES = {**NVCC, **HOPPER, **CLUSTER, **TRITON}
+WGMMA: dict[str, Case] = {f.__name__: f for f in (matmul_tf32,)}
+CASES = {**NVCC, **HOPPER, **WGMMA, **CLUSTER, **TRITON}
 
 
 def file_of(name: str) -> str:
     """Return the PTX file that holds the kernel of a case."""
     if name in TRITON:
         return name
-    return "hopper" if name in HOPPER else "cluster" if name in CLUSTER else "corpus"
+    for file, cases in (("hopper", HOPPER), ("wgmma", WGMMA), ("cluster", CLUSTER)):
+        if name in cases:
+            return file
+    return "corpus"
 
 
 def run(name: str, text: str, **options: Any) -> Outcome:

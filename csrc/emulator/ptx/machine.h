@@ -106,10 +106,11 @@ struct MBarrier {
   uint32_t expected = 0, pending = 0;  // arrivals
   int64_t bytes = 0;                   // that copies must still bring in this phase
   uint32_t phase = 0;
-  VectorClock arriving, arriving_proxied;
-  VectorClock done, done_proxied;  // of the phase before
+  VectorClock arriving, done;  // done: of the phase before
+  ProxyClock arriving_proxied, done_proxied;
   // The same of arrivals by other CTAs of the cluster, for those who wait with its scope.
-  VectorClock visiting, visiting_proxied, visited, visited_proxied;
+  VectorClock visiting, visited;
+  ProxyClock visiting_proxied, visited_proxied;
   Agent agent;
   int pc = 0;  // of its initialisation
 };
@@ -131,7 +132,8 @@ struct BulkCopy {
   uint32_t mbarrier = 0;  // address
   uint32_t batch = 0;
   uint64_t copies = 0;  // kArrival: the thread's cp.async up to this number
-  VectorClock seen, proxied;
+  VectorClock seen;
+  ProxyClock proxied;
   std::vector<Piece> pieces;
   uint64_t bytes = 0;
   std::vector<uint8_t> data;  // kToGlobal: what was read already
@@ -203,7 +205,7 @@ class Warp {
 
   uint32_t clock = 1;
   PerLane<VectorClock> seen;
-  PerLane<VectorClock> proxied;  // writes of threads that are fenced for the async proxy
+  PerLane<ProxyClock> proxied;
   PerLane<Fenced> fenced;
   PerLane<Met> met;
   // Lanes that are between barrier.cluster.arrive and wait: in the phase that goes on, in the one
@@ -274,7 +276,8 @@ struct Barrier {
   };
   std::vector<uint32_t> arrived;  // lanes, per warp
   std::vector<Waiting> waiting;
-  VectorClock seen, proxied;
+  VectorClock seen;
+  ProxyClock proxied;
   uint32_t expected_warps = 0;  // 0: all that live
   uint32_t population = 0;      // threads whose predicate held (bar.red)
   bool all = true, any = false;
@@ -338,8 +341,8 @@ class Cluster {
   std::vector<Cta*> ctas;  // by rank
   uint32_t running = 0;    // CTAs that have not ended
   // barrier.cluster: what those did and knew that have arrived, and what the phase before hands on.
-  VectorClock arriving, arriving_proxied, arriving_inits;
-  VectorClock done, done_proxied, done_inits;
+  VectorClock arriving, arriving_inits, done, done_inits;
+  ProxyClock arriving_proxied, done_proxied;
 
   void complete_barrier();
 };

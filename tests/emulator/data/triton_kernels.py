@@ -1,4 +1,4 @@
-"""Kernels in Triton, and the PTX for sm_80 and sm_90a that Triton makes of them.
+"""Kernels in Triton, and the PTX for sm_80, sm_90a and sm_120 that Triton makes of them.
 
 Run with Triton installed: python tests/emulator/data/triton_kernels.py
 """
@@ -184,3 +184,19 @@ if __name__ == "__main__":
     compile_one(attention, {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "o_ptr": "*fp32",
                 "T": "i32", "scale": "fp32"}, {"BT": 64, "BS": 64, "D": 64}, "hopper_attention",
                 90, num_warps=4, num_stages=2)  # fmt: skip
+
+    # Clusters of two blocks.
+    compile_one(softmax, {"x_ptr": "*fp32", "o_ptr": "*fp32", "n": "i32"}, {"B": 1024},
+                "cluster_softmax", 90, num_warps=4, num_ctas=2)  # fmt: skip
+    compile_one(column_sums, {"x_ptr": "*fp32", "o_ptr": "*fp32", "R": "i32", "C": "i32"},
+                {"BR": 32, "BC": 32}, "cluster_sums", 90, num_warps=4, num_ctas=2)  # fmt: skip
+
+    # Compute capability 12.0: mma.sync, also of 8-bit floats and behind tensor copies.
+    compile_one(matmul, BF16, {"BM": 64, "BN": 64, "BK": 32}, "sm120_matmul", 120, num_warps=4)
+    fp8 = {**BF16, "a_ptr": "*fp8e4nv", "b_ptr": "*fp8e5"}
+    compile_one(matmul, fp8, {"BM": 64, "BN": 64, "BK": 64}, "fp8_matmul", 120,
+                num_warps=4, num_stages=2)  # fmt: skip
+    maps = {"a": "tensordesc<bf16[64,64]>", "b": "tensordesc<bf16[64,64]>",
+            "c": "tensordesc<fp32[64,64]>", "M": "i32", "N": "i32", "K": "i32"}  # fmt: skip
+    compile_one(matmul_tma, maps, {"BM": 64, "BN": 64, "BK": 64}, "sm120_tma_matmul", 120,
+                num_warps=4, num_stages=2)  # fmt: skip

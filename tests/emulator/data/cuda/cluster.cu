@@ -234,8 +234,9 @@ extern "C" __global__ void __maxnreg__(64) specialised(const int* x, int* out, i
       const int s = i % 2;
       barrier_wait(&full[s], i / 2 & 1);
       const int v = tile[s][place];
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&empty[s]))
-                   : "memory");
+      if (i + 2 < tiles)
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&empty[s]))
+                     : "memory");
       out[i * 128 + place] = v * v;
     }
   }

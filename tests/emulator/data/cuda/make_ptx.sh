@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes the PTX of the .cu files beside this script, with line numbers: for sm_80, hopper.cu and
-# cluster.cu for sm_90a, fp8.cu for sm_89.
+# Makes the PTX of the .cu files beside this script, with line numbers: for sm_80, hopper.cu,
+# cluster.cu and wgmma.cu for sm_90a, fp8.cu for sm_89.
 set -euo pipefail
 cd "$(dirname "$0")"
 for source in *.cu; do
   out=../${source%.cu}.ptx
   case $source in
-    hopper.cu | cluster.cu) arch=compute_90a ;;
+    hopper.cu | cluster.cu | wgmma.cu) arch=compute_90a ;;
     fp8.cu) arch=compute_89 ;;
     *) arch=compute_80 ;;
   esac
