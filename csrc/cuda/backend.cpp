@@ -233,12 +233,16 @@ class CudaBackend final : public Backend {
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
     const int f = flight_index(id);
+    kept_.clear();
     guard(flight, [&] {
       const bool needs_states = !flight.abandoned && stages_.size() > 1 &&
                                 std::ranges::find(input.tokens, kLastSampled) != input.tokens.end();
       // To all cards before anything can fail: only what has changed of the tables is sent, once.
       for (const auto& stage : stages_) {
         stage->card().run([&] { stage->upload_tables(f, *input.tables); });
+      }
+      if (!flight.abandoned) {
+        for (const Keep& keep : input.keeps) kept_.emplace_back(config_, keep);
       }
       if (needs_states) send_states();
       for (size_t i = 0; i < stages_.size(); ++i) {
@@ -248,7 +252,7 @@ class CudaBackend final : public Backend {
           if (i > 0) stage.stream().after(stages_[i - 1]->done(f));
           if (!flight.abandoned) {
             const Step step = stage.upload(f, input);
-            stage.run(f, step, input);
+            stage.run(f, step, input, kept_);
             if (!stage.part().is_last()) {
               stage.hand_over(*stages_[i + 1], flight_index(id - 1), step.n_tokens);
             } else {
@@ -363,8 +367,15 @@ class CudaBackend final : public Backend {
     });
   }
 
-  void read(StepId, int, Activation, int, void*) override {
-    throw BackendError("[cuda] what is inside a layer is not kept on the device");
+  void read(StepId id, int keep, Activation activation, int layer, void* values) override {
+    Flight& flight = flight_of(id);
+    if (flight.error || flight.abandoned) return;
+    const auto stage =
+        std::ranges::find_if(stages_, [&](const auto& one) { return layer < one->part().end; });
+    guard(flight, [&] {
+      (*stage)->card().run([&] { (*stage)->stream().wait(); });
+      kept_[static_cast<size_t>(keep)].copy_to(values, activation, layer);
+    });
   }
 
   PhaseSeconds phase_seconds() const override { return seconds_; }
@@ -562,6 +573,8 @@ class CudaBackend final : public Backend {
   Scheme scheme_;
   const bool has_int8_inputs_;
   const BackendTraits traits_{.max_steps_ahead = kStepsAhead,
+                              .reads = true,
+                              .steers = true,
                               .formats = {Format::bf16, Format::q8, Format::q8_0, Format::mxfp4},
                               .batch_sizes = {}};
   std::optional<Weights> source_;              // until prepare()
@@ -574,6 +587,7 @@ class CudaBackend final : public Backend {
   std::vector<std::unique_ptr<Stage>> stages_;  // one on each
   std::optional<Event> states_sent_;            // on the last card
   std::array<Flight, kStepsAhead + 1> flights_;
+  std::vector<Kept> kept_;  // [keep], of the step that was submitted last
   StepId last_id_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more
   PhaseSeconds seconds_{};

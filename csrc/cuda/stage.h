@@ -92,8 +92,9 @@ class Stage {
   void upload_tables(int flight, const BlockTables& tables);
   // The arrays of a step, on the card.
   Step upload(int flight, const StepInput& input);
-  // Queues the part of a step.
-  void run(int flight, const Step& step, const StepInput& input);
+  // Queues the part of a step. What is to be kept of its layers goes to `kept`: once this stream
+  // has been waited for, it is there.
+  void run(int flight, const Step& step, const StepInput& input, std::span<Kept> kept);
   // Queues that the next card takes over from here, once it is done with the step before.
   void hand_over(const Stage& next, int flight_before, int n_tokens);
   // As Forward has them, on the last card.
@@ -102,7 +103,7 @@ class Stage {
   void rethrow(int flight);
 
  private:
-  void queue_segment(const Step& step, const StepShape& shape);
+  void queue_segment(const Step& step, const StepShape& shape, const Inspection& inspection);
 
   Card& card_;
   const Part part_;
