@@ -83,6 +83,12 @@ def answers(llm, n=3):
     found = [sample.token_ids for sample in twice.samples]
     for result in results:
         found.append([result.token_ids, [[e.token_id, e.logprob] for e in result.logprobs]])
+    # What is inside the layers of each device, and vectors that are added there.
+    steer = {{layer: [0.1 * layer - 0.2] * 31 + [5.0] for layer in range(3)}}
+    trace = llm.trace(long[:7], steer=steer)
+    found.append([a.tolist() for a in (trace.hidden, trace.router, trace.experts, trace.sinks)])
+    found.append([a.tolist() for a in (trace.expert_weights, *trace.attention)])
+    found.append(llm.generate(long[:7], some, steer=steer).token_ids)
     return json.dumps(found)
 """
 
