@@ -232,15 +232,19 @@ class CudaBackend final : public Backend {
     flight.rows.clear();
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
-    const int f = flight_index(id);
     kept_.clear();
+    // What is queued behind a step that failed would begin with what that one has not made.
+    for (const Flight& other : flights_) {
+      if (!other.error) continue;
+      flight.error = other.error;
+      tables_are_stale_ = true;
+      return id;
+    }
+    const int f = flight_index(id);
     guard(flight, [&] {
       const bool needs_states = !flight.abandoned && stages_.size() > 1 &&
                                 std::ranges::find(input.tokens, kLastSampled) != input.tokens.end();
-      // To all cards before anything can fail: only what has changed of the tables is sent, once.
-      for (const auto& stage : stages_) {
-        stage->card().run([&] { stage->upload_tables(f, *input.tables); });
-      }
+      upload_tables(f, *input.tables);
       if (!flight.abandoned) {
         for (const Keep& keep : input.keeps) kept_.emplace_back(config_, keep);
       }
@@ -334,8 +338,11 @@ class CudaBackend final : public Backend {
       });
     }
     if (flight.error) {
-      // What was queued before the error still reads and writes what the next step will have.
-      for (const auto& card : cards_) card->stream().drain();
+      // What was queued before the error still reads and writes what the next step will have. Where
+      // a device is lost there is none, and work of the others that waits for it may never end.
+      if (!lost_) {
+        for (const auto& card : cards_) card->stream().drain();
+      }
       add_time(Phase::device, start);
       std::rethrow_exception(std::exchange(flight.error, nullptr));
     }
@@ -478,6 +485,18 @@ class CudaBackend final : public Backend {
                            static_cast<int64_t>(values.size_bytes()));
   }
 
+  // To all cards before a step can fail: of the tables only what has changed is told, once. Where
+  // that itself fails, all is sent with the next step.
+  void upload_tables(int flight, const BlockTables& tables) {
+    std::vector<BlockTables::Range> whole;
+    if (std::exchange(tables_are_stale_, true)) whole = tables.all();
+    const std::span<const BlockTables::Range> ranges = whole.empty() ? tables.dirty() : whole;
+    for (const auto& stage : stages_) {
+      stage->card().run([&] { stage->upload_tables(flight, tables, ranges); });
+    }
+    tables_are_stale_ = false;
+  }
+
   // What slots have sampled, to the first card, where the next tokens are embedded.
   void send_states() {
     last().card().run([&] {
@@ -525,18 +544,23 @@ class CudaBackend final : public Backend {
       throw BackendError(*lost_);
     }
   }
-  // A copy fails for what is wrong at either end: the device whose own work fails is the one that
-  // is lost.
-  std::string cause(const char* message) const {
-    if (stages_.size() < 2) return message;
+  // A copy fails for what is wrong at either end: the device whose own work failed is the one that
+  // is lost. None is waited for, as another's work may not end without that one.
+  std::string cause(const std::string& message) const {
+    if (cards_.size() < 2) return message;
+    std::vector<std::string> failures;
     for (const auto& card : cards_) {
-      try {
-        card->run([&] { card->stream().wait(); });
-      } catch (const BackendError& error) {
-        return error.what();
-      }
+      const std::optional<std::string> failure = card->failure();
+      if (!failure) continue;
+      // Of several the one that was noticed comes first.
+      const bool is_noticed = card->is_named_in(message);
+      failures.insert(is_noticed ? failures.begin() : failures.end(),
+                      is_noticed ? message : *failure);
     }
-    return message;
+    if (failures.empty()) return message;
+    std::string text = failures.front();
+    for (size_t i = 1; i < failures.size(); ++i) text += concat("; ", failures[i]);
+    return text;
   }
   template <class F>
   void on_last(F&& f) {
@@ -587,7 +611,8 @@ class CudaBackend final : public Backend {
   std::vector<std::unique_ptr<Stage>> stages_;  // one on each
   std::optional<Event> states_sent_;            // on the last card
   std::array<Flight, kStepsAhead + 1> flights_;
-  std::vector<Kept> kept_;  // [keep], of the step that was submitted last
+  bool tables_are_stale_ = false;  // on some card
+  std::vector<Kept> kept_;         // [keep], of the step that was submitted last
   StepId last_id_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more
   PhaseSeconds seconds_{};

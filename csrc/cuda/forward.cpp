@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "core/kv_page.h"
 #include "cuda/plan.h"
 #include "ops/rope.h"
@@ -357,6 +358,7 @@ void Forward::keep_shares(const AttentionArgs& attention, int layer) const {
     const int keys = attention_keys(config_, layer, kept.keys());
     const int64_t pair_bytes = (int64_t{keys} + 1) * int64_t{sizeof(float)};
     const auto most = static_cast<int>(std::min<int64_t>(room.size_bytes() / pair_bytes, 1 << 20));
+    check(most > 0, "[cuda] attention of ", keys, " keys was not planned for");
     for_each_run(kept.rows(), [&](int first, int count) {
       const int end = (first + count) * config_.n_heads;
       for (int pair = first * config_.n_heads; pair < end; pair += most) {

@@ -35,6 +35,19 @@ CardRoom Card::room() const {
   return {name_of(device()), usable_bytes(free, device().memory)};
 }
 
+std::optional<std::string> Card::failure() const {
+  try {
+    run([&] { stream_->query(); });
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return std::nullopt;
+}
+
+bool Card::is_named_in(const std::string& message) const {
+  return message.starts_with(concat("[", label_of(device()), "] "));
+}
+
 std::string Card::named(const std::string& message) const {
   constexpr std::string_view kPlain = "[cuda] ";
   if (!message.starts_with(kPlain)) return message;
@@ -91,9 +104,10 @@ CUdeviceptr Stage::page(int group, int32_t index) const {
   return pages_[g].address() + static_cast<CUdeviceptr>(index * page_bytes_[g]);
 }
 
-void Stage::upload_tables(int flight, const BlockTables& tables) {
+void Stage::upload_tables(int flight, const BlockTables& tables,
+                          std::span<const BlockTables::Range> ranges) {
   const FlightMemory& memory = this->flight(flight);
-  for (const BlockTables::Range& range : tables.dirty()) {
+  for (const BlockTables::Range& range : ranges) {
     const auto g = static_cast<size_t>(range.group);
     const int64_t row = int64_t{range.slot} * tables.row_pages(range.group);
     const int64_t offset = (row + range.begin) * int64_t{sizeof(int32_t)};
