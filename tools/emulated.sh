@@ -2,7 +2,8 @@
 # Runs a command with a GPU that is emulated, so that device="cuda" works in it; needs nvcc. Builds
 # what it needs first: the emulator with its stand-in driver, and the package with CUDA.
 #   tools/emulated.sh cuda -- python -c 'import gptoss; print(gptoss.load("demo", device="cuda"))'
-# The command finds the package of this source tree. GPTOSS_EMULATOR_DEVICES names other devices than
+# The command finds the package of this source tree, with kernels for compute capability 8.0 and for
+# 9.0, where they overlap. GPTOSS_EMULATOR_DEVICES names other devices than
 # one A100 (docs/emulator.md).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,6 +25,7 @@ python=${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/pyth
 cmake -S "$root" -B "$emulator" -DGPTOSS_EMULATOR=ON -DGPTOSS_CUDA=OFF >/dev/null
 cmake --build "$emulator" -j "$(nproc)" --target gptoss_emulator gptoss_emulator_driver >/dev/null
 cmake -S "$root" -B "$build" -DSKBUILD=1 -DGPTOSS_CUDA=ON -DGPTOSS_WERROR=ON \
+  -DGPTOSS_CUDA_ARCHITECTURES="compute_80;compute_90" \
   -DPython_EXECUTABLE="$(command -v "$python")" >/dev/null
 cmake --build "$build" -j "$(nproc)" --target _core >/dev/null
 
