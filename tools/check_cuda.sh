@@ -3,7 +3,7 @@
 # stand-in driver. Needs nvcc; without it, says so and leaves.
 #   tools/check_cuda.sh [pytest arguments]
 #   tools/check_cuda.sh --full    20 seeds for each kernel, and whole models on six cards: a seed has a
-#                                 card that rounds in a way of its own
+#                                 card that rounds in a way of its own; on one of them kernels overlap
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,10 +17,11 @@ run() {
 }
 
 if [ "${1:-}" = --full ]; then
-  GPTOSS_EMULATOR_SEEDS=20 run tests/cuda
+  GPTOSS_EMULATOR_SEEDS=20 GPTOSS_EMULATOR_FULL=1 run tests/cuda
   for seed in 2 3 4 5 6; do
     GPTOSS_EMULATOR_SEED=$seed run tests/cuda/test_model.py
   done
+  GPTOSS_EMULATOR_DEVICES=H200 run tests/cuda/test_model.py tests/cuda/test_cpu_experts.py
 else
   run tests/cuda "$@"
 fi
