@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gptoss
 from cuda.models import emulated, needs_device, run_elsewhere
 from gptoss import _core
 from support.checkpoints import MICRO, make_checkpoint
@@ -121,9 +124,48 @@ def test_nothing_races_and_no_bit_depends_on_it(
     assert alone > 50
 
 
-def test_older_cards_run_one_kernel_after_the_other(micro: Path) -> None:
-    code = ANSWERS.format(path=str(micro), options={}, tokens=3, lengths=(3,))
-    assert run_elsewhere(code + 'print(answers("1", "48")[1])', "A100") == "0"
+def patched(folder: Path, change: Callable[[bytes], bytes]) -> str:
+    """Copy the package with its library changed; return where Python finds it."""
+    library = Path(_core.__file__)
+    package = folder / "gptoss"
+    package.mkdir()
+    for entry in Path(gptoss.__file__).parent.iterdir():
+        if entry.suffix != ".so":
+            (package / entry.name).symlink_to(entry)
+    (package / library.name).write_bytes(change(library.read_bytes()))
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+
+def without_newer_kernels(library: bytes) -> bytes:
+    """Say of PTX for 9.0, in what stands before it in a fat binary, that it is for 20.0."""
+    entry = rb"(\x01\0\x01\x01[\x40-\xff]\0\0\0.{20})%b"
+    old, new = (struct.pack("<I", number) for number in (90, 200))
+    out, count = re.subn(entry % re.escape(old), rb"\g<1>" + new, library, flags=re.DOTALL)
+    assert count > 5
+    return out
+
+
+def test_what_cannot_overlap_is_launched_in_order(micro: Path, tmp_path: Path) -> None:
+    code = ANSWERS.format(path=str(micro), options={}, tokens=4, lengths=(3,))
+    code += "for graphs in ('48', '0'):\n    print(*answers('1', graphs), sep='|')\n"
+
+    def run(card: str, **environment: str) -> tuple[set[str], list[int]]:
+        lines = run_elsewhere(code, card, **environment).splitlines()
+        parts = [line.rpartition("|") for line in lines]
+        return {text for text, _, _ in parts}, [int(count) for _, _, count in parts]
+
+    expected, (in_graphs, alone) = run("H100")
+    assert 0 < in_graphs <= alone
+    assert run("A100")[1] == [0, 0]
+    # Kernels for 8.0 do not wait, on whatever card.
+    found, counts = run("H100", PYTHONPATH=patched(tmp_path, without_newer_kernels))
+    assert counts == [0, 0]
+    assert found == expected
+    # Edges of graphs came with CUDA 12.3.
+    found, (in_graphs_then, alone_then) = run("H100", GPTOSS_EMULATOR_DRIVER="535")
+    assert 0 < in_graphs_then < in_graphs
+    assert alone_then == alone
+    assert found == expected
 
 
 # Kernels that follow another one, and one that each of them races with.
@@ -159,20 +201,13 @@ def without_wait(library: bytes, kernel: str) -> bytes:
 
 @pytest.mark.parametrize("kernel", FAULTS)
 def test_a_missing_wait_is_reported(kernel: str, micro: Path, tmp_path: Path) -> None:
-    library = Path(_core.__file__)
-    package = tmp_path / "gptoss"
-    package.mkdir()
-    for entry in library.parent.iterdir():
-        if entry.suffix != ".so":
-            (package / entry.name).symlink_to(entry.resolve())
-    (package / library.name).write_bytes(without_wait(library.read_bytes(), kernel))
     code = ANSWERS.format(path=str(micro), options={}, tokens=3, lengths=(130, 3)) + (
         "driver.emulatorTakeReports.restype = ctypes.c_char_p\n"
         "try:\n    answers('1', '48')\n"
         "except gptoss.BackendError as error:\n    print(error)\n"
         "print(driver.emulatorTakeReports().decode())"
     )
-    search = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    search = patched(tmp_path, lambda library: without_wait(library, kernel))
     out = run_elsewhere(code, "H100", PYTHONPATH=search, GPTOSS_EMULATOR_QUIET="1")
     assert "CUDA_ERROR_LAUNCH_FAILED" in out
     reports = re.findall(r"^error (\S+) in (\w+)|by (\w+), CTA", out, re.MULTILINE)
