@@ -401,7 +401,7 @@ def attempt(llm, prompt, **options):
 FULL = (
     FAIL
     + """
-prompt = [(7 * i * i + i) % 280 for i in range(70)]
+prompt = [(7 * i * i + i) % 280 for i in range(40)]
 with load("cuda:0,1") as llm:
     expected = attempt(llm, prompt)
 for device, at in {cases!r}:
@@ -416,7 +416,7 @@ for device, at in {cases!r}:
 
 def test_what_a_step_lacks_memory_for_ends_that_step_alone(model: Path) -> None:
     """Of the tables what has changed is sent once: to all devices, whatever happens on one."""
-    cases = [(0, 0), (0, 9), (1, 6), (1, 14)]
+    cases = [(0, 0), (0, 9), (1, 14)]
     found = run(model, FULL.format(cases=cases), "A100;A100", GPTOSS_CUDA_GRAPHS="0")
     assert len(found) == len(cases)
     for (device, _), line in zip(cases, found, strict=True):
