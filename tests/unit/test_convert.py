@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -299,11 +300,18 @@ def test_a_place_that_is_taken_meanwhile(
     assert bits(quietly(source, out)) == bits(open_checkpoint(source))
 
 
-def test_a_lock_that_fails_for_another_reason(tmp_path: Path) -> None:
-    with (tmp_path / "closed").open("a") as file:
-        descriptor = file.fileno()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        resumable._try_lock(descriptor)
+def test_a_lock_that_fails_for_another_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("msvcrt.locking" if os.name == "nt" else "fcntl.flock", no_locks)
+    with (
+        pytest.raises(OSError, match="No locks available"),
+        resumable.partial(tmp_path / "out", "x"),
+    ):
+        pass
 
 
 def test_what_is_there_is_not_overwritten(made: Callable[..., Path], tmp_path: Path) -> None:
