@@ -9,31 +9,45 @@ set(GPTOSS_CUDA_FATBIN "$ENV{GPTOSS_CUDA_FATBIN}" CACHE FILEPATH "Kernels that a
 set(GPTOSS_CUDA_ARCHITECTURES "compute_80" CACHE STRING "What kernels are compiled for")
 set(GPTOSS_CUDA_STATUS "")
 
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/kernels/*.cu)
+file(GLOB cuda_headers CONFIGURE_DEPENDS csrc/cuda/kernels/*.h csrc/cuda/kernels/*.cuh)
+include(cmake/cuda_digest.cmake)
+
 set(cuda_kernels "")
 if(GPTOSS_CUDA AND GPTOSS_CUDA_FATBIN)
   get_filename_component(cuda_kernels "${GPTOSS_CUDA_FATBIN}" ABSOLUTE)
   if(NOT EXISTS "${cuda_kernels}")
     message(FATAL_ERROR "GPTOSS_CUDA_FATBIN: there is no ${cuda_kernels}")
   endif()
+  gptoss_check_kernels(${cuda_kernels} "${cuda_sources}" "${cuda_headers}")
   set(GPTOSS_CUDA_STATUS "kernels of ${cuda_kernels}")
 elseif(GPTOSS_CUDA)
   find_program(GPTOSS_NVCC nvcc HINTS ENV CUDA_HOME /usr/local/cuda PATH_SUFFIXES bin)
   set(architectures ${GPTOSS_CUDA_ARCHITECTURES})
   if(GPTOSS_CUDA STREQUAL "AUTO")
     # What the card is, where there is one; else nothing is built, and that quickly.
-    set(capabilities "")
+    set(cards "")
     find_program(GPTOSS_NVIDIA_SMI nvidia-smi)
     if(GPTOSS_NVCC AND GPTOSS_NVIDIA_SMI)
-      execute_process(COMMAND ${GPTOSS_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
-                      OUTPUT_VARIABLE capabilities ERROR_QUIET
-                      OUTPUT_STRIP_TRAILING_WHITESPACE)
+      execute_process(COMMAND ${GPTOSS_NVIDIA_SMI} --query-gpu=compute_cap,driver_version
+                              --format=csv,noheader
+                      OUTPUT_VARIABLE cards ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+      execute_process(COMMAND ${GPTOSS_NVCC} --version OUTPUT_VARIABLE nvcc_version)
     endif()
-    string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${capabilities}")
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]+, " capabilities "${cards}")
+    # Machine code of CUDA 13 is what drivers from 580 on load; PTX is lowered to what older ones do.
+    if(nvcc_version MATCHES "release 1[3-9]" AND cards MATCHES ", ([0-9]+)" AND
+       CMAKE_MATCH_1 LESS 580)
+      message(STATUS "gptoss: kernels as PTX alone: nvcc here is newer than the driver, ${CMAKE_MATCH_1}")
+      set(capabilities_of_machine_code "")
+    else()
+      set(capabilities_of_machine_code ${capabilities})
+    endif()
     if(NOT capabilities)
       set(GPTOSS_NVCC_OR_CARD_MISSING TRUE)
     endif()
-    foreach(capability ${capabilities})
-      string(REPLACE "." "" capability "${capability}")
+    foreach(capability ${capabilities_of_machine_code})
+      string(REGEX REPLACE "[., ]" "" capability "${capability}")
       if(capability GREATER_EQUAL 80)
         list(APPEND architectures sm_${capability})
       endif()
@@ -45,13 +59,12 @@ elseif(GPTOSS_CUDA)
   if(GPTOSS_NVCC_OR_CARD_MISSING)
     message(STATUS "gptoss without cuda: no card and nvcc here, and no GPTOSS_CUDA_FATBIN")
   else()
-    file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/kernels/*.cu)
-    file(GLOB cuda_headers CONFIGURE_DEPENDS csrc/cuda/kernels/*.h csrc/cuda/kernels/*.cuh)
     set(cuda_kernels ${CMAKE_BINARY_DIR}/gptoss_kernels.fatbin)
     string(REPLACE ";" "," architecture_list "${architectures}")
     string(REPLACE ";" "," source_list "${cuda_sources}")
     string(REPLACE ";" "," header_list "${cuda_headers}")
     set(cuda_script ${CMAKE_CURRENT_LIST_DIR}/cuda_kernels.cmake)
+    set(cuda_digest_script ${CMAKE_CURRENT_LIST_DIR}/cuda_digest.cmake)
     set(cuda_command ${CMAKE_COMMAND} -DNVCC=${GPTOSS_NVCC} -DARCHITECTURES=${architecture_list}
       -DHEADERS=${header_list})
     # Each alone, beside the others; what joins them finds them in the cache.
@@ -62,7 +75,7 @@ elseif(GPTOSS_CUDA)
       add_custom_command(
         OUTPUT ${part}
         COMMAND ${cuda_command} -DSOURCES=${source} -DOUT=${part} -P ${cuda_script}
-        DEPENDS ${source} ${cuda_headers} ${cuda_script}
+        DEPENDS ${source} ${cuda_headers} ${cuda_script} ${cuda_digest_script}
         COMMENT "CUDA kernels of ${name} for ${architecture_list}"
         VERBATIM)
       list(APPEND cuda_parts ${part})
@@ -71,7 +84,7 @@ elseif(GPTOSS_CUDA)
     add_custom_command(
       OUTPUT ${cuda_kernels}
       COMMAND ${cuda_command} -DSOURCES=${source_list} -DOUT=${cuda_kernels} -P ${cuda_script}
-      DEPENDS ${cuda_sources} ${cuda_headers} ${cuda_script} ${cuda_parts}
+      DEPENDS ${cuda_sources} ${cuda_headers} ${cuda_script} ${cuda_digest_script} ${cuda_parts}
       COMMENT "CUDA kernels for ${architecture_list}"
       VERBATIM)
     set(GPTOSS_CUDA_STATUS "kernels for ${architecture_list}")
@@ -81,6 +94,7 @@ endif()
 # What a model would take of a card is known without kernels too.
 target_sources(gptoss_core PRIVATE
   csrc/cuda/driver.cpp
+  csrc/cuda/fat_binary.cpp
   csrc/cuda/memory.cpp
   csrc/cuda/module.cpp
   csrc/cuda/plan.cpp

@@ -1,80 +1,154 @@
 # Compiles kernels to OUT: one fat binary for each of SOURCES, one after the other, uncompressed, as
 # wheels are compressed anyway. Lists are separated by commas.
-#   cmake -DNVCC= -DARCHITECTURES=compute_80,sm_90a -DSOURCES= -DHEADERS= -DOUT= -P cuda_kernels.cmake
+#   cmake -DNVCC= -DARCHITECTURES=compute_80,sm_90a -DSOURCES= -DHEADERS= -DOUT=
+#         [-DPTXAS=] [-DLINES=OFF] -P cuda_kernels.cmake
+# compute_80 is PTX, which the driver compiles for every card since then; sm_90a is machine code, made
+# by PTXAS, or by nvcc's own. With LINES, as is the default, reports and profilers know the source.
 #
-# Each is kept in a folder of the user's cache by the hash of sources, headers, architectures and
-# compiler: builds in fresh folders, as pip makes them, compile nothing that has not changed.
+# Each is kept in a folder of the user's cache by the hash of source, headers, architecture and
+# compilers: builds in fresh folders, as pip makes them, compile nothing that has not changed.
 cmake_minimum_required(VERSION 3.20)
 string(REPLACE "," ";" ARCHITECTURES "${ARCHITECTURES}")
 string(REPLACE "," ";" SOURCES "${SOURCES}")
 string(REPLACE "," ";" HEADERS "${HEADERS}")
-
-# What nvcc of CUDA 13 calls PTX 9.0 needs driver 580; its forms for compute_80 are those of PTX 8.0,
-# which drivers from 525 on load.
-set(ptx_version 8.0)
-set(flags -std=c++17 -lineinfo -I${CMAKE_CURRENT_LIST_DIR}/../csrc)
-
-execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE compiler RESULT_VARIABLE failed)
-if(failed)
-  message(FATAL_ERROR "${NVCC} does not run: ${failed}")
+if(NOT DEFINED LINES)
+  set(LINES ON)
 endif()
+include(${CMAKE_CURRENT_LIST_DIR}/cuda_digest.cmake)
+
+set(flags -std=c++17 -I${CMAKE_CURRENT_LIST_DIR}/../csrc)
+set(assembler_flags -v)
+if(LINES)
+  list(APPEND flags -lineinfo)
+  list(APPEND assembler_flags --generate-line-info)
+endif()
+
+get_filename_component(bin ${NVCC} REALPATH)
+get_filename_component(bin ${bin} DIRECTORY)
+find_program(fatbinary fatbinary HINTS ${bin} /usr/local/cuda/bin NO_CACHE REQUIRED)
+find_program(own_ptxas ptxas HINTS ${bin} /usr/local/cuda/bin NO_CACHE REQUIRED)
+if(NOT PTXAS)
+  set(PTXAS ${own_ptxas})
+endif()
+
 if(DEFINED ENV{XDG_CACHE_HOME})
   set(cache "$ENV{XDG_CACHE_HOME}/gptoss/kernels")
 else()
   set(cache "$ENV{HOME}/.cache/gptoss/kernels")
 endif()
-file(READ ${CMAKE_CURRENT_LIST_FILE} script)
-set(common "${compiler}${script}${ARCHITECTURES}")
-foreach(header ${HEADERS})
-  file(READ ${header} text)
-  string(APPEND common "${text}")
-endforeach()
-
-get_filename_component(bin ${NVCC} REALPATH)
-get_filename_component(bin ${bin} DIRECTORY)
-find_program(fatbinary fatbinary HINTS ${bin} /usr/local/cuda/bin NO_CACHE REQUIRED)
+file(MAKE_DIRECTORY ${cache})
 
 function(run)
-  execute_process(COMMAND ${ARGN} RESULT_VARIABLE failed)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE failed ERROR_VARIABLE said)
   if(failed)
-    message(FATAL_ERROR "failed (${failed}): ${ARGN}")
+    message(FATAL_ERROR "failed (${failed}): ${ARGN}\n${said}")
   endif()
+  # What ptxas says of code that it had to repair: a pipeline of wgmma is gone then.
+  if(said MATCHES "C75[0-9][0-9]")
+    message(FATAL_ERROR "${ARGN}\n${said}")
+  elseif(said MATCHES "warning")
+    message(WARNING "${ARGN}\n${said}")
+  endif()
+endfunction()
+
+set(compiler "")
+foreach(tool ${NVCC} ${PTXAS} ${own_ptxas})
+  execute_process(COMMAND ${tool} --version OUTPUT_VARIABLE text RESULT_VARIABLE failed)
+  if(failed)
+    message(FATAL_ERROR "${tool} does not run: ${failed}")
+  endif()
+  string(APPEND compiler "${text}")
+endforeach()
+file(READ ${CMAKE_CURRENT_LIST_FILE} script)
+set(common "${compiler}${script}${flags}")
+
+# The version of PTX that its forms need, and with it the oldest driver that loads it: 8.0 is that of
+# CUDA 12.0 and driver 525, where nvcc of CUDA 13 writes 9.0, driver 580. Architectures of a family
+# came with 8.8, sm_110 (which was sm_101) with 9.0.
+function(ptx_version number out)
+  if(number MATCHES "^11[0-9]")
+    set(${out} 9.0 PARENT_SCOPE)
+  elseif(number MATCHES "f$")
+    set(${out} 8.8 PARENT_SCOPE)
+  elseif(number MATCHES "^1[0-9][0-9]")
+    set(${out} 8.7 PARENT_SCOPE)
+  else()
+    set(${out} 8.0 PARENT_SCOPE)
+  endif()
+endfunction()
+
+# Compiles a source to PTX of compute_`number`, whose version is as low as it can be.
+function(compile_ptx source number digest out)
+  run(${NVCC} ${flags} -arch=compute_${number} -ptx ${source} -o ${out})
+  file(READ ${out} ptx)
+  ptx_version(${number} version)
+  string(REGEX MATCH "\n\\.version ([0-9.]+)" found "${ptx}")
+  if(version VERSION_LESS CMAKE_MATCH_1)
+    string(REPLACE "${found}" "\n.version ${version}" ptx "${ptx}")
+    if(version VERSION_LESS 8.3)
+      # Which bytes of a load are not used is a hint, and PTX 8.3's.
+      string(REGEX REPLACE "[ \t]*\\.pragma \"used_bytes_mask[^\n]*\n" "" ptx "${ptx}")
+    endif()
+  endif()
+  # Names of files without the folders of the machine that compiled.
+  string(REGEX REPLACE "(\n[ \t]*\\.file[ \t]+[0-9]+ \")[^\"\n]*/" "\\1" ptx "${ptx}")
+  # What it was made of, for builds that take a ready file (cuda.cmake); fatbinary keeps no comments.
+  file(WRITE ${out} "${ptx}\n.file 9999 \"${digest}\"\n")
+  # Whether there is a form that a lower version does not have: the assembler alone knows.
+  run(${own_ptxas} -arch=compute_${number} ${out})
+endfunction()
+
+# Makes PTX or machine code of a source and sets `out` to the file, where it stays: what others build
+# at the same time is whole as well.
+function(image source architecture digest out)
+  string(REGEX REPLACE "^(compute|sm)_" "" number ${architecture})
+  if(architecture MATCHES "^compute_")
+    set(kind ptx)
+  else()
+    set(kind cubin)
+  endif()
+  string(SHA256 hash "${common}${assembler_flags}${digest}${architecture}")
+  set(file ${cache}/${hash}.${kind})
+  set(${out} ${file} PARENT_SCOPE)
+  if(EXISTS ${file})
+    return()
+  endif()
+  string(RANDOM LENGTH 12 suffix)
+  if(kind STREQUAL ptx)
+    compile_ptx(${source} ${number} "${digest}" ${file}.${suffix})
+  else()
+    # 8.0 to 8.9 differ in what the assembler makes of the same forms.
+    string(REGEX REPLACE "^8[0-9]$" "80" virtual ${number})
+    image(${source} compute_${virtual} "${digest}" ptx)
+    set(assembler ${PTXAS})
+    if(number MATCHES "^11[0-9]") # CUDA 12 has it under another number
+      set(assembler ${own_ptxas})
+    endif()
+    run(${assembler} ${assembler_flags} -arch=sm_${number} ${ptx} -o ${file}.${suffix})
+  endif()
+  file(RENAME ${file}.${suffix} ${file})
 endfunction()
 
 set(parts "")
 foreach(source ${SOURCES})
-  file(READ ${source} text)
-  string(SHA256 hash "${common}${text}")
+  gptoss_kernels_digest(${source} "${HEADERS}" digest)
   get_filename_component(name ${source} NAME_WE)
-  set(part ${cache}/${hash}.fatbin)
-  if(NOT EXISTS ${part})
-    set(images "")
-    foreach(architecture ${ARCHITECTURES})
-      set(image ${OUT}.${name}.${architecture})
-      string(REGEX REPLACE "^(compute|sm)_" "" number ${architecture})
-      if(architecture MATCHES "^compute_")
-        run(${NVCC} ${flags} -arch=${architecture} -ptx ${source} -o ${image}.ptx)
-        file(READ ${image}.ptx ptx)
-        string(REGEX REPLACE "\n\\.version [0-9.]+" "\n.version ${ptx_version}" ptx "${ptx}")
-        # Names of files without the folders of the machine that compiled.
-        string(REGEX REPLACE "(\n[ \t]*\\.file[ \t]+[0-9]+ \")[^\"\n]*/" "\\1" ptx "${ptx}")
-        file(WRITE ${image}.ptx "${ptx}")
-        list(APPEND images --image3=kind=ptx,sm=${number},file=${image}.ptx)
-      else()
-        run(${NVCC} ${flags} -arch=${architecture} -cubin ${source} -o ${image}.cubin)
-        list(APPEND images --image3=kind=elf,sm=${number},file=${image}.cubin)
-      endif()
-    endforeach()
-    run(${fatbinary} --64 --compress=false --create=${OUT}.${name}.part ${images})
-    # Another build may do the same at this time: what is there is whole.
-    file(MAKE_DIRECTORY ${cache})
-    string(RANDOM LENGTH 12 suffix)
-    run(${CMAKE_COMMAND} -E copy ${OUT}.${name}.part ${part}.${suffix})
-    file(RENAME ${part}.${suffix} ${part})
-  endif()
+  set(images "")
+  foreach(architecture ${ARCHITECTURES})
+    image(${source} ${architecture} "${digest}" file)
+    string(REGEX REPLACE "^(compute|sm)_" "" number ${architecture})
+    if(architecture MATCHES "^compute_")
+      list(APPEND images --image3=kind=ptx,sm=${number},file=${file})
+    else()
+      list(APPEND images --image3=kind=elf,sm=${number},file=${file})
+    endif()
+  endforeach()
+  set(part ${OUT}.${name}.part)
+  run(${fatbinary} --64 --compress=false --create=${part} ${images})
   list(APPEND parts ${part})
 endforeach()
 execute_process(COMMAND ${CMAKE_COMMAND} -E cat ${parts} OUTPUT_FILE ${OUT} RESULT_VARIABLE failed)
+file(REMOVE ${parts})
 if(failed)
   file(REMOVE ${OUT})
   message(FATAL_ERROR "joining ${parts} failed: ${failed}")

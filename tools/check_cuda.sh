@@ -3,7 +3,9 @@
 # stand-in driver. Needs nvcc; without it, says so and leaves.
 #   tools/check_cuda.sh [pytest arguments]
 #   tools/check_cuda.sh --full    20 seeds for each kernel, and whole models on six cards: a seed has a
-#                                 card that rounds in a way of its own
+#                                 card that rounds in a way of its own. Kernels as wheels have them
+#                                 are compiled for all cards, checked, and loaded by drivers of
+#                                 several ages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,6 +23,8 @@ if [ "${1:-}" = --full ]; then
   for seed in 2 3 4 5 6; do
     GPTOSS_EMULATOR_SEED=$seed run tests/cuda/test_model.py
   done
+  tools/build_fatbin --out build-fatbin/gptoss_kernels.fatbin
+  GPTOSS_CUDA_FATBIN=$PWD/build-fatbin/gptoss_kernels.fatbin run tests/cuda/test_drivers.py
 else
   run tests/cuda "$@"
 fi

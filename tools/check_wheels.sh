@@ -3,6 +3,8 @@
 # environments, the e2e tests and the unit tests of the core (--full: every unit test), and the demo
 # by uvx and pipx. For aarch64: the native tests and the demo's chat in Debian's Python, emulated.
 # Needs a network for packages.
+# With --full they have the CUDA backend, and where tools/check_cuda.sh has built the stand-in driver,
+# that loads its kernels.
 #   tools/check_wheels.sh [--full] [--wheels FOLDER]    (wheels and native tests that are built)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,10 +12,13 @@ root=$PWD
 
 unit=(tests/unit/test_{adapters,engine_batches,gguf,llm,ops,ops_arguments,prefix_cache,sample_op}.py
   tests/unit/test_{sampling_core,speculative,wrong_arguments}.py)
-wheels=
+wheels= cuda=
 while [ $# -gt 0 ]; do
   case $1 in
-  --full) unit=(tests/unit) ;;
+  --full)
+    unit=(tests/unit)
+    cuda=--cuda
+    ;;
   --wheels) wheels=$(cd "$2" && pwd) && shift ;;
   *) echo "tools/check_wheels.sh: expected --full or --wheels FOLDER, got $1" >&2 && exit 2 ;;
   esac
@@ -53,8 +58,8 @@ done
 if [ -z "$wheels" ]; then
   step "wheels"
   wheels=$scratch/wheels
-  # shellcheck disable=SC2086 # without a second Python it is no argument
-  tools/build_wheels --targets linux --pythons python3 $other --native-tests --out "$wheels" \
+  # shellcheck disable=SC2086 # without a second Python it is no argument, nor is CUDA without --full
+  tools/build_wheels --targets linux --pythons python3 $other $cuda --native-tests --out "$wheels" \
     >"$scratch/log" 2>&1 || {
     tail -50 "$scratch/log"
     exit 1
@@ -122,6 +127,13 @@ cp -r tests bench docs examples tools ./*.md pyproject.toml "$scratch/tree"
   ../tested/bin/gptoss doctor
   GPTOSS_TEST_DATA="${GPTOSS_TEST_DATA:-$root/../shared/data}" \
     ../tested/bin/pytest -q tests/e2e "${unit[@]}"
+  if [ -n "$cuda" ]; then
+    ../tested/bin/python -c "from gptoss import _core; print(_core.backends())" |
+      tee /dev/stderr | grep -q "no NVIDIA driver"
+    driver=$root/build-emulator/csrc/emulator/driver
+    [ ! -e "$driver" ] || LD_LIBRARY_PATH=$driver GPTOSS_EMULATOR_BUILD=$root/build-emulator \
+      ../tested/bin/pytest -q --confcutdir tests tests/cuda/test_drivers.py
+  fi
 )
 
 step "x86-64: pipx and uvx"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command with a GPU that is emulated, so that device="cuda" works in it; needs nvcc. Builds
-# what it needs first: the emulator with its stand-in driver, and the package with CUDA.
+# Runs a command with a GPU that is emulated, so that device="cuda" works in it; needs nvcc, or
+# compiled kernels in GPTOSS_CUDA_FATBIN. Builds what it needs first: the emulator with its stand-in
+# driver, and the package with CUDA.
 #   tools/emulated.sh cuda -- python -c 'import gptoss; print(gptoss.load("demo", device="cuda"))'
 # The command finds the package of this source tree. GPTOSS_EMULATOR_DEVICES names other devices than
 # one A100 (docs/emulator.md).
@@ -12,7 +13,7 @@ if [ "${1:-}" != cuda ] || [ "${2:-}" != -- ] || [ $# -lt 3 ]; then
   exit 2
 fi
 shift 2
-command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || {
+[ -n "${GPTOSS_CUDA_FATBIN:-}" ] || command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || {
   echo "tools/emulated.sh: nvcc is missing, which compiles the kernels" >&2
   exit 2
 }
@@ -24,6 +25,7 @@ python=${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/pyth
 cmake -S "$root" -B "$emulator" -DGPTOSS_EMULATOR=ON -DGPTOSS_CUDA=OFF >/dev/null
 cmake --build "$emulator" -j "$(nproc)" --target gptoss_emulator gptoss_emulator_driver >/dev/null
 cmake -S "$root" -B "$build" -DSKBUILD=1 -DGPTOSS_CUDA=ON -DGPTOSS_WERROR=ON \
+  -DGPTOSS_CUDA_FATBIN="${GPTOSS_CUDA_FATBIN:-}" \
   -DPython_EXECUTABLE="$(command -v "$python")" >/dev/null
 cmake --build "$build" -j "$(nproc)" --target _core >/dev/null
 

@@ -18,12 +18,23 @@ void* open_driver() {
   for (const char* const name : kLibraries) {
     if (void* const library = platform::open_library(name)) return library;
   }
-  throw BackendError(concat("no NVIDIA driver (", kLibraries[0], " was not found)"));
+  throw BackendError("no NVIDIA driver (neither libcuda.so.1 nor nvcuda.dll was found)");
 }
 
 }  // namespace
 
 std::string version_text(int version) { return concat(version / 1000, ".", version % 1000 / 10); }
+
+std::string driver_text(int version) {
+  // "CUDA Toolkit and Corresponding Driver Versions" in NVIDIA's notes on releases.
+  constexpr int kBranches[][2] = {{12000, 525}, {12010, 530}, {12020, 535}, {12030, 545},
+                                  {12040, 550}, {12050, 555}, {12060, 560}, {12070, 565},
+                                  {12080, 570}, {12090, 575}, {13000, 580}};
+  for (const auto& [cuda, branch] : kBranches) {
+    if (cuda == version) return concat("CUDA ", version_text(version), " (driver ", branch, ")");
+  }
+  return concat("CUDA ", version_text(version));
+}
 
 Driver::Driver() {
   void* const library = open_driver();
@@ -34,8 +45,8 @@ Driver::Driver() {
   }
   if (version_ < kOldestVersion) {
     throw BackendError(concat("the NVIDIA driver is too old: it is made for CUDA ",
-                              version_text(version_), ", and ", version_text(kOldestVersion),
-                              " or newer is needed (driver 525)"));
+                              version_text(version_), ", and what is needed is that for ",
+                              driver_text(kOldestVersion), " or a newer one"));
   }
   const auto get_address = reinterpret_cast<CUresult (*)(const char*, void**, int, uint64_t, int*)>(
       platform::find_symbol(library, "cuGetProcAddress_v2"));

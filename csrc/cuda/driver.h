@@ -31,7 +31,9 @@ using CUhostFn = void (*)(void*);
 inline constexpr CUresult kSuccess = 0;
 inline constexpr CUresult kOutOfMemory = 2;
 inline constexpr CUresult kNoDevice = 100;
+inline constexpr CUresult kInvalidImage = 200;
 inline constexpr CUresult kNoBinaryForGpu = 209;
+inline constexpr CUresult kInvalidPtx = 218;
 inline constexpr CUresult kUnsupportedPtxVersion = 222;
 
 inline constexpr int kAttributeMultiprocessors = 16;
@@ -137,6 +139,8 @@ class Driver {
 
 // "12.4" of 12040.
 std::string version_text(int version);
+// "CUDA 12.4 (driver 550)": the first that has it, where that is known.
+std::string driver_text(int version);
 
 // A device that can run the kernels.
 struct DeviceInfo {

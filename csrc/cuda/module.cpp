@@ -1,39 +1,25 @@
 #include "cuda/module.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "cuda/fat_binary.h"
 
 namespace gptoss::cuda {
 namespace {
-
-// What every fat binary begins with.
-struct ImageHeader {
-  uint32_t magic;
-  uint16_t version;
-  uint16_t header_bytes;
-  uint64_t body_bytes;
-};
-constexpr uint32_t kImageMagic = 0xba55ed50;
 
 constexpr int kDefaultDynamicShared = 48 * 1024;  // what a launch may ask for without further ado
 
 }  // namespace
 
 Module::Module(const Context& context, std::span<const uint8_t> images) : context_(context) {
-  for (size_t at = 0; at + sizeof(ImageHeader) <= images.size();) {
-    ImageHeader header{};
-    std::memcpy(&header, images.data() + at, sizeof(header));
-    const uint64_t bytes = header.header_bytes + header.body_bytes;
-    if (header.magic != kImageMagic || bytes > images.size() - at) {
-      throw BackendError("[cuda] the kernels of this build are damaged: no fat binary");
-    }
+  while (!images.empty()) {
+    const std::span<const uint8_t> first = first_fat_binary(images);
     // The driver may want more alignment than a place within the others has.
-    const std::vector<uint64_t> image = [&] {
-      std::vector<uint64_t> words((bytes + 7) / 8);
-      std::memcpy(words.data(), images.data() + at, bytes);
-      return words;
-    }();
-    load(reinterpret_cast<const uint8_t*>(image.data()));
-    at += bytes;
+    std::vector<uint64_t> words((first.size() + 7) / 8);
+    std::memcpy(words.data(), first.data(), first.size());
+    load({reinterpret_cast<const uint8_t*>(words.data()), first.size()});
+    images = images.subspan(first.size());
   }
 }
 
@@ -43,19 +29,27 @@ Module::~Module() {
   });
 }
 
-void Module::load(const uint8_t* image) {
+void Module::load(std::span<const uint8_t> image) {
   const Driver& driver = context_.driver();
   const DeviceInfo& device = context_.device();
   char log[4096] = "";
   int options[] = {kJitErrorLog, kJitErrorLogBytes};
   void* values[] = {log, reinterpret_cast<void*>(sizeof(log))};
   CUmodule module = nullptr;
-  const CUresult result = driver.cuModuleLoadDataEx(&module, image, 2, options, values);
-  if (result == kUnsupportedPtxVersion || result == kNoBinaryForGpu) {
-    throw BackendError(concat("[cuda] this build has no kernels for ", device.name,
-                              " (compute capability ", device.major, ".", device.minor,
-                              ") that its driver, made for CUDA ", version_text(driver.version()),
-                              ", can load: ", driver.describe(result), "; a newer driver may"));
+  const CUresult result = driver.cuModuleLoadDataEx(&module, image.data(), 2, options, values);
+  constexpr CUresult kRefusals[] = {kInvalidImage, kNoBinaryForGpu, kInvalidPtx,
+                                    kUnsupportedPtxVersion};
+  if (std::ranges::find(kRefusals, result) != std::end(kRefusals)) {
+    const std::string name =
+        concat(device.name, " (compute capability ", device.major, ".", device.minor, ")");
+    const int oldest = oldest_driver_for(image, 10 * device.major + device.minor);
+    if (oldest == 0) throw BackendError(concat("[cuda] this build has no kernels for ", name));
+    if (oldest > driver.version()) {
+      throw BackendError(concat("[cuda] the NVIDIA driver is too old: it is made for ",
+                                driver_text(driver.version()),
+                                ", and the kernels of this build for ", name, " need that for ",
+                                driver_text(oldest), " or a newer one: ", driver.describe(result)));
+    }
   }
   driver.check(result, "loading the kernels on ", device.name, log[0] == '\0' ? "" : ": ", log);
   modules_.push_back(module);

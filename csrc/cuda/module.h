@@ -42,7 +42,7 @@ class Module {
   }
 
  private:
-  void load(const uint8_t* image);
+  void load(std::span<const uint8_t> image);
   CUfunction function(const Launch& launch);
   void launch(const Stream& stream, const Launch& launch, void* args);
 

@@ -29,6 +29,10 @@ needs_cuda_h = pytest.mark.skipif(TOOLKIT is None, reason="needs cuda.h of the C
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 
 
+PTX_ENTRY, CUBIN_ENTRY = 1, 2
+ONE_ARCHITECTURE, FAMILY = 0x100000, 0x1200000
+
+
 def _fatbin(*entries: tuple[int, int, bytes, int]) -> bytes:
     """Return a fat binary of (kind, architecture, payload, flags)."""
     body = b""
@@ -53,6 +57,11 @@ def _fatbin(*entries: tuple[int, int, bytes, int]) -> bytes:
         )
         body += payload
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+
+
+def _cubin(os_abi: int, version: int) -> bytes:
+    """Return the beginning of machine code, with what its header says of its ABI."""
+    return b"\x7fELF\x02\x01\x01" + bytes([os_abi, version]) + bytes(55)
 
 
 def _compile(source: Path, out: Path, *options: str) -> Path:
@@ -99,7 +108,7 @@ def fat_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = ptx("corpus").encode()
     out.write_bytes(
         _fatbin(
-            (2, 80, b"\x7fELF", 0x11),
+            (2, 80, _cubin(0x33, 7), 0x11),
             (1, 75, b"zzzz", 0x8011),
             (1, 90, b"none", 0x11),
             (1, 80, text, 0x11),
@@ -213,12 +222,17 @@ def test_every_entry_point_is_found_and_described() -> None:
     assert len(lines) >= 110
     address = ctypes.c_void_p()
     for name, symbol, _models in lines:
+        if name in ("cuFuncGetName", "cuFuncGetParamInfo"):  # newer than CUDA 12.0
+            continue
         assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 12000, 0, None) == 0, (
             name
         )
         assert address.value == ctypes.cast(getattr(lib, symbol), ctypes.c_void_p).value
     for name, symbol in {
         "cuCtxCreate": "cuCtxCreate_v4",
+        "cuEventElapsedTime": "cuEventElapsedTime_v2",
+        "cuFuncGetName": "cuFuncGetName",
+        "cuFuncGetParamInfo": "cuFuncGetParamInfo",
         "cuGraphAddDependencies": "cuGraphAddDependencies_v2",
     }.items():
         assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 13000, 0, None) == 0
@@ -237,6 +251,105 @@ def test_every_entry_point_is_found_and_described() -> None:
         == 500
     )
     assert missing.value == 1
+
+
+@needs_cuda_h
+def test_entry_points_are_as_old_as_cuda_h_says() -> None:
+    typedefs = (TOOLKIT / "cudaTypedefs.h").read_text() if TOOLKIT else ""
+    lib = _driver()
+    names = [line.split("\t")[0] for line in lib.emulatorEntryPoints().decode().splitlines()]
+    address = ctypes.c_void_p()
+    for name in names:
+        versions = {int(v) for v in re.findall(rf"\bPFN_{name}_v(\d+)(?:_ptsz)?\)", typedefs)}
+        assert versions, name
+        found = lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 12000, 0, None) == 0
+        assert found == (min(versions) <= 12000), name
+        asked = max(12000, min(versions))
+        assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), asked, 0, None) == 0
+
+
+# What each driver says of: its version, a device of compute capability 9.0 that it should know and
+# a family's, PTX of two versions, fat binaries of machine code and PTX, entry points.
+OLD_DRIVERS = """
+import ctypes, sys
+lib = ctypes.CDLL(sys.argv[1])
+images = [bytes.fromhex(line) for line in sys.stdin.read().split()]
+found, version, context, count = [], ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int()
+lib.cuDriverGetVersion(ctypes.byref(version))
+assert lib.cuInit(0) == 0
+lib.cuDeviceGetCount(ctypes.byref(count))
+assert lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert lib.cuCtxSetCurrent(context) == 0
+for image in images:
+    module = ctypes.c_void_p()
+    found.append(lib.cuModuleLoadData(ctypes.byref(module), image + bytes(8)))
+asked = (("cuFuncGetName", 12000), ("cuFuncGetName", 12030), ("cuGraphAddDependencies", 12030))
+address = ctypes.c_void_p()
+entries = [lib.cuGetProcAddress_v2(n.encode(), ctypes.byref(address), v, 0, None) for n, v in asked]
+print(version.value, count.value, found, entries)
+"""
+
+
+def _old_driver(name: str, devices: str, *images: bytes) -> tuple[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", OLD_DRIVERS, LIBRARY],
+        env=os.environ
+        | {
+            "GPTOSS_EMULATOR_DRIVER": name,
+            "GPTOSS_EMULATOR_DEVICES": devices,
+            "GPTOSS_EMULATOR_QUIET": "0",
+        },
+        input="\n".join(image.hex() for image in images),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout.rstrip("\n"), done.stderr
+
+
+def test_a_driver_loads_what_it_is_new_enough_for() -> None:
+    def text(version: str, target: str = "80") -> bytes:
+        return f".version {version}\n.target sm_{target}\n.address_size 64\n".encode()
+
+    ok = (PTX_ENTRY, 80, text("8.0"), 0x11)
+    images = (
+        text("8.0"),
+        text("8.4"),
+        text("9.0"),
+        _fatbin(ok, (CUBIN_ENTRY, 90, _cubin(0x33, 7), 0x11 | ONE_ARCHITECTURE)),
+        # Of another card, whatever they are, but not of this.
+        _fatbin(ok, (CUBIN_ENTRY, 89, _cubin(0x41, 8), 0x11)),
+        _fatbin(ok, (CUBIN_ENTRY, 100, _cubin(0x41, 8), 0x11 | FAMILY)),
+        _fatbin(ok, (CUBIN_ENTRY, 90, _cubin(0x41, 8), 0x11 | ONE_ARCHITECTURE)),
+        _fatbin((PTX_ENTRY, 80, text("9.0"), 0x11)),
+        _cubin(0x33, 7),
+        _cubin(0x41, 8),
+        _fatbin((PTX_ENTRY, 100, text("8.8", "100f"), 0x11 | FAMILY)),
+    )
+    loaded, too_new, invalid, nothing = 0, 222, 200, 209
+    same = [loaded, loaded, loaded]
+    first = (
+        f"12000 1 {[loaded, too_new, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
+    )
+    assert _old_driver("525", "H100", *images)[0] == f"{first} [500, 1, 1]"
+    first = (
+        f"12040 1 {[loaded, loaded, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
+    )
+    said, errors = _old_driver("550", "H100", *images)
+    assert said == f"{first} [500, 0, 0]"
+    assert "PTX of version 9.0, driver 550 compiles up to 8.4" in errors
+    assert "machine code of ABI 0x41, 8, which driver 550 does not load" in errors
+    first = f"13000 1 {[loaded, loaded, loaded, *same, loaded, loaded, nothing, nothing, nothing]}"
+    assert _old_driver("580", "H100", *images)[0] == f"{first} [500, 0, 0]"
+
+
+def test_a_driver_knows_no_card_that_came_later() -> None:
+    said, errors = _old_driver("550", "A100;RTX 5090")
+    assert said.startswith("12040 1 ")
+    assert "driver 550 does not know RTX 5090" in errors
+    assert _old_driver("570", "A100;RTX 5090")[0].startswith("12080 2 ")
+    assert _old_driver("570", "A100;GB10")[0].startswith("12080 1 ")
+    said, errors = _old_driver("471", "A100")
+    assert "unknown driver 471" in errors
+    assert said == ""
 
 
 def test_work_is_put_off_until_somebody_waits() -> None:

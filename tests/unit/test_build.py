@@ -395,6 +395,148 @@ class TestWheels:
         assert listed.split() == names
 
 
+def cubin(
+    kernels: dict[str, int],
+    *,
+    abi: tuple[int, int] = (0x33, 7),
+    frames: dict[str, int] | None = None,
+) -> bytes:
+    """Return an ELF file that names kernels, the registers of each, and bytes of stack."""
+    names = b"\0.nv.info\0.symtab\0.strtab\0" + b"".join(k.encode() + b"\0" for k in kernels)
+    symbols, info = bytes(24), b""
+    for i, (kernel, registers) in enumerate(kernels.items(), 1):
+        symbols += struct.pack("<I20x", names.index(kernel.encode() + b"\0"))
+        frame = (frames or {}).get(kernel, 0)
+        info += struct.pack("<BBHII", 4, 0x2F, 8, i, registers) + struct.pack("<BBH", 3, 0x1B, 9)
+        info += struct.pack("<BBHII", 4, 0x11, 8, i, frame)
+    head = b"\x7fELF\2\1\1" + bytes(abi)
+    body, sections = b"", bytes(64)
+    for name, kind, content in (
+        (".nv.info", 0, info),
+        (".symtab", 2, symbols),
+        (".strtab", 3, names),
+    ):
+        place = 64 + len(body)
+        at = names.index(name.encode())
+        sections += struct.pack("<II16xQQII16x", at, kind, place, len(content), 3, 0)
+        body += content
+    table = struct.pack("<QIHHHHHH", 64 + len(body), 0, 64, 0, 0, 64, 4, 3)
+    return head.ljust(0x28, b"\0") + table + body + sections
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="builds kernels on Linux")
+class TestKernels:
+    """What tools/build_fatbin finds wrong with a file of kernels."""
+
+    @pytest.fixture
+    def build_fatbin(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        return load_tool("build_fatbin")
+
+    def file_of(
+        self,
+        tool: ModuleType,
+        *,
+        version: str = "8.0",
+        digest: str = "",
+        leave_out: str = "",
+        flags: int = 0,
+        entry: tuple[int, int] = (8, 0),
+        **of_cubin: object,
+    ) -> bytes:
+        """Return a file as the tool makes them, or one that is wrong in one way."""
+        out = b""
+        for source, made_of in tool.source_digests().items():
+            if source == leave_out:
+                continue
+            kernels = {f"{source[:-3]}_a": 40, f"{source[:-3]}_b": 255}
+            text = f".version {version}\n.target sm_{{}}\n.address_size 64\n"
+            text += "".join(f".visible .entry {kernel}()\n" for kernel in kernels)
+            text += f'.file 9999 "gptoss kernels of {source} {digest or made_of}"\n'
+            body = b""
+            for name in tool.ARCHITECTURES:
+                if name == leave_out:
+                    continue
+                kind, number, suffix = re.fullmatch(r"(\w+)_(\d+)([af]?)", name).groups()
+                if kind == "compute":
+                    payload, major, minor = text.format(number).encode(), *entry
+                else:
+                    of = {"abi": (0x41, 8) if int(number) >= 100 else (0x33, 7)} | of_cubin
+                    payload, major, minor = cubin(kernels, **of), 1, of["abi"][1]
+                bits = {"": 0x11, "a": 0x100011, "f": 0x1200011}[suffix] | flags
+                body += struct.pack(
+                    "<HHIQQHHIQQ16x", 1 + (kind == "sm"), 0x101, 64, len(payload), 0,
+                    minor, major, int(number), 0, bits,
+                ) + payload  # fmt: skip
+            out += struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
+        return out
+
+    def test_a_file_for_wheels(self, build_fatbin: ModuleType) -> None:
+        table = build_fatbin.check(self.file_of(build_fatbin))
+        n_sources = len(list((ROOT / "csrc/cuda/kernels").glob("*.cu")))
+        assert f"{2 * n_sources} kernels of {n_sources} sources, no spills" in table
+        assert re.search(r"^sm_90a +\d+ +\d+ +255  525 \(12.0\)$", table, re.MULTILINE)
+        assert re.search(r"^compute_80 +\d+ +\d+ +525 \(12.0\)$", table, re.MULTILINE)
+
+    @pytest.mark.parametrize(
+        ("wrong", "error"),
+        [
+            (
+                {"version": "8.3"},
+                r"compute_80 of .*, version of PTX: expected \(8, 0\), got \(8, 3",
+            ),
+            ({"entry": (9, 0)}, r"version of PTX in the entry: expected \(8, 0\), got \(9, 0\)"),
+            ({"abi": (0x41, 8)}, r"sm_80 of .*, ABI .*: expected \(51, 7\), got \(65, 8\)"),
+            ({"abi": (0x33, 7)}, r"sm_100f of .*, ABI .*: expected \(65, 8\), got \(51, 7\)"),
+            ({"frames": {"attention_b": 8}}, r"sm_80 of attention.cu, .*'attention_b': 8"),
+            ({"digest": "0" * 64}, r"attention.cu, hash of the source .*, got 0000"),
+            ({"leave_out": "sample.cu"}, r"sources that are not in the file: .* \['sample.cu'\]"),
+            ({"leave_out": "sm_87"}, r"architectures: expected .*'sm_87'"),
+            ({"flags": 0x8000}, "expected no compressed entry"),
+        ],
+    )
+    def test_a_file_that_is_wrong(
+        self, build_fatbin: ModuleType, wrong: dict[str, object], error: str
+    ) -> None:
+        with pytest.raises(build_fatbin.WrongKernels, match=error):
+            build_fatbin.check(self.file_of(build_fatbin, **wrong))
+
+    def test_something_else(self, build_fatbin: ModuleType, tmp_path: Path) -> None:
+        whole = self.file_of(build_fatbin)
+        for data, error in (
+            (b"\x7fELF" * 8, "expected a fat binary at byte 0"),
+            (whole[:-1], "bytes"),
+        ):
+            with pytest.raises(build_fatbin.WrongKernels, match=error):
+                build_fatbin.check(data)
+
+    def test_a_build_takes_no_kernels_of_other_sources(
+        self, build_fatbin: ModuleType, tmp_path: Path
+    ) -> None:
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            pytest.skip("needs cmake")
+        kernels = tmp_path / "kernels.fatbin"
+        script = tmp_path / "ask.cmake"
+        script.write_text(f"include({ROOT}/cmake/cuda_digest.cmake)\n"
+            f"file(GLOB sources {ROOT}/csrc/cuda/kernels/*.cu)\n"
+            f"file(GLOB headers {ROOT}/csrc/cuda/kernels/*.h {ROOT}/csrc/cuda/kernels/*.cuh)\n"
+            f'gptoss_check_kernels({kernels} "${{sources}}" "${{headers}}")\n')  # fmt: skip
+
+        def said() -> str:
+            run = subprocess.run([cmake, "-P", script], capture_output=True, text=True)
+            assert (run.returncode != 0) == bool(run.stderr)
+            return " ".join(run.stderr.split())
+
+        kernels.write_bytes(self.file_of(build_fatbin))
+        assert said() == ""
+        kernels.write_bytes(self.file_of(build_fatbin, digest="0" * 64))
+        assert (
+            'kernels.fatbin was not made of these sources: expected "gptoss kernels of attention.cu'
+            in said()
+        )
+
+
 class TestFreeThreadedPython:
     def test_is_refused_in_one_sentence(self) -> None:
         code = (

@@ -209,7 +209,7 @@ DRIVER_API cuInit(unsigned flags) {
 
 DRIVER_API cuDriverGetVersion(int* version) {
   if (!version) return CUDA_ERROR_INVALID_VALUE;
-  *version = 13000;
+  *version = Driver::instance().release.cuda;
   return CUDA_SUCCESS;
 }
 

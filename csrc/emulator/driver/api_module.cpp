@@ -17,10 +17,11 @@ namespace {
 CUresult load_module(CUmodule* out, const void* image, std::string& log) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!out || !image) return CUDA_ERROR_INVALID_VALUE;
-    const std::string ptx = Driver::ptx_of_image(image, *context->device, log);
-    if (ptx.empty()) {
+    std::string ptx;
+    if (const CUresult r = driver.ptx_of_image(image, *context->device, ptx, log);
+        r != CUDA_SUCCESS) {
       std::fprintf(stderr, "emulator: %s\n", log.c_str());
-      return CUDA_ERROR_NO_BINARY_FOR_GPU;
+      return r;
     }
     std::unique_ptr<CUmod_st> module;
     if (const CUresult r = driver.load(context, ptx, module, log); r != CUDA_SUCCESS) return r;
@@ -236,8 +237,10 @@ DRIVER_API cuLibraryLoadData(CUlibrary* out, const void* image, CUjit_option*, v
     if (!out || !image) return CUDA_ERROR_INVALID_VALUE;
     std::string why;
     auto library = std::make_unique<CUlib_st>();
-    library->ptx = Driver::ptx_of_image(image, *driver.devices.front(), why);
-    if (library->ptx.empty()) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    if (const CUresult r = driver.ptx_of_image(image, *driver.devices.front(), library->ptx, why);
+        r != CUDA_SUCCESS) {
+      return r;
+    }
     *out = driver.libraries.add(std::move(library));
     return CUDA_SUCCESS;
   });

@@ -5,10 +5,10 @@
 
 #define GPTOSS_DRIVER_ENTRY_POINTS(X)                                                            \
   X(cuInit, cuInit, "reads the devices from the environment")                                    \
-  X(cuDriverGetVersion, cuDriverGetVersion, "13.0")                                              \
+  X(cuDriverGetVersion, cuDriverGetVersion, "as configured, else 13.0")                          \
   X(cuGetErrorName, cuGetErrorName, "names of the errors that the stand-in gives")               \
   X(cuGetErrorString, cuGetErrorString, "own sentences")                                         \
-  X(cuGetProcAddress, cuGetProcAddress_v2, "all of this list; no per-thread variants")           \
+  X(cuGetProcAddress, cuGetProcAddress_v2, "what this driver has; no per-thread variants")       \
   X(cuDeviceGetCount, cuDeviceGetCount, "as configured")                                         \
   X(cuDeviceGet, cuDeviceGet, "")                                                                \
   X(cuDeviceGetName, cuDeviceGetName, "\"Emulated \" and the profile's name")                    \
@@ -111,7 +111,7 @@
   X(cuEventRecordWithFlags, cuEventRecordWithFlags, "not external")                              \
   X(cuEventQuery, cuEventQuery, "each query lets some work go on")                               \
   X(cuEventSynchronize, cuEventSynchronize, "")                                                  \
-  X(cuEventElapsedTime, cuEventElapsedTime_v2, "time of the emulation, not of a device")         \
+  X(cuEventElapsedTime, cuEventElapsedTime, "time of the emulation, not of a device")            \
   X(cuLaunchKernel, cuLaunchKernel, "limits are checked at once, faults come with the wait")     \
   X(cuLaunchKernelEx, cuLaunchKernelEx,                                                          \
     "cooperative; programmatic serialization overlaps on cards of 9.0 and up; no clusters")      \

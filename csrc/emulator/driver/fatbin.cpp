@@ -1,5 +1,6 @@
 // PTX out of what cuModuleLoadData is given: text, a fat binary, or the wrapper that nvcc puts
 // around one.
+#include <cstdio>
 #include <cstring>
 
 #include "emulator/driver/state.h"
@@ -9,8 +10,11 @@ namespace {
 
 constexpr uint32_t kWrapperMagic = 0x466243b1;
 constexpr uint32_t kFatbinMagic = 0xba55ed50;
-constexpr uint16_t kPtxEntry = 1;
+constexpr uint16_t kPtxEntry = 1, kCubinEntry = 2;
 constexpr uint64_t kCompressedFlags = 0x2000 | 0x8000;  // LZ4, Zstandard
+constexpr uint64_t kOneArchitectureFlag = 0x100000;     // sm_90a, and with the next sm_100f
+constexpr uint64_t kFamilyFlag = 0x1000000;
+constexpr uint32_t kElfMagic = 0x464c457f;  // "\x7fELF"
 
 struct Wrapper {
   uint32_t magic, version;
@@ -41,20 +45,48 @@ T read_at(const void* data, uint64_t offset) {
   return value;
 }
 
+// Whether an entry is for the device: PTX for any card since its own, machine code for the cards of
+// its generation since then, both for one card or one family alone where they say so.
+bool is_for(const Entry& entry, uint32_t device) {
+  const uint32_t architecture = entry.architecture;
+  if (entry.flags & kFamilyFlag) {
+    return architecture / 10 == device / 10 && architecture <= device;
+  }
+  if (entry.flags & kOneArchitectureFlag) return architecture == device;
+  if (entry.kind == kPtxEntry) return architecture <= device;
+  return architecture / 10 == device / 10 && architecture <= device;
+}
+
 }  // namespace
 
-std::string Driver::ptx_of_image(const void* image, const Device& device, std::string& why) {
+bool Driver::loads_cubin(const void* elf, int capability, std::string& why) const {
+  const auto os_abi = int{read_at<uint8_t>(elf, 7)}, version = int{read_at<uint8_t>(elf, 8)};
+  const int oldest = oldest_cuda_of_abi(os_abi, version, capability);
+  if (oldest != 0 && oldest <= release.cuda) return true;
+  char text[160];
+  std::snprintf(text, sizeof text, "machine code of ABI 0x%x, %d, which driver %s does not load",
+                static_cast<unsigned>(os_abi), version, std::string(release.name).c_str());
+  why = text;
+  return false;
+}
+
+CUresult Driver::ptx_of_image(const void* image, const Device& device, std::string& out,
+                              std::string& why) const {
   const uint32_t magic = read_at<uint32_t>(image, 0);
-  if (magic == kWrapperMagic) return ptx_of_image(read_at<Wrapper>(image, 0).data, device, why);
-  if (magic == 0x464c457f) {  // "\x7fELF"
-    why = "a cubin holds machine code, the emulator runs PTX";
-    return {};
+  if (magic == kWrapperMagic) {
+    return ptx_of_image(read_at<Wrapper>(image, 0).data, device, out, why);
   }
-  if (magic != kFatbinMagic) return static_cast<const char*>(image);
+  const int capability = 10 * device.profile->compute_major + device.profile->compute_minor;
+  if (magic == kElfMagic) {
+    if (!loads_cubin(image, capability, why)) return CUDA_ERROR_INVALID_IMAGE;
+    why = "a cubin holds machine code, the emulator runs PTX";
+    return CUDA_ERROR_NO_BINARY_FOR_GPU;
+  }
+  if (magic != kFatbinMagic) {
+    out = static_cast<const char*>(image);
+    return CUDA_SUCCESS;
+  }
   const auto header = read_at<Header>(image, 0);
-  const auto limit =
-      static_cast<uint32_t>(10 * device.profile->compute_major + device.profile->compute_minor);
-  std::string best;
   uint32_t best_architecture = 0;
   why = "no PTX for this device in the fat binary";
   for (uint64_t at = header.header_bytes; at < header.header_bytes + header.body_bytes;) {
@@ -62,17 +94,30 @@ std::string Driver::ptx_of_image(const void* image, const Device& device, std::s
     if (!entry.header_bytes) break;
     const uint64_t payload = at + entry.header_bytes;
     at = payload + entry.payload_bytes;
-    if (entry.kind != kPtxEntry || entry.architecture > limit) continue;
+    if (!is_for(entry, static_cast<uint32_t>(capability))) continue;
+    // What a driver that is older than families makes of them is not known; here they are nothing
+    // to it.
+    if ((entry.flags & kFamilyFlag) && release.cuda < kFirstWithFamilies) continue;
+    const char* bytes = static_cast<const char*>(image) + payload;
+    if (entry.kind == kCubinEntry) {
+      // A driver takes machine code before PTX, so PTX does not help where it cannot load that.
+      if (!(entry.flags & kCompressedFlags) && read_at<uint32_t>(bytes, 0) == kElfMagic &&
+          !loads_cubin(bytes, capability, why)) {
+        out.clear();
+        return CUDA_ERROR_INVALID_IMAGE;
+      }
+      continue;
+    }
+    if (entry.kind != kPtxEntry) continue;
     if (entry.flags & kCompressedFlags) {
       why = "the PTX in the fat binary is compressed: build with --no-compress";
       continue;
     }
     if (entry.architecture < best_architecture) continue;
     best_architecture = entry.architecture;
-    const char* text = static_cast<const char*>(image) + payload;
-    best.assign(text, strnlen(text, entry.payload_bytes));
+    out.assign(bytes, strnlen(bytes, entry.payload_bytes));
   }
-  return best;
+  return out.empty() ? CUDA_ERROR_NO_BINARY_FOR_GPU : CUDA_SUCCESS;
 }
 
 }  // namespace gptoss::emulator::driver

@@ -6,6 +6,7 @@
 
 #include "emulator/driver/cuda_abi.h"
 #include "emulator/driver/entry_points.h"
+#include "emulator/driver/state.h"
 
 namespace {
 
@@ -26,7 +27,18 @@ struct Newer {
 };
 constexpr Newer kNewer[] = {
     {"cuCtxCreate", 12050, "cuCtxCreate_v4"},
+    {"cuEventElapsedTime", 12080, "cuEventElapsedTime_v2"},
     {"cuGraphAddDependencies", 12030, "cuGraphAddDependencies_v2"},
+};
+
+// Entry points that came later than CUDA 12.0, the oldest that the stand-in can be.
+struct Since {
+  const char* name;
+  int version;
+};
+constexpr Since kSince[] = {
+    {"cuFuncGetName", 12030},
+    {"cuFuncGetParamInfo", 12040},
 };
 
 // In this library, whatever else a process has loaded.
@@ -46,6 +58,15 @@ cuGetProcAddress_v2(const char* name, void** out, int version, unsigned long lon
                     CUdriverProcAddressQueryResult* status) {
   if (!name || !out) return CUDA_ERROR_INVALID_VALUE;
   *out = nullptr;
+  // As NVIDIA's description of the driver's interface has it. So nothing of a newer CUDA is found.
+  if (version > gptoss::emulator::driver::Driver::instance().release.cuda) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  for (const Since& since : kSince) {
+    if (std::strcmp(since.name, name) != 0 || version >= since.version) continue;
+    if (status) *status = CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT;
+    return CUDA_ERROR_NOT_FOUND;
+  }
   for (const EntryPoint& entry : kEntryPoints)
     if (!std::strcmp(entry.name, name)) *out = address_of(entry.symbol);
   for (const Newer& newer : kNewer)

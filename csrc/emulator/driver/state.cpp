@@ -78,6 +78,13 @@ Driver::Driver() {
                                    : Hostile::kPerDevice;
   quiet_ = environment("GPTOSS_EMULATOR_QUIET", "0") != "0";
   random_.seed(seed_);
+  const std::string name = environment("GPTOSS_EMULATOR_DRIVER", std::string(release.name).c_str());
+  const Release* const found = std::ranges::find(kReleases, name, &Release::name);
+  if (found == std::end(kReleases)) {
+    std::fprintf(stderr, "emulator: unknown driver %s\n", name.c_str());
+    return;  // without devices
+  }
+  release = *found;
   std::istringstream list(environment("GPTOSS_EMULATOR_DEVICES", "A100:memory=4G"));
   for (std::string entry; std::getline(list, entry, ';');)
     if (!entry.empty()) add_device(entry);
@@ -114,6 +121,12 @@ void Driver::add_device(const std::string& description) {
   device->profile = find_profile(name);
   if (!device->profile) {
     std::fprintf(stderr, "emulator: unknown device %s\n", name.c_str());
+    return;
+  }
+  const int capability = 10 * device->profile->compute_major + device->profile->compute_minor;
+  if (release.cuda < oldest_cuda_of(capability)) {
+    std::fprintf(stderr, "emulator: driver %s does not know %s\n",
+                 std::string(release.name).c_str(), name.c_str());
     return;
   }
   device->name = "Emulated " + std::string(device->profile->name);
@@ -506,6 +519,14 @@ CUresult Driver::load(CUcontext context, const std::string& ptx, std::unique_ptr
     auto module = std::make_unique<CUmod_st>();
     module->context = context;
     module->ptx_version = 10 * syntax.version_major + syntax.version_minor;
+    if (module->ptx_version > release.ptx) {
+      log = "PTX of version " + std::to_string(syntax.version_major) + "." +
+            std::to_string(syntax.version_minor) + ", driver " + std::string(release.name) +
+            " compiles up to " + std::to_string(release.ptx / 10) + "." +
+            std::to_string(release.ptx % 10);
+      if (!quiet_) std::fprintf(stderr, "emulator: %s\n", log.c_str());
+      return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
+    }
     const std::string& target = syntax.target;
     module->target = target.rfind("sm_", 0) == 0 ? std::atoi(target.c_str() + 3) : 0;
     const int device =

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "emulator/driver/cuda_abi.h"
+#include "emulator/driver/releases.h"
 #include "emulator/ptx/machine.h"
 #include "emulator/ptx/program.h"
 
@@ -186,6 +187,7 @@ class Driver {
 
   std::recursive_mutex mutex;
   bool is_initialised = false;
+  Release release = kNewestRelease;  // which driver this is
   std::vector<std::unique_ptr<Device>> devices;
   Handles<CUctx_st> contexts;
   Handles<CUstream_st> streams;
@@ -227,8 +229,11 @@ class Driver {
   CUresult fill(const FillCall& call);
   bool is_pinned(uint64_t address, uint64_t bytes) const;
 
-  // Text of PTX in an image: itself, or out of a fat binary. Empty where there is none.
-  static std::string ptx_of_image(const void* image, const Device& device, std::string& why);
+  // Text of PTX in an image: itself, or out of a fat binary. An error, and why, where there is none
+  // for the device, or machine code that this driver would take instead and cannot load.
+  CUresult ptx_of_image(const void* image, const Device& device, std::string& out,
+                        std::string& why) const;
+  bool loads_cubin(const void* elf, int capability, std::string& why) const;
   CUresult load(CUcontext context, const std::string& ptx, std::unique_ptr<CUmod_st>& out,
                 std::string& log);
   CUfunction function(CUmodule module, const std::string& name);

@@ -361,18 +361,21 @@ void locate(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask, cons
   }
 }
 
+bool is_in_shared(const Warp& warp, uint64_t address, uint64_t bytes) {
+  const uint64_t dynamic = warp.kernel->dynamic_shared_begin;
+  if (address >= dynamic)
+    return address + bytes <= dynamic + warp.launch->options.dynamic_shared_bytes;
+  const SharedVariable* v = shared_near(*warp.kernel, address);
+  return v && address + bytes <= v->end;
+}
+
 void check_range(Warp& warp, Space space, uint64_t address, uint64_t bytes, int lane,
                  AccessKind kind, int pc) {
   const AccessPlan plan{kind, static_cast<uint32_t>(bytes), Scope::kNone, false};
   const int now = warp.pc;
   warp.pc = pc;  // the place of the report
   if (space == Space::kShared) {
-    const SharedVariable* v = shared_near(*warp.kernel, address);
-    const uint64_t dynamic = warp.kernel->dynamic_shared_begin;
-    const bool ok = address >= dynamic
-                        ? address + bytes <= dynamic + warp.launch->options.dynamic_shared_bytes
-                        : v && address + bytes <= v->end;
-    if (!ok)
+    if (!is_in_shared(warp, address, bytes))
       refuse(warp, ReportClass::kOutOfBoundsShared, space, address, lane, plan,
              "access outside of any shared variable");
   } else {

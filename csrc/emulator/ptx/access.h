@@ -65,6 +65,8 @@ void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
 void check_range(Warp& warp, Space space, uint64_t address, uint64_t bytes, int lane,
                  AccessKind kind, int pc);
 void check_alignment(Warp& warp, Space space, uint64_t address, uint64_t alignment, int lane);
+// Whether the bytes lie in one shared variable, or in dynamic shared memory.
+bool is_in_shared(const Warp& warp, uint64_t address, uint64_t bytes);
 // What is wrong with bytes that are no plain memory: in flight, or an mbarrier.
 void report_state(Warp& warp, uint64_t address, int lane, const AccessPlan& plan, uint8_t state);
 

@@ -11,12 +11,10 @@ bool VectorClock::covers_lane(uint32_t slot, int lane, uint32_t clock) const {
   return false;
 }
 
-bool VectorClock::covers_all(uint32_t slot, uint32_t lanes, uint32_t clock) const {
-  if (slot < base_.size() && clock <= base_[slot]) return true;
-  if (lanes_.empty()) return lanes == 0;
-  for (uint32_t rest = lanes; rest; rest &= rest - 1)
-    if (!covers_lane(slot, std::countr_zero(rest), clock)) return false;
-  return true;
+bool VectorClock::covers_lanes(uint32_t slot, uint32_t lanes, uint32_t clock) const {
+  for (const LaneClock& known : lanes_)
+    if (known.slot == slot && clock <= known.clock) lanes &= ~(1u << known.lane);
+  return !lanes;
 }
 
 void VectorClock::know_warp(uint32_t slot, uint32_t clock) {

@@ -24,7 +24,10 @@ class VectorClock {
     return !lanes_.empty() && covers_lane(slot, lane, clock);
   }
   // Whether the accesses of all of `lanes` are known.
-  bool covers_all(uint32_t slot, uint32_t lanes, uint32_t clock) const;
+  bool covers_all(uint32_t slot, uint32_t lanes, uint32_t clock) const {
+    if (slot < base_.size() && clock <= base_[slot]) return true;
+    return lanes == 0 || (!lanes_.empty() && covers_lanes(slot, lanes, clock));
+  }
 
   void join(const VectorClock& other);
   void know_warp(uint32_t slot, uint32_t clock);
@@ -38,6 +41,7 @@ class VectorClock {
     uint32_t clock;
   };
   bool covers_lane(uint32_t slot, int lane, uint32_t clock) const;
+  bool covers_lanes(uint32_t slot, uint32_t lanes, uint32_t clock) const;
   void drop_known();
 
   std::vector<uint32_t> base_;

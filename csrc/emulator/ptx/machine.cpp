@@ -86,8 +86,8 @@ AccessSite Launch::past_site(uint32_t slot, uint32_t clock, int pc, int lane,
   AccessSite out = instruction_site(by.launch->kernel, pc);
   out.what = std::move(what);
   out.cta = by.cta;
-  out.warp = by.warp;
-  out.lane = lane;
+  out.warp = by.warp == Occupant::kAgentOfWarps ? lane : by.warp;
+  out.lane = by.warp == Occupant::kAgentOfWarps ? -1 : lane;
   if (by.launch != this) out.kernel = by.launch->kernel.name;
   return out;
 }
@@ -366,14 +366,15 @@ void Launch::abandon() {
   if (workspace_) memory.free(workspace_);
 }
 
-Agent Launch::make_agent(Cta& cta) {
+Agent Launch::make_agent(Cta& cta, bool of_warps) {
   if (cta.agents_in_use == cta.agents.size())
     cta.agents.push_back({chain.take_slots(index, 1, true), 0});
   Cta::AgentSlot& place = cta.agents[cta.agents_in_use++];
   const uint32_t first = chain.next_clock_[place.slot];
   place.last_clock = first;
   chain.slot_begin[place.slot] = first;
-  chain.occupants_[place.slot].push_back({first, this, cta.id, -1});
+  chain.occupants_[place.slot].push_back(
+      {first, this, cta.id, of_warps ? Occupant::kAgentOfWarps : Occupant::kAgent});
   return {place.slot, first};
 }
 

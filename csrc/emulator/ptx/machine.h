@@ -144,8 +144,6 @@ struct WgmmaState {
   struct Group {
     std::vector<uint32_t> writes, reads;  // registers
   };
-  bool in_use = false;
-  Agent agent;                          // its reads of shared memory
   uint32_t committed = 0;               // groups
   std::vector<uint8_t> dirty;           // per register: written since the last wgmma.fence
   std::vector<uint32_t> writes, reads;  // per register: by so many in flight
@@ -290,6 +288,9 @@ class Cta {
   };
   std::vector<AgentSlot> agents;
   size_t agents_in_use = 0;
+  // The reads of shared memory by all wgmma: a warp's are those of the lane with its index, so that
+  // one entry of the shadow holds what all warps read alike.
+  std::optional<Agent> wgmma_reads;
 
   void complete_barriers();
 
@@ -302,7 +303,8 @@ struct Occupant {
   uint32_t first_clock;
   const Launch* launch;
   Dim3 cta;
-  int warp;  // -1: an agent
+  int warp;                                              // or kAgent, or kAgentOfWarps
+  static constexpr int kAgent = -1, kAgentOfWarps = -2;  // the latter's lanes are a CTA's warps
 };
 
 // One grid.
@@ -345,7 +347,7 @@ class Launch {
   bool is_of_other_grid(uint32_t slot, uint32_t clock) const;
 
   // For an operation of the CTA that goes on beside its threads.
-  Agent make_agent(Cta& cta);
+  Agent make_agent(Cta& cta, bool of_warps = false);
   void note_agent_clock(Cta& cta, const Agent& agent, uint32_t clock);
 
   // griddepcontrol.launch_dependents

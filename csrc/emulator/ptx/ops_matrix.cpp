@@ -108,15 +108,36 @@ void spread(Warp& warp, const Instruction& in, int per_register, Load load) {
   }
 }
 
-// One exact sum of all products and the accumulator, rounded once.
+// Half of a tile's columns: what one vector register holds.
+using Half [[gnu::vector_size(kColumns / 2 * sizeof(double))]] = double;
+
+Half load_half(const double* from) {
+  Half half;
+  std::memcpy(&half, from, sizeof half);
+  return half;
+}
+
+void store_half(double* to, Half half) { std::memcpy(to, &half, sizeof half); }
+
+// One exact sum of all products and the accumulator, rounded once. A few rows at a time, so that
+// their sums stay in registers.
 void multiply_exactly(const double (&a)[kRows][kMostTerms], const double (&b)[kMostTerms][kColumns],
                       int terms, double (&sum)[kRows][kColumns]) {
-  for (int r = 0; r < kRows; ++r) {
-    double s[kColumns];
-    for (int n = 0; n < kColumns; ++n) s[n] = 0;
-    for (int k = 0; k < terms; ++k)
-      for (int n = 0; n < kColumns; ++n) s[n] += a[r][k] * b[k][n];
-    for (int n = 0; n < kColumns; ++n) sum[r][n] += s[n];
+  constexpr int kBlock = 4;
+  for (int first = 0; first < kRows; first += kBlock) {
+    Half left[kBlock] = {}, right[kBlock] = {};
+    for (int k = 0; k < terms; ++k) {
+      const Half b_left = load_half(b[k]), b_right = load_half(b[k] + kColumns / 2);
+      for (int r = 0; r < kBlock; ++r) {
+        left[r] += a[first + r][k] * b_left;
+        right[r] += a[first + r][k] * b_right;
+      }
+    }
+    for (int r = 0; r < kBlock; ++r) {
+      double* const row = sum[first + r];
+      store_half(row, load_half(row) + left[r]);
+      store_half(row + kColumns / 2, load_half(row + kColumns / 2) + right[r]);
+    }
   }
 }
 

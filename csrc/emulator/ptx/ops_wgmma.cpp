@@ -18,10 +18,10 @@ namespace gptoss::emulator {
 namespace {
 
 constexpr int kWarpsOfGroup = 4;
-constexpr int kTerms = 16;
 constexpr int kMostN = 256;
-constexpr int kElementsPerChunk = 8;
+constexpr int kTermBytes = 32;  // of k, in a row of A and in a column of B
 constexpr uint32_t kChunkBytes = 16;
+constexpr int kChunksPerTile = kColumns * kTermBytes / static_cast<int>(kChunkBytes);
 
 enum Flag : uint32_t {
   kARegisters = 1,
@@ -31,7 +31,33 @@ enum Flag : uint32_t {
   kBNegated = 16
 };
 
-// A matrix in shared memory: chunks of 8 elements, at addresses that the descriptor gives.
+// The elements of A and B. A card may look at what it likes of the low 13 bits of tf32: here
+// nothing.
+struct Bf16 {
+  using Bits = uint16_t;
+  static float value(Bits bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+};
+struct F16 {
+  using Bits = uint16_t;
+  // In steps that compilers make vectors of; a power of two moves subnormals, too.
+  static float value(Bits bits) {
+    const uint32_t magnitude = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
+    const uint32_t special = magnitude >= 0x7c00u << 13 ? 0x7f800000u : 0;
+    const auto scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+    return std::bit_cast<float>(scaled | special | sign);
+  }
+};
+struct Tf32 {
+  using Bits = uint32_t;
+  static float value(Bits bits) { return std::bit_cast<float>(bits & 0xffffe000u); }
+};
+
+template <class Element>
+constexpr int kTerms = kTermBytes / static_cast<int>(sizeof(typename Element::Bits));
+template <class Element>
+constexpr int kPerChunk = static_cast<int>(kChunkBytes / sizeof(typename Element::Bits));
+
+// A matrix in shared memory: chunks at addresses that the descriptor gives.
 struct Descriptor {
   uint32_t start, leading, stride, base_offset;
   int swizzle;  // 0: none; 1, 2, 3: 32, 64, 128 bytes
@@ -45,20 +71,21 @@ struct Descriptor {
     swizzle = kModes[bits >> 62];
   }
 
-  // Of the chunk that begins at (mn, k): along k, or along mn where the matrix is transposed.
-  uint32_t chunk(int mn, int k, bool transposed) const {
-    const auto m = static_cast<uint32_t>(mn), t = static_cast<uint32_t>(k);
-    const uint32_t width = 16u << swizzle;  // bytes of a row
-    uint32_t address = start;
-    if (!transposed) {
-      address += swizzle ? (m / 8) * stride + (m % 8) * width + t * 2
-                         : (m / 8) * stride + (t / 8) * leading + (m % 8) * kChunkBytes;
-    } else {
-      const uint32_t per_row = width / 2;  // elements
-      address +=
-          swizzle ? (m / per_row) * leading + (t / 8) * stride + (t % 8) * width + (m % per_row) * 2
-                  : (m / 8) * stride + (t / 8) * leading + (t % 8) * kChunkBytes;
-    }
+  // Along k: one of the two chunks of line `mn`.
+  uint32_t chunk(uint32_t mn, uint32_t half) const {
+    const uint32_t width = kChunkBytes << swizzle;  // bytes of a row
+    const uint32_t address =
+        start + (mn / 8) * stride + (mn % 8) * width + half * (swizzle ? kChunkBytes : leading);
+    return swizzled(address, swizzle);
+  }
+  // Along mn, of a matrix of 16-bit elements that is transposed: lines `mn` to mn + 7 at `k`.
+  uint32_t transposed_chunk(uint32_t mn, uint32_t k) const {
+    const uint32_t width = kChunkBytes << swizzle;
+    const uint32_t per_row = width / 2;  // elements
+    const uint32_t address =
+        start + (swizzle ? (mn / per_row) * leading + (k / 8) * stride + (k % 8) * width +
+                               (mn % per_row) * 2
+                         : (mn / 8) * stride + (k / 8) * leading + (k % 8) * kChunkBytes);
     return swizzled(address, swizzle);
   }
 };
@@ -69,20 +96,52 @@ void report_register(Warp& warp, uint32_t reg, const char* what) {
                           warp.kernel->register_names[reg]);
 }
 
+// The chunks of eight lines: both of each line, or those of each term of a transposed matrix.
+using TileChunks = const uint8_t* [kChunksPerTile];
+
 struct Reader {
   Warp& warp;
   const Access access;
   bool all_written = true;
 
-  // The 16 bytes at a shared address, with all checks.
+  // Finds `count` lines of a matrix, with all checks.
+  void find(const Descriptor& d, int first_mn, int count, bool transposed, TileChunks* tiles) {
+    uint32_t addresses[kMostN / kColumns][kChunksPerTile];
+    uint32_t lowest = UINT32_MAX, highest = 0;
+    for (int tile = 0; tile < count / kColumns; ++tile) {
+      const auto mn = static_cast<uint32_t>(first_mn + tile * kColumns);
+      for (uint32_t i = 0; i < kChunksPerTile; ++i) {
+        const uint32_t at = transposed ? d.transposed_chunk(mn, i) : d.chunk(mn + i / 2, i % 2);
+        addresses[tile][i] = at;
+        lowest = std::min(lowest, at);
+        highest = std::max(highest, at);
+      }
+    }
+    // Only where not all of it lies in one variable is each chunk looked up.
+    const bool in_bounds = is_in_shared(warp, lowest, highest - lowest + kChunkBytes);
+    for (int tile = 0; tile < count / kColumns; ++tile) {
+      for (int i = 0; i < kChunksPerTile; ++i) {
+        const uint32_t at = addresses[tile][i];
+        if (!in_bounds)
+          check_range(warp, Space::kShared, at, kChunkBytes, 0, AccessKind::kLoad, warp.pc);
+        tiles[tile][i] = chunk(at);
+      }
+    }
+  }
+
+ private:
   const uint8_t* chunk(uint32_t address) {
-    check_range(warp, Space::kShared, address, kChunkBytes, 0, AccessKind::kLoad, warp.pc);
     const uint8_t* const state = &warp.cta->shared_state[address];
-    uint8_t all = Cta::kWritten, any = 0;
-    for (uint32_t i = 0; i < kChunkBytes; ++i) all &= state[i], any |= state[i];
     const AccessPlan plan{AccessKind::kLoad, kChunkBytes, Scope::kNone, false};
-    if (any & ~Cta::kWritten) report_state(warp, address, 0, plan, any);
-    all_written = all_written && all;
+    uint64_t halves[2];
+    std::memcpy(halves, state, kChunkBytes);
+    constexpr uint64_t kAllWritten = 0x0101010101010101u * Cta::kWritten;
+    if (halves[0] != kAllWritten || halves[1] != kAllWritten) {
+      uint8_t all = Cta::kWritten, any = 0;
+      for (uint32_t i = 0; i < kChunkBytes; ++i) all &= state[i], any |= state[i];
+      if (any & ~Cta::kWritten) report_state(warp, address, 0, plan, any);
+      all_written = all_written && all;
+    }
     if (warp.launch->options.check_races)
       if (const Conflict c = warp.cta->shadow.read(address, kChunkBytes, access))
         report_conflict(warp, Space::kShared, address, 0, c, plan, false);
@@ -90,26 +149,80 @@ struct Reader {
   }
 };
 
-template <class Put>
-void read_matrix(Reader& reader, const Descriptor& d, int first_mn, int count, bool transposed,
-                 bool is_bf16, Put put) {
-  const auto convert = [is_bf16](const uint8_t* bytes, int i) -> double {
-    uint16_t raw;
-    std::memcpy(&raw, bytes + 2 * i, 2);
-    return is_bf16 ? bf16_to_float(raw) : f16_to_float(raw);
-  };
-  if (!transposed) {
-    for (int mn = 0; mn < count; ++mn) {
-      for (int k = 0; k < kTerms; k += kElementsPerChunk) {
-        const uint8_t* bytes = reader.chunk(d.chunk(first_mn + mn, k, false));
-        for (int i = 0; i < kElementsPerChunk; ++i) put(mn, k + i, convert(bytes, i));
-      }
+// Where a column of a tile stands: the even ones first, so that four columns of a row lie beside
+// each other as they do in the accumulator's registers.
+constexpr int place_of(int column) { return column / 2 + column % 2 * (kColumns / 2); }
+
+// Eight lines of a matrix as bits[line][k].
+template <class Element>
+void gather(const TileChunks& chunks, bool transposed,
+            typename Element::Bits (*bits)[kTerms<Element>]) {
+  for (int i = 0; i < kChunksPerTile; ++i) {
+    if (!transposed) {
+      std::memcpy(&bits[i / 2][i % 2 * kPerChunk<Element>], chunks[i], kChunkBytes);
+    } else if constexpr (kTerms<Element> == kChunksPerTile) {
+      typename Element::Bits lines[kColumns];
+      std::memcpy(lines, chunks[i], kChunkBytes);
+      for (int line = 0; line < kColumns; ++line) bits[line][i] = lines[line];
     }
-  } else {
-    for (int k = 0; k < kTerms; ++k) {
-      for (int mn = 0; mn < count; mn += kElementsPerChunk) {
-        const uint8_t* bytes = reader.chunk(d.chunk(first_mn + mn, k, true));
-        for (int i = 0; i < kElementsPerChunk; ++i) put(mn + i, k, convert(bytes, i));
+  }
+}
+
+template <class Element>
+void convert_a(const TileChunks* tiles, bool transposed, double sign,
+               double (&a)[kRows][kMostTerms]) {
+  typename Element::Bits bits[kRows][kTerms<Element>];
+  for (int tile = 0; tile < kRows / kColumns; ++tile)
+    gather<Element>(tiles[tile], transposed, &bits[tile * kColumns]);
+  for (int row = 0; row < kRows; ++row)
+    for (int k = 0; k < kTerms<Element>; ++k) a[row][k] = sign * Element::value(bits[row][k]);
+}
+
+template <class Element>
+void convert_b(const TileChunks& chunks, bool transposed, double sign,
+               double (&b)[kMostTerms][kColumns]) {
+  typename Element::Bits bits[kColumns][kTerms<Element>], placed[kTerms<Element>][kColumns];
+  gather<Element>(chunks, transposed, bits);
+  for (int k = 0; k < kTerms<Element>; ++k)
+    for (int column = 0; column < kColumns; ++column) placed[k][place_of(column)] = bits[column][k];
+  for (int k = 0; k < kTerms<Element>; ++k)
+    for (int n = 0; n < kColumns; ++n) b[k][n] = sign * Element::value(placed[k][n]);
+}
+
+// A's registers as those of mma.sync: one row of four lanes each, one register 32 bits of k.
+template <class Element>
+void convert_registers(Warp& warp, const Instruction& in, double sign,
+                       double (&a)[kRows][kMostTerms]) {
+  constexpr int kPerRegister = 4 / static_cast<int>(sizeof(typename Element::Bits));
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t* words = warp.reg<uint32_t>(in.src[i]);
+    for (int l = 0; l < kLanes; ++l) {
+      typename Element::Bits bits[kPerRegister];
+      std::memcpy(bits, &words[l], sizeof bits);
+      for (int e = 0; e < kPerRegister; ++e)
+        a[l / 4 + 8 * (i % 2)][kPerRegister * (l % 4 + 4 * (i / 2)) + e] =
+            sign * Element::value(bits[e]);
+    }
+  }
+}
+
+// Register j of a tile's accumulator holds four lanes for each of eight rows, and every second
+// column.
+void load_sums(Warp& warp, const uint32_t* registers, double (&sum)[kRows][kColumns]) {
+  for (int j = 0; j < 4; ++j) {
+    const float* d = warp.reg<float>(registers[j]);
+    for (int row = 0; row < kRows / 2; ++row)
+      for (int i = 0; i < 4; ++i) sum[row + 8 * (j / 2)][4 * (j % 2) + i] = d[4 * row + i];
+  }
+}
+
+void store_sums(Warp& warp, const uint32_t* registers, const double (&sum)[kRows][kColumns]) {
+  for (int j = 0; j < 4; ++j) {
+    float* d = warp.reg<float>(registers[j]);
+    for (int row = 0; row < kRows / 2; ++row) {
+      for (int i = 0; i < 4; ++i) {
+        const auto value = static_cast<float>(sum[row + 8 * (j / 2)][4 * (j % 2) + i]);
+        d[4 * row + i] = value != value ? std::bit_cast<float>(0x7fffffffu) : value;
       }
     }
   }
@@ -124,13 +237,10 @@ void need_whole_group(Warp& warp, uint32_t mask) {
   throw LaunchFault{Fault::kIllegalInstruction};
 }
 
-WgmmaState& state_of(Warp& warp) {
-  WgmmaState& state = *warp.wgmma;
-  if (!state.in_use) {
-    state.in_use = true;
-    state.agent = warp.launch->make_agent(*warp.cta);
-  }
-  return state;
+const Agent& agent_of(Warp& warp) {
+  std::optional<Agent>& agent = warp.cta->wgmma_reads;
+  if (!agent) agent = warp.launch->make_agent(*warp.cta, true);
+  return *agent;
 }
 
 uint64_t descriptor_of(Warp& warp, uint32_t reg) {
@@ -148,15 +258,15 @@ uint64_t descriptor_of(Warp& warp, uint32_t reg) {
   return values[0];
 }
 
+template <class Element>
 void multiply(Warp& warp, const Instruction& in, uint32_t mask) {
   need_whole_group(warp, mask);
-  WgmmaState& state = state_of(warp);
+  WgmmaState& state = *warp.wgmma;
   const std::vector<uint32_t>& d_registers =
       warp.kernel->register_lists[static_cast<size_t>(in.list)];
-  const bool a_in_registers = in.flags & kARegisters, is_bf16 = in.type == Type::kBf16;
-  const int n = static_cast<int>(in.immediate);
+  const bool a_in_registers = in.flags & kARegisters;
+  const int n = static_cast<int>(in.immediate), tiles = n / kColumns;
 
-  std::vector<uint32_t> used = d_registers;
   bool dirty = false;
   for (const uint32_t d : d_registers) dirty = dirty || state.dirty[d];
   for (int i = 0; a_in_registers && i < 4; ++i) {
@@ -167,13 +277,15 @@ void multiply(Warp& warp, const Instruction& in, uint32_t mask) {
     warp.launch->report(ReportClass::kWgmmaFence, warp, 0,
                         "registers of a wgmma were written since the last wgmma.fence");
 
-  const uint32_t clock = state.agent.clock(state.committed + 1);
-  warp.launch->note_agent_clock(*warp.cta, state.agent, clock);
+  const Agent& agent = agent_of(warp);
+  const uint32_t clock = agent.clock(state.committed + 1);
+  warp.launch->note_agent_clock(*warp.cta, agent, clock);
   VectorClock seen = warp.seen[0];
   seen.know_warp(warp.slot, warp.clock);
   const VectorClock proxied = warp.proxied[0];
   Access access;
-  access.slot = state.agent.slot;
+  access.slot = agent.slot;
+  access.lane = warp.index;
   access.clock = clock;
   access.pc = static_cast<uint32_t>(warp.pc);
   access.seen = &seen;
@@ -183,57 +295,42 @@ void multiply(Warp& warp, const Instruction& in, uint32_t mask) {
   access.slots_per_cta = warp.launch->warps_per_cta;
   Reader reader{warp, access};
 
-  alignas(64) double a[kRows][kMostTerms], b[kMostN / kColumns][kMostTerms][kColumns];
+  alignas(64) double a[kRows][kMostTerms], b[kMostTerms][kColumns], sum[kRows][kColumns];
   const double a_sign = in.flags & kANegated ? -1 : 1, b_sign = in.flags & kBNegated ? -1 : 1;
+  const bool a_transposed = in.flags & kATransposed, b_transposed = in.flags & kBTransposed;
   uint32_t ok = kAllLanes;
   int next = 0;
   if (a_in_registers) {
-    next = 4;
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t* words = warp.reg<uint32_t>(in.src[i]);
-      ok &= warp.defined[in.src[i]];
-      for (int l = 0; l < kLanes; ++l) {
-        for (int e = 0; e < 2; ++e) {
-          const auto raw = static_cast<uint16_t>(words[l] >> (16 * e));
-          a[l / 4 + 8 * (i & 1)][2 * (l % 4) + 8 * (i >> 1) + e] =
-              a_sign * (is_bf16 ? bf16_to_float(raw) : f16_to_float(raw));
-        }
-      }
-    }
+    for (; next < 4; ++next) ok &= warp.defined[in.src[next]];
+    convert_registers<Element>(warp, in, a_sign, a);
   } else {
-    read_matrix(reader, Descriptor(descriptor_of(warp, in.src[next++])),
-                kRows * (warp.index % kWarpsOfGroup), kRows, in.flags & kATransposed, is_bf16,
-                [&](int m, int k, double v) { a[m][k] = a_sign * v; });
+    TileChunks chunks[kRows / kColumns];
+    reader.find(Descriptor(descriptor_of(warp, in.src[next++])),
+                kRows * (warp.index % kWarpsOfGroup), kRows, a_transposed, chunks);
+    convert_a<Element>(chunks, a_transposed, a_sign, a);
   }
-  read_matrix(reader, Descriptor(descriptor_of(warp, in.src[next++])), 0, n,
-              in.flags & kBTransposed, is_bf16,
-              [&](int mn, int k, double v) { b[mn / kColumns][k][mn % kColumns] = b_sign * v; });
+  TileChunks chunks[kMostN / kColumns];
+  reader.find(Descriptor(descriptor_of(warp, in.src[next++])), 0, n, b_transposed, chunks);
   const bool accumulates = warp.predicate(in.src[next]) & 1;
   ok &= warp.defined[in.src[next]];
   const bool defined = ok == kAllLanes && reader.all_written;
 
-  for (int tile = 0; tile < n / kColumns; ++tile) {
-    double sum[kRows][kColumns];
-    float* d[4];
-    for (int j = 0; j < 4; ++j) {
-      const uint32_t reg = d_registers[static_cast<size_t>(4 * tile + j)];
-      d[j] = warp.reg<float>(reg);
-      for (int l = 0; l < kLanes; ++l)
-        sum[l / 4 + 8 * (j >> 1)][2 * (l % 4) + (j & 1)] = accumulates ? d[j][l] : 0.0;
-      if (!accumulates) warp.defined[reg] = kAllLanes;
-      if (!defined) {
-        warp.defined[reg] = 0;
-        warp.origin[reg] = static_cast<uint32_t>(warp.pc) + 1;
-      }
-    }
-    multiply_tile(*warp.launch, in.sub, a, b[tile], kTerms, sum);
-    for (int j = 0; j < 4; ++j)
-      for (int l = 0; l < kLanes; ++l) {
-        const auto value = static_cast<float>(sum[l / 4 + 8 * (j >> 1)][2 * (l % 4) + (j & 1)]);
-        d[j][l] = value != value ? std::bit_cast<float>(0x7fffffffu) : value;
-      }
+  for (int tile = 0; tile < tiles; ++tile) {
+    const uint32_t* const registers = &d_registers[static_cast<size_t>(4 * tile)];
+    convert_b<Element>(chunks[tile], b_transposed, b_sign, b);
+    if (accumulates)
+      load_sums(warp, registers, sum);
+    else
+      std::memset(sum, 0, sizeof sum);
+    multiply_tile(*warp.launch, in.sub, a, b, kTerms<Element>, sum);
+    store_sums(warp, registers, sum);
   }
   for (const uint32_t reg : d_registers) {
+    if (!accumulates) warp.defined[reg] = kAllLanes;
+    if (!defined) {
+      warp.defined[reg] = 0;
+      warp.origin[reg] = static_cast<uint32_t>(warp.pc) + 1;
+    }
     ++state.writes[reg];
     state.open_writes.push_back(reg);
   }
@@ -241,18 +338,18 @@ void multiply(Warp& warp, const Instruction& in, uint32_t mask) {
     ++state.reads[in.src[i]];
     state.open_reads.push_back(in.src[i]);
   }
-  warp.launch->counters.tensor_multiply_adds += static_cast<uint64_t>(kRows * n * kTerms);
+  warp.launch->counters.tensor_multiply_adds += static_cast<uint64_t>(kRows * n * kTerms<Element>);
 }
 
 void fence_registers(Warp& warp, const Instruction&, uint32_t mask) {
   need_whole_group(warp, mask);
-  WgmmaState& state = state_of(warp);
+  WgmmaState& state = *warp.wgmma;
   std::fill(state.dirty.begin(), state.dirty.end(), uint8_t{0});
 }
 
 void commit(Warp& warp, const Instruction&, uint32_t mask) {
   need_whole_group(warp, mask);
-  WgmmaState& state = state_of(warp);
+  WgmmaState& state = *warp.wgmma;
   ++state.committed;
   state.groups.push_back({std::move(state.open_writes), std::move(state.open_reads)});
   state.open_writes.clear();
@@ -261,19 +358,19 @@ void commit(Warp& warp, const Instruction&, uint32_t mask) {
 
 void wait(Warp& warp, const Instruction& in, uint32_t mask) {
   need_whole_group(warp, mask);
-  WgmmaState& state = state_of(warp);
+  WgmmaState& state = *warp.wgmma;
   const auto keep = static_cast<size_t>(in.immediate);
   while (state.groups.size() > keep) {
     for (const uint32_t reg : state.groups.front().writes) --state.writes[reg];
     for (const uint32_t reg : state.groups.front().reads) --state.reads[reg];
     state.groups.pop_front();
   }
-  const uint32_t clock =
-      state.agent.clock(state.committed - static_cast<uint32_t>(state.groups.size()));
+  const Agent& agent = agent_of(warp);
+  const uint32_t clock = agent.clock(state.committed - static_cast<uint32_t>(state.groups.size()));
   for (PerLane<VectorClock>* known : {&warp.seen, &warp.proxied}) {
     if (!known->is_uniform())
-      for (int l = 0; l < kLanes; ++l) known->own(l).know_warp(state.agent.slot, clock);
-    known->shared().know_warp(state.agent.slot, clock);
+      for (int l = 0; l < kLanes; ++l) known->own(l).know_lane(agent.slot, warp.index, clock);
+    known->shared().know_lane(agent.slot, warp.index, clock);
   }
 }
 
@@ -334,7 +431,7 @@ void wgmma(Builder& b) {
   in.converges = true;
   in.tracks_definedness = true;
   b.linker().kernel().uses_async_proxy = true;
-  b.execute(multiply);
+  b.execute(in.type == Type::kBf16 ? multiply<Bf16> : multiply<F16>);
 }
 
 void wgmma_group(Builder& b) {

@@ -47,15 +47,35 @@ Conflict conflict(Conflict::Kind kind, const Access& a, uint32_t slot, int lane,
 
 }  // namespace
 
+uint32_t Shadow::Page::add(const Reader& reader, uint32_t next) {
+  if (!unused) {
+    more.push_back({reader, next});
+    return static_cast<uint32_t>(more.size());
+  }
+  const uint32_t link = unused;
+  unused = more[link - 1].next;
+  more[link - 1] = {reader, next};
+  return link;
+}
+
+void Shadow::Page::drop(uint32_t& link) {
+  const uint32_t dropped = link;
+  link = more[dropped - 1].next;
+  more[dropped - 1].next = unused;
+  unused = dropped;
+}
+
 void Shadow::split(Page& page, int shift) {
   std::vector<Cell> cells(kPageBytes >> shift);
   const int factor = 1 << (page.shift - shift);
   for (size_t i = 0; i < cells.size(); ++i) {
     cells[i] = page.cells[i / factor];
     // Each piece has its own list of readers.
-    if (cells[i].more_readers && i % factor) {
-      page.lists.push_back(page.lists[cells[i].more_readers - 1]);
-      cells[i].more_readers = static_cast<uint32_t>(page.lists.size());
+    if (i % factor) {
+      uint32_t list = 0;
+      for (uint32_t at = cells[i].more_readers; at; at = page.more[at - 1].next)
+        list = page.add(page.more[at - 1].reader, list);
+      cells[i].more_readers = list;
     }
   }
   page.cells = std::move(cells);
@@ -69,7 +89,8 @@ Shadow::Page& Shadow::make_page(uint64_t offset, uint32_t bytes) {
   if (page.launch != launch_ || page.cells.empty()) {
     page.launch = launch_;
     page.cells.assign(kPageBytes >> page.shift, Cell{});
-    page.lists.clear();
+    page.more.clear();
+    page.unused = 0;
   }
   const int shift = std::min(kCoarsest, std::countr_zero(bytes));
   if (shift < page.shift) split(page, shift);
@@ -144,8 +165,11 @@ Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   Conflict found;
   const uint64_t in_page = offset & (kPageBytes - 1);
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
-    if (access.proxied || !read_quickly(p.cells[i], access))
-      if (const Conflict c = read_cell(p, p.cells[i], access); c && !found) found = c;
+    if (access.proxied || !read_quickly(p.cells[i], access)) {
+      Cell& cell = p.cells[i];
+      if (const Conflict c = check_read(cell, access); c && !found) found = c;
+      note_read(p, cell, access);
+    }
   return found;
 }
 
@@ -159,28 +183,32 @@ Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
   return found;
 }
 
-Conflict Shadow::read_cell(Page& page, Cell& cell, const Access& a) {
+inline Conflict Shadow::check_read(const Cell& cell, const Access& a) {
   Conflict found;
-  if (cell.write_clock && !ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
+  if (!cell.write_clock) return found;
+  if (!ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
       !reach(a, cell.write_scope, cell.write_slot, cell.write_clock)) {
     found = conflict(Conflict::Kind::kReadAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
     found.non_coherent = a.non_coherent;
   }
-  if (a.non_coherent && cell.write_clock && !found &&
-      same_cta(a, cell.write_slot, cell.write_clock)) {
+  if (a.non_coherent && !found && same_cta(a, cell.write_slot, cell.write_clock)) {
     // Ordered or not, the read-only path may return what was there before the kernel.
     found = conflict(Conflict::Kind::kReadAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
     found.non_coherent = true;
   }
+  return found;
+}
+
+void Shadow::note_read(Page& page, Cell& cell, const Access& a) {
   const Reader mine{a.clock, a.pc,          1u << a.lane, static_cast<uint16_t>(a.slot),
                     a.scope, a.non_coherent};
   Reader& last = cell.reader;
   if (last.clock == a.clock && last.slot == a.slot) {
     last.lanes |= mine.lanes;
     last.scope = std::min(last.scope, a.scope);
-    return found;
+    return;
   }
   const auto is_covered = [&](const Reader& r) {
     if (r.clock == a.clock && r.slot == a.slot) return false;
@@ -188,23 +216,21 @@ Conflict Shadow::read_cell(Page& page, Cell& cell, const Access& a) {
     return a.seen->covers_all(r.slot, others, r.clock);
   };
   if (last.clock && !is_covered(last)) {
-    if (!cell.more_readers) {
-      page.lists.emplace_back();
-      cell.more_readers = static_cast<uint32_t>(page.lists.size());
-    }
-    std::vector<Reader>& list = page.lists[cell.more_readers - 1];
-    std::erase_if(list, is_covered);
-    for (Reader& r : list) {
+    for (uint32_t* link = &cell.more_readers; *link;) {
+      Reader& r = page.more[*link - 1].reader;
       if (r.clock == a.clock && r.slot == a.slot) {
         r.lanes |= mine.lanes;
         r.scope = std::min(r.scope, a.scope);
-        return found;
+        return;
       }
+      if (is_covered(r))
+        page.drop(*link);
+      else
+        link = &page.more[*link - 1].next;
     }
-    list.push_back(last);
+    cell.more_readers = page.add(last, cell.more_readers);
   }
   last = mine;
-  return found;
 }
 
 Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
@@ -227,9 +253,9 @@ Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
   if (cell.reader.clock) {
     check(cell.reader);
     cell.reader.clock = 0;
-    if (cell.more_readers) {
-      for (const Reader& r : page.lists[cell.more_readers - 1]) check(r);
-      page.lists[cell.more_readers - 1].clear();
+    while (cell.more_readers) {
+      check(page.more[cell.more_readers - 1].reader);
+      page.drop(cell.more_readers);
     }
   }
   cell.write_clock = a.clock;

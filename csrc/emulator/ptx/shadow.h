@@ -79,13 +79,22 @@ class Shadow {
     uint8_t write_lane = 0;
     Scope write_scope = Scope::kNone;
     Reader reader{0, 0, 0, 0, Scope::kNone, false};  // clock 0: none
-    uint32_t more_readers = 0;                       // 1 + index into the page's lists
+    uint32_t more_readers = 0;                       // 1 + index of the first in Page::more
+  };
+  // A reader of a list; 1 + index of the next, 0: none.
+  struct MoreReaders {
+    Reader reader;
+    uint32_t next;
   };
   struct Page {
     uint64_t launch = 0;
     int shift = kCoarsest;
     std::vector<Cell> cells;
-    std::vector<std::vector<Reader>> lists;
+    std::vector<MoreReaders> more;  // of all cells
+    uint32_t unused = 0;            // the list of those in `more` that no cell has
+
+    uint32_t add(const Reader& reader, uint32_t next);
+    void drop(uint32_t& link);  // takes the first of a list away
   };
 
   Page& page(uint64_t offset, uint32_t bytes) {
@@ -102,7 +111,8 @@ class Shadow {
   static bool read_quickly(Cell& cell, const Access& access);
   static bool write_quickly(Cell& cell, const Access& access);
   static void split(Page& page, int shift);
-  static Conflict read_cell(Page& page, Cell& cell, const Access& access);
+  static Conflict check_read(const Cell& cell, const Access& access);
+  static void note_read(Page& page, Cell& cell, const Access& access);
   static Conflict write_cell(Page& page, Cell& cell, const Access& access);
 
   std::vector<std::unique_ptr<Page>> pages_;
