@@ -322,6 +322,22 @@ def split_barrier(module: Module, **options: Any) -> Outcome:
     return Outcome(result, _exact(out.numpy(), want))
 
 
+def matmul_tf32(module: Module, **options: Any) -> Outcome:
+    """wgmma of f32 rounded to tf32: products are in error by 2^-11 twice."""
+    device, rng = module.device, _rng()
+    m, n, k = 80, 40, 144
+    a, b = (rng.standard_normal((rows, k)).astype(np.float32) for rows in (m, n))
+    out = device.empty((m, n), np.float32, "C")
+    result = module.launch(
+        "matmul_tf32", (-(-m // 64), -(-n // 32)), 160,
+        device.buffer(a, "A").tensor_map((64, 32), 128),
+        device.buffer(b, "B").tensor_map((32, 32), 128), out, m, n, k,
+        shared=2 * 96 * 32 * 4, profile="H100", **options,
+    )  # fmt: skip
+    want, bound = _product(a, b.T)
+    return Outcome(result, _distance(out.numpy(), want, bound * (2.0**13 / k)))
+
+
 def dependent_step(module: Module, **options: Any) -> Outcome:
     """Four launches of which each depends on the one before; the last one's reports count."""
     device = module.device
@@ -534,12 +550,15 @@ HOPPER: dict[str, Case] = {
     f.__name__: f
     for f in (bulk_double, bulk_pipeline, copies_arrive, split_barrier, dependent_step)
 }
-CASES = {**NVCC, **HOPPER, **TRITON}
+WGMMA: dict[str, Case] = {f.__name__: f for f in (matmul_tf32,)}
+CASES = {**NVCC, **HOPPER, **WGMMA, **TRITON}
 
 
 def file_of(name: str) -> str:
     """Return the PTX file that holds the kernel of a case."""
-    return name if name in TRITON else "hopper" if name in HOPPER else "corpus"
+    if name in TRITON:
+        return name
+    return "hopper" if name in HOPPER else "wgmma" if name in WGMMA else "corpus"
 
 
 def run(name: str, text: str, **options: Any) -> Outcome:

@@ -374,6 +374,14 @@ PLANTED: dict[str, Planted] = {
         ST,
         numbers="right",
     ),
+    "bulk_double fences the other state space": Planted(
+        "bulk_double",
+        [(r"fence\.proxy\.async\.shared::cta;", 0, "fence.proxy.async.global;")],
+        {"proxy-fence"},
+        BULK_OUT,
+        ST,
+        numbers="right",
+    ),
     "bulk_double fences before it writes": Planted(
         "bulk_double",
         [
@@ -400,7 +408,7 @@ PLANTED: dict[str, Planted] = {
     ),
     "bulk_double ends before the copy out has read": Planted(
         "bulk_double",
-        [(r"cp\.async\.bulk\.wait_group 0;", 0, "")],
+        [(r"cp\.async\.bulk\.wait_group\.read 0;", 0, "")],
         {"async-not-waited"},
         "ret",
         numbers="right",
@@ -493,7 +501,7 @@ PLANTED: dict[str, Planted] = {
     ),
     "bulk_pipeline refills without waiting": Planted(
         "bulk_pipeline",
-        [(r"mbarrier\.try_wait[^;]*p, \[%r152\][^;]*;", 0, "setp.eq.u32 p, 0, 0;")],
+        [POLL_ALWAYS],
         {WAR, "async-overwritten", "mbarrier"},
         "",
     ),
@@ -505,7 +513,7 @@ PLANTED: dict[str, Planted] = {
     ),
     "bulk_pipeline takes half the arrivals for all": Planted(
         "bulk_pipeline",
-        [(r"(mbarrier\.init\.shared::cta\.b64 \[%r41\]), [^;]*;", 0, r"\1, 32;")],
+        [(r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), [^;]*;", 1, r"\1, 32;")],
         {WAR, "mbarrier", "endless-spin"},
         "",
     ),
@@ -513,9 +521,9 @@ PLANTED: dict[str, Planted] = {
         "bulk_pipeline",
         [
             (
-                r"(mbarrier\.try_wait[^;]*p, \[%r152\]), ([^;]*);",
+                r"(mbarrier\.try_wait[^;]*p, \[%r\d+\]), (%r\d+);",
                 0,
-                r"xor.b32 %r153, %r153, 1; \1, \2;",
+                r"xor.b32 \2, \2, 1; \1, \2;",
             )
         ],
         {WAR, "async-overwritten", "mbarrier"},
@@ -658,6 +666,17 @@ PLANTED: dict[str, Planted] = {
         kernel="attention",
         numbers="right",
     ),
+    "tf32 products of what is rounded without a fence": Planted(
+        "matmul_tf32",
+        [(r"fence\.proxy\.async[^;]*;", 0, "")],
+        {"proxy-fence"},
+        "wgmma",
+        ST,
+        numbers="right",
+    ),
+    "tf32 products before the others have rounded": Planted(
+        "matmul_tf32", [(r"bar\.sync[ \t]+1, 128;", 0, "")], {RAW}, "wgmma", ST, numbers="any"
+    ),
     # ---- Triton ----
     "Triton's matmul without the barrier before its epilogue": Planted(
         "triton_matmul",
@@ -751,14 +770,50 @@ class Small:
     classes: set[str]
     other: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    target: str = "sm_80"
 
     def text(self, line: str) -> str:
         """Return the module with the right or the wrong line."""
-        return HEADER + self.body.replace("{}", line) + "\n  ret;\n}\n"
+        return (
+            HEADER.replace("sm_80", self.target) + self.body.replace("{}", line) + "\n  ret;\n}\n"
+        )
 
 
 LOAD_STORE = "ld.global.u32 %r20, [%rd4];\n  st.global.u32 [%rd5], %r20;"
+_COPY_BACK = """
+  .shared .align 8 .b64 full;
+  mov.u32 %r11, full;
+  setp.ne.u32 %p1, %r2, 0;
+  @!%p1 mbarrier.init.shared::cta.b64 [%r11], 1;
+  st.global.u32 [%rd5], %r2;
+  {}
+  bar.sync 0;
+  mad.wide.u32 %rd6, %r3, 256, %rd2;
+  @!%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r11], 256;
+  @!%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r9], [%rd6], 256, [%r11];
+WAIT:
+  mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r11], 0;
+  @!%p2 bra WAIT;"""
+
 SMALL: dict[str, Small] = {
+    "a fence between proxies for the other state space": Small(
+        _COPY_BACK,
+        "fence.proxy.async.global;",
+        "fence.proxy.async.shared::cta;",
+        {"proxy-fence"},
+        r"st\.global",
+        {"profile": "H100"},
+        "sm_90",
+    ),
+    "no fence between proxies for global memory": Small(
+        _COPY_BACK,
+        "fence.proxy.async;",
+        "",
+        {"proxy-fence"},
+        r"st\.global",
+        {"profile": "H100"},
+        "sm_90",
+    ),
     "null": Small(
         "{}\n ld.global.u32 %r20, [%rd6];", "mov.b64 %rd6, %rd4;", "mov.b64 %rd6, 16;", {"null"}
     ),

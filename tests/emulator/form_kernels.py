@@ -969,12 +969,22 @@ for _rank in range(1, 6):
 # ---- wgmma ----
 
 
-def _wgmma_text(n: int, kind: str, transposed: tuple[int, int], signs: tuple[int, int]) -> str:
-    """Return a kernel: D = A B of images of shared memory, then D += A B again."""
+def _wgmma_text(
+    n: int, kind: str, transposed: tuple[int, int], signs: tuple[int, int], registers: bool
+) -> str:
+    """Return a kernel: D = A B of images of shared memory, then D += A B again.
+
+    With `registers` A comes in registers, four of each thread.
+    """
     d = ", ".join(f"%f{i}" for i in range(n // 2))
-    flags = f"{signs[0]}, {signs[1]}, {transposed[0]}, {transposed[1]}"
-    op = f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{kind}.{kind}"
+    a = "{%r8, %r9, %r10, %r11}" if registers else "%rd2"
+    flags = [*signs, *([] if kind == "tf32" else transposed[1:] if registers else transposed)]
+    operands = ", ".join(map(str, flags))
+    op = f"wgmma.mma_async.sync.aligned.m64n{n}k{8 if kind == 'tf32' else 16}.f32.{kind}.{kind}"
     stores = "".join(f"  st.global.f32 [%rd8+{4 * i}], %f{i};\n" for i in range(n // 2))
+    place_a = "shr.u32 %r6, %r2, 4; cvt.u64.u32 %rd10, %r6; add.u64 %rd2, %rd2, %rd10;"
+    if registers:
+        place_a = f"mad.wide.u32 %rd11, %r1, 16, %rd2; ld.global.v4.b32 {a}, [%rd11];"
     return f"""{HEADER.replace("sm_90", "sm_90a")}
 .extern .shared .align 1024 .b8 memory[];
 .entry k(.param .u64 image, .param .u32 bytes, .param .u64 a, .param .u64 b, .param .u64 out) {{
@@ -987,11 +997,12 @@ LOOP:
   ld.global.v2.u64 {{%rd7, %rd9}}, [%rd6]; st.shared.v2.u64 [%r5], {{%rd7, %rd9}};
   add.u32 %r3, %r3, 2048; setp.lt.u32 %p1, %r3, %r4; @%p1 bra LOOP;
   fence.proxy.async.shared::cta; bar.sync 0;
-  shr.u32 %r6, %r2, 4; cvt.u64.u32 %rd10, %r6; add.u64 %rd2, %rd2, %rd10; add.u64 %rd3, %rd3, %rd10;
+  {place_a}
+  shr.u32 %r6, %r2, 4; cvt.u64.u32 %rd10, %r6; add.u64 %rd3, %rd3, %rd10;
   setp.eq.u32 %p2, %r1, %r1;
   wgmma.fence.sync.aligned;
-  {op} {{{d}}}, %rd2, %rd3, 0, {flags};
-  {op} {{{d}}}, %rd2, %rd3, %p2, {flags};
+  {op} {{{d}}}, {a}, %rd3, 0, {operands};
+  {op} {{{d}}}, {a}, %rd3, %p2, {operands};
   wgmma.commit_group.sync.aligned;
   wgmma.wait_group.sync.aligned 0;
   mad.wide.u32 %rd8, %r1, {2 * n}, %rd4;
@@ -1002,27 +1013,28 @@ LOOP:
 
 def _image(x: Array, swizzle: int, transposed: int) -> tuple[Array, int]:
     """Lay x (mn, k) out as a descriptor says: its bytes, and the descriptor's bits but the start."""
+    size = x.dtype.itemsize
     width = swizzle or 16  # bytes of a row
-    per_row = width // 2
+    per_row, per_chunk = width // size, 16 // size
     lines = x if not transposed else x.T
     # Blocks of 8 lines, one row of `width` bytes each, where a line is cut into rows.
     cuts = -(-lines.shape[1] // per_row)
     block = 8 * width
     blocks = lines.shape[0] // 8
-    out = np.zeros(blocks * cuts * block // 2, x.dtype)
+    out = np.zeros(blocks * cuts * block // size, x.dtype)
     chunks: dict[int, Array] = {}
     # Cuts lie beside each other, blocks behind: strides that differ from each other.
     over_cuts, over_blocks = block, cuts * block
     for line in range(lines.shape[0]):
-        for at in range(0, lines.shape[1], 8):
+        for at in range(0, lines.shape[1], per_chunk):
             cut, within = divmod(at, per_row)
-            address = (line // 8) * over_blocks + cut * over_cuts + (line % 8) * width + 2 * within
-            chunks[address] = lines[line, at : at + 8]
+            row_start = (line // 8) * over_blocks + cut * over_cuts + (line % 8) * width
+            chunks[row_start + size * within] = lines[line, at : at + per_chunk]
     for address, chunk in chunks.items():
         row, piece = divmod(address // 16, 8)
         moved = piece ^ {0: 0, 32: row % 2, 64: row % 4, 128: row % 8}[swizzle]
-        place = (128 * row + 16 * moved) // 2
-        out[place : place + 8] = chunk
+        place = (128 * row + 16 * moved) // size
+        out[place : place + per_chunk] = chunk
     leading, stride = over_cuts, over_blocks
     if transposed and not swizzle:  # here the two have changed places
         leading, stride = over_blocks, over_cuts
@@ -1030,8 +1042,8 @@ def _image(x: Array, swizzle: int, transposed: int) -> tuple[Array, int]:
     return out, (leading // 16) << 16 | (stride // 16) << 32 | mode << 62
 
 
-# n, type, swizzle of A and B, transposed, signs
-WGMMA = [
+# n, type, swizzle of A and B, transposed, signs; A in registers where it has no swizzle
+WGMMA: list[tuple[int, str, tuple[int | None, int | None], tuple[int, int], tuple[int, int]]] = [
     (8, "bf16", (128, 128), (0, 0), (1, 1)),
     (16, "f16", (64, 32), (0, 0), (-1, 1)),
     (24, "bf16", (0, 0), (0, 0), (1, -1)),
@@ -1041,16 +1053,46 @@ WGMMA = [
     (128, "f16", (0, 0), (1, 1), (1, 1)),
     (192, "bf16", (128, 64), (0, 1), (1, 1)),
     (256, "bf16", (32, 128), (1, 0), (1, 1)),
+    (8, "tf32", (128, 32), (0, 0), (1, 1)),
+    (40, "tf32", (0, 64), (0, 0), (-1, 1)),
+    (256, "tf32", (64, 0), (0, 0), (1, -1)),
+    (16, "tf32", (None, 128), (0, 0), (-1, 1)),
+    (32, "f16", (None, 64), (0, 0), (1, -1)),
+    (64, "bf16", (None, 128), (0, 1), (-1, 1)),
 ]
+
+
+def _a_registers(a: Array) -> Array:
+    """Lay A (64, k) out as the four registers of 128 threads."""
+    per_register = 4 // a.dtype.itemsize
+    out = np.zeros((128, 4, per_register), a.dtype)
+    for t in range(128):
+        for i in range(4):
+            row = 16 * (t // 32) + t % 32 // 4 + 8 * (i % 2)
+            at = per_register * (t % 4 + 4 * (i // 2))
+            out[t, i] = a[row, at : at + per_register]
+    return out
+
+
+def _with_low_bits(x: Array, rng: np.random.Generator) -> Array:
+    """Fill the 13 bits of a float that tf32 does not have: they do not count."""
+    noise = rng.integers(0, 1 << 13, x.shape, dtype=np.uint32)
+    return (x.view(np.uint32) | noise).view(np.float32)
 
 
 def _check_wgmma(index: int, text: str) -> None:
     n, kind, swizzles, transposed, signs = WGMMA[index]
-    dtype = BF16 if kind == "bf16" else np.dtype(np.float16)
+    dtype = {"bf16": BF16, "f16": np.dtype(np.float16), "tf32": np.dtype(np.float32)}[kind]
+    k = 32 // dtype.itemsize
     rng = np.random.default_rng(index)
-    a, b = (rng.integers(-16, 16, (rows, 16)).astype(dtype) for rows in (64, n))
-    image_a, bits_a = _image(a, swizzles[0], transposed[0])
-    image_b, bits_b = _image(b, swizzles[1], transposed[1])
+    a, b = (rng.integers(-16, 16, (rows, k)).astype(dtype) for rows in (64, n))
+    want = 2 * signs[0] * signs[1] * (a.astype(np.float64) @ b.astype(np.float64).T)
+    if kind == "tf32":
+        a, b = _with_low_bits(a, rng), _with_low_bits(b, rng)
+    of_a, of_b = swizzles
+    assert of_b is not None
+    image_b, bits_b = _image(b, of_b, transposed[1])
+    image_a, bits_a = (a.ravel()[:0], 0) if of_a is None else _image(a, of_a, transposed[0])
     start = -(-image_a.nbytes // 1024) * 1024
     size = -(-(start + image_b.nbytes) // 2048) * 2048
     image = np.zeros(size, np.uint8)
@@ -1058,13 +1100,13 @@ def _check_wgmma(index: int, text: str) -> None:
     image[start : start + image_b.nbytes] = image_b.view(np.uint8)
     device = Device()
     out = device.empty((128, n // 2), np.float32)
+    place_a = device.buffer(_a_registers(a)) if of_a is None else bits_a
     result = device.load(text).launch(
-        "k", 1, 128, device.buffer(image), size, bits_a, bits_b | start // 16, out, shared=size,
+        "k", 1, 128, device.buffer(image), size, place_a, bits_b | start // 16, out, shared=size,
         seed=index, profile="H100",
     )  # fmt: skip
     clean(result)
-    assert result.counters["tensor_multiply_adds"] == 2 * 64 * n * 16
-    want = 2 * signs[0] * signs[1] * (a.astype(np.float64) @ b.astype(np.float64).T)
+    assert result.counters["tensor_multiply_adds"] == 2 * 64 * n * k
     got = out.numpy()
     for t in range(128):
         for j in range(n // 2):
@@ -1073,8 +1115,8 @@ def _check_wgmma(index: int, text: str) -> None:
             assert got[t, j] == want[row, column], (t, j)
 
 
-for _index, (_n, _kind, _, _transposed, _signs) in enumerate(WGMMA):
-    _text = _wgmma_text(_n, _kind, _transposed, _signs)
+for _index, (_n, _kind, _swizzles, _transposed, _signs) in enumerate(WGMMA):
+    _text = _wgmma_text(_n, _kind, _transposed, _signs, _swizzles[0] is None)
     KERNELS[f"wgmma_{_n}_{_index}"] = FormKernel(
         _text, lambda i=_index, t=_text: _check_wgmma(i, t)
     )

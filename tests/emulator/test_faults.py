@@ -100,7 +100,8 @@ def test_small_fault_is_reported(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_small_kernel_without_the_fault_is_clean(name: str) -> None:
     case = SMALL[name]
-    options = {k: v for k, v in case.options.items() if k == "max_warp_instructions"}
+    keeps = {"max_warp_instructions", "profile"}
+    options = {k: v for k, v in case.options.items() if k in keeps}
     for seed in SEEDS:
         result = _run_small(case, case.right, options, seed)
         assert result.fault == "none", result.reports[0].text

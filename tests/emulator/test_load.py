@@ -20,8 +20,10 @@ REFUSED = {
     # Forms of later stages.
     "mbarrier.arrive_drop.shared.b64 %rd1, [%r1];": "instruction form mbarrier.arrive_drop.shared",
     "cp.async.bulk.prefetch.L2.global [%rd1], %r1;": "instruction form cp.async.bulk.prefetch",
-    "wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%f1}, %rd1, %rd1, 1, 1, 1;":
+    "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f1}, %rd1, %rd1, 1, 1, 1;":
         "instruction form wgmma.mma_async",
+    "wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%f1}, %rd1, %rd1, 1, 1, 1, 0, 0;":
+        "this form has 6 operands",
     "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r1}, %rd1, %rd1, 1, 1, 1, 0, 0;":
         "the accumulator has 4 registers",
     "barrier.cluster.arrive.aligned;": "instruction form barrier.cluster.arrive.aligned",

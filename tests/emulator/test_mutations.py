@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -26,8 +26,22 @@ FULL = bool(os.environ.get("GPTOSS_EMULATOR_FULL"))
 SEEDS = range(12 if FULL else 4)
 SAMPLE = 70
 
+
+def _one_more(match: re.Match[str]) -> str:
+    """Let one group more be in flight: the number stands at the end."""
+    return f"{match.group(1)}{int(match.group(2)) + 1};"
+
+
+def _half(match: re.Match[str]) -> str:
+    """Halve the number of bytes or arrivals at the end: a register's or a constant."""
+    start, last = match.groups()
+    if last.isdigit():
+        return f"{start}{int(last) // 2};"
+    return f"{{ .reg .b32 half; shr.u32 half, {last}, 1; {start}half; }}"
+
+
 # What is looked for, and what stands in its place.
-WEAKER = [
+WEAKER: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"bar(?:rier)?\.(?:cta\.)?sync[^;]*;", ""),
     (r"bar\.arrive[^;]*;", ""),
     (r"bar\.arrive[ \t]+(\d), 64;", r"bar.arrive \1, 32;"),
@@ -38,22 +52,31 @@ WEAKER = [
     (r"cp\.async\.commit_group;", ""),
     (r"cp\.async\.wait_all;", ""),
     (r"cp\.async\.wait_group[ \t]+\d+;", ""),
-    (r"cp\.async\.wait_group[ \t]+(\d+);", "+1"),
+    (r"(cp\.async\.wait_group[ \t]+)(\d+);", _one_more),
     (r"cp\.async\.bulk\.commit_group;", ""),
     (r"cp\.async\.bulk\.wait_group(\.read)?[ \t]+\d+;", ""),
+    (r"(cp\.async\.bulk\.wait_group(?:\.read)?[ \t]+)(\d+);", _one_more),
+    (r"cp\.async\.bulk\.wait_group[ \t]+(\d+);", r"cp.async.bulk.wait_group.read \1;"),
     (r"cp\.async\.mbarrier\.arrive[^;]*;", ""),
     (r"(?<!async\.)mbarrier\.arrive\.(?!expect)[^;]*;", ""),
     (r"mbarrier\.(?:try|test)_wait[\w.:]*[ \t]+(\w+|%p\d+),[^;]*;", r"setp.eq.u32 \1, 0, 0;"),
+    (r"(mbarrier\.arrive\.expect_tx[^;]*, )(%r\d+|\d+);", _half),
+    (r"(mbarrier\.init[^;]*, )(%r\d+|\d+);", _half),
+    (r"fence\.mbarrier_init[^;]*;", ""),
     (r"fence\.proxy\.async[^;]*;", ""),
+    (r"fence\.proxy\.async\.shared::cta;", "fence.proxy.async.global;"),
     (r"griddepcontrol\.wait;", ""),
     (r"wgmma\.fence[^;]*;", ""),
     (r"wgmma\.commit_group[^;]*;", ""),
     (r"wgmma\.wait_group[^;]*;", ""),
+    (r"(wgmma\.wait_group\.sync\.aligned[ \t]+)(\d+);", _one_more),
     (r"ld\.acquire\.gpu", "ld.relaxed.gpu"),
     (r"ld\.acquire\.gpu", "ld.acquire.cta"),
     (r"st\.release\.gpu", "st.relaxed.gpu"),
     (r"st\.release\.gpu", "st.release.cta"),
-    (r"atom\.global\.(cas|exch)", r"atom.relaxed.cta.global.\1"),
+    (r"atom\.global\.(cas|exch|add)", r"atom.relaxed.cta.global.\1"),
+    (r"atom\.global\.gpu\.acq_rel", "atom.global.gpu.relaxed"),
+    (r"atom\.global\.gpu\.acq_rel", "atom.global.cta.acq_rel"),
     (r"atom\.add\.release\.gpu", "atom.add.relaxed.gpu"),
     (r"atom\.add\.release\.gpu", "atom.add.release.cta"),
 ]
@@ -112,7 +135,7 @@ def _reachable(lines: list[str], start: int, separator: str) -> set[int]:
 def _sites(lines: list[str], pattern: str, begin: int, end: int) -> list[tuple[int, ...]]:
     """Return the sites of a pattern: lines that belong together."""
     matches = [i for i in range(begin, end) if re.search(pattern, lines[i])]
-    separator = next((s for p, s in SEPARATES if re.match(p, re.sub(r"\\", "", pattern))), None)
+    separator = next((s for p, s in SEPARATES if re.match(p, re.sub(r"[\\(]", "", pattern))), None)
     if separator is None:
         return [(i,) for i in matches]
     groups = {i: {i} for i in matches}
@@ -127,6 +150,12 @@ def _sites(lines: list[str], pattern: str, begin: int, end: int) -> list[tuple[i
     return sorted({tuple(sorted(g)) for g in groups.values()})
 
 
+def _counts_one(lines: list[str], at: int) -> bool:
+    """Whether an mbarrier expects a single arrival: there is nothing weaker."""
+    count = lines[at].rpartition(",")[2].strip(" ;")
+    return count == "1" or any(re.search(rf"mov\.\w+\s+{count}, 1;", line) for line in lines)
+
+
 def mutants(case: str) -> Iterator[Mutant]:
     """Make every mutant of a kernel."""
     text = ptx(corpus.file_of(case))
@@ -136,42 +165,44 @@ def mutants(case: str) -> Iterator[Mutant]:
     lines = text.split("\n")
     for pattern, replacement in WEAKER:
         for site in _sites(lines, pattern, begin, end):
+            if "mbarrier.init" in lines[site[0]] and _counts_one(lines, site[0]):
+                continue
             changed = list(lines)
-            new = replacement
             for i in site:
                 match = re.search(pattern, lines[i])
                 assert match
-                if replacement == "+1":
-                    new = f"cp.async.wait_group {int(match.group(1)) + 1};"
-                elif "\\" in replacement:
-                    new = match.expand(replacement)
+                new = replacement(match) if callable(replacement) else match.expand(replacement)
                 changed[i] = lines[i][: match.start()] + new + lines[i][match.end() :]
             written = " ".join(match.group(0).split())
             numbers = tuple(i + 1 for i in site)
-            yield Mutant(case, f"{written} -> {new or 'nothing'}", numbers, "\n".join(changed))
+            now = " ".join(new.split()) or "nothing"
+            yield Mutant(case, f"{written} -> {now}", numbers, "\n".join(changed))
 
 
-# Mutants that change nothing: the synchronisation is not needed, or not for what the kernel does.
+# Mutants that change nothing that PTX promises: all of them in what Triton wrote.
 _READS = "before it, back to the last barrier, and behind it stand only reads of shared memory"
 _OWN = "the threads that write behind it are those that read before it"
-_ATOMIC = "Triton puts barriers around an atomic that synchronises; nothing is handed over here"
+_ATOMIC = "Triton lets every atomic synchronise the block; nothing is handed over here"
 _FENCED = "the fence ahead of it covers both tiles, and nothing is written between"
 _COUNTS = "between expecting bytes and copies: an mbarrier counts them in either order"
-_WAITED = "the last step's barrier stands behind everybody's last wait"
-_LAST = "of the last three tiles: nobody fills their stages again"
-_NO_GROUP = "of the first two results: there is no group yet that would have to be waited for"
+_WAITED = (
+    "the last step's barrier stands behind everybody's last wait for an mbarrier, and a warp "
+    "stores its results where none but its own wgmma read"
+)
 REDUNDANT: dict[str, str] = {
-    "scan: bar.warp.sync -1; -> nothing at 2552": "the last one: a barrier of the block follows",
-    "bulk_pipeline: mbarrier.arrive.shared::cta.b64 _, [%r104]; -> nothing at 602": _LAST,
-    "copies_arrive: cp.async.bulk.wait_group.read 1; -> nothing at 728": _NO_GROUP,
-    "copies_arrive: cp.async.bulk.wait_group.read 1; -> nothing at 795": _NO_GROUP,
     "triton_hopper_attention: fence.proxy.async.shared::cta; -> nothing at 850": _FENCED,
+    "triton_hopper_attention: fence.proxy.async.shared::cta; -> fence.proxy.async.global; at 850": (
+        _FENCED
+    ),
     "triton_tma_matmul: bar.sync 0; -> nothing at 114": _COUNTS,
     "triton_tma_matmul: bar.sync 0; -> nothing at 125, 132": _COUNTS,
     "triton_tma_matmul: bar.sync 0; -> nothing at 143": _COUNTS,
     "triton_tma_matmul: bar.sync 0; -> nothing at 346": _COUNTS,
     "triton_tma_matmul: bar.sync 0; -> nothing at 366, 373": _WAITED,
     "triton_tma_matmul: bar.sync 0; -> nothing at 437": "the kernel ends behind it",
+    "triton_tma_matmul: cp.async.bulk.wait_group 0; -> cp.async.bulk.wait_group.read 0; at 436": (
+        "the end of the grid makes the copies' writes visible"
+    ),
     "triton_matmul: bar.sync 0; -> nothing at 361": _READS,
     "triton_matmul_f16: bar.sync 0; -> nothing at 258": _READS,
     "triton_matmul_tf32: bar.sync 0; -> nothing at 233": _READS,
@@ -179,6 +210,7 @@ REDUNDANT: dict[str, str] = {
     "triton_column_sums: bar.sync 0; -> nothing at 195": _OWN,
     "triton_column_sums: bar.sync 0; -> nothing at 205": _ATOMIC,
     "triton_column_sums: bar.sync 0; -> nothing at 214": _ATOMIC,
+    "triton_column_sums: atom.global.gpu.acq_rel -> atom.global.gpu.relaxed at 211": _ATOMIC,
 }
 
 
@@ -217,5 +249,6 @@ def test_mutants_are_noticed(survivors: tuple[int, list[str]]) -> None:
 def test_explained_mutants_exist_and_are_few() -> None:
     names = {m.name for m in _all()}
     assert set(REDUNDANT) <= names
-    # Nine of ten are noticed; a third of the others are Triton's barriers around tensor copies.
-    assert len(REDUNDANT) <= 0.08 * len(names)
+    # Every one that changes what PTX promises is noticed; none of nvcc's kernels has another.
+    assert all(name.startswith("triton_") for name in REDUNDANT)
+    assert len(REDUNDANT) <= 0.07 * len(names)

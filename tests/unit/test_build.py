@@ -48,6 +48,16 @@ def ask_cmake(**values: str) -> dict[str, str]:
     return dict(re.findall(r"-- (\w+): ?(.*)", run.stdout))
 
 
+def run_cmake(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run CMake's language."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("needs cmake")
+    script = folder / "script.cmake"
+    script.write_text(text)
+    return subprocess.run([cmake, "-P", script], capture_output=True, text=True)
+
+
 class TestCompilers:
     @pytest.mark.parametrize(
         ("compiler", "version", "simulate"),
@@ -510,21 +520,42 @@ class TestKernels:
             with pytest.raises(build_fatbin.WrongKernels, match=error):
                 build_fatbin.check(data)
 
+    @pytest.mark.parametrize(
+        ("cards", "release", "architectures"),
+        [
+            ("", "13.0", "NONE"),
+            ("NVIDIA-SMI has failed", "13.0", "NONE"),
+            ("9.0, 580.95.05", "13.0", "sm_90"),
+            ("9.0, 570.86.15\n9.0, 570.86.15", "12.8", "sm_90"),
+            ("8.6, 525.60.13\n7.5, 525.60.13\n12.0, 525.60.13", "12.0", "sm_86;sm_120"),
+            ("9.0, 575.57.08", "13.0", "PTX"),
+            ("7.5, 580.95.05", "13.0", ""),
+        ],
+    )
+    def test_machine_code_of_cards_is_what_their_driver_loads(
+        self, tmp_path: Path, cards: str, release: str, architectures: str
+    ) -> None:
+        said = run_cmake(
+            tmp_path,
+            f"include({ROOT}/cmake/cuda_cards.cmake)\n"
+            f'gptoss_architectures_of_cards("{cards}" "tools, release {release}, V1" found)\n'
+            'message("found: ${found}")\n',
+        )
+        assert said.stderr.rstrip() == f"found: {architectures}".rstrip()
+
     def test_a_build_takes_no_kernels_of_other_sources(
         self, build_fatbin: ModuleType, tmp_path: Path
     ) -> None:
-        cmake = shutil.which("cmake")
-        if cmake is None:
-            pytest.skip("needs cmake")
         kernels = tmp_path / "kernels.fatbin"
-        script = tmp_path / "ask.cmake"
-        script.write_text(f"include({ROOT}/cmake/cuda_digest.cmake)\n"
-            f"file(GLOB sources {ROOT}/csrc/cuda/kernels/*.cu)\n"
-            f"file(GLOB headers {ROOT}/csrc/cuda/kernels/*.h {ROOT}/csrc/cuda/kernels/*.cuh)\n"
-            f'gptoss_check_kernels({kernels} "${{sources}}" "${{headers}}")\n')  # fmt: skip
 
         def said() -> str:
-            run = subprocess.run([cmake, "-P", script], capture_output=True, text=True)
+            run = run_cmake(
+                tmp_path,
+                f"include({ROOT}/cmake/cuda_digest.cmake)\n"
+                f"file(GLOB sources {ROOT}/csrc/cuda/kernels/*.cu)\n"
+                f"file(GLOB headers {ROOT}/csrc/cuda/kernels/*.cuh {ROOT}/csrc/cuda/kernels/*.h)\n"
+                f'gptoss_check_kernels({kernels} "${{sources}}" "${{headers}}")\n',
+            )
             assert (run.returncode != 0) == bool(run.stderr)
             return " ".join(run.stderr.split())
 

@@ -24,14 +24,14 @@ void each_part(uint64_t address, uint64_t bytes, F f) {
   }
 }
 
-Access access_of_copy(const BulkCopy& copy, const Agent& agent) {
+Access access_of_copy(const BulkCopy& copy, const Agent& agent, Space space) {
   Access access;
   access.slot = agent.slot;
   access.lane = copy.lane;
   access.clock = agent.clock(copy.batch);
   access.pc = static_cast<uint32_t>(copy.pc);
   access.seen = &copy.seen;
-  access.proxied = &copy.proxied;
+  access.proxied = space == Space::kShared ? &copy.proxied.in_shared : &copy.proxied.in_global;
   access.slot_begin = copy.warp->launch->chain.slot_begin.data();
   access.first_slot_of_cta = copy.warp->cta->first_slot;
   access.slots_per_cta = copy.warp->launch->warps_per_cta;
@@ -43,7 +43,7 @@ void check_copy_races(const BulkCopy& copy, const Agent& agent, Space space, uin
   Warp& warp = *copy.warp;
   Launch& launch = *warp.launch;
   if (!launch.options.check_races) return;
-  const Access access = access_of_copy(copy, agent);
+  const Access access = access_of_copy(copy, agent, space);
   Allocation* const allocation = space == Space::kShared ? nullptr : launch.memory.nearest(address);
   each_part(address, bytes, [&](uint64_t at, uint32_t part) {
     Shadow& shadow = allocation ? allocation->shadow : warp.cta->shadow;
@@ -253,10 +253,12 @@ void wait_bulk_groups(Warp& warp, int lane, uint32_t keep, bool only_reads) {
   groups.reads_waited = std::max(groups.reads_waited, last);
   if (!only_reads) groups.writes_waited = std::max(groups.writes_waited, last);
   if (!groups.in_use) return;
-  for (VectorClock* known : {&warp.seen.own(lane), &warp.proxied.own(lane)}) {
-    known->know_warp(groups.reads.slot, groups.reads.clock(last));
-    if (!only_reads) known->know_warp(groups.writes.slot, groups.writes.clock(last));
-  }
+  const auto know = [&](auto& clock) {
+    clock.know_warp(groups.reads.slot, groups.reads.clock(last));
+    if (!only_reads) clock.know_warp(groups.writes.slot, groups.writes.clock(last));
+  };
+  know(warp.seen.own(lane));
+  know(warp.proxied.own(lane));
 }
 
 void land_bulk_copy(Chain& chain, size_t index) {

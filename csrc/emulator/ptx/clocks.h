@@ -48,6 +48,28 @@ class VectorClock {
   std::vector<LaneClock> lanes_;
 };
 
+// Which writes of threads are fenced for the async proxy: a fence may be for one state space only.
+struct ProxyClock {
+  VectorClock in_shared, in_global;
+
+  void join(const ProxyClock& other) {
+    in_shared.join(other.in_shared);
+    in_global.join(other.in_global);
+  }
+  void join(const VectorClock& fenced_everywhere) {
+    in_shared.join(fenced_everywhere);
+    in_global.join(fenced_everywhere);
+  }
+  void know_warp(uint32_t slot, uint32_t clock) {
+    in_shared.know_warp(slot, clock);
+    in_global.know_warp(slot, clock);
+  }
+  void know_lane(uint32_t slot, int lane, uint32_t clock) {
+    in_shared.know_lane(slot, lane, clock);
+    in_global.know_lane(slot, lane, clock);
+  }
+};
+
 // A value that the lanes of a warp mostly share, and single lanes may have for themselves.
 template <class T>
 class PerLane {

@@ -32,11 +32,12 @@ namespace {
   "[L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate]"
 #define PREFETCH "[L2::64B|L2::128B|L2::256B]"
 #define HINT "[L2::cache_hint]"
-#define WGMMA_SHAPES                                                                         \
-  "{m64n8k16|m64n16k16|m64n24k16|m64n32k16|m64n40k16|m64n48k16|m64n56k16|m64n64k16"          \
-  "|m64n72k16|m64n80k16|m64n88k16|m64n96k16|m64n104k16|m64n112k16|m64n120k16|m64n128k16"     \
-  "|m64n136k16|m64n144k16|m64n152k16|m64n160k16|m64n168k16|m64n176k16|m64n184k16|m64n192k16" \
-  "|m64n200k16|m64n208k16|m64n216k16|m64n224k16|m64n232k16|m64n240k16|m64n248k16|m64n256k16}"
+#define WGMMA_SHAPES(K)                                                                          \
+  "{m64n8" K "|m64n16" K "|m64n24" K "|m64n32" K "|m64n40" K "|m64n48" K "|m64n56" K "|m64n64" K \
+  "|m64n72" K "|m64n80" K "|m64n88" K "|m64n96" K "|m64n104" K "|m64n112" K "|m64n120" K         \
+  "|m64n128" K "|m64n136" K "|m64n144" K "|m64n152" K "|m64n160" K "|m64n168" K "|m64n176" K     \
+  "|m64n184" K "|m64n192" K "|m64n200" K "|m64n208" K "|m64n216" K "|m64n224" K "|m64n232" K     \
+  "|m64n240" K "|m64n248" K "|m64n256" K "}"
 #define SHARED "[shared|shared::cta]"
 
 constexpr Form kForms[] = {
@@ -327,9 +328,12 @@ constexpr Form kForms[] = {
      build::multiply_matrix},
     {"mma.sync.aligned.{m16n8k4|m16n8k8}.row.col.f32.tf32.tf32.f32", "=V4,V4,V4,V4", Pipe::kTensor,
      build::multiply_matrix},
-    {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES ".f32.bf16.bf16", "", Pipe::kTensor,
+    {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES("k16") ".f32.bf16.bf16", "", Pipe::kTensor,
      build::wgmma},
-    {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES ".f32.f16.f16", "", Pipe::kTensor, build::wgmma},
+    {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES("k16") ".f32.f16.f16", "", Pipe::kTensor,
+     build::wgmma},
+    {"wgmma.mma_async.sync.aligned." WGMMA_SHAPES("k8") ".f32.tf32.tf32", "", Pipe::kTensor,
+     build::wgmma},
     {"wgmma.fence.sync.aligned", "", Pipe::kTensor, build::wgmma_group},
     {"wgmma.commit_group.sync.aligned", "", Pipe::kTensor, build::wgmma_group},
     {"wgmma.wait_group.sync.aligned", "N", Pipe::kTensor, build::wgmma_group},

@@ -218,7 +218,7 @@ void Launch::start_cta(uint64_t number, uint32_t cta_slot) {
     }
     warp.clock = chain.next_clock_[warp.slot];
     warp.seen.shared() = known_at_begin_;
-    if (kernel.uses_async_proxy) warp.proxied.shared() = known_at_begin_;
+    if (kernel.uses_async_proxy) warp.proxied.shared().join(known_at_begin_);
     chain.slot_begin[warp.slot] = warp.clock;
     chain.occupants_[warp.slot].push_back({warp.clock, this, cta.id, warp.index});
 

@@ -103,8 +103,8 @@ struct MBarrier {
   uint32_t expected = 0, pending = 0;  // arrivals
   int64_t bytes = 0;                   // that copies must still bring in this phase
   uint32_t phase = 0;
-  VectorClock arriving, arriving_proxied;
-  VectorClock done, done_proxied;  // of the phase before
+  VectorClock arriving, done;  // done: of the phase before
+  ProxyClock arriving_proxied, done_proxied;
   Agent agent;
   int pc = 0;  // of its initialisation
 };
@@ -124,7 +124,8 @@ struct BulkCopy {
   uint32_t mbarrier = 0;  // address
   uint32_t batch = 0;
   uint64_t copies = 0;  // kArrival: the thread's cp.async up to this number
-  VectorClock seen, proxied;
+  VectorClock seen;
+  ProxyClock proxied;
   std::vector<Piece> pieces;
   uint64_t bytes = 0;
   std::vector<uint8_t> data;  // kToGlobal: what was read already
@@ -194,7 +195,7 @@ class Warp {
 
   uint32_t clock = 1;
   PerLane<VectorClock> seen;
-  PerLane<VectorClock> proxied;  // writes of threads that are fenced for the async proxy
+  PerLane<ProxyClock> proxied;
   PerLane<Fenced> fenced;
   PerLane<Met> met;
 
@@ -253,7 +254,8 @@ struct Barrier {
   };
   std::vector<uint32_t> arrived;  // lanes, per warp
   std::vector<Waiting> waiting;
-  VectorClock seen, proxied;
+  VectorClock seen;
+  ProxyClock proxied;
   uint32_t expected_warps = 0;  // 0: all that live
   uint32_t population = 0;      // threads whose predicate held (bar.red)
   bool all = true, any = false;

@@ -166,17 +166,29 @@ void arrive_with_copies(Warp& warp, const Instruction& in, uint32_t mask) {
   warp.advance_clock();
 }
 
-void fence_proxy(Warp& warp, const Instruction&, uint32_t mask) {
-  if (mask == warp.live && warp.seen.is_uniform()) {
-    warp.proxied.make_uniform();
-    warp.proxied.shared() = warp.seen.shared();
-    warp.proxied.shared().know_warp(warp.slot, warp.clock);
+// flags: which of the state spaces are fenced.
+enum FencedSpace : uint32_t { kFencesShared = 1, kFencesGlobal = 2 };
+
+void fence_proxy(Warp& warp, const Instruction& in, uint32_t mask) {
+  const auto each_space = [&in](ProxyClock& proxied, auto fence) {
+    if (in.flags & kFencesShared) fence(proxied.in_shared);
+    if (in.flags & kFencesGlobal) fence(proxied.in_global);
+  };
+  // What is fenced everywhere leaves nothing that single lanes know for themselves.
+  const bool for_all = mask == warp.live && warp.seen.is_uniform();
+  if (for_all && in.flags == (kFencesShared | kFencesGlobal)) warp.proxied.make_uniform();
+  if (for_all && warp.proxied.is_uniform()) {
+    each_space(warp.proxied.shared(), [&warp](VectorClock& fenced) {
+      fenced = warp.seen.shared();
+      fenced.know_warp(warp.slot, warp.clock);
+    });
   } else {
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
       const int l = std::countr_zero(rest);
-      VectorClock& proxied = warp.proxied.own(l);
-      proxied.join(warp.seen[l]);
-      proxied.know_lane(warp.slot, l, warp.clock);
+      each_space(warp.proxied.own(l), [&warp, l](VectorClock& fenced) {
+        fenced.join(warp.seen[l]);
+        fenced.know_lane(warp.slot, l, warp.clock);
+      });
     }
   }
   warp.advance_clock();
@@ -293,6 +305,9 @@ void mbarrier_copies(Builder& b) {
 void proxy_fence(Builder& b) {
   b.operands();
   uses_async_proxy(b);
+  const bool only_global = b.has("global");
+  const bool only_shared = b.has("shared::cta") || b.has("shared::cluster");
+  b.in.flags = (only_global ? 0u : kFencesShared) | (only_shared ? 0u : kFencesGlobal);
   b.execute(fence_proxy);
 }
 

@@ -282,14 +282,13 @@ void multiply(Warp& warp, const Instruction& in, uint32_t mask) {
   warp.launch->note_agent_clock(*warp.cta, agent, clock);
   VectorClock seen = warp.seen[0];
   seen.know_warp(warp.slot, warp.clock);
-  const VectorClock proxied = warp.proxied[0];
   Access access;
   access.slot = agent.slot;
   access.lane = warp.index;
   access.clock = clock;
   access.pc = static_cast<uint32_t>(warp.pc);
   access.seen = &seen;
-  access.proxied = &proxied;
+  access.proxied = &warp.proxied[0].in_shared;
   access.slot_begin = warp.launch->chain.slot_begin.data();
   access.first_slot_of_cta = warp.cta->first_slot;
   access.slots_per_cta = warp.launch->warps_per_cta;
@@ -367,11 +366,13 @@ void wait(Warp& warp, const Instruction& in, uint32_t mask) {
   }
   const Agent& agent = agent_of(warp);
   const uint32_t clock = agent.clock(state.committed - static_cast<uint32_t>(state.groups.size()));
-  for (PerLane<VectorClock>* known : {&warp.seen, &warp.proxied}) {
-    if (!known->is_uniform())
-      for (int l = 0; l < kLanes; ++l) known->own(l).know_lane(agent.slot, warp.index, clock);
-    known->shared().know_lane(agent.slot, warp.index, clock);
-  }
+  const auto know = [&](auto& known) {
+    if (!known.is_uniform())
+      for (int l = 0; l < kLanes; ++l) known.own(l).know_lane(agent.slot, warp.index, clock);
+    known.shared().know_lane(agent.slot, warp.index, clock);
+  };
+  know(warp.seen);
+  know(warp.proxied);
 }
 
 }  // namespace
@@ -393,7 +394,9 @@ void wgmma(Builder& b) {
   Instruction& in = b.in;
   const auto& operands = b.statement().operands;
   const bool a_in_registers = operands.size() > 1 && operands[1].kind == Operand::Kind::kVector;
-  const size_t wanted = a_in_registers ? 7 : 8;
+  // Only matrices of 16-bit elements in shared memory may be transposed.
+  const bool is_tf32 = in.type == Type::kTf32;
+  const size_t wanted = is_tf32 ? 6 : a_in_registers ? 7 : 8;
   if (operands.size() != wanted) b.fail("this form has " + std::to_string(wanted) + " operands");
   const std::string_view shape = b.statement().words[4];
   const int n = std::atoi(std::string(shape.substr(4)).c_str());
@@ -427,11 +430,11 @@ void wgmma(Builder& b) {
     if (number(i)) in.flags |= i == 6 && !a_in_registers ? kATransposed : kBTransposed;
   }
   in.immediate = n;
-  in.sub = 200;  // a shape of its own for hostile tensor cores
+  in.sub = is_tf32 ? 201 : 200;  // shapes of their own for hostile tensor cores
   in.converges = true;
   in.tracks_definedness = true;
   b.linker().kernel().uses_async_proxy = true;
-  b.execute(in.type == Type::kBf16 ? multiply<Bf16> : multiply<F16>);
+  b.execute(is_tf32 ? multiply<Tf32> : in.type == Type::kBf16 ? multiply<Bf16> : multiply<F16>);
 }
 
 void wgmma_group(Builder& b) {

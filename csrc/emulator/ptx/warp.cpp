@@ -308,14 +308,14 @@ void Warp::know_each_other(uint32_t lanes) {
     }
     seen.shared().know_warp(slot, clock);
     if (!proxied.is_uniform()) {
-      VectorClock all = proxied.shared();
+      ProxyClock all = proxied.shared();
       for (uint32_t rest = live; rest; rest &= rest - 1) all.join(proxied[std::countr_zero(rest)]);
       proxied.make_uniform();
       proxied.shared() = std::move(all);
     }
   } else {
     if (kernel->uses_async_proxy) {
-      VectorClock fenced_by_all;
+      ProxyClock fenced_by_all;
       for (uint32_t rest = lanes; rest; rest &= rest - 1)
         fenced_by_all.join(proxied[std::countr_zero(rest)]);
       for (uint32_t rest = lanes; rest; rest &= rest - 1)
@@ -358,7 +358,7 @@ void Warp::arrive_at_barrier(const Instruction& in) {
     barrier.arrived.assign(cta->warps.size(), 0);
     barrier.expected_warps = count / kLanes;
     barrier.seen = VectorClock();
-    barrier.proxied = VectorClock();
+    barrier.proxied = ProxyClock();
     barrier.population = 0;
     barrier.all = true;
     barrier.any = false;

@@ -42,8 +42,11 @@ __device__ void bulk_store(void* to, const void* from, uint32_t bytes) {
                : "memory");
 }
 __device__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-__device__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-__device__ void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory"); }
+// Until shared memory has been read; the end of the grid makes the writes visible.
+template <int kGroups>
+__device__ void bulk_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kGroups) : "memory");
+}
 __device__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 }  // namespace
@@ -53,10 +56,7 @@ extern "C" __global__ void bulk_double(const int* x, int* out) {
   __shared__ alignas(16) int tile[128];
   __shared__ uint64_t full;
   const int t = threadIdx.x;
-  if (t == 0) {
-    barrier_init(&full, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
+  if (t == 0) barrier_init(&full, 1);
   __syncthreads();
   if (t == 0) {
     barrier_expect(&full, sizeof tile);
@@ -69,7 +69,7 @@ extern "C" __global__ void bulk_double(const int* x, int* out) {
   if (t == 0) {
     bulk_store(out + blockIdx.x * 128, tile, sizeof tile);
     bulk_commit();
-    bulk_wait();
+    bulk_wait_read<0>();
   }
 }
 
@@ -95,11 +95,12 @@ extern "C" __global__ void bulk_pipeline(const int* x, int* out, int tiles) {
       }
     }
   } else {
+#pragma unroll 1  // so that one arrival serves all tiles
     for (int i = 0; i < tiles; ++i) {
       const int s = i % kStages;
       barrier_wait(&full[s], (i / kStages) & 1);
       const int v = stage[s][63 - threadIdx.x];
-      barrier_arrive(&empty[s]);
+      if (i + kStages < tiles) barrier_arrive(&empty[s]);  // the stage is filled again
       out[i * 64 + threadIdx.x] = v;
     }
   }
@@ -112,6 +113,7 @@ extern "C" __global__ void copies_arrive(const int* x, int* out, int tiles) {
   const int t = threadIdx.x;
   if (t < 2) barrier_init(&full[t], 32);
   __syncthreads();
+#pragma unroll 1  // so that one wait serves all tiles
   for (int i = 0; i < tiles; ++i) {
     const int s = i & 1;
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(&in[s][t])),
@@ -121,7 +123,7 @@ extern "C" __global__ void copies_arrive(const int* x, int* out, int tiles) {
         "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&full[s]))
         : "memory");
     barrier_wait(&full[s], (i >> 1) & 1);
-    if (t == 0) bulk_wait_read();
+    if (t == 0) bulk_wait_read<1>();
     __syncwarp();
     result[s][t] = in[s][31 - t] + 1;
     fence_async();
@@ -131,7 +133,7 @@ extern "C" __global__ void copies_arrive(const int* x, int* out, int tiles) {
       bulk_commit();
     }
   }
-  if (t == 0) bulk_wait();
+  if (t == 0) bulk_wait_read<0>();
 }
 
 // A sum over the block by an mbarrier's own phases: arrive early, wait by what arriving gave.
