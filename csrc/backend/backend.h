@@ -199,6 +199,12 @@ struct BackendOptions {
   Room room{};  // that kFewestCpuExperts leaves; without limits all experts go to the device
 };
 
+// A device's memory to plan with.
+struct DeviceRoom {
+  std::string name;
+  int64_t usable;  // bytes
+};
+
 struct BackendInfo {
   std::string name;
   bool available;
@@ -213,32 +219,40 @@ std::vector<BackendInfo> list_backends();
 std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights,
                                       const BackendOptions& options);
 
-// Memory that a model of these shapes and formats (shapes_of) would take there, without its weights
-// being read: what its backend's plan() says, with options.room as it chooses what lies where.
-// `device_bytes`: of devices that may not be here, or none for those that are; then throws
-// BackendError if there are none.
+// Of devices with so many bytes, which need not be here, or, where none are given, of those that
+// are: each is asked once, which for a GPU means that it is started. Throws BackendError if there
+// are none.
+std::vector<DeviceRoom> device_rooms(const std::string& device,
+                                     std::span<const int64_t> device_bytes);
+
+// Memory that a model of these shapes and formats (shapes_of) would take on such devices, without
+// its weights being read: what its backend's plan() says, with options.room as it chooses what lies
+// where. No device is asked.
 MemoryPlan plan_memory(const std::string& device, const Weights& shapes,
                        const BackendOptions& options, const StepLimits& limits,
-                       std::span<const int64_t> device_bytes);
+                       std::span<const DeviceRoom> rooms);
 
 // What each device folder, or its stub twin, provides.
 namespace cpu {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
+std::vector<DeviceRoom> rooms(std::span<const int> ordinals, std::span<const int64_t> device_bytes);
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                std::span<const int64_t> device_bytes);
+                std::span<const DeviceRoom> rooms);
 }  // namespace cpu
 namespace cuda {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
+std::vector<DeviceRoom> rooms(std::span<const int> ordinals, std::span<const int64_t> device_bytes);
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                std::span<const int64_t> device_bytes);
+                std::span<const DeviceRoom> rooms);
 }  // namespace cuda
 namespace metal {
 BackendInfo info();
 std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options);
+std::vector<DeviceRoom> rooms(std::span<const int> ordinals, std::span<const int64_t> device_bytes);
 MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                std::span<const int64_t> device_bytes);
+                std::span<const DeviceRoom> rooms);
 }  // namespace metal
 
 }  // namespace gptoss

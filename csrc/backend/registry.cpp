@@ -11,13 +11,14 @@ namespace {
 struct Entry {
   BackendInfo (*info)();
   std::unique_ptr<Backend> (*make)(Weights, const BackendOptions&);
+  std::vector<DeviceRoom> (*rooms)(std::span<const int>, std::span<const int64_t>);
   MemoryPlan (*plan)(const Weights&, const BackendOptions&, const StepLimits&,
-                     std::span<const int64_t>);
+                     std::span<const DeviceRoom>);
 };
 
-constexpr Entry kBackends[] = {{cuda::info, cuda::make, cuda::plan},
-                               {metal::info, metal::make, metal::plan},
-                               {cpu::info, cpu::make, cpu::plan}};
+constexpr Entry kBackends[] = {{cuda::info, cuda::make, cuda::rooms, cuda::plan},
+                               {metal::info, metal::make, metal::rooms, metal::plan},
+                               {cpu::info, cpu::make, cpu::rooms, cpu::plan}};
 
 // "cuda:0,1": a backend, and the ordinals of its devices.
 struct DeviceName {
@@ -110,12 +111,17 @@ std::unique_ptr<Backend> make_backend(const std::string& device, Weights weights
   return entry_of(device).make(std::move(weights), options);  // says what there is instead
 }
 
+std::vector<DeviceRoom> device_rooms(const std::string& device,
+                                     std::span<const int64_t> device_bytes) {
+  const DeviceName name = parse(device);
+  return entry_of(name.backend, !device_bytes.empty()).rooms(name.ordinals, device_bytes);
+}
+
 MemoryPlan plan_memory(const std::string& device, const Weights& shapes,
                        const BackendOptions& options, const StepLimits& limits,
-                       std::span<const int64_t> device_bytes) {
+                       std::span<const DeviceRoom> rooms) {
   const DeviceName name = parse(device);
-  return entry_of(name.backend, !device_bytes.empty())
-      .plan(shapes, with_devices(options, name), limits, device_bytes);
+  return entry_of(name.backend, true).plan(shapes, with_devices(options, name), limits, rooms);
 }
 
 }  // namespace gptoss

@@ -44,6 +44,17 @@ std::span<const int32_t> BlockTables::row(int group, int slot) const {
       .subspan(static_cast<size_t>(slot) * pages, pages);
 }
 
+std::vector<BlockTables::Range> BlockTables::all() const {
+  std::vector<Range> ranges;
+  for (int group = 0; group < n_groups(); ++group) {
+    const int pages = row_pages(group);
+    const size_t n_entries = entries_[static_cast<size_t>(group)].size();
+    const int n_slots = pages == 0 ? 0 : static_cast<int>(n_entries) / pages;
+    for (int slot = 0; slot < n_slots; ++slot) ranges.push_back({group, slot, 0, pages});
+  }
+  return ranges;
+}
+
 void BlockTables::assign(int group, int slot, std::span<const int32_t> pages) {
   const auto size = static_cast<size_t>(row_pages(group));
   const auto row = std::span(entries_[static_cast<size_t>(group)])

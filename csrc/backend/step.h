@@ -61,6 +61,8 @@ class BlockTables {
   // Makes the row begin with these pages, -1 where there is none. What changed becomes dirty.
   void assign(int group, int slot, std::span<const int32_t> pages);
   std::span<const Range> dirty() const { return dirty_; }
+  // All that there is, for a copy that was not kept up.
+  std::vector<Range> all() const;
   void clear_dirty() { dirty_.clear(); }
 
  private:

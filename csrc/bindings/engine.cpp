@@ -432,14 +432,25 @@ BackendOptions to_options(int threads, const std::string& precision, const std::
           .int8_kv_cache = kv_cache_dtype == "int8"};
 }
 
-// What a model takes on a device with so many sequences of this context, in bytes; with cpu_experts
-// None, or where there are several devices, split as load() splits it that has room for them. With
-// context_length 0 what loading it so takes, and what the context is then.
+// Devices by name, and how many bytes of each there are to plan with.
+std::vector<std::pair<std::string, int64_t>> rooms_of(const std::string& device,
+                                                      const std::vector<int64_t>& device_bytes) {
+  std::vector<std::pair<std::string, int64_t>> rooms;
+  for (DeviceRoom& room : device_rooms(device, device_bytes)) {
+    rooms.emplace_back(std::move(room.name), room.usable);
+  }
+  return rooms;
+}
+
+// What a model takes on devices with these rooms, with so many sequences of this context; with
+// cpu_experts None, or where there are several devices, split as load() splits it that has room for
+// them. With context_length 0 what loading it so takes, and what the context is then.
 py::dict memory_plan(const py::object& config, const std::string& device, int threads,
                      const std::string& precision, const std::string& dense,
                      const std::string& kv_cache_dtype, int context_length, int max_step_tokens,
                      int max_sequences, const std::vector<std::string>& q8_0,
-                     const std::vector<int64_t>& device_bytes, std::optional<int> cpu_experts) {
+                     const std::vector<std::pair<std::string, int64_t>>& rooms,
+                     std::optional<int> cpu_experts) {
   constexpr int64_t kPlenty = int64_t{1} << 62;
   const ModelConfig model = to_config(config);
   const Weights shapes = shapes_of(model, q8_0);
@@ -451,8 +462,11 @@ py::dict memory_plan(const py::object& config, const std::string& device, int th
   EngineOptions roomy_options = options;
   if (context_length > 0) roomy_options.kv_memory_bytes = kPlenty;  // that of all sequences
   modes.room = room_of(model, roomy_options);
+  std::vector<DeviceRoom> devices;
+  devices.reserve(rooms.size());
+  for (const auto& [name, usable] : rooms) devices.push_back({name, usable});
   const auto plan_of = [&](const StepLimits& limits) {
-    return plan_memory(device, shapes, modes, limits, device_bytes);
+    return plan_memory(device, shapes, modes, limits, devices);
   };
   MemoryPlan plan = plan_of(step_limits(options, std::max(1, context_length)));
   options.max_steps_ahead = plan.max_steps_ahead;
@@ -725,10 +739,10 @@ void register_engine(py::module_& m) {
              return engine->idle();
            })
       .def("stats", &engine_stats);
+  m.def("device_rooms", &rooms_of, "device"_a, "device_bytes"_a);
   m.def("plan_memory", &memory_plan, "config"_a, py::kw_only(), "device"_a, "threads"_a,
         "precision"_a, "dense"_a, "kv_cache_dtype"_a, "context_length"_a, "max_step_tokens"_a,
-        "max_sequences"_a, "q8_0"_a = std::vector<std::string>(),
-        "device_bytes"_a = std::vector<int64_t>(), "cpu_experts"_a = 0);
+        "max_sequences"_a, "q8_0"_a = std::vector<std::string>(), "rooms"_a, "cpu_experts"_a = 0);
 
   // For tests and benchmarks.
   py::class_<DraftedText>(m, "Drafter")

@@ -293,15 +293,20 @@ std::unique_ptr<Backend> make(Weights weights, const BackendOptions& options) {
   return std::make_unique<CpuBackend>(std::move(weights), options);
 }
 
-MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                std::span<const int64_t> device_bytes) {
-  const Scheme scheme(select_kernels(), options);
-  MemoryPlan plan = plan_of(shapes.config, scheme,
-                            PreparedWeights::allocated_bytes(shapes.config, options.dense), limits);
+std::vector<DeviceRoom> rooms(std::span<const int>, std::span<const int64_t> device_bytes) {
   check(device_bytes.size() <= 1, "a machine has one memory, got the sizes of ",
         device_bytes.size());
   const int64_t memory = device_bytes.empty() ? platform::available_memory() : device_bytes.front();
-  plan.available = memory - kReservedBytes - plan.weights - plan.workspace;
+  return {{"cpu", memory - kReservedBytes}};
+}
+
+MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
+                std::span<const DeviceRoom> rooms) {
+  check(rooms.size() == 1, "a machine has one memory, got ", rooms.size());
+  const Scheme scheme(select_kernels(), options);
+  MemoryPlan plan = plan_of(shapes.config, scheme,
+                            PreparedWeights::allocated_bytes(shapes.config, options.dense), limits);
+  plan.available = rooms.front().usable - plan.weights - plan.workspace;
   return plan;
 }
 

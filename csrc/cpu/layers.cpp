@@ -116,38 +116,24 @@ std::vector<int32_t> CpuLayers::finite_tokens() {
   return counts;
 }
 
-uint8_t* Kept::find(Activation activation, int layer) {
-  const auto place = std::lower_bound(layers.begin(), layers.end(), layer);
-  if ((activations & bit(activation)) == 0 || place == layers.end() || *place != layer) {
-    return nullptr;
-  }
-  return values[static_cast<size_t>(place - layers.begin())][static_cast<size_t>(activation)]
-      .data();
-}
-
 void CpuLayers::read(int keep, Activation activation, int layer, void* values) {
-  Kept& kept = kept_[static_cast<size_t>(keep)];
-  const uint8_t* const from = kept.find(activation, layer);
-  check(from != nullptr, "[cpu] this was not to be kept of layer ", layer);
-  std::memcpy(values, from,
-              kept.rows.size() *
-                  static_cast<size_t>(activation_bytes(config_, activation, layer, kept.keys)));
+  kept_[static_cast<size_t>(keep)].copy_to(values, activation, layer);
 }
 
 void CpuLayers::keep_attention(int layer) {
   for (Kept& kept : kept_) {
     uint8_t* const out = kept.find(Activation::attention, layer);
     if (out == nullptr) continue;
-    const int sequence = step_.sequence_of_token[static_cast<size_t>(kept.rows.front())];
+    const int sequence = step_.sequence_of_token[static_cast<size_t>(kept.rows().front())];
     attention_shares(
         pool_, AttentionShares{.q = step_.qkv.data(),
                                .q_stride = qkv_size(),
                                .sinks = weights_.layers[static_cast<size_t>(layer)].sinks.data(),
-                               .rows = kept.rows,
+                               .rows = kept.rows(),
                                .positions = step_.positions,
                                .heads = config_.n_heads,
                                .window = is_window(layer) ? config_.sliding_window : 0,
-                               .keys = attention_keys(config_, layer, kept.keys),
+                               .keys = attention_keys(config_, layer, kept.keys()),
                                .scale = attention_scale(),
                                .kv = pages(layer, sequence),
                                .out = reinterpret_cast<float*>(out)});
@@ -160,8 +146,8 @@ void CpuLayers::keep_routing(int layer) {
       uint8_t* const out = kept.find(activation, layer);
       if (out == nullptr) return;
       const size_t bytes = sizeof(*values) * static_cast<size_t>(width);
-      for (size_t i = 0; i < kept.rows.size(); ++i) {
-        std::memcpy(out + i * bytes, values + int64_t{kept.rows[i]} * width, bytes);
+      for (size_t i = 0; i < kept.rows().size(); ++i) {
+        std::memcpy(out + i * bytes, values + int64_t{kept.rows()[i]} * width, bytes);
       }
     };
     keep(Activation::router_logits, step_.router_logits.data(), config_.n_experts);
@@ -176,8 +162,8 @@ void CpuLayers::keep_residual(int layer) {
     if (out == nullptr) continue;
     const int hidden = config_.hidden_size;
     const size_t bytes = sizeof(float) * static_cast<size_t>(hidden);
-    for (size_t i = 0; i < kept.rows.size(); ++i) {
-      std::memcpy(out + i * bytes, step_.x.data() + int64_t{kept.rows[i]} * hidden, bytes);
+    for (size_t i = 0; i < kept.rows().size(); ++i) {
+      std::memcpy(out + i * bytes, step_.x.data() + int64_t{kept.rows()[i]} * hidden, bytes);
     }
   }
 }
@@ -186,23 +172,7 @@ void CpuLayers::begin(const StepInput& input) {
   input_ = input;
   tokens_ = static_cast<int>(input.tokens.size());
   kept_.clear();
-  for (const Keep& keep : input.keeps) {
-    Kept kept = {.rows = {keep.rows.begin(), keep.rows.end()},
-                 .layers = {keep.layers.begin(), keep.layers.end()},
-                 .activations = keep.activations,
-                 .keys = keep.keys,
-                 .values = {}};
-    for (const int32_t layer : keep.layers) {
-      auto& arrays = kept.values.emplace_back();
-      for (int a = 0; a < kActivations; ++a) {
-        const auto activation = static_cast<Activation>(a);
-        if ((keep.activations & bit(activation)) == 0) continue;
-        const int64_t bytes = activation_bytes(config_, activation, layer, keep.keys);
-        arrays[static_cast<size_t>(a)].resize(keep.rows.size() * static_cast<size_t>(bytes));
-      }
-    }
-    kept_.push_back(std::move(kept));
-  }
+  for (const Keep& keep : input.keeps) kept_.emplace_back(config_, keep);
   // Grown to the largest step so far, within what workspace_bytes() says.
   step_.for_each(config_, tokens_, scheme_, [](auto& array, int64_t elements) {
     if (array.size() < static_cast<size_t>(elements)) array.resize(static_cast<size_t>(elements));

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "backend/kept.h"
 #include "backend/layers.h"
 #include "core/aligned_bytes.h"
 #include "core/thread_pool.h"
@@ -86,18 +87,6 @@ struct AdapterArrays {
   std::vector<float> low;                // (tokens or pairs, rank): between a change's two factors
   int rank = 0;                          // of the experts' rows in it: the highest
   std::vector<float> hidden;             // (T*A, I): inputs of the experts' second matmul, as f32
-};
-
-// What is kept of a step for one of its StepInput.keeps.
-struct Kept {
-  std::vector<int32_t> rows, layers;
-  uint32_t activations;
-  int keys;
-  // [place of the layer][activation] (rows, ...); empty what is not kept
-  std::vector<std::array<std::vector<uint8_t>, kActivations>> values;
-
-  // Null unless this is kept.
-  uint8_t* find(Activation activation, int layer);
 };
 
 class CpuLayers final : public Layers {

@@ -232,13 +232,21 @@ class CudaBackend final : public Backend {
     flight.rows.clear();
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
+    kept_.clear();
+    // What is queued behind a step that failed would begin with what that one has not made.
+    for (const Flight& other : flights_) {
+      if (!other.error) continue;
+      flight.error = other.error;
+      tables_are_stale_ = true;
+      return id;
+    }
     const int f = flight_index(id);
     guard(flight, [&] {
       const bool needs_states = !flight.abandoned && stages_.size() > 1 &&
                                 std::ranges::find(input.tokens, kLastSampled) != input.tokens.end();
-      // To all cards before anything can fail: only what has changed of the tables is sent, once.
-      for (const auto& stage : stages_) {
-        stage->card().run([&] { stage->upload_tables(f, *input.tables); });
+      upload_tables(f, *input.tables);
+      if (!flight.abandoned) {
+        for (const Keep& keep : input.keeps) kept_.emplace_back(config_, keep);
       }
       if (needs_states) send_states();
       for (size_t i = 0; i < stages_.size(); ++i) {
@@ -248,7 +256,7 @@ class CudaBackend final : public Backend {
           if (i > 0) stage.stream().after(stages_[i - 1]->done(f));
           if (!flight.abandoned) {
             const Step step = stage.upload(f, input);
-            stage.run(f, step, input);
+            stage.run(f, step, input, kept_);
             if (!stage.part().is_last()) {
               stage.hand_over(*stages_[i + 1], flight_index(id - 1), step.n_tokens);
             } else {
@@ -330,8 +338,11 @@ class CudaBackend final : public Backend {
       });
     }
     if (flight.error) {
-      // What was queued before the error still reads and writes what the next step will have.
-      for (const auto& card : cards_) card->stream().drain();
+      // What was queued before the error still reads and writes what the next step will have. Where
+      // a device is lost there is none, and work of the others that waits for it may never end.
+      if (!lost_) {
+        for (const auto& card : cards_) card->stream().drain();
+      }
       add_time(Phase::device, start);
       std::rethrow_exception(std::exchange(flight.error, nullptr));
     }
@@ -363,8 +374,15 @@ class CudaBackend final : public Backend {
     });
   }
 
-  void read(StepId, int, Activation, int, void*) override {
-    throw BackendError("[cuda] what is inside a layer is not kept on the device");
+  void read(StepId id, int keep, Activation activation, int layer, void* values) override {
+    Flight& flight = flight_of(id);
+    if (flight.error || flight.abandoned) return;
+    const auto stage =
+        std::ranges::find_if(stages_, [&](const auto& one) { return layer < one->part().end; });
+    guard(flight, [&] {
+      (*stage)->card().run([&] { (*stage)->stream().wait(); });
+      kept_[static_cast<size_t>(keep)].copy_to(values, activation, layer);
+    });
   }
 
   PhaseSeconds phase_seconds() const override { return seconds_; }
@@ -467,6 +485,18 @@ class CudaBackend final : public Backend {
                            static_cast<int64_t>(values.size_bytes()));
   }
 
+  // To all cards before a step can fail: of the tables only what has changed is told, once. Where
+  // that itself fails, all is sent with the next step.
+  void upload_tables(int flight, const BlockTables& tables) {
+    std::vector<BlockTables::Range> whole;
+    if (std::exchange(tables_are_stale_, true)) whole = tables.all();
+    const std::span<const BlockTables::Range> ranges = whole.empty() ? tables.dirty() : whole;
+    for (const auto& stage : stages_) {
+      stage->card().run([&] { stage->upload_tables(flight, tables, ranges); });
+    }
+    tables_are_stale_ = false;
+  }
+
   // What slots have sampled, to the first card, where the next tokens are embedded.
   void send_states() {
     last().card().run([&] {
@@ -514,18 +544,23 @@ class CudaBackend final : public Backend {
       throw BackendError(*lost_);
     }
   }
-  // A copy fails for what is wrong at either end: the device whose own work fails is the one that
-  // is lost.
-  std::string cause(const char* message) const {
-    if (stages_.size() < 2) return message;
+  // A copy fails for what is wrong at either end: the device whose own work failed is the one that
+  // is lost. None is waited for, as another's work may not end without that one.
+  std::string cause(const std::string& message) const {
+    if (cards_.size() < 2) return message;
+    std::vector<std::string> failures;
     for (const auto& card : cards_) {
-      try {
-        card->run([&] { card->stream().wait(); });
-      } catch (const BackendError& error) {
-        return error.what();
-      }
+      const std::optional<std::string> failure = card->failure();
+      if (!failure) continue;
+      // Of several the one that was noticed comes first.
+      const bool is_noticed = card->is_named_in(message);
+      failures.insert(is_noticed ? failures.begin() : failures.end(),
+                      is_noticed ? message : *failure);
     }
-    return message;
+    if (failures.empty()) return message;
+    std::string text = failures.front();
+    for (size_t i = 1; i < failures.size(); ++i) text += concat("; ", failures[i]);
+    return text;
   }
   template <class F>
   void on_last(F&& f) {
@@ -562,6 +597,8 @@ class CudaBackend final : public Backend {
   Scheme scheme_;
   const bool has_int8_inputs_;
   const BackendTraits traits_{.max_steps_ahead = kStepsAhead,
+                              .reads = true,
+                              .steers = true,
                               .formats = {Format::bf16, Format::q8, Format::q8_0, Format::mxfp4},
                               .batch_sizes = {}};
   std::optional<Weights> source_;              // until prepare()
@@ -574,6 +611,8 @@ class CudaBackend final : public Backend {
   std::vector<std::unique_ptr<Stage>> stages_;  // one on each
   std::optional<Event> states_sent_;            // on the last card
   std::array<Flight, kStepsAhead + 1> flights_;
+  bool tables_are_stale_ = false;  // on some card
+  std::vector<Kept> kept_;         // [keep], of the step that was submitted last
   StepId last_id_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more
   PhaseSeconds seconds_{};

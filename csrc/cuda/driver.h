@@ -35,6 +35,7 @@ inline constexpr CUresult kInvalidImage = 200;
 inline constexpr CUresult kNoBinaryForGpu = 209;
 inline constexpr CUresult kInvalidPtx = 218;
 inline constexpr CUresult kUnsupportedPtxVersion = 222;
+inline constexpr CUresult kNotReady = 600;
 
 inline constexpr int kAttributeMultiprocessors = 16;
 inline constexpr int kAttributeCapabilityMajor = 75;
@@ -90,6 +91,7 @@ inline constexpr int kOldestVersion = 12000;
   X(cuStreamCreate, (CUstream*, unsigned))                                                        \
   X(cuStreamDestroy, (CUstream))                                                                  \
   X(cuStreamSynchronize, (CUstream))                                                              \
+  X(cuStreamQuery, (CUstream))                                                                    \
   X(cuStreamWaitEvent, (CUstream, CUevent, unsigned))                                             \
   X(cuLaunchHostFunc, (CUstream, CUhostFn, void*))                                                \
   X(cuEventCreate, (CUevent*, unsigned))                                                          \

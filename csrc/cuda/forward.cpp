@@ -1,7 +1,9 @@
 #include "cuda/forward.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "core/kv_page.h"
 #include "cuda/plan.h"
 #include "ops/rope.h"
@@ -48,10 +50,13 @@ int Forward::count_splits(int n_tokens, int highest_position) const {
   return cuda::count_splits(n_tokens, highest_position, positions);
 }
 
-void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits, int segment) {
+void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits, int segment,
+                  const Inspection& inspection) {
+  inspection_ = inspection;
   const int first = part_.begin + segment;
   if (segment > 0) {
     combine(step, first - 1, work_.ones, 1);
+    end_layer(step, first - 1);
   } else if (part_.is_first()) {
     embed(step);
   } else {
@@ -67,6 +72,7 @@ void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits
     attention(step, row_pages, n_splits, layer);
     route(step, layer);
     experts(step, layer);
+    end_layer(step, layer);
   }
   if (!part_.is_last() || step.n_logit_rows == 0) return;
   if (!ends_with_all_rows(step)) norm(weights_.final_norm, step.n_logit_rows, step.logit_rows);
@@ -137,7 +143,9 @@ void Forward::attention(const Step& step, std::span<const int> row_pages, int n_
   const bool is_fast =
       has_fast_attention(scheme_.act, config_.n_heads, config_.n_kv_heads, config_.head_dim);
   const auto* const rotations = memory_.slots.rotations.as<const float>();
-  const bool rotates = is_fast && step.n_tokens == step.n_sequences;  // in attention's kernel
+  const bool is_looked_at = is_asked(Activation::attention, layer);  // which needs q rotated
+  const bool rotates =
+      is_fast && step.n_tokens == step.n_sequences && !is_looked_at;  // in attention's kernel
   if (!rotates) {
     module_.run(stream_, RopeKvArgs{.step = step,
                                     .qkv = work_.qkv.as<float>(),
@@ -172,6 +180,7 @@ void Forward::attention(const Step& step, std::span<const int> row_pages, int n_
   } else {
     module_.run(stream_, attention);
   }
+  if (is_looked_at) keep_shares(attention, layer);
   has_codes_ = makes_codes;
   dense(work_.attended, w.o, work_.x, step.n_tokens, config_.hidden_size, config_.q_size(),
         {.bias = &w.o_bias, .accumulate = true});
@@ -197,6 +206,10 @@ void Forward::route(const Step& step, int layer) {
                                  .n_active = config_.n_active,
                                  .eps = config_.rms_norm_eps,
                                  .act = scheme_.act});
+  constexpr int64_t kBytes = 4;  // f32 and i32 alike
+  keep(Activation::router_logits, layer, work_.router_logits, kBytes * config_.n_experts);
+  keep(Activation::experts, layer, work_.experts, kBytes * config_.n_active);
+  keep(Activation::expert_weights, layer, work_.expert_weights, kBytes * config_.n_active);
 }
 
 void Forward::experts(const Step& step, int layer) {
@@ -301,6 +314,99 @@ void Forward::norm(const DeviceMemory& weight, int rows, const int32_t* row_inde
                                    .eps = config_.rms_norm_eps,
                                    .act = scheme_.act});
   begins_norm(1, false);
+}
+
+bool Forward::is_asked(Activation activation, int layer) const {
+  return std::ranges::any_of(inspection_.kept,
+                             [&](Kept& kept) { return kept.find(activation, layer) != nullptr; });
+}
+
+namespace {
+
+// f(first, count) of rows that follow each other.
+template <class F>
+void for_each_run(std::span<const int32_t> rows, F&& f) {
+  for (size_t i = 0; i < rows.size();) {
+    size_t end = i + 1;
+    while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
+    f(rows[i], static_cast<int>(end - i));
+    i = end;
+  }
+}
+
+}  // namespace
+
+void Forward::keep(Activation activation, int layer, const DeviceMemory& rows,
+                   int64_t row_bytes) const {
+  for (Kept& kept : inspection_.kept) {
+    uint8_t* to = kept.find(activation, layer);
+    if (to == nullptr) continue;
+    for_each_run(kept.rows(), [&](int first, int count) {
+      const auto from = rows.address() + static_cast<CUdeviceptr>(first * row_bytes);
+      stream_.download(to, from, count * row_bytes);
+      to += count * row_bytes;
+    });
+  }
+}
+
+// The experts' output has room for them meanwhile, some pairs of a token and a head at a time.
+void Forward::keep_shares(const AttentionArgs& attention, int layer) const {
+  const DeviceMemory& room = work_.expert_out;
+  for (Kept& kept : inspection_.kept) {
+    uint8_t* to = kept.find(Activation::attention, layer);
+    if (to == nullptr) continue;
+    const int keys = attention_keys(config_, layer, kept.keys());
+    const int64_t pair_bytes = (int64_t{keys} + 1) * int64_t{sizeof(float)};
+    const auto most = static_cast<int>(std::min<int64_t>(room.size_bytes() / pair_bytes, 1 << 20));
+    check(most > 0, "[cuda] attention of ", keys, " keys was not planned for");
+    for_each_run(kept.rows(), [&](int first, int count) {
+      const int end = (first + count) * config_.n_heads;
+      for (int pair = first * config_.n_heads; pair < end; pair += most) {
+        const int n_pairs = std::min(most, end - pair);
+        module_.run(stream_, AttentionSharesArgs{.step = attention.step,
+                                                 .qkv = attention.qkv,
+                                                 .qkv_stride = attention.qkv_stride,
+                                                 .heads = attention.heads,
+                                                 .kv = attention.kv,
+                                                 .sinks = attention.sinks,
+                                                 .out = room.as<float>(),
+                                                 .first_pair = pair,
+                                                 .n_pairs = n_pairs,
+                                                 .keys = keys,
+                                                 .window = attention.window,
+                                                 .scale = attention.scale});
+        stream_.download(to, room.address(), n_pairs * pair_bytes);
+        to += n_pairs * pair_bytes;
+      }
+    });
+  }
+}
+
+void Forward::end_layer(const Step& step, int layer) {
+  const int hidden = config_.hidden_size;
+  const int64_t row_bytes = hidden * int64_t{sizeof(float)};
+  bool is_steered = false;
+  for (const Steer& steer : inspection_.steers) {
+    if (steer.layer != layer) continue;
+    const auto s = static_cast<size_t>(steer.sequence);
+    const int begin = inspection_.sequence_offsets[s];
+    const int rows = inspection_.sequence_offsets[s + 1] - begin;
+    // The experts' output has been added up, and has room for the vector.
+    stream_.upload(work_.expert_out.address(), steer.vector, row_bytes);
+    module_.run(stream_, SteerArgs{.x = work_.x.as<float>(begin * row_bytes),
+                                   .vector = work_.expert_out.as<const float>(),
+                                   .rows = rows,
+                                   .n = hidden});
+    is_steered = true;
+  }
+  keep(Activation::residual, layer, work_.x, row_bytes);
+  if (!is_steered) return;
+  // What was begun of the next norm, it was of the stream without the vectors.
+  if (layer + 1 < part_.end) {
+    norm(weights_.layers[static_cast<size_t>(layer) + 1].attention_norm, step.n_tokens, nullptr);
+  } else if (ends_with_all_rows(step)) {
+    norm(weights_.final_norm, step.n_tokens, nullptr);
+  }
 }
 
 bool Forward::takes_int8(const DenseMemory& w) const {

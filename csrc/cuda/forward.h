@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/kept.h"
 #include "cuda/kernels/args.h"
 #include "cuda/module.h"
 #include "cuda/step_memory.h"
@@ -16,6 +17,15 @@ inline const char* name_of(Kv kv) { return kv == Kv::f32 ? "f32" : kv == Kv::f16
 
 // (positions, D): cos (D/2), sin (D/2) of every position.
 std::vector<float> make_rotations(const ModelConfig& config, int positions);
+
+// What a step is asked for beside its results, and what is added to it: copies between kernels.
+struct Inspection {
+  std::span<Kept> kept;
+  std::span<const Steer> steers;
+  std::span<const int32_t> sequence_offsets;  // of the step
+
+  bool is_empty() const { return kept.empty() && steers.empty(); }
+};
 
 class Forward {
  public:
@@ -33,7 +43,9 @@ class Forward {
   // Queues a segment of a step: kernels alone, which differ by nothing but the arguments. The first
   // one begins with the embedding, or with the residual stream of another card; the last ends with
   // the logits, or with the residual stream for the next card. `row_pages` by group.
-  void run(const Step& step, std::span<const int> row_pages, int n_splits, int segment);
+  // With an inspection there are copies as well, and a step has the same bits.
+  void run(const Step& step, std::span<const int> row_pages, int n_splits, int segment,
+           const Inspection& inspection);
   // Of a step's logits, for sampling; null if nothing was told of so many rows.
   LogitRange* logit_ranges(int n_rows) const;
 
@@ -55,6 +67,12 @@ class Forward {
   void combine(const Step& step, int layer, const DeviceMemory& weights, int n_active);
   CombineArgs combine_args(const Step& step, const DeviceMemory& weights, int n_active) const;
   void norm(const DeviceMemory& weight, int rows, const int32_t* row_index);
+  // What is asked of a layer: each where the step has it, and before it is overwritten.
+  bool is_asked(Activation activation, int layer) const;
+  void keep(Activation activation, int layer, const DeviceMemory& rows, int64_t row_bytes) const;
+  void keep_shares(const AttentionArgs& attention, int layer) const;
+  // Once the residual stream has all of a layer: vectors are added and norms begun anew.
+  void end_layer(const Step& step, int layer);
   // Of codes of the workspace, which are made of x if they are not there, where w is in int8.
   void dense(const DeviceMemory& x, const DenseMemory& w, const DeviceMemory& y, int rows, int n,
              int k, const DenseEnd& end);
@@ -80,6 +98,7 @@ class Forward {
   const Stream& stream_;
   std::vector<KvGroup> groups_;
   std::vector<int> index_in_group_;  // (layers): of the part's, from 0
+  Inspection inspection_;            // of the step that is queued
   // Of what was queued last.
   int n_square_parts_ = 1;
   bool has_codes_ = false;  // the next product's input is there in int8

@@ -126,6 +126,12 @@ void Stream::wait() const {
   driver.check(driver.cuStreamSynchronize(stream_), "the device's work");
 }
 
+void Stream::query() const {
+  const Driver& driver = context_.driver();
+  const CUresult result = driver.cuStreamQuery(stream_);
+  if (result != kNotReady) driver.check(result, "the device's work");
+}
+
 bool Stream::drain() const {
   bool is_done = false;
   context_.release(

@@ -133,7 +133,9 @@ class Stream {
   void call(CUhostFn f, void* data) const;
   // Waits for all that was queued. Throws BackendError with what went wrong in it.
   void wait() const;
-  // Likewise, for what is given up: false where something went wrong.
+  // Waits for nothing. Throws BackendError with what is known to have gone wrong.
+  void query() const;
+  // As wait(), for what is given up: false where something went wrong.
   bool drain() const;
 
  private:

@@ -333,30 +333,33 @@ void check_weights_fit(const Weights& shapes, const Scheme& scheme, const Split&
   throw OutOfMemory(text);
 }
 
-MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
-                std::span<const int64_t> device_bytes) {
-  Scheme scheme = scheme_of(shapes.config, options);
-  std::vector<CardRoom> cards;
+std::vector<DeviceRoom> rooms(std::span<const int> ordinals,
+                              std::span<const int64_t> device_bytes) {
+  std::vector<DeviceRoom> found;
   for (const int64_t bytes : device_bytes) {
-    cards.push_back({concat("cuda:", cards.size()), usable_bytes(bytes - kContextBytes, bytes)});
+    found.push_back({concat("cuda:", found.size()), usable_bytes(bytes - kContextBytes, bytes)});
   }
-  if (cards.empty()) {
-    std::exception_ptr first_error;
-    for (const DeviceInfo& device : find_devices(options.devices)) {
-      try {
-        const Context context(device);
-        const Context::Scope scope(context);
-        cards.push_back({name_of(device), usable_bytes(context.free_memory(), device.memory)});
-      } catch (const std::runtime_error&) {  // as for the backend itself
-        if (!options.devices.empty()) throw;
-        if (!first_error) first_error = std::current_exception();
-        continue;
-      }
-      if (options.devices.empty() && fits_alone(shapes, scheme, options.room, cards.back())) break;
+  if (!found.empty()) return found;
+  std::exception_ptr first_error;
+  for (const DeviceInfo& device : find_devices(ordinals)) {
+    try {
+      const Context context(device);
+      const Context::Scope scope(context);
+      found.push_back({name_of(device), usable_bytes(context.free_memory(), device.memory)});
+    } catch (const std::runtime_error&) {  // as for the backend itself
+      if (!ordinals.empty()) throw;
+      if (!first_error) first_error = std::current_exception();
     }
-    if (cards.empty()) std::rethrow_exception(first_error);
   }
-  const Split split = split_of(shapes, scheme, options, cards, !options.devices.empty());
+  if (found.empty()) std::rethrow_exception(first_error);
+  return found;
+}
+
+MemoryPlan plan(const Weights& shapes, const BackendOptions& options, const StepLimits& limits,
+                std::span<const DeviceRoom> rooms) {
+  check(!rooms.empty(), "[cuda] no device to plan with");
+  Scheme scheme = scheme_of(shapes.config, options);
+  const Split split = split_of(shapes, scheme, options, rooms, !options.devices.empty());
   scheme.cpu_experts = split.cpu_experts;
   return plan_of(shapes, scheme, split, limits);
 }

@@ -29,11 +29,7 @@ std::vector<KvGroup> kv_groups_of(const ModelConfig& config, const Part& part);
 int64_t layer_page_bytes(const ModelConfig& config, Kv kv);
 int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group);
 
-// A card to plan with.
-struct CardRoom {
-  std::string name;  // "cuda:0 (...)"
-  int64_t usable;    // bytes
-};
+using CardRoom = DeviceRoom;  // named as "cuda:0 (...)"
 
 // Which card has which layers.
 struct Split {

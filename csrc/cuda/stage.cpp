@@ -35,6 +35,19 @@ CardRoom Card::room() const {
   return {name_of(device()), usable_bytes(free, device().memory)};
 }
 
+std::optional<std::string> Card::failure() const {
+  try {
+    run([&] { stream_->query(); });
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return std::nullopt;
+}
+
+bool Card::is_named_in(const std::string& message) const {
+  return message.starts_with(concat("[", label_of(device()), "] "));
+}
+
 std::string Card::named(const std::string& message) const {
   constexpr std::string_view kPlain = "[cuda] ";
   if (!message.starts_with(kPlain)) return message;
@@ -91,9 +104,10 @@ CUdeviceptr Stage::page(int group, int32_t index) const {
   return pages_[g].address() + static_cast<CUdeviceptr>(index * page_bytes_[g]);
 }
 
-void Stage::upload_tables(int flight, const BlockTables& tables) {
+void Stage::upload_tables(int flight, const BlockTables& tables,
+                          std::span<const BlockTables::Range> ranges) {
   const FlightMemory& memory = this->flight(flight);
-  for (const BlockTables::Range& range : tables.dirty()) {
+  for (const BlockTables::Range& range : ranges) {
     const auto g = static_cast<size_t>(range.group);
     const int64_t row = int64_t{range.slot} * tables.row_pages(range.group);
     const int64_t offset = (row + range.begin) * int64_t{sizeof(int32_t)};
@@ -150,7 +164,7 @@ Step Stage::upload(int flight, const StepInput& input) {
           .n_logit_rows = n_logit_rows};
 }
 
-void Stage::run(int flight, const Step& step, const StepInput& input) {
+void Stage::run(int flight, const Step& step, const StepInput& input, std::span<Kept> kept) {
   int highest_position = 0;
   for (size_t s = 0; s < input.slots.size(); ++s) {
     highest_position =
@@ -167,19 +181,22 @@ void Stage::run(int flight, const Step& step, const StepInput& input) {
   for (int group = 0; group < input.tables->n_groups(); ++group) {
     shape.row_pages[static_cast<size_t>(group)] = input.tables->row_pages(group);
   }
+  const Inspection inspection = {
+      .kept = kept, .steers = input.steers, .sequence_offsets = input.sequence_offsets};
+  const bool is_graph = graphs_ && step.n_tokens <= kMostGraphTokens && inspection.is_empty();
   if (cpu_experts_) cpu_experts_->begin(flight, step.n_tokens);
   for (; shape.segment < forward_->n_segments(); ++shape.segment) {
     if (shape.segment > 0) cpu_experts_->queue(flight, shape.segment - 1, memory_.work);
-    if (graphs_ && step.n_tokens <= kMostGraphTokens) {
-      graphs_->run(shape, [&] { queue_segment(step, shape); });
+    if (is_graph) {
+      graphs_->run(shape, [&] { queue_segment(step, shape, inspection); });
     } else {
-      queue_segment(step, shape);
+      queue_segment(step, shape, inspection);
     }
   }
 }
 
-void Stage::queue_segment(const Step& step, const StepShape& shape) {
-  forward_->run(step, shape.row_pages, shape.n_splits, shape.segment);
+void Stage::queue_segment(const Step& step, const StepShape& shape, const Inspection& inspection) {
+  forward_->run(step, shape.row_pages, shape.n_splits, shape.segment, inspection);
   if (!part_.is_last() || shape.segment + 1 < forward_->n_segments()) return;
   module().run(stream(), FiniteArgs{.step = step,
                                     .x = memory_.work.x.as<const float>(),

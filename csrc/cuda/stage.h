@@ -33,6 +33,10 @@ class Card {
   Module& module() { return *module_; }
   // As it is now. Not in a Scope.
   CardRoom room() const;
+  // What is known to have gone wrong in its work, which is not waited for. Not in a Scope.
+  std::optional<std::string> failure() const;
+  // Whether a message begins with its number, as those of run() do.
+  bool is_named_in(const std::string& message) const;
 
   // Runs f() in the card's context; what the driver says of it names the card.
   template <class F>
@@ -88,12 +92,14 @@ class Stage {
   int64_t page_bytes(int group) const { return page_bytes_[static_cast<size_t>(group)]; }
   CUdeviceptr page(int group, int32_t index) const;
 
-  // Takes over what has changed in the tables since the last step.
-  void upload_tables(int flight, const BlockTables& tables);
+  // Takes over these parts of the tables.
+  void upload_tables(int flight, const BlockTables& tables,
+                     std::span<const BlockTables::Range> ranges);
   // The arrays of a step, on the card.
   Step upload(int flight, const StepInput& input);
-  // Queues the part of a step.
-  void run(int flight, const Step& step, const StepInput& input);
+  // Queues the part of a step. What is to be kept of its layers goes to `kept`: once this stream
+  // has been waited for, it is there.
+  void run(int flight, const Step& step, const StepInput& input, std::span<Kept> kept);
   // Queues that the next card takes over from here, once it is done with the step before.
   void hand_over(const Stage& next, int flight_before, int n_tokens);
   // As Forward has them, on the last card.
@@ -102,7 +108,7 @@ class Stage {
   void rethrow(int flight);
 
  private:
-  void queue_segment(const Step& step, const StepShape& shape);
+  void queue_segment(const Step& step, const StepShape& shape, const Inspection& inspection);
 
   Card& card_;
   const Part part_;

@@ -54,7 +54,9 @@ void for_each_array(const ModelConfig& c, const Scheme& scheme, const Part& part
   f(w.pairs, pairs * kInt, "routes");
   f(w.offsets, (c.n_experts + 1) * kInt, "routes");
   f(w.h, pairs * c.intermediate_size * size_of(act), "the experts' activations");
-  f(w.expert_out, pairs * c.hidden_size * kFloat, "the experts' output");
+  // Attention's shares of a token and a head lie there, too, for those who ask for them.
+  f(w.expert_out, std::max(pairs * c.hidden_size, int64_t{positions} + 1) * kFloat,
+    "the experts' output");
   if (act != Act::f32) {
     f(w.down_arrived, ceil_div(c.hidden_size, 64) * kInt, "the experts' output");
   }

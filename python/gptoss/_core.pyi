@@ -268,6 +268,9 @@ class Engine:
     def idle(self) -> bool: ...
     def stats(self) -> dict[str, Any]: ...
 
+# Devices by name, and how many bytes there are to plan with: of devices with so many bytes, or of
+# those that are here, each of which is started and asked once.
+def device_rooms(device: str, device_bytes: Sequence[int]) -> list[tuple[str, int]]: ...
 def plan_memory(
     config: ModelConfig,
     *,
@@ -280,7 +283,7 @@ def plan_memory(
     max_step_tokens: int,
     max_sequences: int,
     q8_0: Sequence[str] = [],  # roles
-    device_bytes: Sequence[int] = [],  # of devices; none: of those that are here
+    rooms: Sequence[tuple[str, int]],  # as device_rooms has them
     cpu_experts: int | None = 0,  # layers; None: as few as let the rest fit
 ) -> dict[str, Any]: ...
 

@@ -689,7 +689,8 @@ class LLM:
         -----
         The text is computed beside running requests, as one more of them, and whole: what is
         cached is not used. Attention's shares are computed from the queries and from the keys as
-        the KV cache holds them, in float64, beside the kernel that makes the output of it.
+        the KV cache holds them, in float64 (on a GPU in float32), beside the kernel that makes the
+        output of it.
 
         Examples
         --------

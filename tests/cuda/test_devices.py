@@ -83,6 +83,12 @@ def answers(llm, n=3):
     found = [sample.token_ids for sample in twice.samples]
     for result in results:
         found.append([result.token_ids, [[e.token_id, e.logprob] for e in result.logprobs]])
+    # What is inside the layers of each device, and vectors that are added there.
+    steer = {{layer: [0.1 * layer - 0.2] * 31 + [5.0] for layer in range(3)}}
+    trace = llm.trace(long[:7], steer=steer)
+    found.append([a.tolist() for a in (trace.hidden, trace.router, trace.experts, trace.sinks)])
+    found.append([a.tolist() for a in (trace.expert_weights, *trace.attention)])
+    found.append(llm.generate(long[:7], some, steer=steer).token_ids)
     return json.dumps(found)
 """
 
@@ -328,6 +334,123 @@ def test_a_lost_device_is_named_each_time(ordinal: int, other: int, model: Path)
     assert re.match(rf"\[cuda:{ordinal}\] .*CUDA_ERROR", first)
     assert second == first
     assert after == "2"
+
+
+UNAVAILABLE = """
+for device in {devices!r}:
+    try:
+        with load(device) as llm:
+            print(llm.description.split(", KV cache")[0], flush=True)
+            print(llm.generate([3, 4, 5], max_tokens=3, ignore_eos=True, temperature=0).token_ids)
+    except gptoss.BackendError as error:
+        print(type(error).__name__, error)
+print(json.dumps(gptoss._core.device_rooms("cuda", [])))
+"""
+
+
+def test_a_card_that_another_process_has_is_passed_over(model: Path) -> None:
+    code = UNAVAILABLE.format(devices=["cuda", "cuda:1", "cuda:0", "cuda:1,0"])
+    found = run(model, code, "A100:unavailable;RTX 3090")
+    assert found[0] == found[2] == "cuda, Emulated RTX 3090"
+    assert found[1] == found[3]
+    for line in found[4:6]:  # they were asked for
+        assert re.match(r"BackendError .*context of cuda:0 \(Emulated A100\): .*UNAVAILABLE", line)
+    assert [name for name, _ in json.loads(found[6])] == ["cuda:1 (Emulated RTX 3090)"]
+    assert len(found) == 7
+
+
+def test_no_card_can_be_had(model: Path) -> None:
+    code = UNAVAILABLE.replace("print(json", "# ").format(devices=["cuda"])
+    (line,) = run(model, code, "A100:unavailable;RTX 3090:unavailable")
+    assert "BackendError" in line
+    assert "cuda:0 (Emulated A100)" in line  # the first says why
+
+
+CONTEXTS = """
+from gptoss.cli import main
+driver.emulatorContexts.restype = ctypes.c_uint64
+for arguments in {cases!r}:
+    before = driver.emulatorContexts()
+    assert main(["info", MODEL, "--device", "cuda", *arguments]) == 0
+    print("contexts", driver.emulatorContexts() - before)
+"""
+
+
+def test_info_asks_each_card_once(model: Path) -> None:
+    found = run(model, CONTEXTS.format(cases=[[], ["--memory", "24GB"]]), "T4;A100;RTX 3090")
+    counts = [line.split()[1] for line in found if line.startswith("contexts ")]
+    assert counts == ["2", "0"]  # the T4 is too old to be asked
+    assert any("Planned for what is free on the cards that are here" in line for line in found)
+
+
+FAIL = """
+def fail(device, at_call, after, error):
+    driver.emulatorFail(device, at_call, ctypes.c_uint64(after), error)
+
+OUT_OF_MEMORY, ILLEGAL_ADDRESS, ECC_UNCORRECTABLE = 2, 700, 214
+
+def attempt(llm, prompt, **options):
+    try:
+        return str(llm.generate(prompt, max_tokens=3, ignore_eos=True, temperature=0).token_ids)
+    except (gptoss.BackendError, MemoryError) as error:
+        return f"{{type(error).__name__}} {{error}}"
+"""
+
+FULL = (
+    FAIL
+    + """
+prompt = [(7 * i * i + i) % 280 for i in range(70)]
+with load("cuda:0,1") as llm:
+    expected = attempt(llm, prompt)
+for device, at in {cases!r}:
+    with load("cuda:0,1") as llm:
+        # The slot's first step: its rows of the tables have never been on a device.
+        fail(device, 1, at, OUT_OF_MEMORY)
+        print(attempt(llm, prompt))
+        assert attempt(llm, prompt) == expected
+"""
+)
+
+
+def test_what_a_step_lacks_memory_for_ends_that_step_alone(model: Path) -> None:
+    """Of the tables what has changed is sent once: to all devices, whatever happens on one."""
+    cases = [(0, 0), (0, 9), (1, 6), (1, 14)]
+    found = run(model, FULL.format(cases=cases), "A100;A100", GPTOSS_CUDA_GRAPHS="0")
+    assert len(found) == len(cases)
+    for (device, _), line in zip(cases, found, strict=True):
+        assert re.match(rf"MemoryError \[cuda:{device}\] .*CUDA_ERROR_OUT_OF_MEMORY", line), line
+
+
+LOST_MIDWAY = (
+    FAIL
+    + """
+prompt = [(7 * i * i + i) % 280 for i in range(100)]
+for faults in {cases!r}:
+    with load("cuda:0,1,2") as llm:
+        attempt(llm, prompt[:5])
+        for device, after in faults:
+            fail(device, 0, after, ILLEGAL_ADDRESS)
+        print(attempt(llm, prompt), flush=True)
+        print(attempt(llm, prompt), flush=True)
+    for ordinal in range(3):
+        assert driver.cuDevicePrimaryCtxReset_v2(ordinal) == 0
+"""
+)
+
+
+def test_a_device_that_fails_in_a_step_is_named(model: Path) -> None:
+    # The last one: what else is queued on the first device fails, too, and later.
+    cases = [[(2, 10)], [(0, 20)], [(1, 3), (0, 22)]]
+    found = run(model, LOST_MIDWAY.format(cases=cases), "A100;A100;A100")
+    for i, faults in enumerate(cases):
+        device = faults[0][0]
+        for line in found[2 * i : 2 * i + 2]:
+            assert re.match(
+                rf"BackendError \[cuda:{device}\] .*CUDA_ERROR_ILLEGAL_ADDRESS", line
+            ), line
+            named = re.findall(r"\[cuda:(\d)\]", line)
+            assert {int(n) for n in named[1:]} <= {device for device, _ in faults[1:]}
+    assert len(found) == 2 * len(cases)
 
 
 CLOSED = """

@@ -578,6 +578,46 @@ def test_copies_between_contexts(seed: str, peers: str) -> None:
     assert found == ["[7] 2", "1 1", "400", "201"]
 
 
+FAULTS = """
+def fills(device, n):
+    current(device)
+    return [lib.cuMemsetD32Async(memories[device], 7, 16, streams[device]) for _ in range(n)]
+
+fail = lambda at_call, after, error: lib.emulatorFail(1, at_call, ctypes.c_uint64(after), error)
+fail(1, 1, 2)
+print(fills(1, 3), lib.cuStreamSynchronize(streams[1]))
+fail(0, 1, 700)
+print(fills(1, 2), lib.cuStreamSynchronize(streams[1]), lib.cuStreamQuery(streams[1]), fills(1, 1))
+print(fills(0, 1), lib.cuStreamSynchronize(streams[0]))
+"""
+
+
+def test_faults_that_are_asked_for() -> None:
+    # A call that fails is told once; work that fails is told from then on, of its device alone.
+    assert _peers(FAULTS) == ["[0, 2, 0] 0", "[0, 0] 700 700 [700]", "[0] 0"]
+
+
+UNAVAILABLE = """
+import ctypes, sys
+lib, context = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p()
+lib.emulatorContexts.restype = ctypes.c_uint64
+assert lib.cuInit(0) == 0
+retain = lambda ordinal: lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal)
+print(retain(0), retain(1), retain(1), lib.emulatorContexts())
+assert [lib.cuDevicePrimaryCtxRelease_v2(1) for _ in range(2)] == [0, 0]
+print(retain(1), lib.emulatorContexts())
+"""
+
+
+def test_contexts_are_counted_and_may_not_be_had() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNAVAILABLE, LIBRARY],
+        env=os.environ | {"GPTOSS_EMULATOR_DEVICES": "A100:unavailable;A100"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:2] == ["46 0 0 1", "0 2"], done.stderr
+
+
 ACCESS = """
 can = ctypes.c_int(-1)
 assert lib.cuDeviceCanAccessPeer(ctypes.byref(can), 0, 1) == 0

@@ -11,7 +11,7 @@ import pytest
 
 import gptoss
 from gptoss import BackendError, _core
-from gptoss.checkpoint.memory import Placement, estimate_config, place, usable_device_bytes
+from gptoss.checkpoint.memory import Placement, card_rooms, estimate_config, place
 from gptoss.cli import main
 from gptoss.config import ModelConfig
 from gptoss.published import GPT_OSS_20B, GPT_OSS_120B
@@ -52,6 +52,7 @@ def test_pages_are_counted_as_the_engine_allocates_them() -> None:
             context_length=4096,
             max_step_tokens=512,
             max_sequences=1,
+            rooms=[("cpu", 2**62)],
         )["kv_cache"]
         // page
         - 64
@@ -97,6 +98,15 @@ def test_mistakes(arguments: dict[str, Any], error: type[Exception], message: st
         gptoss.estimate_memory("demo", 128, **arguments)
 
 
+def test_a_step_that_reference_mode_cannot_launch() -> None:
+    # Its kernels have a row of the grid for each token and expert: 65,535 at most.
+    assert card_20b(8192, precision="reference", chunk_tokens=16_383).workspace_bytes > 0
+    text = r'precision="reference" computes at most 16383 tokens in a step, got max_step_tokens '
+    with pytest.raises(ValueError, match=f"{text}16384$"):
+        card_20b(8192, precision="reference", chunk_tokens=16_384)
+    assert card_20b(8192, chunk_tokens=16_384).workspace_bytes > 0
+
+
 def test_gguf_matrices_in_q8_0_stay_so() -> None:
     layers = range(GPT_OSS_20B.num_hidden_layers)
     names = [f"model.layers.{i}.self_attn.{x}_proj.weight" for i in layers for x in "qkvo"]
@@ -108,21 +118,20 @@ def test_gguf_matrices_in_q8_0_stay_so() -> None:
 
 
 def test_usable_memory_of_a_card() -> None:
-    usable = usable_device_bytes(GPT_OSS_20B, "cuda", 24 * GB)
-    assert usable == 24 * GB - 24 * GB // 32 - (512 << 20)
-    assert usable_device_bytes(MICRO, "cuda", 24 * GB) == usable
+    usable = 24 * GB - 24 * GB // 32 - (512 << 20)
+    assert card_rooms([24 * GB, 24 * GB]) == [("cuda:0", usable), ("cuda:1", usable)]
 
 
 @without_card
 def test_no_card() -> None:
     with pytest.raises(BackendError, match="'cuda' is not available"):
-        usable_device_bytes(GPT_OSS_20B, "cuda", None)
+        card_rooms(())
 
 
 def placed(config: ModelConfig, tokens: int | None, *gigabytes: float, **options: Any) -> Placement:
     modes = {"precision": "auto", "dense": "bf16", "kv_cache_dtype": "auto", "max_sequences": 1}
     memory = [int(size * GB) for size in gigabytes]
-    return place(config, tokens, **(modes | options), memory=memory)
+    return place(config, tokens, **(modes | options), rooms=card_rooms(memory))
 
 
 def context_20b(gigabytes: int, **options: Any) -> int:
@@ -130,7 +139,7 @@ def context_20b(gigabytes: int, **options: Any) -> int:
 
 
 def test_the_context_that_load_chooses_fits_and_no_page_more() -> None:
-    usable = usable_device_bytes(GPT_OSS_20B, "cuda", 16 * GB)
+    ((_, usable),) = card_rooms([16 * GB])
     for options in ({}, {"dense": "q8"}, {"kv_cache_dtype": "int8"}):
         tokens = context_20b(16, **options)
         assert card_20b(tokens, **options).total_bytes <= usable
@@ -208,7 +217,7 @@ class TestInfo:
     def test_a_card_that_is_not_here(self, model: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["info", model, "--device", "cuda", "--memory", "16GB"]) == 0
         out = capsys.readouterr().out
-        usable = usable_device_bytes(GPT_OSS_20B, "cuda", 16 * GB)
+        ((_, usable),) = card_rooms([16 * GB])
         for dense in ("bf16", "q8"):
             assert f"precision auto, dense {dense}; weights " in out
             for tokens in (4096, 131_072):

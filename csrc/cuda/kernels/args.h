@@ -659,6 +659,45 @@ inline Launch launch_of(const AttentionSplitArgs& s) {
           0};
 }
 
+// ---- A look inside -----------------------------------------------------------------------------
+
+// out (n_pairs, keys + 1) f32: of pairs t * H + h from first_pair on, each key's share of the
+// softmax of the rotated q of qkv, over the pages, as ops/banded_attention.h has it, then the
+// sink's share. Without a window column k is the key at position k; with one the last column is the
+// token's own position. What a token does not see has share 0.
+struct AttentionSharesArgs {
+  Step step;
+  const float* qkv;
+  int32_t qkv_stride;
+  int32_t heads;
+  KvLayer kv;
+  const float* sinks;  // (H)
+  float* out;
+  int32_t first_pair, n_pairs, keys;
+  int32_t window;  // 0: all
+  float scale;
+};
+inline Launch launch_of(const AttentionSharesArgs& a) {
+  return {a.kv.kv == Kv::f32   ? "gptoss_attention_shares_f32"
+          : a.kv.kv == Kv::f16 ? "gptoss_attention_shares_f16"
+                               : "gptoss_attention_shares_int8",
+          a.n_pairs,
+          1,
+          1,
+          256,
+          0};
+}
+
+// x (rows, n) f32 += vector, to every row.
+struct SteerArgs {
+  float* x;
+  const float* vector;  // (n)
+  int32_t rows, n;
+};
+inline Launch launch_of(const SteerArgs& a) {
+  return {"gptoss_steer", a.rows, static_cast<int>(ceil_div(a.n, 256)), 1, 256, 0};
+}
+
 // ---- Results -----------------------------------------------------------------------------------
 
 // finite (S): of each sequence's tokens, those before the first whose row of x is not finite.

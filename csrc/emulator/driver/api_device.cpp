@@ -21,6 +21,7 @@ constexpr ErrorText kErrors[] = {
     ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
     ERROR(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
     ERROR(CUDA_ERROR_NOT_INITIALIZED, "cuInit was not called"),
+    ERROR(CUDA_ERROR_DEVICE_UNAVAILABLE, "the device is in use elsewhere"),
     ERROR(CUDA_ERROR_NO_DEVICE, "no device"),
     ERROR(CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal"),
     ERROR(CUDA_ERROR_INVALID_IMAGE, "the image is not one of a kernel"),
@@ -317,8 +318,9 @@ DRIVER_API cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice ordinal) {
     Device* device = device_at(driver, ordinal);
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
+    if (device->is_unavailable) return CUDA_ERROR_DEVICE_UNAVAILABLE;
     driver.ensure_primary(*device);
-    ++device->primary->retained;
+    if (device->primary->retained++ == 0) ++driver.contexts_opened;
     *out = device->primary.get();
     return CUDA_SUCCESS;
   });
@@ -481,6 +483,23 @@ extern "C" __attribute__((visibility("default"))) uint64_t emulatorPeerCopies() 
   Driver& driver = Driver::instance();
   const std::lock_guard lock(driver.mutex);
   return driver.peer_copies;
+}
+
+// How often a primary context was opened: retained while nobody had it.
+extern "C" __attribute__((visibility("default"))) uint64_t emulatorContexts() {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  return driver.contexts_opened;
+}
+
+// Has a piece of a device's work fail after so many others: the call that queues it, or the work
+// itself when it runs, after which the device is lost.
+extern "C" __attribute__((visibility("default"))) void emulatorFail(int ordinal, int at_call,
+                                                                    uint64_t after, int result) {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  if (Device* const device = device_at(driver, ordinal))
+    device->faults.push_back({at_call != 0, after, static_cast<CUresult>(result)});
 }
 
 // How many graphs were launched so far.

@@ -111,7 +111,17 @@ void Driver::keep_visible(const std::string& list) {
   devices = std::move(shown);
 }
 
-// NAME[:memory=SIZE][:sms=COUNT]
+CUresult Device::take_fault(bool at_call) {
+  for (auto fault = faults.begin(); fault != faults.end(); ++fault) {
+    if (fault->at_call != at_call || fault->after-- > 0) continue;
+    const CUresult result = fault->result;
+    faults.erase(fault);
+    return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+// NAME[:memory=SIZE][:sms=COUNT][:unavailable]
 void Driver::add_device(const std::string& description) {
   std::istringstream parts(description);
   std::string name;
@@ -135,6 +145,7 @@ void Driver::add_device(const std::string& description) {
     if (option.rfind("memory=", 0) == 0) device->memory_bytes = parse_bytes(option.substr(7));
     if (option.rfind("sms=", 0) == 0)
       device->multiprocessors = static_cast<uint32_t>(std::atoi(option.c_str() + 4));
+    if (option == "unavailable") device->is_unavailable = true;
   }
   if (!device->multiprocessors) device->multiprocessors = 4;
   device->memory = std::make_shared<Memory>(device->memory_bytes);
@@ -240,8 +251,10 @@ bool Driver::run_one() {
     }
   }
   if (work->context->sticky == CUDA_SUCCESS) {
-    CUresult result;
-    if (works.size() == 1) {
+    CUresult result = work->context->device->take_fault(false);
+    if (result != CUDA_SUCCESS) {
+      // It is as if the work had failed.
+    } else if (works.size() == 1) {
       result = work->run();
     } else {
       std::vector<Overlapping> calls;
@@ -297,6 +310,7 @@ CUresult Driver::issue(CUstream s, Action action) {
         return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   }
   const CUcontext context = s->context;
+  if (const CUresult r = context->device->take_fault(true); r != CUDA_SUCCESS) return r;
   const auto shared = std::make_shared<Action>(std::move(action));
   enqueue(s, [this, context, shared] { return run(context, *shared); })->action = shared;
   return CUDA_SUCCESS;

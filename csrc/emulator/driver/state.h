@@ -23,6 +23,14 @@
 
 namespace gptoss::emulator::driver {
 
+// What a test has asked to go wrong on a device: the call that would queue a piece of work, or the
+// work when it runs, which then sticks.
+struct PlannedFault {
+  bool at_call = false;
+  uint64_t after = 0;  // pieces of work before it
+  CUresult result = CUDA_SUCCESS;
+};
+
 struct Device {
   int ordinal = 0;
   int number = 0;  // among all, whatever CUDA_VISIBLE_DEVICES shows
@@ -32,6 +40,11 @@ struct Device {
   uint32_t multiprocessors = 0;
   std::shared_ptr<Memory> memory;
   std::unique_ptr<CUctx_st> primary;
+  bool is_unavailable = false;  // no context can be had, as where another process has it alone
+  std::vector<PlannedFault> faults;
+
+  // The result of the next piece of work, if a fault is due.
+  CUresult take_fault(bool at_call);
 };
 
 // A kernel with everything that a launch gives it.
@@ -243,7 +256,7 @@ class Driver {
   // For tests: what the checks found since the last call of emulatorTakeReports.
   std::vector<std::string> reports;
   std::string output;
-  uint64_t launches = 0, graph_launches = 0, peer_copies = 0;
+  uint64_t launches = 0, graph_launches = 0, peer_copies = 0, contexts_opened = 0;
   bool has_peers = false;  // whether devices may be given access to each other
 
  private:

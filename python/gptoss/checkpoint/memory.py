@@ -39,6 +39,8 @@ DENSE_MATRICES = tuple(
 # What a model needs does not depend on how much there is.
 _ANY_DEVICE = 2**62
 
+Rooms = Sequence[tuple[str, int]]  # devices by name, and bytes to plan with
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -275,7 +277,7 @@ def estimate_config(
         device=device,
         max_sequences=max_sequences,
         q8_0=in_q8_0,
-        memory=(_ANY_DEVICE,),
+        rooms=[(device, _ANY_DEVICE)],
         cpu_experts=n_cpu_experts,
     )
     workspace: int = plan["workspace"]
@@ -300,28 +302,23 @@ def estimate_config(
     )
 
 
-def usable_device_bytes(config: ModelConfig, device: EstimatedDevice, memory: int | None) -> int:
-    """How much `load` plans with of a device with so many bytes, or, for None, of what is here.
+def card_rooms(memory: Sequence[int]) -> Rooms:
+    """Cards, and how many bytes of each `load` plans with.
+
+    Parameters
+    ----------
+    memory : sequence of int
+        Bytes of each card. If it is empty, those that are here are asked, once: a context is opened
+        on each for that.
 
     Raises
     ------
     BackendError
         None is here.
     """
-    plan = _plan(
-        config,
-        1,
-        precision="auto",
-        dense="bf16",
-        kv_cache_dtype="auto",
-        chunk_tokens=1,
-        device=device,
-        max_sequences=1,
-        q8_0=(),
-        memory=() if memory is None else (memory,),
-        cpu_experts=0,
-    )
-    return int(plan["available"] + plan["weights"] + plan["workspace"])
+    from gptoss import _core  # here, because reading a checkpoint does without it
+
+    return _core.device_rooms("cuda", memory)
 
 
 @dataclass(frozen=True)
@@ -354,21 +351,21 @@ def place(
     dense: Dense,
     kv_cache_dtype: KvCacheDtype,
     max_sequences: int,
-    memory: Sequence[int],
+    rooms: Rooms,
     cpu_experts: CpuExperts = "auto",
     q8_0: frozenset[str] = frozenset(),
 ) -> Placement:
-    """What `load` does on cards with so many bytes, or, if there are none, on those that are here.
+    """What `load` does on these cards.
 
     Parameters
     ----------
     context_length : int, optional
         All sequences have so many tokens. None: what `load` chooses, for those that share pages.
+    rooms : sequence of (name, bytes)
+        As `card_rooms` has them.
 
     Raises
     ------
-    BackendError
-        No card is here.
     MemoryError
         `context_length` is None, and nothing fits, as `load` would say it.
     """
@@ -385,7 +382,7 @@ def place(
         device="cuda",
         max_sequences=max_sequences,
         q8_0=[names[name] for name in q8_0],
-        memory=memory,
+        rooms=rooms,
         cpu_experts=cpu_expert_layers(cpu_experts),
     )
     return Placement(
@@ -407,7 +404,7 @@ def _plan(
     device: EstimatedDevice,
     max_sequences: int,
     q8_0: Sequence[str],
-    memory: Sequence[int],
+    rooms: Rooms,
     cpu_experts: int | None,
 ) -> dict[str, Any]:
     from gptoss import _core  # here, because reading a checkpoint does without it
@@ -423,6 +420,6 @@ def _plan(
         max_step_tokens=chunk_tokens,
         max_sequences=max_sequences,
         q8_0=q8_0,
-        device_bytes=memory,
+        rooms=rooms,
         cpu_experts=cpu_experts,
     )

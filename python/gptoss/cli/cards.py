@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from gptoss.checkpoint.memory import (
     MemoryEstimate,
     Placement,
+    card_rooms,
     estimate_config,
     matrices_in_q8_0,
     place,
-    usable_device_bytes,
 )
 from gptoss.checkpoint.open import Located
 from gptoss.cli.options import format_bytes
@@ -77,9 +77,11 @@ def card_report(
         for form in forms
     }
     try:
-        usable = [usable_device_bytes(config, "cuda", size) for size in memory or (None,)]
+        rooms = card_rooms(memory)
     except BackendError as error:
-        usual = {size: usable_device_bytes(config, "cuda", size * 10**9) for size in _USUAL_SIZES}
+        sizes_bytes = [size * 10**9 for size in _USUAL_SIZES]
+        usable = [room for _, room in card_rooms(sizes_bytes)]
+        usual = dict(zip(_USUAL_SIZES, usable, strict=True))
 
         def smallest(estimate: MemoryEstimate) -> str:
             enough = (n for n, room in usual.items() if estimate.total_bytes <= room)
@@ -102,7 +104,7 @@ def card_report(
             dense=form,
             kv_cache_dtype=kv_cache_dtype,
             max_sequences=sequences,
-            memory=memory,
+            rooms=rooms,
             q8_0=q8_0,
         )
 
@@ -128,7 +130,7 @@ def card_report(
         yield Text(f"1 sequence, max_sequences=1: {load(form, 1)}")
     if memory:
         cards = " and ".join(map(format_bytes, memory))
-        room = " and ".join(format_bytes(max(0, size)) for size in usable)
+        room = " and ".join(format_bytes(max(0, size)) for _, size in rooms)
         yield Text(f"Planned for {cards}, of which {room} can be used (docs/cuda.md).")
     else:
         yield Text("Planned for what is free on the cards that are here (docs/cuda.md).")
