@@ -62,40 +62,35 @@ endforeach()
 file(READ ${CMAKE_CURRENT_LIST_FILE} script)
 set(common "${compiler}${script}${flags}")
 
-# The version of PTX that its forms need, and with it the oldest driver that loads it: 8.0 is that of
-# CUDA 12.0 and driver 525, where nvcc of CUDA 13 writes 9.0, driver 580. Architectures of a family
-# came with 8.8, sm_110 (which was sm_101) with 9.0.
-function(ptx_version number out)
-  if(number MATCHES "^11[0-9]")
-    set(${out} 9.0 PARENT_SCOPE)
-  elseif(number MATCHES "f$")
-    set(${out} 8.8 PARENT_SCOPE)
-  elseif(number MATCHES "^1[0-9][0-9]")
-    set(${out} 8.7 PARENT_SCOPE)
-  else()
-    set(${out} 8.0 PARENT_SCOPE)
-  endif()
-endfunction()
-
-# Compiles a source to PTX of compute_`number`, whose version is as low as it can be.
+# Compiles a source to PTX of compute_`number`, of the oldest version that has its forms, and which
+# the oldest drivers load: 8.0 is that of CUDA 12.0 and driver 525, where nvcc of CUDA 13 writes 9.0,
+# that of driver 580. Which forms a version has, the assembler knows.
 function(compile_ptx source number digest out)
   run(${NVCC} ${flags} -arch=compute_${number} -ptx ${source} -o ${out})
   file(READ ${out} ptx)
-  ptx_version(${number} version)
-  string(REGEX MATCH "\n\\.version ([0-9.]+)" found "${ptx}")
-  if(version VERSION_LESS CMAKE_MATCH_1)
-    string(REPLACE "${found}" "\n.version ${version}" ptx "${ptx}")
-    if(version VERSION_LESS 8.3)
-      # Which bytes of a load are not used is a hint, and PTX 8.3's.
-      string(REGEX REPLACE "[ \t]*\\.pragma \"used_bytes_mask[^\n]*\n" "" ptx "${ptx}")
-    endif()
-  endif()
   # Names of files without the folders of the machine that compiled.
   string(REGEX REPLACE "(\n[ \t]*\\.file[ \t]+[0-9]+ \")[^\"\n]*/" "\\1" ptx "${ptx}")
   # What it was made of, for builds that take a ready file (cuda.cmake); fatbinary keeps no comments.
-  file(WRITE ${out} "${ptx}\n.file 9999 \"${digest}\"\n")
-  # Whether there is a form that a lower version does not have: the assembler alone knows.
-  run(${own_ptxas} -arch=compute_${number} ${out})
+  string(APPEND ptx "\n.file 9999 \"${digest}\"\n")
+  string(REGEX MATCH "\n\\.version ([0-9.]+)" found "${ptx}")
+  set(own_version ${CMAKE_MATCH_1})
+  foreach(version 8.0 8.3 8.6 8.7 8.8)
+    if(NOT version VERSION_LESS own_version)
+      break()
+    endif()
+    string(REPLACE "${found}" "\n.version ${version}" lowered "${ptx}")
+    if(version VERSION_LESS 8.3)
+      # Which bytes of a load are not used is a hint, and PTX 8.3's.
+      string(REGEX REPLACE "[ \t]*\\.pragma \"used_bytes_mask[^\n]*\n" "" lowered "${lowered}")
+    endif()
+    file(WRITE ${out} "${lowered}")
+    execute_process(COMMAND ${own_ptxas} -arch=compute_${number} ${out} RESULT_VARIABLE failed
+                    OUTPUT_QUIET ERROR_QUIET)
+    if(NOT failed)
+      return()
+    endif()
+  endforeach()
+  file(WRITE ${out} "${ptx}")
 endfunction()
 
 # Makes PTX or machine code of a source and sets `out` to the file, where it stays: what others build

@@ -3,9 +3,9 @@
 # stand-in driver. Needs nvcc; without it, says so and leaves.
 #   tools/check_cuda.sh [pytest arguments]
 #   tools/check_cuda.sh --full    20 seeds for each kernel, and whole models on six cards: a seed has a
-#                                 card that rounds in a way of its own. Kernels as wheels have them
-#                                 are compiled for all cards, checked, and loaded by drivers of
-#                                 several ages
+#                                 card that rounds in a way of its own; on one of them kernels overlap.
+#                                 Kernels as wheels have them are compiled for all cards, checked, and
+#                                 loaded by drivers of several ages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,10 +19,11 @@ run() {
 }
 
 if [ "${1:-}" = --full ]; then
-  GPTOSS_EMULATOR_SEEDS=20 run tests/cuda
+  GPTOSS_EMULATOR_SEEDS=20 GPTOSS_EMULATOR_FULL=1 run tests/cuda
   for seed in 2 3 4 5 6; do
     GPTOSS_EMULATOR_SEED=$seed run tests/cuda/test_model.py
   done
+  GPTOSS_EMULATOR_DEVICES=H200 run tests/cuda/test_model.py tests/cuda/test_cpu_experts.py
   tools/build_fatbin --out build-fatbin/gptoss_kernels.fatbin
   GPTOSS_CUDA_FATBIN=$PWD/build-fatbin/gptoss_kernels.fatbin run tests/cuda/test_drivers.py
 else

@@ -3,8 +3,9 @@
 # compiled kernels in GPTOSS_CUDA_FATBIN. Builds what it needs first: the emulator with its stand-in
 # driver, and the package with CUDA.
 #   tools/emulated.sh cuda -- python -c 'import gptoss; print(gptoss.load("demo", device="cuda"))'
-# The command finds the package of this source tree. GPTOSS_EMULATOR_DEVICES names other devices than
-# one A100 (docs/emulator.md).
+# The command finds the package of this source tree, with kernels for compute capability 8.0 and for
+# 9.0, where they overlap. GPTOSS_EMULATOR_DEVICES names other devices than one A100
+# (docs/emulator.md).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -25,6 +26,7 @@ python=${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/pyth
 cmake -S "$root" -B "$emulator" -DGPTOSS_EMULATOR=ON -DGPTOSS_CUDA=OFF >/dev/null
 cmake --build "$emulator" -j "$(nproc)" --target gptoss_emulator gptoss_emulator_driver >/dev/null
 cmake -S "$root" -B "$build" -DSKBUILD=1 -DGPTOSS_CUDA=ON -DGPTOSS_WERROR=ON \
+  -DGPTOSS_CUDA_ARCHITECTURES="compute_80;compute_90" \
   -DGPTOSS_CUDA_FATBIN="${GPTOSS_CUDA_FATBIN:-}" \
   -DPython_EXECUTABLE="$(command -v "$python")" >/dev/null
 cmake --build "$build" -j "$(nproc)" --target _core >/dev/null

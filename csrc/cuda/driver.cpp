@@ -50,11 +50,17 @@ Driver::Driver() {
   }
   const auto get_address = reinterpret_cast<CUresult (*)(const char*, void**, int, uint64_t, int*)>(
       platform::find_symbol(library, "cuGetProcAddress_v2"));
-  const auto find = [&](const char* name) {
+  // Null where there is none.
+  const auto look_up = [&](const char* name, int version) {
     void* address = nullptr;
     int status = 0;
-    if (get_address == nullptr ||
-        get_address(name, &address, kOldestVersion, 0, &status) != kSuccess || address == nullptr) {
+    const bool found = get_address != nullptr && version <= version_ &&
+                       get_address(name, &address, version, 0, &status) == kSuccess;
+    return found ? address : nullptr;
+  };
+  const auto find = [&](const char* name) {
+    void* const address = look_up(name, kOldestVersion);
+    if (address == nullptr) {
       throw BackendError(concat("the NVIDIA driver (CUDA ", version_text(version_), ") lacks ",
                                 get_address == nullptr ? "cuGetProcAddress" : name));
     }
@@ -64,6 +70,10 @@ Driver::Driver() {
   name = reinterpret_cast<CUresult(*) parameters>(find(#name));
   GPTOSS_CUDA_ENTRY_POINTS(GPTOSS_CUDA_FIND)
 #undef GPTOSS_CUDA_FIND
+#define GPTOSS_CUDA_LOOK_UP(name, version, parameters) \
+  name = reinterpret_cast<CUresult(*) parameters>(look_up(#name, version));
+  GPTOSS_CUDA_LATER_ENTRY_POINTS(GPTOSS_CUDA_LOOK_UP)
+#undef GPTOSS_CUDA_LOOK_UP
   const CUresult result = cuInit(0);
   if (result == kNoDevice) throw BackendError("the NVIDIA driver finds no device");
   check(result, "the NVIDIA driver does not start");

@@ -41,6 +41,7 @@ inline constexpr int kAttributeMultiprocessors = 16;
 inline constexpr int kAttributeCapabilityMajor = 75;
 inline constexpr int kAttributeCapabilityMinor = 76;
 inline constexpr int kAttributeSharedPerBlockOptin = 97;
+inline constexpr int kFunctionPtxVersion = 5;  // of the architecture: 80 of compute_80
 inline constexpr int kFunctionMaxDynamicShared = 8;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventBlockingSync = 1;
@@ -60,6 +61,30 @@ struct KernelNode {
   void* kernel;
   CUcontext context;
 };
+
+// CUlaunchAttribute and CUlaunchConfig.
+struct LaunchAttribute {
+  int id;
+  char padding[4];
+  int is_on;
+  char others[60];  // of other attributes
+};
+inline constexpr int kLaunchProgrammatic = 6;  // it may begin before the kernel ahead has ended
+struct LaunchConfig {
+  unsigned grid_x, grid_y, grid_z;
+  unsigned block_x, block_y, block_z;
+  unsigned dynamic_shared;
+  CUstream stream;
+  LaunchAttribute* attributes;
+  unsigned n_attributes;
+};
+
+// CUgraphEdgeData.
+struct GraphEdge {
+  unsigned char from_port, to_port, type, reserved[5];
+};
+// Of kernels: the second may begin when all blocks of the first have called launch_dependents().
+inline constexpr GraphEdge kProgrammaticEdge = {1, 0, 1, {}};
 
 // The oldest driver whose interface is enough: CUDA 12.0, driver 525.
 inline constexpr int kOldestVersion = 12000;
@@ -101,15 +126,21 @@ inline constexpr int kOldestVersion = 12000;
   X(cuModuleLoadDataEx, (CUmodule*, const void*, unsigned, int*, void**))                         \
   X(cuModuleUnload, (CUmodule))                                                                   \
   X(cuModuleGetFunction, (CUfunction*, CUmodule, const char*))                                    \
+  X(cuFuncGetAttribute, (int*, int, CUfunction))                                                  \
   X(cuFuncSetAttribute, (CUfunction, int, int))                                                   \
-  X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,      \
-                     unsigned, CUstream, void**, void**))                                         \
+  X(cuLaunchKernelEx, (const LaunchConfig*, CUfunction, void**, void**))                          \
   X(cuGraphCreate, (CUgraph*, unsigned))                                                          \
   X(cuGraphAddKernelNode, (CUgraphNode*, CUgraph, const CUgraphNode*, size_t, const KernelNode*)) \
   X(cuGraphInstantiateWithFlags, (CUgraphExec*, CUgraph, unsigned long long))                     \
   X(cuGraphLaunch, (CUgraphExec, CUstream))                                                       \
   X(cuGraphExecDestroy, (CUgraphExec))                                                            \
   X(cuGraphDestroy, (CUgraph))
+
+// X(name, version, parameters) of those that are used where there are any: null in drivers of
+// before that version of CUDA.
+#define GPTOSS_CUDA_LATER_ENTRY_POINTS(X) \
+  X(cuGraphAddDependencies, 12030,        \
+    (CUgraph, const CUgraphNode*, const CUgraphNode*, const GraphEdge*, size_t))
 
 class Driver {
  public:
@@ -121,7 +152,10 @@ class Driver {
   int version() const { return version_; }
 
 #define GPTOSS_CUDA_POINTER(name, parameters) CUresult(*name) parameters = nullptr;
+#define GPTOSS_CUDA_LATER_POINTER(name, version, parameters) GPTOSS_CUDA_POINTER(name, parameters)
   GPTOSS_CUDA_ENTRY_POINTS(GPTOSS_CUDA_POINTER)
+  GPTOSS_CUDA_LATER_ENTRY_POINTS(GPTOSS_CUDA_LATER_POINTER)
+#undef GPTOSS_CUDA_LATER_POINTER
 #undef GPTOSS_CUDA_POINTER
 
   // "sentence (NAME)" of an error.

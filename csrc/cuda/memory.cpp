@@ -152,11 +152,18 @@ Graph::~Graph() {
   });
 }
 
-void Graph::add(const KernelNode& node, const char* name) {
+void Graph::add(const KernelNode& node, const char* name, bool overlaps) {
   const Driver& driver = context_.driver();
+  const bool is_first = last_ == nullptr;
+  overlaps = overlaps && !is_first && driver.cuGraphAddDependencies != nullptr;
   CUgraphNode added = nullptr;
-  driver.check(driver.cuGraphAddKernelNode(&added, graph_, &last_, last_ == nullptr ? 0 : 1, &node),
-               name, " in a graph");
+  driver.check(
+      driver.cuGraphAddKernelNode(&added, graph_, &last_, is_first || overlaps ? 0 : 1, &node),
+      name, " in a graph");
+  if (overlaps) {
+    driver.check(driver.cuGraphAddDependencies(graph_, &last_, &added, &kProgrammaticEdge, 1), name,
+                 " behind another kernel in a graph");
+  }
   last_ = added;
 }
 

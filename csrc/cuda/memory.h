@@ -155,8 +155,9 @@ class Graph {
         runnable_(std::exchange(other.runnable_, nullptr)) {}
   Graph& operator=(Graph&&) = delete;
 
-  // Appends a kernel; its parameters are copied.
-  void add(const KernelNode& node, const char* name);
+  // Appends a kernel; its parameters are copied. `overlaps`: it may begin before the one ahead has
+  // ended, where the driver knows of that.
+  void add(const KernelNode& node, const char* name, bool overlaps);
   // After the last one; false where the driver refuses, as for lack of memory.
   bool finish();
   void launch(const Stream& stream) const;

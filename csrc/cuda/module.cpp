@@ -1,7 +1,9 @@
 #include "cuda/module.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "cuda/fat_binary.h"
 
@@ -10,9 +12,19 @@ namespace {
 
 constexpr int kDefaultDynamicShared = 48 * 1024;  // what a launch may ask for without further ado
 
+// Kernels compiled for it and newer ones wait for the kernel ahead themselves (block.cuh). Others
+// must not be launched before it has ended, whatever the device is.
+constexpr int kFirstThatWaits = 90;
+
+bool may_overlap() {
+  const char* const text = std::getenv("GPTOSS_CUDA_PDL");
+  return text == nullptr || std::string_view(text) != "0";
+}
+
 }  // namespace
 
-Module::Module(const Context& context, std::span<const uint8_t> images) : context_(context) {
+Module::Module(const Context& context, std::span<const uint8_t> images)
+    : context_(context), may_overlap_(may_overlap()) {
   while (!images.empty()) {
     const std::span<const uint8_t> first = first_fat_binary(images);
     // The driver may want more alignment than a place within the others has.
@@ -55,7 +67,7 @@ void Module::load(std::span<const uint8_t> image) {
   modules_.push_back(module);
 }
 
-CUfunction Module::function(const Launch& launch) {
+const Module::Entry& Module::entry(const Launch& launch) {
   const Driver& driver = context_.driver();
   auto place = entries_.find(launch.entry);
   if (place == entries_.end()) {
@@ -67,7 +79,15 @@ CUfunction Module::function(const Launch& launch) {
     if (function == nullptr) {
       throw BackendError(concat("[cuda] this build lacks the kernel ", launch.entry));
     }
-    place = entries_.emplace(launch.entry, Entry{function, kDefaultDynamicShared}).first;
+    int architecture = 0;
+    driver.check(driver.cuFuncGetAttribute(&architecture, kFunctionPtxVersion, function),
+                 "the architecture of ", launch.entry);
+    place = entries_
+                .emplace(launch.entry,
+                         Entry{.function = function,
+                               .dynamic_shared = kDefaultDynamicShared,
+                               .overlaps = may_overlap_ && architecture >= kFirstThatWaits})
+                .first;
   }
   Entry& entry = place->second;
   if (launch.dynamic_shared > entry.dynamic_shared) {
@@ -76,14 +96,15 @@ CUfunction Module::function(const Launch& launch) {
         launch.dynamic_shared, " bytes of shared memory for ", launch.entry);
     entry.dynamic_shared = launch.dynamic_shared;
   }
-  return entry.function;
+  return entry;
 }
 
 void Module::launch(const Stream& stream, const Launch& launch, void* args) {
   if (launch.grid_x == 0 || launch.grid_y == 0 || launch.grid_z == 0) return;
   const Driver& driver = context_.driver();
   void* parameters[] = {args};
-  const KernelNode node = {.function = function(launch),
+  const Entry& entry = this->entry(launch);
+  const KernelNode node = {.function = entry.function,
                            .grid_x = static_cast<unsigned>(launch.grid_x),
                            .grid_y = static_cast<unsigned>(launch.grid_y),
                            .grid_z = static_cast<unsigned>(launch.grid_z),
@@ -95,10 +116,20 @@ void Module::launch(const Stream& stream, const Launch& launch, void* args) {
                            .extra = nullptr,
                            .kernel = nullptr,
                            .context = nullptr};
-  if (recorded_ != nullptr) return recorded_->add(node, launch.entry);
-  driver.check(driver.cuLaunchKernel(node.function, node.grid_x, node.grid_y, node.grid_z,
-                                     node.block_x, node.block_y, node.block_z, node.dynamic_shared,
-                                     stream.handle(), node.parameters, node.extra),
+  if (recorded_ != nullptr) return recorded_->add(node, launch.entry, entry.overlaps);
+  LaunchAttribute programmatic = {
+      .id = kLaunchProgrammatic, .padding = {}, .is_on = 1, .others = {}};
+  const LaunchConfig config = {.grid_x = node.grid_x,
+                               .grid_y = node.grid_y,
+                               .grid_z = node.grid_z,
+                               .block_x = node.block_x,
+                               .block_y = node.block_y,
+                               .block_z = node.block_z,
+                               .dynamic_shared = node.dynamic_shared,
+                               .stream = stream.handle(),
+                               .attributes = &programmatic,
+                               .n_attributes = entry.overlaps ? 1U : 0U};
+  driver.check(driver.cuLaunchKernelEx(&config, node.function, node.parameters, node.extra),
                "launching ", launch.entry);
 }
 

@@ -43,15 +43,17 @@ class Module {
 
  private:
   void load(std::span<const uint8_t> image);
-  CUfunction function(const Launch& launch);
   void launch(const Stream& stream, const Launch& launch, void* args);
 
   struct Entry {
     CUfunction function;
     int dynamic_shared;
+    bool overlaps;  // may begin before the kernel ahead of it has ended
   };
+  const Entry& entry(const Launch& launch);
 
   const Context& context_;
+  const bool may_overlap_;
   std::vector<CUmodule> modules_;
   Graph* recorded_ = nullptr;
   std::unordered_map<const char*, Entry> entries_;  // by the address of a name, which is a literal

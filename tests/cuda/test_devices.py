@@ -98,7 +98,7 @@ def run(model: Path, code: str, devices: str, **environment: str) -> list[str]:
     return run_elsewhere(head + code, devices, **environment).splitlines()
 
 
-THREE = "A100:memory=64M;A100:memory=48M;A100:memory=96M"
+THREE = "{0}:memory=64M;{0}:memory=48M;{0}:memory=96M"
 
 EQUAL = """
 options = {options!r}
@@ -118,23 +118,25 @@ assert driver.emulatorPeerCopies() > 0
 
 
 @pytest.mark.parametrize(
-    ("options", "devices"),
+    ("card", "options", "devices"),
     [
-        ({}, [("cuda:0,1", "0"), ("cuda:0,1", "48"), ("cuda:2,0,1", "48")]),
-        ({"dense": "q8", "kv_cache_dtype": "int8"}, [("cuda:1,2", "48")]),
-        ({"speculative": "ngram"}, [("cuda:0,1,2", "48")]),
+        ("A100", {}, [("cuda:0,1", "0"), ("cuda:0,1", "48"), ("cuda:2,0,1", "48")]),
+        ("A100", {"dense": "q8", "kv_cache_dtype": "int8"}, [("cuda:1,2", "48")]),
+        # Where kernels overlap, beside copies between devices and calls of the host.
+        ("H100", {"speculative": "ngram"}, [("cuda:0,1,2", "48")]),
         # Of the first card's layers and of some of the second's.
-        ({"cpu_experts": 2}, [("cuda:0,1,2", "48"), ("cuda:0,2", "0")]),
-        ({"cpu_experts": 3}, [("cuda:0,1,2", "48")]),  # no device has any
+        ("H100", {"cpu_experts": 2}, [("cuda:0,1,2", "48"), ("cuda:0,2", "0")]),
+        ("H100", {"cpu_experts": 3}, [("cuda:0,1,2", "48")]),  # no device has any
     ],
 )
 def test_bits_are_those_of_one_device(
-    options: dict[str, Any], devices: list[tuple[str, str]], model: Path
+    card: str, options: dict[str, Any], devices: list[tuple[str, str]], model: Path
 ) -> None:
     # Access of devices to each other changes nothing.
     peers = "1" if "dense" in options else "0"
     code = EQUAL.format(options=options, devices=devices)
-    described = run(model, code, THREE, GPTOSS_EMULATOR_PEERS=peers, GPTOSS_EMULATOR_SEED="7")
+    three = THREE.format(card)
+    described = run(model, code, three, GPTOSS_EMULATOR_PEERS=peers, GPTOSS_EMULATOR_SEED="7")
     for (device, _), text in zip(devices, described, strict=True):
         ordinals = device.removeprefix("cuda:").split(",")
         assert re.findall(r"\(cuda:(\d), layers", text) == ordinals
@@ -399,7 +401,7 @@ def attempt(llm, prompt, **options):
 FULL = (
     FAIL
     + """
-prompt = [(7 * i * i + i) % 280 for i in range(70)]
+prompt = [(7 * i * i + i) % 280 for i in range(40)]
 with load("cuda:0,1") as llm:
     expected = attempt(llm, prompt)
 for device, at in {cases!r}:
@@ -414,7 +416,7 @@ for device, at in {cases!r}:
 
 def test_what_a_step_lacks_memory_for_ends_that_step_alone(model: Path) -> None:
     """Of the tables what has changed is sent once: to all devices, whatever happens on one."""
-    cases = [(0, 0), (0, 9), (1, 6), (1, 14)]
+    cases = [(0, 0), (0, 9), (1, 14)]
     found = run(model, FULL.format(cases=cases), "A100;A100", GPTOSS_CUDA_GRAPHS="0")
     assert len(found) == len(cases)
     for (device, _), line in zip(cases, found, strict=True):

@@ -121,6 +121,37 @@ def test_faults_are_of_many_classes() -> None:
     assert len(PLANTED) + len(SMALL) >= 60
 
 
+# One thread of each block adds to x[0]; that of block 0 accesses it before, weakly or not.
+_BEHIND_ATOMIC = """
+  or.b32 %r11, %r2, %r3;
+  setp.eq.u32 %p1, %r11, 0;
+  setp.eq.u32 %p2, %r2, 0;
+  @%p1 {};
+  @%p2 atom.global.add.u32 %r21, [%rd1], 1;
+  @%p2 st.global.u32 [%rd5], %r21;"""
+
+
+@pytest.mark.parametrize(
+    ("first", "is_weak"),
+    [
+        ("st.global.u32 [%rd1], %r2", True),
+        ("ld.global.u32 %r20, [%rd1]", True),
+        ("st.relaxed.gpu.global.u32 [%rd1], %r2", False),
+        ("ld.relaxed.gpu.global.u32 %r20, [%rd1]", False),
+    ],
+)
+def test_an_atomic_does_not_hide_what_its_thread_did_before(first: str, is_weak: bool) -> None:
+    """Whichever block comes first: the other's atomic races with the weak access."""
+    case = Small(_BEHIND_ATOMIC, first, first, {"race-mixed"})
+    for seed in range(12):
+        result = _run_small(case, first, {}, seed)
+        assert result.classes == ({"race-mixed"} if is_weak else set()), seed
+        if is_weak:
+            texts = [s.text for s in (result.reports[0].access, result.reports[0].other) if s]
+            assert any("atom" in t for t in texts)
+            assert any(first.split()[0] in t for t in texts)
+
+
 def test_use_after_free_names_the_allocation() -> None:
     device = Device()
     x = device.buffer(np.zeros(128, np.uint32), "weights")

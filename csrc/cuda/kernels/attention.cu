@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kPage = kKernelPageTokens;
+constexpr int kPagesAhead = 2;  // that are prefetched: a short split
 constexpr float kLog2E = 0x1.715476p+0f;
 constexpr float kNoMaximum = -1e30f;  // finite: its difference from itself is 0
 
@@ -154,6 +155,25 @@ class TileAttention {
       token_[i] = first_token + row / group_;
       head_[i] = static_cast<int>(blockIdx.y) * group_ + row % group_;
       is_row_[i] = row < warp_tokens_ * group_ && token_[i] < tile_.tokens;
+    }
+  }
+
+  // Brings keys and values of pages [begin, end) to L2: those that earlier steps have written, but
+  // for the tile's own.
+  __device__ __forceinline__ void prefetch_pages(int begin, int end) const {
+    using Element = typename Stored<Cached>::Element;
+    constexpr int kSector = 32;
+    constexpr int kSectors = kPage * kDim * static_cast<int>(sizeof(Element)) / kSector;
+    const int head = blockIdx.y;
+    for (int page = begin; page < end; ++page) {
+      const PageOf<Element> from(a_.kv, slot_, page * kPage);
+      const auto* const keys = reinterpret_cast<const uint8_t*>(from.keys(head));
+      const auto* const values = reinterpret_cast<const uint8_t*>(from.values(head));
+#pragma unroll
+      for (int i = threadIdx.x; i < kSectors; i += kThreads) {
+        prefetch(keys + i * kSector);
+        prefetch(values + i * kSector);
+      }
     }
   }
 
@@ -416,6 +436,11 @@ template <int kDim, bool kInt8>
 __device__ __forceinline__ void attention_tile(const AttentionArgs& a) {
   __shared__ __align__(128) Stages<kDim, kInt8> stages;
   TileAttention<kDim, kInt8> attention(a, stages);
+  if (kOverlapsGrids && !attention.is_empty()) {
+    const int begin = attention.page_begin();
+    attention.prefetch_pages(begin, min(begin + kPagesAhead, attention.page_end()));
+  }
+  take_turn();
   if (attention.is_empty()) return;
   // The sink has weight 1 at its own maximum and no value.
   Softmax<kDim> total;
@@ -550,10 +575,12 @@ template <int kDim, bool kInt8>
 __device__ __forceinline__ void attention_split(const AttentionArgs& a) {
   __shared__ __align__(128) Stages<kDim, kInt8> stages;
   TileAttention<kDim, kInt8> attention(a, stages);
-  if (attention.is_empty()) return;
+  if (attention.is_empty()) return take_turn();
   const int split = blockIdx.z;
   const int begin = max(attention.page_begin(), split_begin(split) / kPage);
   const int end = min(attention.page_end(), split_begin(split + 1) / kPage);
+  if (kOverlapsGrids) attention.prefetch_pages(begin, min(begin + kPagesAhead, end));
+  take_turn();
   if (begin >= end) return;
   attention.run(begin, end, [&](const Softmax<kDim>& part) {
 #pragma unroll

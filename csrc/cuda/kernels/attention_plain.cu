@@ -16,6 +16,7 @@ template <class KvT, class OutT>
 __device__ __forceinline__ void attention(const AttentionArgs& a) {
   using Cache = Stored<KvT>;
   using Element = typename Cache::Element;
+  take_turn();
   __shared__ float queries[kWarps][kMaxHeadDim];
   const int t = blockIdx.x;
   const int kv_head = blockIdx.y;

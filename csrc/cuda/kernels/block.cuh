@@ -48,6 +48,38 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// ---- Programmatic dependent launch ----
+//
+// From compute capability 9.0 on a kernel may be launched while the one ahead of it still runs: its
+// blocks begin as soon as every block of that one has called launch_dependents() and there is room.
+// What they wait for is its end, and it has waited for the end of the one ahead of it, and so on.
+// So every block of every kernel waits, those that have nothing to do as well; and before that it
+// reads nothing but its arguments, weights, constants and what the host has written of the step,
+// which no kernel writes, and writes nothing but shared memory.
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool kOverlapsGrids = true;
+#else
+inline constexpr bool kOverlapsGrids = false;
+#endif
+
+__device__ __forceinline__ void launch_dependents() {
+  if constexpr (kOverlapsGrids) asm volatile("griddepcontrol.launch_dependents;");
+}
+__device__ __forceinline__ void wait_for_prerequisites() {
+  if constexpr (kOverlapsGrids) asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// Where nothing more can be done ahead. The next kernel, which may now be brought to the
+// multiprocessors, does what it can do ahead beside this one's wait.
+__device__ __forceinline__ void take_turn() {
+  launch_dependents();
+  wait_for_prerequisites();
+}
+// Brings to L2 what is read after the wait.
+__device__ __forceinline__ void prefetch(const void* from) {
+  if constexpr (kOverlapsGrids) asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 // How an activation or a cached number of this type is read and written.
 template <class T>
 struct Stored;

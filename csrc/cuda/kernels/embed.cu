@@ -49,6 +49,7 @@ __device__ __forceinline__ void rms_norm_f32(const RmsNormArgs& a) {
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_embed(const __grid_constant__ EmbedArgs a) {
+  take_turn();
   const int t = blockIdx.x;
   if (t >= a.step.n_tokens) return;
   const uint16_t* const row = static_cast<const uint16_t*>(a.embedding) +
@@ -58,6 +59,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_embed_q8_0(const __grid_constant__ EmbedArgs a) {
+  take_turn();
   const int t = blockIdx.x;
   if (t >= a.step.n_tokens) return;
   const Q8Row row(a.embedding, a.scales, token_of(a.step, t), a.hidden);
@@ -66,11 +68,13 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_rms_norm_f32(const __grid_constant__ RmsNormArgs a) {
+  take_turn();
   rms_norm_f32(a);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_rms_norm_bf16(const __grid_constant__ RmsNormArgs a) {
+  take_turn();
   const int64_t row = blockIdx.x;
   if (row >= a.rows) return;
   const float* const x = norm_x(a, row);
@@ -81,6 +85,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 // A warp looks at every 32nd token, up to the first that is not finite.
 extern "C" __global__ void __launch_bounds__(1024)
     gptoss_finite(const __grid_constant__ FiniteArgs a) {
+  take_turn();
   constexpr uint32_t kInfinity = 0x7f800000u;
   __shared__ int firsts[32];
   const int s = blockIdx.x;

@@ -123,6 +123,15 @@ struct DotRow {
   }
 };
 
+// Ahead of LoadRow and DotRow.
+template <class T>
+struct PrefetchRow {
+  const T* from;
+
+  __device__ __forceinline__ void one(int i) { prefetch(from + i); }
+  __device__ __forceinline__ void four(int i) { prefetch(from + i); }
+};
+
 // Of few pairs, by the block: those before a pair, and those before an expert, are counted.
 __device__ __forceinline__ void sort_few_pairs(const RouteArgs& a) {
   const int n_pairs = a.tokens * a.n_active;
@@ -151,6 +160,12 @@ __device__ __forceinline__ void route(const RouteArgs& a) {
   __shared__ float parts[kWarps];
   __shared__ float sums[kTogether][kWarps];
   const int64_t t = blockIdx.x;
+  if constexpr (kOverlapsGrids) {  // the first row of the router that this block has
+    for_own_chunks(a.hidden,
+                   PrefetchRow<uint16_t>{a.router + static_cast<int64_t>(blockIdx.y) * a.hidden});
+    for_own_chunks(a.hidden, PrefetchRow<float>{a.weight});
+  }
+  take_turn();
   if (t >= a.tokens) return;
   LoadRow load{a.x + t * a.hidden, row};
   for_own_chunks(a.hidden, load);
@@ -218,6 +233,7 @@ __device__ __forceinline__ void combine_norm_f32(const CombineNormArgs& a) {
 
 extern "C" __global__ void __launch_bounds__(kTopkThreads)
     gptoss_route_topk(const __grid_constant__ RouteTopkArgs a) {
+  take_turn();
   const int t = static_cast<int>(blockIdx.x) * (kTopkThreads / 32) + warp_id();
   if (t >= a.tokens) return;
   choose_experts(a.logits + static_cast<int64_t>(t) * a.n_experts, a.n_experts, a.n_active,
@@ -238,6 +254,7 @@ extern "C" __global__ void __launch_bounds__(kRouteThreads, 4)
 // says where the first of each goes; a second run over the stretch puts them there in order.
 extern "C" __global__ void __launch_bounds__(kSortThreads)
     gptoss_expert_sort(const __grid_constant__ ExpertSortArgs a) {
+  take_turn();
   __shared__ int32_t places[kSortWarps][kMaxExperts];
   __shared__ int32_t warp_totals[kMaxExperts / 32];
   const int lane = lane_id();
@@ -308,6 +325,7 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
 
 extern "C" __global__ void __launch_bounds__(kCombineThreads)
     gptoss_combine(const __grid_constant__ CombineArgs a) {
+  take_turn();
   const int64_t t = blockIdx.x;
   const int i = static_cast<int>(blockIdx.y) * kCombineThreads + static_cast<int>(threadIdx.x);
   if (t >= a.tokens || i >= a.n) return;
@@ -316,10 +334,12 @@ extern "C" __global__ void __launch_bounds__(kCombineThreads)
 
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     gptoss_combine_norm_f32(const __grid_constant__ CombineNormArgs a) {
+  take_turn();
   combine_norm_f32(a);
 }
 extern "C" __global__ void __launch_bounds__(kRowThreads)
     gptoss_combine_norm_bf16(const __grid_constant__ CombineNormArgs a) {
+  take_turn();
   const CombineArgs& c = a.combine;
   const int64_t t = blockIdx.x;
   if (t >= c.tokens) return;

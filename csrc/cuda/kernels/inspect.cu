@@ -31,6 +31,7 @@ __device__ __forceinline__ float dot(const float* query, const KvLayer& kv, int 
 
 template <class KvT>
 __device__ __forceinline__ void attention_shares(const AttentionSharesArgs& a) {
+  take_turn();
   __shared__ float query[kMaxHeadDim];
   __shared__ float highest_parts[kWarps], sum_parts[kWarps];
   const auto index = static_cast<int>(blockIdx.x);
@@ -99,6 +100,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_steer(const __grid_constant__ SteerArgs a) {
+  take_turn();
   const int row = blockIdx.x;
   const int i = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   if (row >= a.rows || i >= a.n) return;

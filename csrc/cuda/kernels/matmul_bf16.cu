@@ -95,9 +95,9 @@ __device__ __forceinline__ uint4 load_columns(const Stage& stage, int token_tile
 }
 
 // As stream(), for kBlockTiles tiles and up to kTiledRows rows.
-template <class Weights, class XOf, class Emit>
+template <class Weights, class Behind, class XOf, class Emit>
 __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_tiles, int begin,
-                                      int end, int k, XOf x_of, Emit emit) {
+                                      int end, int k, Behind behind_weights, XOf x_of, Emit emit) {
   constexpr int kTokenTiles = kTiledRows / 8;
   constexpr int kCopies = kTiledRows * kChunks / kTiledThreads;  // per thread and stage
   constexpr int kRowsApart = kTiledThreads / kChunks;
@@ -133,6 +133,7 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
     tiles[i] = w.tile(min(first_tile + warp_id() * kWarpTiles + i, n_tiles - 1));
     tiles[i].load(now[i], 0);
   }
+  behind_weights();
 #pragma unroll
   for (int group = 0; group < kStages - 1; ++group) copy_group(group);
 
@@ -184,20 +185,7 @@ __device__ __forceinline__ void tiled(const Weights& w, int first_tile, int n_ti
     }
 #pragma unroll
     for (int i = 0; i < kWarpTiles; ++i) tiles[i].advance(1);
-    while (segment_begin(w.groups, segment + 1) <= group) ++segment;  // some may be empty
-    if (group + 1 == segment_begin(w.groups, segment + 1)) {
-#pragma unroll
-      for (int i = 0; i < kWarpTiles; ++i) {
-#pragma unroll
-        for (int j = 0; j < kTokenTiles; ++j) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            totals[i][j][c] += sums[i][j][c];
-            sums[i][j][c] = 0.0f;
-          }
-        }
-      }
-    }
+    close_segment(totals, sums, w.groups, group, segment);
   }
 
   const int g = lane_id() / 4, t = lane_id() % 4;
@@ -224,12 +212,15 @@ template <class S>
 __device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
   const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
-  if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  if (first_tile * kTileRows >= a.n || begin >= a.rows) return take_turn();
   const int end = min(begin + S::kTokens, a.rows);
   __shared__ float factors[S::kTokens];
-  load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
+  const auto begin_inputs = [&] {
+    take_turn();
+    load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
+  };
   stream<S>(DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
-            bf16_input([&](int row) { return dense_x(a, row); }, end),
+            begin_inputs, bf16_input([&](int row) { return dense_x(a, row); }, end),
             [&](int tile, int row, int pair, float even, float odd) {
               emit_dense<true>(a, row, tile * kTileRows + 2 * pair, even, odd,
                                factors[row - begin]);
@@ -239,12 +230,15 @@ __device__ __forceinline__ void dense_stream(const DenseMatmulArgs& a) {
 __device__ __forceinline__ void dense_tiled(const DenseMatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
   const int begin = static_cast<int>(blockIdx.y) * kTiledRows;
-  if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  if (first_tile * kTileRows >= a.n || begin >= a.rows) return take_turn();
   const int end = min(begin + kTiledRows, a.rows);
   __shared__ float factors[kTiledRows];
-  load_factors<kTiledThreads>(a.norm, a.k, begin, end, factors);
+  const auto begin_inputs = [&] {
+    take_turn();
+    load_factors<kTiledThreads>(a.norm, a.k, begin, end, factors);
+  };
   tiled(
-      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k,
+      DenseWeights{a.w, groups_of(a.k)}, first_tile, tiles_of(a.n), begin, end, a.k, begin_inputs,
       [&](int row) { return dense_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
         emit_dense<false>(a, row, tile * kTileRows + 2 * pair, even, odd, factors[row - begin]);
@@ -284,16 +278,18 @@ __device__ __forceinline__ Mxfp4Weights expert_weights(const Args& a, int expert
 
 template <class S, class Args>
 __device__ __forceinline__ void expert_stream(const Args& a) {
+  take_turn();  // which experts there are is known then
   const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
   if (first_tile * kTileRows >= a.n) return;
   const ExpertTile rows =
       expert_tile<S::kTokens>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
   if (rows.expert < 0) return;
-  stream<S>(expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
-            bf16_input([&](int row) { return expert_x(a, row); }, rows.end),
-            [&](int tile, int row, int pair, float even, float odd) {
-              emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
-            });
+  stream<S>(
+      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k, [] {},
+      bf16_input([&](int row) { return expert_x(a, row); }, rows.end),
+      [&](int tile, int row, int pair, float even, float odd) {
+        emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
+      });
 }
 
 // Of kRows columns from `first` on; a warp has 32 of a token.
@@ -325,13 +321,14 @@ __device__ __forceinline__ void finish_experts(const FinishArgs& f, int first) {
 
 template <class Args>
 __device__ __forceinline__ void expert_tiled(const Args& a) {
+  take_turn();
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
   if (first_tile * kTileRows >= a.n) return;
   const ExpertTile rows =
       expert_tile<kTiledRows>(a.offsets, a.n_experts, static_cast<int>(blockIdx.y));
   if (rows.expert < 0) return;
   tiled(
-      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k,
+      expert_weights(a, rows.expert), first_tile, tiles_of(a.n), rows.begin, rows.end, a.k, [] {},
       [&](int row) { return expert_x(a, row); },
       [&](int tile, int row, int pair, float even, float odd) {
         emit_expert(a, rows.expert, row, tile * kTileRows + 2 * pair, even, odd);
@@ -340,7 +337,7 @@ __device__ __forceinline__ void expert_tiled(const Args& a) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(Dense8::kThreads, 3)
+extern "C" __global__ void __launch_bounds__(Dense8::kThreads, 4)
     gptoss_dense_matmul_bf16_8(const __grid_constant__ DenseMatmulArgs a) {
   dense_stream<Dense8>(a);
 }

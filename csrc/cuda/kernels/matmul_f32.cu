@@ -49,6 +49,7 @@ struct Bf16Row {
 // weights_of(n): row n of w.
 template <class WeightsOf>
 __device__ __forceinline__ void dense_matmul(const DenseMatmulArgs& a, WeightsOf weights_of) {
+  take_turn();
   const int n = static_cast<int>(blockIdx.x) * kWarps + warp_id();
   const int row = static_cast<int>(blockIdx.y);
   if (n >= a.n || row >= a.rows) return;
@@ -79,6 +80,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_gate_up_f32(const __grid_constant__ GateUpArgs a) {
+  take_turn();
   const int i = static_cast<int>(blockIdx.x) * kWarps + warp_id();
   const int row = static_cast<int>(blockIdx.y);
   if (i >= a.n / 2 || row >= a.n_pairs) return;
@@ -97,6 +99,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_down_f32(const __grid_constant__ DownArgs a) {
+  take_turn();
   const int n = static_cast<int>(blockIdx.x) * kWarps + warp_id();
   const int row = static_cast<int>(blockIdx.y);
   if (n >= a.n || row >= a.n_pairs) return;

@@ -111,14 +111,17 @@ template <class S, class Scales>
 __device__ __forceinline__ void q8_stream(const Q8MatmulArgs& a) {
   const int first_tile = static_cast<int>(blockIdx.x) * S::kTiles;
   const int begin = static_cast<int>(blockIdx.y) * S::kTokens;
-  if (first_tile * kTileRows >= a.n || begin >= a.rows) return;
+  if (first_tile * kTileRows >= a.n || begin >= a.rows) return take_turn();
   const int groups = groups_of(a.k);
   const int end = min(begin + S::kTokens, a.rows);
   const int g = lane_id() / 4, t = lane_id() % 4;
   __shared__ float factors[S::kTokens];
-  load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
   stream<S>(
       Q8Weights{a.codes, a.scales, groups}, first_tile, tiles_of(a.n), begin, end, a.k,
+      [&] {
+        take_turn();
+        load_factors<S::kThreads>(a.norm, a.k, begin, end, factors);
+      },
       [&](int row) {  // lanes without a token take the last one's
         const auto at = [&](int r) { return static_cast<int64_t>(min(row + r, end - 1)) * groups; };
         return Q8Input<Scales>{a.x + at(g) * kGroupColumns + 4 * t,
@@ -265,6 +268,7 @@ __device__ __forceinline__ void multiply_stage(Sums (&sums)[kWarpTiles][kWarpRow
 template <class Scales>
 __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
   constexpr int kTokenTiles = kWarpRows / 8;
+  take_turn();
   extern __shared__ __align__(128) uint4 shared[];
   Stage* const stages = reinterpret_cast<Stage*>(shared);
   const int first_tile = static_cast<int>(blockIdx.x) * kBlockTiles;
@@ -296,20 +300,7 @@ __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
     for (int b = 0; b < 2; ++b) {
       multiply_stage<Scales>(sums, stages[group % kStages], tile, row, b);
     }
-    while (segment_begin(groups, segment + 1) <= group) ++segment;  // some may be empty
-    if (group + 1 == segment_begin(groups, segment + 1)) {
-#pragma unroll
-      for (int i = 0; i < kWarpTiles; ++i) {
-#pragma unroll
-        for (int j = 0; j < kTokenTiles; ++j) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            totals[i][j][c] += sums[i][j][c];
-            sums[i][j][c] = 0.0f;
-          }
-        }
-      }
-    }
+    close_segment(totals, sums, groups, group, segment);
   }
 
   const int g = lane_id() / 4, t = lane_id() % 4;
@@ -333,6 +324,7 @@ __device__ __forceinline__ void q8_tiled(const Q8MatmulArgs& a) {
 
 template <class T>
 __device__ __forceinline__ void quantize(const QuantizeArgs& a) {
+  take_turn();
   const int row = static_cast<int>(blockIdx.x);
   const int columns = groups_of(a.k) * kGroupColumns;
   const int column =

@@ -9,6 +9,7 @@ constexpr int kThreads = 256;
 template <class T>
 __device__ __forceinline__ void rope_kv(const RopeKvArgs& a) {
   using Element = typename Stored<T>::Element;
+  take_turn();
   const int t = blockIdx.x;
   if (t >= a.step.n_tokens) return;
   const int dim = a.kv.head_dim;

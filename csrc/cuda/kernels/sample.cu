@@ -526,6 +526,7 @@ __device__ __forceinline__ int32_t sample_row(const SampleArgs& a, const SampleR
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     gptoss_sample(const __grid_constant__ SampleArgs a) {
+  take_turn();
   __shared__ Shared shared;
   const int unit = blockIdx.x;
   if (unit >= a.n_units) return;
@@ -545,6 +546,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 // Integer atomics: the same sums in any order.
 extern "C" __global__ void __launch_bounds__(256)
     gptoss_count_tokens(const __grid_constant__ CountTokensArgs a) {
+  take_turn();
   const int i = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
   if (i >= a.n) return;
   uint32_t* const entry = a.counts + a.tokens[i];

@@ -58,6 +58,7 @@ __device__ __forceinline__ void write_q8(const Q8Group& from, void* codes, void*
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_shuffle_dense(const __grid_constant__ ShuffleDenseArgs a) {
+  take_turn();
   const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
   const int groups = static_cast<int>(ceil_div(a.k, kGroupColumns));
   if (tile >= ceil_div(a.n, kTileRows) || group >= groups) return;
@@ -82,6 +83,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_shuffle_mxfp4(const __grid_constant__ ShuffleMxfp4Args a) {
+  take_turn();
   const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
   const int64_t matrix = blockIdx.z;
   const int groups = static_cast<int>(ceil_div(a.k, kGroupColumns));
@@ -124,6 +126,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 // A lane has half a row's 64 columns, one block of 32.
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_shuffle_q8(const __grid_constant__ ShuffleQ8Args a) {
+  take_turn();
   const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
   if (tile >= tiles_of(a.n) || group >= groups_of(a.k)) return;
   __shared__ Q8Group made;
@@ -155,6 +158,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     gptoss_shuffle_q8_0(const __grid_constant__ ShuffleQ8_0Args a) {
+  take_turn();
   const int tile = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
   if (tile >= tiles_of(a.n) || group >= groups_of(a.k)) return;
   __shared__ Q8Group found;

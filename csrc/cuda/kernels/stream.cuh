@@ -35,10 +35,12 @@ struct Streaming {
 //     advance(groups)
 //     load(columns, ahead, left): of the group `ahead` groups on, where `left` columns are left
 //     multiply(sums, group, columns): sums += weights of the group @ columns, for each 8 rows
+//   behind_weights(): what is done when the first of the weights are on their way, before x is read
 //   emit(tile, row, i, even, odd): takes the results of a tile's rows 2 i and 2 i + 1
-template <class S, class Weights, class InputOf, class Emit>
+template <class S, class Weights, class Behind, class InputOf, class Emit>
 __device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_tiles, int begin,
-                                       int end, int k, InputOf input_of, Emit emit) {
+                                       int end, int k, Behind behind_weights, InputOf input_of,
+                                       Emit emit) {
   constexpr bool kTakesTwo = S::kWarps < kSegments;
   constexpr int kSegmentsOfWarp = kSegments / S::kWarps;
   __shared__ __align__(8) float partial[kSegments][S::kRows][S::kPitch];
@@ -66,6 +68,7 @@ __device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_t
       if (first + d < last) tiles[i].load(ahead[d][i], d);
     }
   }
+  behind_weights();
   using Input = decltype(input_of(0));
   Input x[S::kTokenTiles];
 #pragma unroll
@@ -129,6 +132,27 @@ __device__ __forceinline__ void stream(const Weights& w, int first_tile, int n_t
       odd += partial[from][2 * pair + 1][token];
     }
     emit(tile, begin + token, pair % (kTileRows / 2), even, odd);
+  }
+}
+
+// totals += sums, and sums = 0, where `group` is the last of a segment. `segment` is that of the
+// group before, and becomes this one's; some are empty. For those that go through all of k.
+template <int kTiles, int kTokenTiles>
+__device__ __forceinline__ void close_segment(Sums (&totals)[kTiles][kTokenTiles],
+                                              Sums (&sums)[kTiles][kTokenTiles], int groups,
+                                              int group, int& segment) {
+  while (segment_begin(groups, segment + 1) <= group) ++segment;
+  if (group + 1 != segment_begin(groups, segment + 1)) return;
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        totals[i][j][c] += sums[i][j][c];
+        sums[i][j][c] = 0.0f;
+      }
+    }
   }
 }
 

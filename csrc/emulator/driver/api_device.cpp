@@ -508,3 +508,10 @@ extern "C" __attribute__((visibility("default"))) uint64_t emulatorGraphLaunches
   const std::lock_guard lock(driver.mutex);
   return driver.graph_launches;
 }
+
+// How many kernels were run so far that might begin before one ahead of them had ended.
+extern "C" __attribute__((visibility("default"))) uint64_t emulatorOverlapping() {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  return driver.overlapping;
+}

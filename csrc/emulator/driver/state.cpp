@@ -424,6 +424,9 @@ CUresult Driver::run_kernels(CUcontext context, const std::vector<Overlapping>& 
     LaunchRequest request{each.call->function->kernel, &each.call->parameters,
                           options_of(context, *each.call), each.after};
     request.options.seed = seed_ * 1'000'003 + launches++;
+    if (std::any_of(each.after.begin(), each.after.end(),
+                    [](const LaunchRequest::Prerequisite& p) { return p.programmatic; }))
+      ++overlapping;
     requests.push_back(std::move(request));
   }
   CUresult outcome = CUDA_SUCCESS;

@@ -257,7 +257,8 @@ class Driver {
   std::vector<std::string> reports;
   std::string output;
   uint64_t launches = 0, graph_launches = 0, peer_copies = 0, contexts_opened = 0;
-  bool has_peers = false;  // whether devices may be given access to each other
+  uint64_t overlapping = 0;  // kernels that might begin before one ahead had ended
+  bool has_peers = false;    // whether devices may be given access to each other
 
  private:
   Driver();

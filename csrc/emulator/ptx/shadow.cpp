@@ -111,7 +111,7 @@ inline bool Shadow::read_quickly(Cell& cell, const Access& a) {
     if (last.lanes != lane) return false;
   }
   // The first read, or a later one by the thread that was the last to read.
-  last = {a.clock, a.pc, lane, static_cast<uint16_t>(a.slot), a.scope, a.non_coherent};
+  last = {a.clock, a.pc, lane, static_cast<uint16_t>(a.slot), a.scope, a.non_coherent, false};
   return true;
 }
 
@@ -126,11 +126,12 @@ inline bool Shadow::write_quickly(Cell& cell, const Access& a) {
     return false;
   // Nobody but this thread has been here.
   if (last.non_coherent) return false;
+  if (last.clock && a.scope != Scope::kNone && last.scope == Scope::kNone) return false;
   cell.reader.clock = 0;
   cell.write_clock = a.clock;
   cell.write_pc = a.pc;
   cell.write_slot = static_cast<uint16_t>(a.slot);
-  cell.write_lane = static_cast<uint8_t>(a.lane);
+  cell.write_lane = static_cast<uint8_t>(a.lane) & 0x7f;
   cell.write_scope = a.scope;
   return true;
 }
@@ -167,7 +168,7 @@ Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
     if (access.proxied || !read_quickly(p.cells[i], access)) {
       Cell& cell = p.cells[i];
-      if (const Conflict c = check_read(cell, access); c && !found) found = c;
+      if (const Conflict c = check_read(p, cell, access); c && !found) found = c;
       note_read(p, cell, access);
     }
   return found;
@@ -183,7 +184,17 @@ Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
   return found;
 }
 
-inline Conflict Shadow::check_read(const Cell& cell, const Access& a) {
+Conflict Shadow::check_hidden_writes(const Page& page, const Cell& cell, const Access& a) {
+  for (uint32_t at = cell.more_readers; at; at = page.more[at - 1].next) {
+    const Reader& r = page.more[at - 1].reader;
+    const int lane = std::countr_zero(r.lanes);
+    if (r.is_write && !ordered(a, r.slot, lane, r.clock))
+      return conflict(Conflict::Kind::kReadAfterWrite, a, r.slot, lane, r.clock, r.pc, r.scope);
+  }
+  return {};
+}
+
+inline Conflict Shadow::check_read(const Page& page, const Cell& cell, const Access& a) {
   Conflict found;
   if (!cell.write_clock) return found;
   if (!ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
@@ -198,12 +209,13 @@ inline Conflict Shadow::check_read(const Cell& cell, const Access& a) {
                      cell.write_clock, cell.write_pc, cell.write_scope);
     found.non_coherent = true;
   }
+  if (cell.hides_write && !found) return check_hidden_writes(page, cell, a);
   return found;
 }
 
 void Shadow::note_read(Page& page, Cell& cell, const Access& a) {
-  const Reader mine{a.clock, a.pc,          1u << a.lane, static_cast<uint16_t>(a.slot),
-                    a.scope, a.non_coherent};
+  const Reader mine{a.clock, a.pc,           1u << a.lane, static_cast<uint16_t>(a.slot),
+                    a.scope, a.non_coherent, false};
   Reader& last = cell.reader;
   if (last.clock == a.clock && last.slot == a.slot) {
     last.lanes |= mine.lanes;
@@ -212,18 +224,25 @@ void Shadow::note_read(Page& page, Cell& cell, const Access& a) {
   }
   const auto is_covered = [&](const Reader& r) {
     if (r.clock == a.clock && r.slot == a.slot) return false;
+    // A strong read does not stand for a weak access: strong writes conflict with that alone.
+    if (r.is_write || (a.scope != Scope::kNone && r.scope == Scope::kNone)) return false;
     const uint32_t others = same_warp(a, r.slot, r.clock) ? r.lanes & ~mine.lanes : r.lanes;
     return a.seen->covers_all(r.slot, others, r.clock);
+  };
+  // Whether the same lanes have read again since, no stronger: then that speaks for both.
+  const auto is_repeated = [&](const Reader& r) {
+    return r.slot == last.slot && r.clock >= a.slot_begin[r.slot] && !(r.lanes & ~last.lanes) &&
+           r.scope >= last.scope && !r.is_write;
   };
   if (last.clock && !is_covered(last)) {
     for (uint32_t* link = &cell.more_readers; *link;) {
       Reader& r = page.more[*link - 1].reader;
-      if (r.clock == a.clock && r.slot == a.slot) {
+      if (r.clock == a.clock && r.slot == a.slot && !r.is_write) {
         r.lanes |= mine.lanes;
         r.scope = std::min(r.scope, a.scope);
         return;
       }
-      if (is_covered(r))
+      if (is_covered(r) || is_repeated(r))
         page.drop(*link);
       else
         link = &page.more[*link - 1].next;
@@ -242,26 +261,49 @@ Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
   const auto check = [&](const Reader& r) {
     const bool own_warp = !a.proxied && same_warp(a, r.slot, r.clock);
     const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
-    if (!others || a.seen->covers_all(r.slot, others, r.clock)) return;
+    if (found || !others) return;
+    const int lane = std::countr_zero(others);
+    if (r.is_write) {
+      if (!ordered(a, r.slot, lane, r.clock))
+        found = conflict(Conflict::Kind::kWriteAfterWrite, a, r.slot, lane, r.clock, r.pc, r.scope);
+      return;
+    }
+    if (a.seen->covers_all(r.slot, others, r.clock)) return;
     if (reach(a, r.scope, r.slot, r.clock)) return;
-    if (found) return;
-    found = conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, std::countr_zero(others), r.clock,
-                     r.pc, r.scope);
+    found = conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, lane, r.clock, r.pc, r.scope);
     found.lacks_proxy_fence = false;  // reads need none
     found.non_coherent = r.non_coherent;
   };
+  // A weak write takes the place of all that came before; a strong one does not speak for weak
+  // accesses, with which later strong ones may conflict.
+  const auto stays = [&a](Scope scope) { return a.scope != Scope::kNone && scope == Scope::kNone; };
   if (cell.reader.clock) {
     check(cell.reader);
-    cell.reader.clock = 0;
-    while (cell.more_readers) {
-      check(page.more[cell.more_readers - 1].reader);
-      page.drop(cell.more_readers);
-    }
+    if (!stays(cell.reader.scope)) cell.reader.clock = 0;
   }
+  for (uint32_t* link = &cell.more_readers; *link;) {
+    check(page.more[*link - 1].reader);
+    if (stays(page.more[*link - 1].reader.scope))
+      link = &page.more[*link - 1].next;
+    else
+      page.drop(*link);
+  }
+  if (cell.write_clock && stays(cell.write_scope)) {
+    const Reader hidden{cell.write_clock,
+                        cell.write_pc,
+                        1u << cell.write_lane,
+                        cell.write_slot,
+                        Scope::kNone,
+                        false,
+                        true};
+    cell.more_readers = page.add(hidden, cell.more_readers);
+    cell.hides_write = true;
+  }
+  if (a.scope == Scope::kNone) cell.hides_write = false;
   cell.write_clock = a.clock;
   cell.write_pc = a.pc;
   cell.write_slot = static_cast<uint16_t>(a.slot);
-  cell.write_lane = static_cast<uint8_t>(a.lane);
+  cell.write_lane = static_cast<uint8_t>(a.lane) & 0x7f;
   cell.write_scope = a.scope;
   return found;
 }

@@ -64,23 +64,27 @@ class Shadow {
   static constexpr uint64_t kPageBytes = 1u << kPageShift;
   static constexpr int kCoarsest = 4;
 
+  // Or a weak write that strong ones have hidden: those are checked against it, too.
   struct Reader {
     uint32_t clock;
     uint32_t pc;
     uint32_t lanes;
     uint16_t slot;
     Scope scope;
-    bool non_coherent;
+    bool non_coherent : 1;
+    bool is_write : 1;
   };
   struct Cell {
     uint32_t write_clock = 0;
     uint32_t write_pc = 0;
     uint16_t write_slot = 0;
-    uint8_t write_lane = 0;
+    uint8_t write_lane : 7 = 0;
+    bool hides_write : 1 = false;  // among more_readers
     Scope write_scope = Scope::kNone;
-    Reader reader{0, 0, 0, 0, Scope::kNone, false};  // clock 0: none
-    uint32_t more_readers = 0;                       // 1 + index of the first in Page::more
+    Reader reader{0, 0, 0, 0, Scope::kNone, false, false};  // clock 0: none
+    uint32_t more_readers = 0;                              // 1 + index of the first in Page::more
   };
+  static_assert(sizeof(Cell) == 32);
   // A reader of a list; 1 + index of the next, 0: none.
   struct MoreReaders {
     Reader reader;
@@ -111,7 +115,8 @@ class Shadow {
   static bool read_quickly(Cell& cell, const Access& access);
   static bool write_quickly(Cell& cell, const Access& access);
   static void split(Page& page, int shift);
-  static Conflict check_read(const Cell& cell, const Access& access);
+  static Conflict check_read(const Page& page, const Cell& cell, const Access& access);
+  static Conflict check_hidden_writes(const Page& page, const Cell& cell, const Access& access);
   static void note_read(Page& page, Cell& cell, const Access& access);
   static Conflict write_cell(Page& page, Cell& cell, const Access& access);
 

@@ -1,0 +1,215 @@
+"""Kernels that begin before the one ahead of them has ended (programmatic dependent launch), on an
+emulated card of compute capability 9.0: nothing races, no bit depends on it, and a wait that is
+missing is found. Processes of their own, as each has a card of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gptoss
+from cuda.models import emulated, needs_device, run_elsewhere
+from gptoss import _core
+from support.checkpoints import MICRO, make_checkpoint
+
+pytestmark = [needs_device, emulated]
+
+FULL = bool(os.environ.get("GPTOSS_EMULATOR_FULL"))
+WAIT, LAUNCH = "griddepcontrol.wait;", "griddepcontrol.launch_dependents;"
+GLOBAL = re.compile(r"^\s*(?:@\S+\s+)?(?:ld|st|atom|red|cp\.async)\.\S*\bglobal\b.*$", re.MULTILINE)
+
+
+@cache
+def kernels(target: str) -> dict[str, str]:
+    """Return the PTX of each kernel for a target, by its name, as it lies in the library."""
+    found: dict[str, str] = {}
+    library = Path(_core.__file__).read_bytes()
+    for image in re.findall(rb"\.target %s\b[^\0]*" % target.encode(), library):
+        _, *parts = re.split(r"\.entry (\w+)\(", image.decode())
+        found |= zip(parts[::2], parts[1::2], strict=True)
+    return found
+
+
+def test_every_kernel_waits_and_older_cards_have_nothing_of_it() -> None:
+    older, newer = kernels("sm_80"), kernels("sm_90")
+    assert older.keys() == newer.keys()
+    assert len(newer) > 50
+    for kernel, text in newer.items():
+        assert WAIT in text, kernel
+        assert LAUNCH in text.split(WAIT)[0], kernel
+    for kernel, text in older.items():
+        assert "griddepcontrol" not in text, kernel
+        assert "prefetch" not in text, kernel
+
+
+@pytest.mark.parametrize(
+    ("kernel", "loads"),
+    [
+        ("gptoss_dense_matmul_bf16_8", 8),  # two groups of four steps
+        ("gptoss_dense_matmul_bf16_64", 8),  # a group of two tiles
+        ("gptoss_q8_matmul_8", 9),  # three groups: codes of two blocks, scales
+    ],
+)
+def test_weights_and_nothing_else_are_read_before_the_wait(kernel: str, loads: int) -> None:
+    ahead = kernels("sm_90")[kernel].split(WAIT)[0]
+    accesses = GLOBAL.findall(ahead)
+    assert len(accesses) == loads
+    assert all("ld.global.nc.L1::no_allocate" in access for access in accesses)
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("micro")
+    make_checkpoint(folder, MICRO)
+    return folder
+
+
+# Prompts that tiled kernels take, alone and in pieces; one comes to positions where attention is
+# split.
+ANSWERS = """
+import ctypes, os
+import gptoss
+
+driver = ctypes.CDLL("libcuda.so.1")
+driver.emulatorOverlapping.restype = ctypes.c_uint64
+some = gptoss.SamplingParams(
+    max_tokens={tokens}, temperature=1.0, seed=3, ignore_eos=True, logprobs=2
+)
+prompts = [[(7 * i * i + i) % 280 for i in range(n)] for n in {lengths}]
+
+def answers(overlaps, graphs):
+    os.environ["GPTOSS_CUDA_PDL"], os.environ["GPTOSS_CUDA_GRAPHS"] = overlaps, graphs
+    before = driver.emulatorOverlapping()
+    with gptoss.load(
+        {path!r}, device="cuda", context_length=192, max_step_tokens=96, max_sequences=4,
+        **{options},
+    ) as llm:
+        found = llm.generate(prompts, some) + [llm.generate(prompts[-1], some)]
+    text = repr([(result.token_ids, result.logprobs) for result in found])
+    return text, driver.emulatorOverlapping() - before
+"""
+
+COMPARED = """
+expected, none = answers("0", "48")
+assert none == 0, none
+for graphs in ("48", "0"):
+    found, overlapping = answers("1", graphs)
+    assert found == expected, graphs
+    print(overlapping)
+"""
+
+
+@pytest.mark.parametrize("seed", range(1, 7 if FULL else 2))
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dense": "q8", "kv_cache_dtype": "int8"}, {"precision": "reference"}],
+    ids=["bf16", "int8", "f32"],
+)
+def test_nothing_races_and_no_bit_depends_on_it(
+    options: dict[str, Any], seed: int, micro: Path
+) -> None:
+    lengths = (3, 2) if "precision" in options else (130, 3)
+    code = ANSWERS.format(path=str(micro), options=options, tokens=4, lengths=lengths)
+    out = run_elsewhere(code + COMPARED, "H100", GPTOSS_EMULATOR_SEED=str(seed))
+    in_graphs, alone = map(int, out.split())
+    assert in_graphs > 50
+    assert alone > 50
+
+
+def patched(folder: Path, change: Callable[[bytes], bytes]) -> str:
+    """Copy the package with its library changed; return where Python finds it."""
+    library = Path(_core.__file__)
+    package = folder / "gptoss"
+    package.mkdir()
+    for entry in Path(gptoss.__file__).parent.iterdir():
+        if entry.suffix != ".so":
+            (package / entry.name).symlink_to(entry)
+    (package / library.name).write_bytes(change(library.read_bytes()))
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+
+
+def without_newer_kernels(library: bytes) -> bytes:
+    """Say of PTX for 9.0, in what stands before it in a fat binary, that it is for 20.0."""
+    entry = rb"(\x01\0\x01\x01[\x40-\xff]\0\0\0.{20})%b"
+    old, new = (struct.pack("<I", number) for number in (90, 200))
+    out, count = re.subn(entry % re.escape(old), rb"\g<1>" + new, library, flags=re.DOTALL)
+    assert count > 5
+    return out
+
+
+def test_what_cannot_overlap_is_launched_in_order(micro: Path, tmp_path: Path) -> None:
+    code = ANSWERS.format(path=str(micro), options={}, tokens=4, lengths=(3,))
+    code += "for graphs in ('48', '0'):\n    print(*answers('1', graphs), sep='|')\n"
+
+    def run(card: str, **environment: str) -> tuple[set[str], list[int]]:
+        lines = run_elsewhere(code, card, **environment).splitlines()
+        parts = [line.rpartition("|") for line in lines]
+        return {text for text, _, _ in parts}, [int(count) for _, _, count in parts]
+
+    expected, (in_graphs, alone) = run("H100")
+    assert 0 < in_graphs <= alone
+    assert run("A100")[1] == [0, 0]
+    # Kernels for 8.0 do not wait, on whatever card.
+    found, counts = run("H100", PYTHONPATH=patched(tmp_path, without_newer_kernels))
+    assert counts == [0, 0]
+    assert found == expected
+    # Edges of graphs came with CUDA 12.3.
+    found, (in_graphs_then, alone_then) = run("H100", GPTOSS_EMULATOR_DRIVER="535")
+    assert 0 < in_graphs_then < in_graphs
+    assert alone_then == alone
+    assert found == expected
+
+
+# Kernels that follow another one, and one that each of them races with.
+FAULTS = ["gptoss_dense_matmul_bf16_8", "gptoss_attention_split_16", "gptoss_gate_up_bf16_8"]
+if FULL:
+    FAULTS += [
+        "gptoss_attention_tile_16",
+        "gptoss_combine_norm_bf16",
+        "gptoss_dense_matmul_bf16_32",
+        "gptoss_dense_matmul_bf16_64",
+        "gptoss_down_bf16_8",
+        "gptoss_down_bf16_64",
+        "gptoss_finite",
+        "gptoss_gate_up_bf16_64",
+        "gptoss_rms_norm_bf16",
+        "gptoss_rope_kv_f16",
+        "gptoss_route_bf16",
+    ]
+
+
+def without_wait(library: bytes, kernel: str) -> bytes:
+    """Blank the waits of a kernel, whose PTX for 9.0 lies in the library as text."""
+    out = bytearray(library)
+    found = 0
+    for match in re.finditer(rb"\.entry %s\([^\0]*?(?=\.entry |\0)" % kernel.encode(), library):
+        for wait in re.finditer(WAIT.encode(), match[0]):
+            place = match.start() + wait.start()
+            out[place : place + len(WAIT)] = b" " * len(WAIT)
+            found += 1
+    assert found > 0, kernel
+    return bytes(out)
+
+
+@pytest.mark.parametrize("kernel", FAULTS)
+def test_a_missing_wait_is_reported(kernel: str, micro: Path, tmp_path: Path) -> None:
+    code = ANSWERS.format(path=str(micro), options={}, tokens=3, lengths=(130, 3)) + (
+        "driver.emulatorTakeReports.restype = ctypes.c_char_p\n"
+        "try:\n    answers('1', '48')\n"
+        "except gptoss.BackendError as error:\n    print(error)\n"
+        "print(driver.emulatorTakeReports().decode())"
+    )
+    search = patched(tmp_path, lambda library: without_wait(library, kernel))
+    out = run_elsewhere(code, "H100", PYTHONPATH=search, GPTOSS_EMULATOR_QUIET="1")
+    assert "CUDA_ERROR_LAUNCH_FAILED" in out
+    reports = re.findall(r"^error (\S+) in (\w+)|by (\w+), CTA", out, re.MULTILINE)
+    assert "race-grids" in {name for name, _, _ in reports}
+    assert kernel in {other for _, *sides in reports for other in sides}
