@@ -31,7 +31,8 @@ if [ "$(uname -sm)" != "Linux x86_64" ]; then
 fi
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+aarch64= # the process that checks it
+trap '[ -z "$aarch64" ] || wait "$aarch64" || true; rm -rf "$scratch"' EXIT
 step() { printf -- '-- %s (%ds)\n' "$1" "$SECONDS"; }
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 wheel_of() { ls "$wheels"/*-cp"${1/./}"-*"$2".whl; } # Python's version, processor
@@ -66,9 +67,56 @@ if [ -z "$wheels" ]; then
   grep -E "^ *[0-9.]+ MB|^check_symbols: " "$scratch/log"
 fi
 
-step "x86-64: tests in a fresh environment"
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install -q uv==0.13.9 pipx==1.18.4
+
+check_aarch64() {
+  if ! command -v qemu-aarch64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-user \
+        >/dev/null || echo "qemu-user could not be installed"
+  fi
+  if ! command -v qemu-aarch64 >/dev/null || ! grep -qx "ID=debian" /etc/os-release; then
+    echo "skipped: needs Debian and qemu-aarch64, or root and apt-get to install it"
+    return 0
+  fi
+
+  # Debian's Python for arm64 and all that it links, unpacked and not installed.
+  arm=$scratch/arm64
+  mkdir -p "$scratch"/apt/{lists,cache/archives}/partial "$arm"
+  apt=(apt-get -qq -oDir::State="$scratch/apt" -oDir::State::lists="$scratch/apt/lists"
+    -oDir::State::status=/dev/null -oDir::Cache="$scratch/apt/cache" -oAPT::Sandbox::User=root
+    -oAPT::Architecture=arm64 -oAPT::Architectures=arm64 -oAcquire::Languages=none)
+  if ! "${apt[@]}" update ||
+    ! "${apt[@]}" install -y --no-install-recommends --download-only python3 libstdc++6 >/dev/null; then
+    echo "skipped: Debian's packages for arm64 could not be fetched"
+    return 0
+  fi
+  for package in "$scratch"/apt/cache/archives/*.deb; do
+    dpkg-deb -x "$package" "$arm"
+  done
+  emulate() { qemu-aarch64 -L "$arm" "$@"; }
+
+  # The scheduler's scenarios know no instruction set: a few show that they run.
+  GPTOSS_TEST_EMULATED=1 GPTOSS_TEST_SCENARIOS=100 emulate "$wheels/native-tests-linux-aarch64"
+
+  debian=$(basename "$(readlink "$arm/usr/bin/python3")")
+  debian=${debian#python}
+  if ! wheel=$(wheel_of "$debian" aarch64 2>/dev/null); then
+    echo "skipped: the chat, as Debian's Python is $debian, for which no wheel was built"
+    return 0
+  fi
+  mapfile -t platforms < <(printf -- '--platform=manylinux_2_%d_aarch64\n' {28..17})
+  "$scratch/venv/bin/pip" install -q --target "$scratch/site" --only-binary=:all: \
+    --python-version "$debian" --implementation cp "${platforms[@]}" --platform=manylinux2014_aarch64 "$wheel"
+  PYTHONPATH=$scratch/site chat emulate "$arm/usr/bin/python3" -m gptoss
+}
+
+# Beside the tests for x86-64, as much of either runs on one processor.
+check_aarch64 >"$scratch/aarch64" 2>&1 &
+aarch64=$!
+
+step "x86-64: tests in a fresh environment"
 wheel=$(wheel_of "$(version python3)" x86_64)
 python3 -m venv "$scratch/tested"
 "$scratch/venv/bin/uv" pip install -q --python "$scratch/tested/bin/python" "$wheel[test]"
@@ -97,43 +145,8 @@ if [ -n "$other" ]; then
 fi
 
 step "aarch64"
-if ! command -v qemu-aarch64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  apt-get update -qq &&
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-user \
-      >/dev/null || echo "qemu-user could not be installed"
-fi
-if ! command -v qemu-aarch64 >/dev/null || ! grep -qx "ID=debian" /etc/os-release; then
-  echo "skipped: needs Debian and qemu-aarch64, or root and apt-get to install it"
-  exit 0
-fi
-
-# Debian's Python for arm64 and all that it links, unpacked and not installed.
-arm=$scratch/arm64
-mkdir -p "$scratch"/apt/{lists,cache/archives}/partial "$arm"
-apt=(apt-get -qq -oDir::State="$scratch/apt" -oDir::State::lists="$scratch/apt/lists"
-  -oDir::State::status=/dev/null -oDir::Cache="$scratch/apt/cache" -oAPT::Sandbox::User=root
-  -oAPT::Architecture=arm64 -oAPT::Architectures=arm64 -oAcquire::Languages=none)
-if ! "${apt[@]}" update ||
-  ! "${apt[@]}" install -y --no-install-recommends --download-only python3 libstdc++6 >/dev/null; then
-  echo "skipped: Debian's packages for arm64 could not be fetched"
-  exit 0
-fi
-for package in "$scratch"/apt/cache/archives/*.deb; do
-  dpkg-deb -x "$package" "$arm"
-done
-emulate() { qemu-aarch64 -L "$arm" "$@"; }
-
-# The scheduler's scenarios know no instruction set: a few show that they run.
-GPTOSS_TEST_EMULATED=1 GPTOSS_TEST_SCENARIOS=100 emulate "$wheels/native-tests-linux-aarch64"
-
-debian=$(basename "$(readlink "$arm/usr/bin/python3")")
-debian=${debian#python}
-if ! wheel=$(wheel_of "$debian" aarch64 2>/dev/null); then
-  echo "skipped: the chat, as Debian's Python is $debian, for which no wheel was built"
-  exit 0
-fi
-mapfile -t platforms < <(printf -- '--platform=manylinux_2_%d_aarch64\n' {28..17})
-"$scratch/venv/bin/pip" install -q --target "$scratch/site" --only-binary=:all: \
-  --python-version "$debian" --implementation cp "${platforms[@]}" --platform=manylinux2014_aarch64 "$wheel"
-PYTHONPATH=$scratch/site chat emulate "$arm/usr/bin/python3" -m gptoss
+result=0
+wait "$aarch64" || result=$?
+cat "$scratch/aarch64"
+[ "$result" = 0 ] || exit "$result"
 step "done"

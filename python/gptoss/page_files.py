@@ -171,7 +171,12 @@ class PageFiles:
                     while left:
                         left = left[file.write(left) :]
             os.utime(unfinished, ns=(time_ns, time_ns))
-            unfinished.replace(self.folder / name)
+            try:
+                unfinished.replace(self.folder / name)
+            except PermissionError:  # Windows: another process reads that page, which is the same
+                if not self.has(name, contents.nbytes):
+                    raise
+                unfinished.unlink()
         except BaseException:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
@@ -210,7 +215,7 @@ class PageFiles:
                     if is_unfinished and time.time() - status.st_mtime > _UNFINISHED_AGE_S:
                         Path(file.path).unlink()
                         continue
-                except FileNotFoundError:
+                except (FileNotFoundError, PermissionError):  # as above
                     continue
                 yield _Entry(status.st_mtime_ns, status.st_size, file.name)
 

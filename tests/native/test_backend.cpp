@@ -260,8 +260,9 @@ GPTOSS_TEST(a_step_tells_from_where_on_activations_are_not_finite) {
 GPTOSS_TEST(a_plan_counts_what_is_allocated) {
   Steps steps;
   const MemoryPlan loaded = steps.backend->plan(kLimits);
+  const auto rooms = device_rooms("cpu", {});
   const MemoryPlan before = plan_memory("cpu", shapes_of(steps.config, {}),
-                                        {.precision = Precision::automatic}, kLimits, {});
+                                        {.precision = Precision::automatic}, kLimits, rooms);
   GPTOSS_CHECK(loaded.page == before.page && loaded.workspace == before.workspace);
   GPTOSS_CHECK(loaded.weights == before.weights && before.weights > 0);
   StepLimits more = kLimits;

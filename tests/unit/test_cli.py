@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,19 @@ TOKENS = ["--max-tokens", "5", "--ignore-eos"]
 @pytest.fixture
 def model(tiny_checkpoint: Callable[[str], Path]) -> str:
     return str(tiny_checkpoint("hf"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437"])
+def test_characters_that_the_output_lacks(
+    encoding: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Windows' encodings cannot say is replaced, in what every command prints."""
+    named = tmp_path / "модель"
+    shutil.copytree(model, named)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert main(["info", str(named)]) == 0
+    assert written.getvalue().startswith(b"??????")
 
 
 class TestGenerate:

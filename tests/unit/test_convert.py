@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -276,6 +277,41 @@ def test_what_another_run_left(made: Callable[..., Path], tmp_path: Path, monkey
     journal.write_text("{")  # as power loss may leave it
     shutil.rmtree(resumable.partial_folder(out))
     assert bits(quietly(source, out)) == bits(open_checkpoint(source))
+
+
+def test_a_place_that_is_taken_meanwhile(
+    made: Callable[..., Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """As if another program had the target open, on Windows: what is written is not lost."""
+    source, out = made(), tmp_path / "out"
+
+    replace = Path.replace
+
+    def refuse(*_: object) -> Any:
+        raise PermissionError(errno.EACCES, "Access is denied", str(out))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda a, b: refuse() if b == out else replace(a, b))
+        with pytest.raises(PermissionError, match="Access is denied"):
+            convert(source, out, progress=False)
+    journal = json.loads((resumable.partial_folder(out) / "convert.json").read_text())
+    assert list(journal["done"]) == ["model.safetensors"]
+    monkeypatch.setattr(Source, "expert_mxfp4", refuse)  # nothing is computed again
+    assert bits(quietly(source, out)) == bits(open_checkpoint(source))
+
+
+def test_a_lock_that_fails_for_another_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("msvcrt.locking" if os.name == "nt" else "fcntl.flock", no_locks)
+    with (
+        pytest.raises(OSError, match="No locks available"),
+        resumable.partial(tmp_path / "out", "x"),
+    ):
+        pass
 
 
 def test_what_is_there_is_not_overwritten(made: Callable[..., Path], tmp_path: Path) -> None:

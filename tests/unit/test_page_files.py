@@ -236,7 +236,23 @@ class TestFoldersThatChange:
         assert not files.touch(name_of(1), SIZE, 0)
         files.write(name_of(2), contents_of(2), 0)
         assert files.read(name_of(2), SIZE) is not None
-        assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
+        if os.name == "posix":
+            assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
+
+    def test_a_page_that_cannot_be_replaced(
+        self, files: PageFiles, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As Windows refuses it while another process reads the page."""
+        files.write(name_of(1), contents_of(1), 0)
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Access is denied")
+
+        monkeypatch.setattr(Path, "replace", refuse)
+        files.write(name_of(1), contents_of(1), 0)
+        with pytest.raises(PermissionError, match="Access is denied"):
+            files.write(name_of(2), contents_of(2), 0)
+        assert [path.name for path in files.folder.iterdir()] == [name_of(1)]
 
     def test_a_write_that_fails_leaves_nothing(
         self, files: PageFiles, monkeypatch: pytest.MonkeyPatch

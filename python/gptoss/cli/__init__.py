@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptoss.cli import batch, bench, chat, convert, doctor, generate, info, serve, verify
+from gptoss.cli.options import prepare_stdout
 from gptoss.cli.parser import CommandParser
 from gptoss.errors import BackendError
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0, or 2 for an error (one line on stderr), or 130 for Ctrl-C.
     """
+    prepare_stdout()
     parser = make_parser()
     options = parser.parse_args(argv)
     if options.version:

@@ -59,7 +59,6 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--json answers one QUESTION: pass one, or - to read it from stdin")
     if question is not None and not question.strip():
         raise ValueError("the QUESTION is empty")
-    shared.prepare_stdout()
     with shared.load(options) as llm:
         if question is None:
             console = Console(highlight=False)

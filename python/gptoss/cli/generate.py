@@ -32,7 +32,6 @@ def run(options: argparse.Namespace) -> int:
     shared.check_one_adapter(options, "generate")
     params = shared.sampling_params(options)
     prompt = shared.read_text(options.prompt, "PROMPT")
-    shared.prepare_stdout()
     with shared.load(options) as llm:
         if options.json:
             print(json.dumps(dataclasses.asdict(llm.generate(prompt, params))))

@@ -339,7 +339,7 @@ def read_text(argument: str | None, what: str) -> str:
 
 
 def prepare_stdout() -> None:
-    """Have characters that the terminal cannot show replaced, not end the program."""
+    """Have characters that are not in the encoding of stdout replaced, not end the program."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 

@@ -21,12 +21,8 @@ import numpy.typing as npt
 
 if sys.platform == "win32":
     import msvcrt
-
-    _HELD: type[OSError] = OSError  # PermissionError on Windows, and no number in Wine
 else:
     import fcntl
-
-    _HELD: type[OSError] = BlockingIOError
 
 _JOURNAL = "convert.json"
 _LOCK = "convert.lock"
@@ -93,18 +89,39 @@ def _held(folder: Path) -> Iterator[None]:
         path = folder.with_name(folder.name + ".lock")
     try:
         with path.open("a") as lock:
+            if not _try_lock(lock.fileno()):
+                raise OSError(errno.EBUSY, f"{folder}: another process is writing there")
             try:
-                if sys.platform == "win32":
-                    msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-                else:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except _HELD as error:
-                raise OSError(errno.EBUSY, f"{folder}: another process is writing there") from error
-            yield
+                yield
+            finally:
+                _unlock(lock.fileno())  # Windows does it some time after the file is closed
     finally:
         if sys.platform == "win32":
             with suppress(OSError):  # another process has it, or takes the folder up
                 path.unlink()
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file; returns whether it was free."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Windows says EACCES of a file that is locked, Wine nothing.
+        held = {errno.EACCES, 0} if sys.platform == "win32" else {errno.EAGAIN}
+        if error.errno in held:
+            return False
+        raise
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def write_files(folder: Path, files: Sequence[OutputFile], on_bytes: Callable[[int], None]) -> None:
@@ -138,14 +155,27 @@ def write_files(folder: Path, files: Sequence[OutputFile], on_bytes: Callable[[i
 
 
 def finish(folder: Path, out: Path, only: str | None = None) -> None:
-    """Put what was written in its place: the folder, or the one file of it."""
-    for name in (_JOURNAL, _LOCK):
-        (folder / name).unlink(missing_ok=True)
-    if only is None:
-        folder.replace(out)
-    else:
+    """Put what was written in its place: the folder, or the one file of it.
+
+    Raises
+    ------
+    OSError
+        It cannot be put there; what is written stays, and the same call goes on from there.
+    """
+    if only is not None:
         (folder / only).replace(out)
         shutil.rmtree(folder)
+    else:
+        journal = _read_journal(folder)
+        for name in (_JOURNAL, _LOCK):
+            (folder / name).unlink(missing_ok=True)
+        try:
+            if out.is_dir():  # an empty one, which Windows does not replace
+                out.rmdir()
+            folder.replace(out)
+        except OSError:
+            _write_journal(folder, journal)
+            raise
     with suppress(OSError):
         descriptor = os.open(out.parent, os.O_RDONLY)
         try:
