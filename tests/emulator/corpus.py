@@ -642,6 +642,16 @@ def triton_sm120_tma_matmul(module: Module, **options: Any) -> Outcome:
     return _tma_product(module, BF16, (64, 64, 64), 128, 128, 16392, profile="RTX 5090", **options)
 
 
+def triton_sm120_softmax(module: Module, **options: Any) -> Outcome:
+    """The source of triton_softmax: differences and products of two floats at a time."""
+    return triton_softmax(module, profile="RTX 5090", **options)
+
+
+def triton_sm120_attention(module: Module, **options: Any) -> Outcome:
+    """The source of triton_attention: maxima of three, arithmetic on two floats at a time."""
+    return triton_attention(module, profile="RTX 5090", **options)
+
+
 def triton_fp8_matmul(module: Module, **options: Any) -> Outcome:
     """e4m3 times e5m2 for sm_120, by mma.sync."""
     rng = _rng()
@@ -666,7 +676,7 @@ TRITON: dict[str, Case] = {
         triton_sort, triton_column_sums, triton_attention, triton_hopper_matmul, triton_tma_matmul,
         triton_tma_matmul_64, triton_tma_matmul_32, triton_tma_matmul_f16, triton_hopper_attention,
         triton_cluster_softmax, triton_cluster_sums, triton_fp8_matmul, triton_sm120_matmul,
-        triton_sm120_tma_matmul,
+        triton_sm120_tma_matmul, triton_sm120_softmax, triton_sm120_attention,
     )
 }  # fmt: skip
 HOPPER: dict[str, Case] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +19,7 @@ from emulator.exact import FORMATS, Value
 BITS = {
     "pred": 1, "b8": 8, "u8": 8, "s8": 8, "b16": 16, "u16": 16, "s16": 16, "f16": 16, "bf16": 16,
     "b32": 32, "u32": 32, "s32": 32, "f32": 32, "tf32": 32, "f16x2": 32, "bf16x2": 32, "b64": 64,
-    "u64": 64, "s64": 64, "f64": 64,
+    "u64": 64, "s64": 64, "f64": 64, "f32x2": 64,
 }  # fmt: skip
 
 
@@ -279,14 +279,11 @@ def _order(value: Value) -> tuple[Fraction, int]:
     return (value, 0)
 
 
-def _extreme(a: Value, b: Value, smallest: bool, nan_wins: bool) -> Value:
-    if "nan" in (a, b) and (nan_wins or a == b):
+def _extreme(values: tuple[Value, ...], smallest: bool, nan_wins: bool) -> Value:
+    numbers = [v for v in values if v != "nan"]
+    if not numbers or (nan_wins and len(numbers) < len(values)):
         return "nan"
-    if a == "nan":
-        return b
-    if b == "nan":
-        return a
-    return (min if smallest else max)(a, b, key=_order)
+    return (min if smallest else max)(numbers, key=_order)
 
 
 def _unary_float(function: Callable[[float], float]) -> Callable[[Value], Value]:
@@ -372,8 +369,8 @@ def float_case(words: list[str]) -> Case | None:
         "mad": lambda a, b, c: exact.add(exact.multiply(a, b), c, mode),
         "sqrt": exact.square_root,
         "rcp": lambda a: exact.divide(Fraction(1), a),
-        "min": lambda a, b: _extreme(a, b, True, "NaN" in words),
-        "max": lambda a, b: _extreme(a, b, False, "NaN" in words),
+        "min": lambda *values: _extreme(values, True, "NaN" in words),
+        "max": lambda *values: _extreme(values, False, "NaN" in words),
     }
     bit_wise: dict[str, Callable[..., int]] = {
         "neg": lambda a: a ^ (1 << (form.bits - 1)),
@@ -407,7 +404,8 @@ def float_case(words: list[str]) -> Case | None:
     def meaning(*raw: int) -> int:
         if element == kind:
             return one(*raw)
-        return one(*(x & 0xFFFF for x in raw)) | one(*(x >> 16 for x in raw)) << 16
+        low = one(*(x & ((1 << form.bits) - 1) for x in raw))
+        return low | one(*(x >> form.bits for x in raw)) << form.bits
 
     tolerance = {"f16": 2.0**-10, "bf16": 2.0**-7}.get(element, 2.0**-21) if approximate else 0.0
     if op == "div" and "full" in words:
@@ -672,3 +670,14 @@ def case_of(words: list[str]) -> Case | None:
     if kind.removesuffix("x2") in FORMATS:
         return float_case(words)
     return integer_case(words)
+
+
+def cases_of(words: list[str]) -> list[Case]:
+    """Return the cases of an opcode, one for each number of operands that it may have."""
+    case = case_of(words)
+    if case is None:
+        return []
+    if words[0] in ("min", "max") and words[-1] == "f32":
+        # float_case's meaning takes any number of values.
+        return [case, replace(case, operands=[*case.operands, "f32"])]
+    return [case]

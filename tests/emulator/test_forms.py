@@ -7,6 +7,7 @@ are tested by kernels of their own; `test_every_row_is_tested` knows where.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import warnings
@@ -18,7 +19,7 @@ import pytest
 from emulator import cluster_kernels, corpus
 from emulator.device import BUILD, Device, Module, coverage, forms, ptx
 from emulator.exact import FORMATS
-from emulator.form_cases import BITS, Case, case_of, expand
+from emulator.form_cases import BITS, Case, cases_of, expand
 from emulator.form_kernels import KERNELS
 
 assert cluster_kernels  # which adds its own to KERNELS
@@ -26,12 +27,13 @@ assert cluster_kernels  # which adds its own to KERNELS
 FULL = bool(os.environ.get("GPTOSS_EMULATOR_FULL"))
 OPCODES_PER_ROW = 10**9 if FULL else 24
 THREADS = 96
+MODULE = ".version 8.8\n.target sm_120\n.address_size 64\n"
 
 PATTERNS = [f["pattern"] for f in forms()] if BUILD else []
 
 
 def _cases(pattern: str) -> list[Case]:
-    cases = [c for c in map(case_of, expand(pattern)) if c]
+    cases = [case for words in expand(pattern) for case in cases_of(words)]
     if len(cases) > OPCODES_PER_ROW:
         cases = random.Random(pattern).sample(cases, OPCODES_PER_ROW)
     return cases
@@ -80,7 +82,7 @@ def _operands(kind: str, rng: random.Random) -> list[int]:
         for _ in range(THREADS):
             values.append(element_bits())
             if element != kind:
-                values[-1] |= element_bits() << 16
+                values[-1] |= element_bits() << form.bits
         return values
     edge = [0, 1, 2, (1 << bits) - 1, 1 << (bits - 1), (1 << (bits - 1)) - 1, 127, 128, 255, 256]
     for _ in range(THREADS):
@@ -153,7 +155,7 @@ def _kernel(index: int, case: Case, divergent: bool) -> str:
 
 
 def _results(module: Module, index: int, case: Case, inputs: list[list[int]]) -> list[np.ndarray]:
-    device = module.device
+    device, threads = module.device, len(inputs[0])
     kinds = [k for k in case.operands if not k.startswith("=")]
     buffers = []
     for kind, values in zip(kinds, inputs, strict=True):
@@ -162,8 +164,8 @@ def _results(module: Module, index: int, case: Case, inputs: list[list[int]]) ->
     outputs = []
     for kind in case.results:
         widths = [32] * len(kind.split("|")) if kind.startswith("pred") else [_width(kind)]
-        outputs += [device.empty(THREADS, f"u{w // 8}") for w in widths]
-    result = module.launch(f"k{index}", 1, THREADS, *buffers, *outputs)
+        outputs += [device.empty(threads, f"u{w // 8}") for w in widths]
+    result = module.launch(f"k{index}", 1, threads, *buffers, *outputs)
     assert result.fault == "none", case.opcode
     assert not result.reports, (case.opcode, result.reports[0].text)
     return [o.numpy() for o in outputs]
@@ -179,7 +181,7 @@ def _agree(got: int, want: int, kind: str, tolerance: float) -> bool:
     if element not in FORMATS:
         return False
     form = FORMATS[element]
-    for shift in range(0, bits, bits if element == kind else 16):
+    for shift in range(0, bits, bits if element == kind else form.bits):
         a = form.decode((got >> shift >> (13 if kind == "tf32" else 0)) & ((1 << form.bits) - 1))
         b = form.decode((want >> shift >> (13 if kind == "tf32" else 0)) & ((1 << form.bits) - 1))
         if a == b:
@@ -206,7 +208,7 @@ def test_row_means_what_it_says(pattern: str) -> None:
         device = Device()
         divergent = [rng.random() < 0.3 for _ in chunk]
         kernels = [_kernel(i, c, d) for i, (c, d) in enumerate(zip(chunk, divergent, strict=True))]
-        module = device.load(".version 8.6\n.target sm_90\n.address_size 64\n" + "".join(kernels))
+        module = device.load(MODULE + "".join(kernels))
         for i, case in enumerate(chunk):
             kinds = [k for k in case.operands if not k.startswith("=")]
             inputs = [_operands(k, rng) for k in kinds]
@@ -223,6 +225,34 @@ def test_row_means_what_it_says(pattern: str) -> None:
                         f"{case.opcode} of {[hex(x) for x in operands]}: "
                         f"{int(out[t]):#x}, expected {value:#x}"
                     )
+
+
+# Zeros, the least and the largest subnormal, 1, the largest number, infinities, a quiet and a
+# signalling NaN.
+SPECIAL = [0, 0x80000000, 1, 0x807FFFFF, 0x3F800000, 0xFF7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00001,
+           0xFF800001]  # fmt: skip
+WITH_SPECIAL = [p for p in PATTERNS if p.endswith("f32x2") or p.endswith("[NaN].f32")]
+
+
+@pytest.mark.parametrize("pattern", WITH_SPECIAL)
+def test_special_values_in_every_combination(pattern: str) -> None:
+    cases = [case for words in expand(pattern) for case in cases_of(words)]
+    kernels = [_kernel(i, case, divergent=False) for i, case in enumerate(cases)]
+    module = Device().load(MODULE + "".join(kernels))
+    for index, case in enumerate(cases):
+        rows = list(itertools.product(SPECIAL, repeat=len(case.operands)))
+        if case.results[0] == "f32x2":
+            # All of them in either half, beside others in the other one.
+            high = random.Random(pattern).sample(rows, len(rows))
+            rows = [
+                tuple(a | b << 32 for a, b in zip(*pair, strict=True))
+                for pair in zip(rows, high, strict=True)
+            ]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        (out,) = _results(module, index, case, columns)
+        for row, got in zip(rows, out.tolist(), strict=True):
+            # Of NaNs the canonical one.
+            assert got == case.meaning(*row), f"{case.opcode} of {[hex(x) for x in row]}: {got:#x}"
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -147,6 +147,7 @@ void Builder::check_width(const std::string& name, int have, int want, bool wide
 }
 
 uint64_t Builder::literal(const Operand& operand, Type type, int bytes) const {
+  if (type == Type::kF32x2) fail("a pair of floats cannot be a constant");
   if (operand.kind == Operand::Kind::kFloat) {
     const bool to_double = type == Type::kF64 || (!is_float(type) && bytes == 8);
     if (bytes != 4 && bytes != 8) fail("a float constant does not fit here");

@@ -64,7 +64,7 @@ struct FRcp {
     return quiet(T{1} / a);
   }
 };
-// -0 is less than +0; one NaN loses against a number.
+// -0 is less than +0; a NaN loses against a number. Three values: two of them, then the third.
 template <bool kMin, bool kNan>
 struct FMinMax {
   template <class T>
@@ -74,6 +74,10 @@ struct FMinMax {
     if (b != b) return a;
     if (a == b) return kMin == std::signbit(a) ? a : b;
     return kMin == (a < b) ? a : b;
+  }
+  template <class T>
+  T operator()(T a, T b, T c) const {
+    return (*this)((*this)(a, b), c);
   }
 };
 struct FAbs {
@@ -123,6 +127,30 @@ Execute f32(bool flushes, bool saturates) {
   return saturates ? pick.template operator()<false, true>()
                    : pick.template operator()<false, false>();
 }
+
+// Two floats in one register of 64 bits, the first in the low half.
+struct FloatPair {
+  float low, high;
+};
+template <class Op>
+struct Both {
+  template <class... Pairs>
+  FloatPair operator()(Pairs... pairs) const {
+    return {Op{}(pairs.low...), Op{}(pairs.high...)};
+  }
+};
+template <class Op, int kArity>
+Execute f32x2(bool flushes) {
+  const auto pick = []<bool kFlush>() -> Execute {
+    using M = Both<Modified<Op, kFlush, false>>;
+    if constexpr (kArity == 2)
+      return map2<FloatPair, FloatPair, FloatPair, M>;
+    else
+      return map3<FloatPair, FloatPair, FloatPair, FloatPair, M>;
+  };
+  return flushes ? pick.template operator()<true>() : pick.template operator()<false>();
+}
+
 template <class Op, int kArity>
 Execute f64() {
   if constexpr (kArity == 1)
@@ -181,22 +209,29 @@ T directed(uint8_t op, T a0, T b0, T c0) {
 }
 
 template <class T>
-void arithmetic_directed(Warp& warp, const Instruction& in, uint32_t mask) {
-  const T* a = warp.reg<T>(in.src[0]);
-  const T* b = in.sources > 1 ? warp.reg<T>(in.src[1]) : a;
-  const T* c = in.sources > 2 ? warp.reg<T>(in.src[2]) : a;
+T directed_lane(const Instruction& in, T a, T b, T c) {
   const auto in_flush = [&](T x) {
     if constexpr (sizeof(T) == 4)
       return in.flush ? flush(x) : x;
     else
       return x;
   };
+  const T r = in_flush(directed(in.sub, in_flush(a), in_flush(b), in_flush(c)));
+  if (in.saturate) return r > 0 ? (r < 1 ? r : T{1}) : T{0};
+  return r;
+}
+FloatPair directed_lane(const Instruction& in, FloatPair a, FloatPair b, FloatPair c) {
+  return {directed_lane(in, a.low, b.low, c.low), directed_lane(in, a.high, b.high, c.high)};
+}
+
+template <class T>
+void arithmetic_directed(Warp& warp, const Instruction& in, uint32_t mask) {
+  const T* a = warp.reg<T>(in.src[0]);
+  const T* b = in.sources > 1 ? warp.reg<T>(in.src[1]) : a;
+  const T* c = in.sources > 2 ? warp.reg<T>(in.src[2]) : a;
   const RoundingMode mode(in.rounding);
-  each_active_lane<T>(warp, in.dst[0], mask, [&](int l) {
-    T r = in_flush(directed(in.sub, in_flush(a[l]), in_flush(b[l]), in_flush(c[l])));
-    if (in.saturate) r = r > 0 ? (r < 1 ? r : T{1}) : T{0};
-    return r;
-  });
+  each_active_lane<T>(warp, in.dst[0], mask,
+                      [&](int l) { return directed_lane(in, a[l], b[l], c[l]); });
 }
 
 // Approximate functions: their exact value, rounded; within every card's bound of error.
@@ -271,7 +306,7 @@ void floating(Builder& b) {
                 : mode == 1 ? Rounding::kDown
                 : mode == 2 ? Rounding::kUp
                             : Rounding::kNearest;
-  const bool wide = in.type == Type::kF64;
+  const bool wide = in.type == Type::kF64, two = in.type == Type::kF32x2;
   if (in.rounding != Rounding::kNearest) {
     in.sub = op == "add"    ? kAdd
              : op == "sub"  ? kSub
@@ -280,9 +315,18 @@ void floating(Builder& b) {
              : op == "sqrt" ? kSqrt
              : op == "rcp"  ? kRcp
                             : kFma;
-    return b.execute(wide ? arithmetic_directed<double> : arithmetic_directed<float>);
+    return b.execute(two    ? arithmetic_directed<FloatPair>
+                     : wide ? arithmetic_directed<double>
+                            : arithmetic_directed<float>);
   }
   const bool f = in.flush, s = in.saturate;
+  if (two) {
+    if (op == "add") return b.execute(f32x2<FAdd, 2>(f));
+    if (op == "sub") return b.execute(f32x2<FSub, 2>(f));
+    if (op == "mul") return b.execute(f32x2<FMul, 2>(f));
+    if (op == "fma") return b.execute(f32x2<FFma, 3>(f));
+    return;
+  }
   if (op == "add") return b.execute(wide ? f64<FAdd, 2>() : f32<FAdd, 2>(f, s));
   if (op == "sub") return b.execute(wide ? f64<FSub, 2>() : f32<FSub, 2>(f, s));
   if (op == "mul") return b.execute(wide ? f64<FMul, 2>() : f32<FMul, 2>(f, s));
@@ -294,6 +338,13 @@ void floating(Builder& b) {
   if (op == "neg") return b.execute(wide ? f64<FNeg, 1>() : f32<FNeg, 1>(f, s));
   if (op == "copysign") return b.execute(wide ? f64<FCopySign, 2>() : f32<FCopySign, 2>(f, s));
   const bool nan = b.has("NaN");
+  if (in.sources == 3) {
+    if (op == "min")
+      return b.execute(nan ? f32<FMinMax<true, true>, 3>(f, s)
+                           : f32<FMinMax<true, false>, 3>(f, s));
+    return b.execute(nan ? f32<FMinMax<false, true>, 3>(f, s)
+                         : f32<FMinMax<false, false>, 3>(f, s));
+  }
   if (op == "min") {
     if (nan) return b.execute(f32<FMinMax<true, true>, 2>(f, s));
     return b.execute(wide ? f64<FMinMax<true, false>, 2>() : f32<FMinMax<true, false>, 2>(f, s));

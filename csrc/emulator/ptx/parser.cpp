@@ -434,7 +434,8 @@ class Parser {
     statement.kind = Statement::Kind::kRegisters;
     if (peek().kind != Token::Kind::kDotted) fail(".reg needs a type");
     statement.register_type = parse_type(peek().text);
-    if (statement.register_type == Type::kNone)
+    // A pair of floats is a type of instructions only; its registers are .b64.
+    if (statement.register_type == Type::kNone || statement.register_type == Type::kF32x2)
       fail("unsupported register type ." + std::string(peek().text));
     next();
     do {

@@ -35,6 +35,7 @@ enum class Type : uint8_t {
   kS16x2,
   kF16x2,
   kBf16x2,
+  kF32x2,
   kE4m3,
   kE5m2,
   kE4m3x2,
@@ -62,6 +63,7 @@ inline int size_of(Type type) {
     case Type::kU64:
     case Type::kS64:
     case Type::kF64:
+    case Type::kF32x2:
       return 8;
     case Type::kB128:
       return 16;
@@ -91,15 +93,16 @@ inline Type parse_type(std::string_view word) {
     Type type;
   };
   static constexpr Name kNames[] = {
-      {"pred", Type::kPred},   {"b8", Type::kB8},         {"b16", Type::kB16},
-      {"b32", Type::kB32},     {"b64", Type::kB64},       {"b128", Type::kB128},
-      {"u8", Type::kU8},       {"u16", Type::kU16},       {"u32", Type::kU32},
-      {"u64", Type::kU64},     {"s8", Type::kS8},         {"s16", Type::kS16},
-      {"s32", Type::kS32},     {"s64", Type::kS64},       {"f16", Type::kF16},
-      {"bf16", Type::kBf16},   {"tf32", Type::kTf32},     {"f32", Type::kF32},
-      {"f64", Type::kF64},     {"u16x2", Type::kU16x2},   {"s16x2", Type::kS16x2},
-      {"f16x2", Type::kF16x2}, {"bf16x2", Type::kBf16x2}, {"e4m3", Type::kE4m3},
-      {"e5m2", Type::kE5m2},   {"e4m3x2", Type::kE4m3x2}, {"e5m2x2", Type::kE5m2x2},
+      {"pred", Type::kPred},     {"b8", Type::kB8},         {"b16", Type::kB16},
+      {"b32", Type::kB32},       {"b64", Type::kB64},       {"b128", Type::kB128},
+      {"u8", Type::kU8},         {"u16", Type::kU16},       {"u32", Type::kU32},
+      {"u64", Type::kU64},       {"s8", Type::kS8},         {"s16", Type::kS16},
+      {"s32", Type::kS32},       {"s64", Type::kS64},       {"f16", Type::kF16},
+      {"bf16", Type::kBf16},     {"tf32", Type::kTf32},     {"f32", Type::kF32},
+      {"f64", Type::kF64},       {"u16x2", Type::kU16x2},   {"s16x2", Type::kS16x2},
+      {"f16x2", Type::kF16x2},   {"bf16x2", Type::kBf16x2}, {"f32x2", Type::kF32x2},
+      {"e4m3", Type::kE4m3},     {"e5m2", Type::kE5m2},     {"e4m3x2", Type::kE4m3x2},
+      {"e5m2x2", Type::kE5m2x2},
   };
   for (const Name& name : kNames)
     if (name.word == word) return name.type;

@@ -191,7 +191,8 @@ if __name__ == "__main__":
     compile_one(column_sums, {"x_ptr": "*fp32", "o_ptr": "*fp32", "R": "i32", "C": "i32"},
                 {"BR": 32, "BC": 32}, "cluster_sums", 90, num_warps=4, num_ctas=2)  # fmt: skip
 
-    # Compute capability 12.0: mma.sync, also of 8-bit floats and behind tensor copies.
+    # Compute capability 12.0: mma.sync, also of 8-bit floats and behind tensor copies; arithmetic
+    # on two floats at a time and maxima of three.
     compile_one(matmul, BF16, {"BM": 64, "BN": 64, "BK": 32}, "sm120_matmul", 120, num_warps=4)
     fp8 = {**BF16, "a_ptr": "*fp8e4nv", "b_ptr": "*fp8e5"}
     compile_one(matmul, fp8, {"BM": 64, "BN": 64, "BK": 64}, "fp8_matmul", 120,
@@ -200,3 +201,8 @@ if __name__ == "__main__":
             "c": "tensordesc<fp32[64,64]>", "M": "i32", "N": "i32", "K": "i32"}  # fmt: skip
     compile_one(matmul_tma, maps, {"BM": 64, "BN": 64, "BK": 64}, "sm120_tma_matmul", 120,
                 num_warps=4, num_stages=2)  # fmt: skip
+    compile_one(softmax, {"x_ptr": "*fp32", "o_ptr": "*fp32", "n": "i32"}, {"B": 1024},
+                "sm120_softmax", 120, num_warps=4)  # fmt: skip
+    compile_one(attention, {"q_ptr": "*bf16", "k_ptr": "*bf16", "v_ptr": "*bf16", "o_ptr": "*fp32",
+                "T": "i32", "scale": "fp32"}, {"BT": 64, "BS": 32, "D": 64}, "sm120_attention",
+                120, num_warps=4, num_stages=2)  # fmt: skip
