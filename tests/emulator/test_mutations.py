@@ -92,6 +92,7 @@ KERNEL_OF = dict.fromkeys(KERNEL_OF, "matmul") | {"triton_sort": "sort_rows"}
 KERNEL_OF |= {"triton_cluster_softmax": "softmax", "triton_cluster_sums": "column_sums"}
 KERNEL_OF |= {"triton_fp8_matmul": "matmul"}
 KERNEL_OF |= {"triton_hopper_matmul": "matmul", "triton_hopper_attention": "attention"}
+KERNEL_OF |= {"triton_sm120_softmax": "softmax", "triton_sm120_attention": "attention"}
 KERNEL_OF |= {f"triton_tma_matmul{k}": "matmul_tma" for k in ("", "_64", "_32", "_f16")}
 
 
@@ -227,7 +228,7 @@ REDUNDANT: dict[str, str] = {
 }
 
 
-# The same source with other tiles, or for another card.
+# Matmuls whose source is counted with other tiles or for another card.
 VARIANTS = {f"triton_tma_matmul_{k}" for k in ("64", "32", "f16")}
 VARIANTS |= {"triton_sm120_matmul", "triton_sm120_tma_matmul"}
 
@@ -265,4 +266,4 @@ def test_explained_mutants_exist_and_are_few() -> None:
     assert set(REDUNDANT) <= names
     # Every one that changes what PTX promises is noticed; none of nvcc's kernels has another.
     assert all(name.startswith("triton_") for name in REDUNDANT)
-    assert len(REDUNDANT) <= 0.055 * len(names)
+    assert len(REDUNDANT) <= 0.053 * len(names)
