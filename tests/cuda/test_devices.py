@@ -441,18 +441,24 @@ for faults in {cases!r}:
 
 
 def test_a_device_that_fails_in_a_step_is_named(model: Path) -> None:
-    # The last one: what else is queued on the first device fails, too, and later.
-    cases = [[(2, 10)], [(0, 20)], [(1, 3), (0, 22)]]
+    # The last ones: what else is queued on the first device fails, too, and later.
+    cases = [[(2, 10)], [(0, 20)], *[[(1, 3), (0, 22)]] * 3]
     found = run(model, LOST_MIDWAY.format(cases=cases), "A100;A100;A100")
-    for i, faults in enumerate(cases):
-        device = faults[0][0]
-        for line in found[2 * i : 2 * i + 2]:
-            assert re.match(
-                rf"BackendError \[cuda:{device}\] .*CUDA_ERROR_ILLEGAL_ADDRESS", line
-            ), line
-            named = re.findall(r"\[cuda:(\d)\]", line)
-            assert {int(n) for n in named[1:]} <= {device for device, _ in faults[1:]}
     assert len(found) == 2 * len(cases)
+    behind = []
+    for i, faults in enumerate(cases):
+        first, again = found[2 * i : 2 * i + 2]
+        device = faults[0][0]
+        assert re.match(
+            rf"BackendError \[cuda:{device}\] .*CUDA_ERROR_ILLEGAL_ADDRESS", first
+        ), first
+        assert again == first
+        behind.append(re.findall(r"\[cuda:(\d)\]", first)[1:])
+    assert behind[:2] == [[], []]
+    # Devices run side by side: the other one may not have come to its fault when the step is given
+    # up. Of three times it has.
+    assert all(others in ([], ["0"]) for others in behind[2:])
+    assert ["0"] in behind[2:]
 
 
 CLOSED = """
