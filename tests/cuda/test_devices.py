@@ -449,9 +449,9 @@ def test_a_device_that_fails_in_a_step_is_named(model: Path) -> None:
     for i, faults in enumerate(cases):
         first, again = found[2 * i : 2 * i + 2]
         device = faults[0][0]
-        assert re.match(
-            rf"BackendError \[cuda:{device}\] .*CUDA_ERROR_ILLEGAL_ADDRESS", first
-        ), first
+        assert re.match(rf"BackendError \[cuda:{device}\] .*CUDA_ERROR_ILLEGAL_ADDRESS", first), (
+            first
+        )
         assert again == first
         behind.append(re.findall(r"\[cuda:(\d)\]", first)[1:])
     assert behind[:2] == [[], []]

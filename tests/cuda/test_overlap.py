@@ -212,12 +212,15 @@ for graphs in ("48", "0"):
 """
 
 
+MODES: dict[str, dict[str, Any]] = {
+    "bf16": {},
+    "int8": {"dense": "q8", "kv_cache_dtype": "int8"},
+    "f32": {"precision": "reference"},
+}
+
+
 @pytest.mark.parametrize("seed", range(1, 7 if FULL else 2))
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"dense": "q8", "kv_cache_dtype": "int8"}, {"precision": "reference"}],
-    ids=["bf16", "int8", "f32"],
-)
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 def test_nothing_races_and_no_bit_depends_on_it(
     options: dict[str, Any], seed: int, micro: Path
 ) -> None:
@@ -273,22 +276,23 @@ def test_what_cannot_overlap_is_launched_in_order(micro: Path, tmp_path: Path) -
     assert found == expected
 
 
-# Kernels that follow another one, and one that each of them races with.
-FAULTS = ["gptoss_dense_matmul_bf16_8", "gptoss_attention_split_16", "gptoss_gate_up_bf16_8"]
+# What a long prompt and a short one launch behind another kernel, which each of these races with.
+# Not here: gptoss_embed, gptoss_count_tokens and gptoss_sample, behind copies, which wait for
+# nothing; and gptoss_gate_up_f32, which fails for row numbers that are not there yet before it has
+# read what another kernel still writes.
+FAULTS = {"bf16": "dense_matmul_bf16_8 attention_split_16 gate_up_bf16_8"}
 if FULL:
-    FAULTS += [
-        "gptoss_attention_tile_16",
-        "gptoss_combine_norm_bf16",
-        "gptoss_dense_matmul_bf16_32",
-        "gptoss_dense_matmul_bf16_64",
-        "gptoss_down_bf16_8",
-        "gptoss_down_bf16_64",
-        "gptoss_finite",
-        "gptoss_gate_up_bf16_64",
-        "gptoss_rms_norm_bf16",
-        "gptoss_rope_kv_f16",
-        "gptoss_route_bf16",
-    ]
+    experts = "route_bf16 expert_sort combine combine_norm_bf16 " + " ".join(
+        f"{product}_bf16_{rows}" for product in ("gate_up", "down") for rows in (8, 32, 64)
+    )
+    FAULTS = {
+        "bf16": "dense_matmul_bf16_8 dense_matmul_bf16_32 dense_matmul_bf16_64 rope_kv_f16 "
+        f"attention_split_16 attention_tile_16 rms_norm_bf16 finite {experts}",
+        "int8": "q8_matmul_8 q8_matmul_32 q8_matmul_128 quantize_bf16 rope_kv_int8 "
+        f"attention_split_16_int8 attention_tile_16_int8 rms_norm_bf16 finite {experts}",
+        "f32": "dense_matmul_f32 rope_kv_f32 attention_f32 rms_norm_f32 finite route_f32 "
+        "down_f32 combine combine_norm_f32 expert_sort",
+    }
 
 
 def without_wait(library: bytes, kernel: str) -> bytes:
@@ -304,9 +308,13 @@ def without_wait(library: bytes, kernel: str) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize("kernel", FAULTS)
-def test_a_missing_wait_is_reported(kernel: str, micro: Path, tmp_path: Path) -> None:
-    code = ANSWERS.format(path=str(micro), options={}, tokens=3, lengths=(130, 3)) + (
+@pytest.mark.parametrize(
+    ("mode", "kernel"),
+    [(mode, f"gptoss_{name}") for mode, names in FAULTS.items() for name in names.split()],
+)
+def test_a_missing_wait_is_reported(mode: str, kernel: str, micro: Path, tmp_path: Path) -> None:
+    options, lengths = MODES[mode], (20 if mode == "f32" else 130, 3)
+    code = ANSWERS.format(path=str(micro), options=options, tokens=3, lengths=lengths) + (
         "driver.emulatorTakeReports.restype = ctypes.c_char_p\n"
         "try:\n    answers('1', '48')\n"
         "except gptoss.BackendError as error:\n    print(error)\n"
@@ -314,7 +322,8 @@ def test_a_missing_wait_is_reported(kernel: str, micro: Path, tmp_path: Path) ->
     )
     search = patched(tmp_path, lambda library: without_wait(library, kernel))
     out = run_elsewhere(code, "H100", PYTHONPATH=search, GPTOSS_EMULATOR_QUIET="1")
-    assert "CUDA_ERROR_LAUNCH_FAILED" in out
+    # An address that is not there yet may be one of no memory.
+    assert re.search("CUDA_ERROR_(?:LAUNCH_FAILED|ILLEGAL_ADDRESS)", out)
     reports = re.findall(r"^error (\S+) in (\w+)|by (\w+), CTA", out, re.MULTILINE)
     assert "race-grids" in {name for name, _, _ in reports}
     assert kernel in {other for _, *sides in reports for other in sides}
