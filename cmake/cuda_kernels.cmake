@@ -70,7 +70,8 @@ set(common "${compiler}${script}${flags}")
 # the oldest drivers load: 8.0 is that of CUDA 12.0 and driver 525, where nvcc of CUDA 13 writes 9.0,
 # that of driver 580. Which forms a version has, the assembler knows.
 function(compile_ptx source number digest out)
-  run(${out} ${NVCC} ${flags} -I${CMAKE_CURRENT_LIST_DIR}/../csrc -arch=compute_${number} -ptx ${source} -o ${out})
+  run(${out} ${NVCC} ${flags} -I${CMAKE_CURRENT_LIST_DIR}/../csrc -arch=compute_${number}
+      -ptx ${source} -o ${out})
   file(READ ${out} ptx)
   # Names of files without the folders of the machine that compiled.
   string(REGEX REPLACE "(\n[ \t]*\\.file[ \t]+[0-9]+ \")[^\"\n]*/" "\\1" ptx "${ptx}")
