@@ -232,7 +232,6 @@ class CudaBackend final : public Backend {
     flight.rows.clear();
     flight.error = nullptr;
     flight.abandoned = abandon.load(std::memory_order_relaxed);
-    kept_.clear();
     // What is queued behind a step that failed would begin with what that one has not made.
     for (const Flight& other : flights_) {
       if (!other.error) continue;
@@ -240,6 +239,7 @@ class CudaBackend final : public Backend {
       tables_are_stale_ = true;
       return id;
     }
+    kept_.clear();  // behind a failed step copies into it may still be queued
     const int f = flight_index(id);
     guard(flight, [&] {
       const bool needs_states = !flight.abandoned && stages_.size() > 1 &&
@@ -407,7 +407,7 @@ class CudaBackend final : public Backend {
   void choose_cards(const BackendOptions& options) {
     const bool are_named = !options.devices.empty();
     std::vector<std::unique_ptr<Card>> cards;
-    std::vector<CardRoom> rooms;
+    std::vector<DeviceRoom> rooms;
     std::exception_ptr first_error;
     for (const DeviceInfo& device : find_devices(options.devices)) {
       try {
@@ -547,7 +547,7 @@ class CudaBackend final : public Backend {
   // A copy fails for what is wrong at either end: the device whose own work failed is the one that
   // is lost. None is waited for, as another's work may not end without that one.
   std::string cause(const std::string& message) const {
-    if (cards_.size() < 2) return message;
+    if (cards_.size() < 2 || !cards_.front()->context().is_own()) return message;
     std::vector<std::string> failures;
     for (const auto& card : cards_) {
       const std::optional<std::string> failure = card->failure();
@@ -607,12 +607,12 @@ class CudaBackend final : public Backend {
   std::mutex turn_;                            // of the host's experts
   StepLimits limits_{};
   Split split_;
+  std::vector<Kept> kept_;                      // [keep], of the step that was submitted last
   std::vector<std::unique_ptr<Card>> cards_;    // of the split
   std::vector<std::unique_ptr<Stage>> stages_;  // one on each
   std::optional<Event> states_sent_;            // on the last card
   std::array<Flight, kStepsAhead + 1> flights_;
   bool tables_are_stale_ = false;  // on some card
-  std::vector<Kept> kept_;         // [keep], of the step that was submitted last
   StepId last_id_ = 0;
   std::optional<std::string> lost_;  // why the device cannot be used any more
   PhaseSeconds seconds_{};

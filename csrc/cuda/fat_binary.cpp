@@ -44,7 +44,8 @@ int cuda_of_ptx(int major, int minor) {
 }
 
 // Version 7 is that of CUDA 12, but for cards that came later, where it is 8, which CUDA 13 has for
-// all.
+// all. For 11.0, which CUDA 12 called otherwise, that is too early: no older driver shows such a
+// card.
 int cuda_of_abi(int version, int capability) {
   if (version <= 7) return kCuda12;
   return version == 8 && capability >= 100 ? kFirstWithBlackwell : kCuda13;

@@ -162,7 +162,7 @@ void Graph::add(const KernelNode& node, const char* name, bool overlaps) {
       name, " in a graph");
   if (overlaps) {
     driver.check(driver.cuGraphAddDependencies(graph_, &last_, &added, &kProgrammaticEdge, 1), name,
-                 " behind another kernel in a graph");
+                 " behind another kernel in a graph (GPTOSS_CUDA_PDL=0 does without)");
   }
   last_ = added;
 }

@@ -119,6 +119,8 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   CUstream handle() const { return stream_; }
+  // Copies of memory that is not pinned have been read or made, on the host's side, when these
+  // return.
   void upload(CUdeviceptr to, const void* from, int64_t bytes) const;
   void download(void* to, CUdeviceptr from, int64_t bytes) const;
   void copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const;

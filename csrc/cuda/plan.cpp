@@ -65,7 +65,7 @@ class Splitter {
 
   // The least of a card's usable bytes that all must have filled: more than 1 where it does not
   // fit. `parts` gets one for each card, in their order.
-  double fill(std::span<const CardRoom> cards, std::vector<Part>& parts) {
+  double fill(std::span<const DeviceRoom> cards, std::vector<Part>& parts) {
     constexpr double kNever = std::numeric_limits<double>::infinity();
     // [cards][layers]: of the first cards with the first layers, and where the last one begins.
     std::vector<double> least(cards.size() * static_cast<size_t>(n_layers_ + 1), kNever);
@@ -129,7 +129,7 @@ class Splitter {
 
 // For a number of layers whose experts the CPU has.
 Split split_with(const Weights& shapes, Scheme scheme, int cpu_experts, const Room& room,
-                 std::span<const CardRoom> cards, bool on_all) {
+                 std::span<const DeviceRoom> cards, bool on_all) {
   scheme.cpu_experts = cpu_experts;
   Splitter splitter(shapes, scheme, room);
   const int n_cards = static_cast<int>(cards.size());
@@ -218,7 +218,7 @@ int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group) {
 }
 
 Split split_of(const Weights& shapes, const Scheme& scheme, const BackendOptions& options,
-               std::span<const CardRoom> cards, bool on_all) {
+               std::span<const DeviceRoom> cards, bool on_all) {
   const int n_layers = shapes.config.n_layers;
   check(!on_all || static_cast<int>(cards.size()) <= n_layers, "[cuda] a model of ", n_layers,
         " layers can be split over as many devices, got ", cards.size());
@@ -241,7 +241,7 @@ Split split_of(const Weights& shapes, const Scheme& scheme, const BackendOptions
 }
 
 bool fits_alone(const Weights& shapes, const Scheme& scheme, const Room& room,
-                const CardRoom& card) {
+                const DeviceRoom& card) {
   return split_with(shapes, scheme, scheme.cpu_experts, room, {&card, 1}, false).fits;
 }
 
@@ -303,7 +303,7 @@ void check_weights_fit(const Weights& shapes, const Scheme& scheme, const Split&
   bool fits = true;
   std::string each;
   for (size_t i = 0; i < split.parts.size(); ++i) {
-    const CardRoom& card = split.cards[i];
+    const DeviceRoom& card = split.cards[i];
     const int64_t bytes = DeviceWeights::allocated_bytes(shapes, scheme, split.parts[i]);
     needed += bytes;
     usable += std::max<int64_t>(0, card.usable);

@@ -29,15 +29,13 @@ std::vector<KvGroup> kv_groups_of(const ModelConfig& config, const Part& part);
 int64_t layer_page_bytes(const ModelConfig& config, Kv kv);
 int64_t page_bytes(const ModelConfig& config, Kv kv, const KvGroup& group);
 
-using CardRoom = DeviceRoom;  // named as "cuda:0 (...)"
-
 // Which card has which layers.
 struct Split {
-  std::vector<CardRoom> cards;  // those that are used
-  std::vector<int> indices;     // of them, among those that there are
-  std::vector<Part> parts;      // one for each
-  int cpu_experts = 0;          // of so many layers the CPU has the experts
-  bool fits = false;            // with all that is to have room
+  std::vector<DeviceRoom> cards;  // those that are used, named as "cuda:0 (...)"
+  std::vector<int> indices;       // of them, among those that there are
+  std::vector<Part> parts;        // one for each
+  int cpu_experts = 0;            // of so many layers the CPU has the experts
+  bool fits = false;              // with all that is to have room
 };
 
 // A model with these shapes and formats, on the first card that holds it and what `room` leaves
@@ -46,11 +44,11 @@ struct Split {
 // can be on the CPU. Where nothing fits, on all cards. With `on_all` every card gets layers. Throws
 // std::invalid_argument if these are fewer.
 Split split_of(const Weights& shapes, const Scheme& scheme, const BackendOptions& options,
-               std::span<const CardRoom> cards, bool on_all);
+               std::span<const DeviceRoom> cards, bool on_all);
 
 // Whether a card alone has that room, with as many experts on the CPU as the scheme says.
 bool fits_alone(const Weights& shapes, const Scheme& scheme, const Room& room,
-                const CardRoom& card);
+                const DeviceRoom& card);
 
 // Of a model that is split so; the scheme's cpu_experts count.
 MemoryPlan plan_of(const Weights& shapes, const Scheme& scheme, const Split& split,

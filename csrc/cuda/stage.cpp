@@ -29,7 +29,7 @@ Card::Card(const DeviceInfo& device) : context_(device) {
   });
 }
 
-CardRoom Card::room() const {
+DeviceRoom Card::room() const {
   int64_t free = 0;
   run([&] { free = context_.free_memory(); });
   return {name_of(device()), usable_bytes(free, device().memory)};

@@ -32,7 +32,7 @@ class Card {
   const Stream& stream() const { return *stream_; }
   Module& module() { return *module_; }
   // As it is now. Not in a Scope.
-  CardRoom room() const;
+  DeviceRoom room() const;
   // What is known to have gone wrong in its work, which is not waited for. Not in a Scope.
   std::optional<std::string> failure() const;
   // Whether a message begins with its number, as those of run() do.

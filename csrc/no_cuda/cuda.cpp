@@ -1,4 +1,4 @@
-// Stands in for csrc/cuda/backend.cpp in builds without kernels; plan() is the same.
+// Stands in for csrc/cuda/backend.cpp in builds without kernels; rooms() and plan() are the same.
 #include "backend/backend.h"
 #include "core/check.h"
 

@@ -1,5 +1,5 @@
 """Drivers of several ages, as the stand-in plays them: what a build's kernels load on. No
-driver that is older than 580 has been seen; the facts are those of NVIDIA's documents.
+driver of any age has loaded them; the facts are those of NVIDIA's documents.
 
 tools/check_cuda.sh --full runs this once more with the kernels that wheels have, machine code for
 all cards beside PTX.

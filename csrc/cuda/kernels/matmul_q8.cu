@@ -83,10 +83,10 @@ struct Q8Input {
   __device__ __forceinline__ void load(Columns& to, int ahead, int) const {
     const auto* const words = reinterpret_cast<const uint32_t*>(x + ahead * kGroupColumns);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to.words[i] = __ldg(words + 4 * i);
+    for (int i = 0; i < 4; ++i) to.words[i] = words[4 * i];
 #pragma unroll
     for (int token = 0; token < 2; ++token) {
-      const float2 both = __ldg(reinterpret_cast<const float2*>(scales[token] + ahead * 2));
+      const float2 both = *reinterpret_cast<const float2*>(scales[token] + ahead * 2);
       to.scales[0][token] = both.x;
       to.scales[1][token] = both.y;
     }
