@@ -3,7 +3,8 @@
 # drivers from 580 on load, while PTX is lowered to what older ones do (cuda_kernels.cmake).
 #   cards   what nvidia-smi says: "9.0, 570.86.15", a line for each
 #   nvcc    what nvcc --version says
-function(gptoss_architectures_of_cards cards nvcc out)
+#   codes   what nvcc --list-gpu-code says; cards that came later get PTX alone
+function(gptoss_architectures_of_cards cards nvcc codes out)
   string(REGEX MATCHALL "[0-9]+\\.[0-9]+, " capabilities "${cards}")
   if(NOT capabilities)
     set(${out} NONE PARENT_SCOPE)
@@ -14,10 +15,15 @@ function(gptoss_architectures_of_cards cards nvcc out)
     set(${out} PTX PARENT_SCOPE)
     return()
   endif()
+  string(REGEX MATCHALL "sm_[0-9a-z]+" codes "${codes}")
   set(architectures "")
   foreach(capability ${capabilities})
     string(REGEX REPLACE "[., ]" "" capability "${capability}")
-    if(capability GREATER_EQUAL 80)
+    if(capability LESS 80)
+      continue()
+    elseif(NOT sm_${capability} IN_LIST codes)
+      message(STATUS "gptoss: no machine code for sm_${capability}, which nvcc here does not know, but PTX")
+    else()
       list(APPEND architectures sm_${capability})
     endif()
   endforeach()

@@ -14,11 +14,18 @@ function(gptoss_kernels_digest source headers out)
 endfunction()
 
 # Fails where a file of kernels was made of other sources: structs that kernels take are those of the
-# sources here, or nothing fits. Machine code alone does not say.
+# sources here, or nothing fits. Machine code does not say what it was made of.
 function(gptoss_check_kernels kernels sources headers)
+  file(READ ${kernels} magic LIMIT 4 HEX)
+  if(NOT magic STREQUAL 50ed55ba)
+    message(FATAL_ERROR "GPTOSS_CUDA_FATBIN: ${kernels} is no fat binary: expected it to begin with "
+      "50ed55ba, got \"${magic}\"")
+  endif()
   file(STRINGS ${kernels} made_of REGEX "gptoss kernels of ")
   if(NOT made_of)
-    return()
+    message(FATAL_ERROR "GPTOSS_CUDA_FATBIN: ${kernels} does not say which sources it was made of: "
+      "expected PTX of gptoss's kernels in it, not compressed; GPTOSS_CUDA_ARCHITECTURES=compute_80 "
+      "has some")
   endif()
   list(JOIN made_of "\n" made_of)
   foreach(source ${sources})

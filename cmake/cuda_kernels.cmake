@@ -16,7 +16,7 @@ if(NOT DEFINED LINES)
 endif()
 include(${CMAKE_CURRENT_LIST_DIR}/cuda_digest.cmake)
 
-set(flags -std=c++17 -I${CMAKE_CURRENT_LIST_DIR}/../csrc)
+set(flags -std=c++17)
 set(assembler_flags -v)
 if(LINES)
   list(APPEND flags -lineinfo)
@@ -38,13 +38,16 @@ else()
 endif()
 file(MAKE_DIRECTORY ${cache})
 
-function(run)
+# Runs a compiler, whose output `out` is gone where it fails.
+function(run out)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE failed ERROR_VARIABLE said)
   if(failed)
+    file(REMOVE ${out})
     message(FATAL_ERROR "failed (${failed}): ${ARGN}\n${said}")
   endif()
   # What ptxas says of code that it had to repair: a pipeline of wgmma is gone then.
   if(said MATCHES "C75[0-9][0-9]")
+    file(REMOVE ${out})
     message(FATAL_ERROR "${ARGN}\n${said}")
   elseif(said MATCHES "warning")
     message(WARNING "${ARGN}\n${said}")
@@ -60,13 +63,15 @@ foreach(tool ${NVCC} ${PTXAS} ${own_ptxas})
   string(APPEND compiler "${text}")
 endforeach()
 file(READ ${CMAKE_CURRENT_LIST_FILE} script)
+# Without the folder of the sources (-I): pip unpacks them to a new one each time.
 set(common "${compiler}${script}${flags}")
 
 # Compiles a source to PTX of compute_`number`, of the oldest version that has its forms, and which
 # the oldest drivers load: 8.0 is that of CUDA 12.0 and driver 525, where nvcc of CUDA 13 writes 9.0,
 # that of driver 580. Which forms a version has, the assembler knows.
 function(compile_ptx source number digest out)
-  run(${NVCC} ${flags} -arch=compute_${number} -ptx ${source} -o ${out})
+  run(${out} ${NVCC} ${flags} -I${CMAKE_CURRENT_LIST_DIR}/../csrc -arch=compute_${number}
+      -ptx ${source} -o ${out})
   file(READ ${out} ptx)
   # Names of files without the folders of the machine that compiled.
   string(REGEX REPLACE "(\n[ \t]*\\.file[ \t]+[0-9]+ \")[^\"\n]*/" "\\1" ptx "${ptx}")
@@ -119,7 +124,8 @@ function(image source architecture digest out)
     if(number MATCHES "^11[0-9]") # CUDA 12 has it under another number
       set(assembler ${own_ptxas})
     endif()
-    run(${assembler} ${assembler_flags} -arch=sm_${number} ${ptx} -o ${file}.${suffix})
+    run(${file}.${suffix} ${assembler} ${assembler_flags} -arch=sm_${number} ${ptx}
+        -o ${file}.${suffix})
   endif()
   file(RENAME ${file}.${suffix} ${file})
 endfunction()
@@ -139,7 +145,7 @@ foreach(source ${SOURCES})
     endif()
   endforeach()
   set(part ${OUT}.${name}.part)
-  run(${fatbinary} --64 --compress=false --create=${part} ${images})
+  run(${part} ${fatbinary} --64 --compress=false --create=${part} ${images})
   list(APPEND parts ${part})
 endforeach()
 execute_process(COMMAND ${CMAKE_COMMAND} -E cat ${parts} OUTPUT_FILE ${OUT} RESULT_VARIABLE failed)

@@ -215,7 +215,8 @@ class PageFiles:
                     if is_unfinished and time.time() - status.st_mtime > _UNFINISHED_AGE_S:
                         Path(file.path).unlink()
                         continue
-                except (FileNotFoundError, PermissionError):  # as above
+                except (FileNotFoundError, PermissionError):
+                    # Another process has removed it, or (Windows) has it open.
                     continue
                 yield _Entry(status.st_mtime_ns, status.st_size, file.name)
 

@@ -1,9 +1,9 @@
-"""Faults of clusters and of setmaxnreg; they are added to those of faults.py."""
+"""Faults of clusters and of setmaxnreg, as those of faults.py."""
 # ruff: noqa: E501 (a line of PTX stays one line)
 
 from __future__ import annotations
 
-from emulator.faults import LOAD_STORE, PLANTED, POLL_ALWAYS, RAW, SMALL, WAR, Edit, Planted, Small
+from emulator.faults import LOAD_STORE, POLL_ALWAYS, RAW, WAR, Edit, Planted, Small
 
 ARRIVE, WAIT = r"barrier\.cluster\.arrive[\w.]*;", r"barrier\.cluster\.wait[\w.]*;"
 MULTICAST = r"multicast::cluster"
@@ -14,7 +14,7 @@ def _without_barrier(which: int) -> list[Edit]:
     return [(ARRIVE, which, ""), (WAIT, which, "")]
 
 
-PLANTED |= {
+PLANTED: dict[str, Planted] = {
     "cluster_histogram without the barrier behind the zeros": Planted(
         "cluster_histogram", _without_barrier(0), {"race-mixed"}, "", ""
     ),
@@ -193,7 +193,7 @@ SYNC = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
 LAUNCH = LOAD_STORE + "{}"
 RANK = "mov.u32 %r20, %cluster_ctarank; xor.b32 %r21, %r20, 1; mapa.shared::cluster.u32 %r22, %r10, %r21;\n"
 
-SMALL |= {
+SMALL: dict[str, Small] = {
     "shared memory of another block as the own": Small(
         RANK + "st.shared.u32 [%r10], %r2;\n" + SYNC + " {} " + SYNC, "ld.shared::cluster.u32 %r23, [%r22];", "ld.shared.u32 %r23, [%r22];", {"wrong-space"}, always=TWO,
     ),

@@ -51,11 +51,13 @@ def clean(result: Result, *allowed: str) -> Result:
 KERNELS: dict[str, FormKernel] = {}
 
 
-def kernel(text: str) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
+def kernel(
+    text: str, into: dict[str, FormKernel] = KERNELS
+) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
     """Register the check of a text under the function's name."""
 
     def register(check: Callable[[str], None]) -> Callable[[str], None]:
-        KERNELS[check.__name__] = FormKernel(text, lambda: check(text))
+        into[check.__name__] = FormKernel(text, lambda: check(text))
         return check
 
     return register

@@ -30,13 +30,16 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc
 
 
 PTX_ENTRY, CUBIN_ENTRY = 1, 2
-ONE_ARCHITECTURE, FAMILY = 0x100000, 0x1200000
+ONE_ARCHITECTURE, FAMILY, COMPRESSED = 0x100000, 0x1200000, 0x8000
 
 
 def _fatbin(*entries: tuple[int, int, bytes, int]) -> bytes:
     """Return a fat binary of (kind, architecture, payload, flags)."""
     body = b""
     for kind, architecture, payload, flags in entries:
+        minor = payload[8] if kind == CUBIN_ENTRY else 0
+        if flags & COMPRESSED:
+            payload = b"zzzz" + payload[4:]
         payload += bytes(-len(payload) % 8 + 8)
         body += struct.pack(
             "<HHIQIIHHIIIQQQ",
@@ -46,7 +49,7 @@ def _fatbin(*entries: tuple[int, int, bytes, int]) -> bytes:
             len(payload),
             0,
             0,
-            0,
+            minor,
             9,
             architecture,
             0,
@@ -290,14 +293,14 @@ print(version.value, count.value, found, entries)
 """
 
 
-def _old_driver(name: str, devices: str, *images: bytes) -> tuple[str, str]:
+def _old_driver(name: str, devices: str, *images: bytes, quiet: str = "0") -> tuple[str, str]:
     done = subprocess.run(
         [sys.executable, "-c", OLD_DRIVERS, LIBRARY],
         env=os.environ
         | {
             "GPTOSS_EMULATOR_DRIVER": name,
             "GPTOSS_EMULATOR_DEVICES": devices,
-            "GPTOSS_EMULATOR_QUIET": "0",
+            "GPTOSS_EMULATOR_QUIET": quiet,
         },
         input="\n".join(image.hex() for image in images),
         capture_output=True, text=True, timeout=60, check=False,
@@ -339,6 +342,23 @@ def test_a_driver_loads_what_it_is_new_enough_for() -> None:
     assert "machine code of ABI 0x41, 8, which driver 550 does not load" in errors
     first = f"13000 1 {[loaded, loaded, loaded, *same, loaded, loaded, nothing, nothing, nothing]}"
     assert _old_driver("580", "H100", *images)[0] == f"{first} [500, 0, 0]"
+    assert _old_driver("550", "H100", *images, quiet="1") == (said, "")
+
+
+def test_a_driver_takes_the_machine_code_that_is_nearest() -> None:
+    """In whatever order, compressed or not; what it would not take does not matter."""
+    ptx_entry = (PTX_ENTRY, 80, b".version 8.0\n.target sm_80\n.address_size 64\n", 0x11)
+    for flags in (0x11, 0x11 | COMPRESSED):
+        old, new = ((80, _cubin(0x33, 7)), (86, _cubin(0x41, 8)))
+        older, newer = ((86, old[1]), (80, new[1]))
+        images = [
+            _fatbin(ptx_entry, *((CUBIN_ENTRY, *cubin, flags) for cubin in cubins))
+            for cubins in ((older, newer), (newer, older), (old, new), (new, old))
+        ]
+        said, errors = _old_driver("525", "RTX 3090", *images)
+        assert said == "12000 1 [0, 0, 200, 200] [500, 1, 1]"
+        assert errors.count("machine code of ABI 0x41, 8, which driver 525 does not load") == 2
+        assert _old_driver("580", "RTX 3090", *images)[0] == "13000 1 [0, 0, 0, 0] [500, 0, 0]"
 
 
 def test_a_driver_knows_no_card_that_came_later() -> None:
@@ -603,9 +623,13 @@ lib, context = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p()
 lib.emulatorContexts.restype = ctypes.c_uint64
 assert lib.cuInit(0) == 0
 retain = lambda ordinal: lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal)
+create = lambda ordinal: lib.cuCtxCreate_v2(ctypes.byref(context), 0, ordinal)
 print(retain(0), retain(1), retain(1), lib.emulatorContexts())
 assert [lib.cuDevicePrimaryCtxRelease_v2(1) for _ in range(2)] == [0, 0]
 print(retain(1), lib.emulatorContexts())
+print(create(0), create(1))
+assert lib.emulatorLoseDevice(1, 0)
+print(retain(1), create(1))
 """
 
 
@@ -615,7 +639,7 @@ def test_contexts_are_counted_and_may_not_be_had() -> None:
         env=os.environ | {"GPTOSS_EMULATOR_DEVICES": "A100:unavailable;A100"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.stdout.split("\n")[:2] == ["46 0 0 1", "0 2"], done.stderr
+    assert done.stdout.splitlines() == ["46 0 0 1", "0 2", "46 0", "46 46"], done.stderr
 
 
 ACCESS = """

@@ -16,13 +16,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from emulator import cluster_kernels, corpus
+from emulator import cluster_kernels, corpus, form_kernels
 from emulator.device import BUILD, Device, Module, coverage, forms, ptx
 from emulator.exact import FORMATS
 from emulator.form_cases import BITS, Case, cases_of, expand
-from emulator.form_kernels import KERNELS
 
-assert cluster_kernels  # which adds its own to KERNELS
+KERNELS = form_kernels.KERNELS | cluster_kernels.KERNELS
 
 FULL = bool(os.environ.get("GPTOSS_EMULATOR_FULL"))
 OPCODES_PER_ROW = 10**9 if FULL else 24

@@ -184,6 +184,55 @@ def test_fault_is_reported_with_both_sides(name: str) -> None:
         assert re.match(other, sides[1][1])
 
 
+# Reads x through the read-only path behind the wait.
+READ_ONLY = f"{LAUNCH} {WAIT} ld.global.nc.u32 %r6, [%rd4]; {PLUS} {STORE}"
+
+
+def _read_only(bodies: list[str], buffers: list[tuple[int, int, int]],
+               programmatic: bool = True) -> set[bool]:  # fmt: skip
+    """Return what was found under the seeds: whether the last kernel's read was reported."""
+    found = set()
+    for seed in SEEDS:
+        results, arrays = run(bodies, buffers, seed, programmatic)
+        reports = [r for result in results for r in result.reports]
+        for report in reports:
+            assert report.name == "read-only-written"
+            assert report.access is not None
+            assert report.other is not None
+            assert report.access.text.startswith("ld.global.nc")
+            assert report.other.text.startswith("st.")
+            assert report.other.kernel == "k0"
+            assert "had not ended when this one began" in report.message
+        assert np.array_equal(arrays[buffers[-1][1]], INPUT + len(bodies))
+        found.add(bool(reports))
+    return found
+
+
+def test_the_read_only_path_is_not_for_what_a_grid_beside_this_one_writes() -> None:
+    """However well this one waits; under seeds where it began before the other had ended."""
+    two = [(0, 1, 0), (1, 2, 0)]
+    assert True in _read_only([STEP, READ_ONLY], two)
+    # A plain load, and grids that do not overlap: one is not launched early, or none is.
+    assert _read_only([STEP, STEP], two) == {False}
+    late = f"{WAIT} {LOAD} {PLUS} {STORE}"
+    assert _read_only([late, READ_ONLY], two) == {False}
+    assert _read_only([STEP, READ_ONLY], two, False) == {False}
+
+
+def test_the_read_only_path_is_for_what_had_ended_before() -> None:
+    """The grid between waits before it launches its dependents, or does not."""
+    three = [(0, 1, 0), (1, 2, 0), (2, 3, 1)]
+    last = f"{LAUNCH} {WAIT} ld.global.nc.u32 %r7, [%rd6]; {LOAD} {PLUS} {STORE}"
+    assert _read_only([STEP, f"{WAIT} {LAUNCH} {LOAD} {PLUS} {STORE}", last], three) == {False}
+    assert True in _read_only([STEP, STEP, last], three)
+
+
+def test_weights_may_be_read_through_the_read_only_path() -> None:
+    early = f"{LAUNCH} ld.global.nc.u32 %r7, [%rd6]; {WAIT} {LOAD} {PLUS} {STORE}"
+    chain = [(i, i + 1, 5) for i in range(4)]
+    assert _read_only([early] * 4, chain) == {False}
+
+
 def test_the_values_show_that_grids_overlap() -> None:
     """Without the wait some blocks read what was there before, and some what was written."""
     seen = set()

@@ -54,7 +54,7 @@ def run_cmake(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     if cmake is None:
         pytest.skip("needs cmake")
     script = folder / "script.cmake"
-    script.write_text(text)
+    script.write_text(f"cmake_minimum_required(VERSION 3.20)\n{text}")
     return subprocess.run([cmake, "-P", script], capture_output=True, text=True)
 
 
@@ -154,41 +154,71 @@ class TestWhatABuildSays:
         said = self.configure(tmp_path, CXX=str(fake))
         assert len([line for line in said.splitlines() if says in line]) == 1
 
-    @pytest.mark.parametrize(
-        ("body", "found"),
-        [
-            ("echo cmake version 3.10.2", "3.10.2"),
-            ("echo ModuleNotFoundError: cmake; exit 1", "one that does not run"),
-        ],
-    )
-    def test_a_wrong_cmake(self, tmp_path: Path, body: str, found: str) -> None:
-        """Without isolation, where pip cannot bring another."""
+    def backend_says(self, folder: Path, before: str, **environment: str) -> str:
+        """Return the last line of a build without isolation, where pip brings no programs."""
         pytest.importorskip("scikit_build_core")
-        fake = tmp_path / "cmake"
-        old = 'echo \'{"version": {"string": "3.10.2"}}\''
-        if "3.10.2" in body:
-            body = f'case "$*" in *-E*capabilities*) {old};; *) {body};; esac'
-        fake.write_text(f"#!/bin/sh\n{body}\n")
-        fake.chmod(0o755)
         pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         assert 'build-backend = "build_backend"\nbackend-path = ["cmake"]\n' in pyproject
         code = (
-            "import sys; sys.path.insert(0, 'cmake'); import build_backend as backend; "
-            "backend.prepare_metadata_for_build_wheel(sys.argv[1])"
+            f"import sys; {before}; sys.path.insert(0, 'cmake'); import build_backend as backend; "
+            "backend.build_wheel(sys.argv[1])"
         )
         run = subprocess.run(
-            [sys.executable, "-B", "-c", code, tmp_path / "metadata"],
+            [sys.executable, "-B", "-c", code, folder / "wheel"],
             cwd=ROOT,
             capture_output=True,
             text=True,
-            env={**os.environ, "CMAKE_EXECUTABLE": str(fake)},
+            env={**os.environ, **environment},
         )
         assert run.returncode == 1
         *warnings, line = run.stderr.splitlines()
-        assert line.startswith(
-            f"gptoss: Could not find CMake with version >=3.20; found {found} ({fake}): "
-        )
         assert all("WARNING - Could not determine CMake version" in said for said in warnings)
+        return line
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ('echo \'{"version": {"string": "3.10.2"}}\'', "3.10.2"),
+            ("echo ModuleNotFoundError: cmake; exit 1", "one that does not run"),
+        ],
+    )
+    @pytest.mark.parametrize("is_named", [True, False])
+    def test_a_wrong_cmake(self, tmp_path: Path, body: str, found: str, is_named: bool) -> None:
+        fake = tmp_path / "cmake"
+        fake.write_text(f"#!/bin/sh\n{body}\n")
+        fake.chmod(0o755)
+        if is_named:
+            line = self.backend_says(tmp_path, "pass", CMAKE_EXECUTABLE=str(fake))
+            advice = "unset CMAKE_EXECUTABLE, which names it"
+        else:
+            without_its_package = "sys.modules['cmake'] = None"
+            line = self.backend_says(
+                tmp_path, without_its_package, CMAKE_EXECUTABLE="", PATH=str(tmp_path)
+            )
+            advice = (
+                "pip install -U cmake, or leave out --no-build-isolation, and pip brings its own"
+            )
+        assert line == (
+            f"gptoss: Could not find CMake with version >=3.20; found {found} ({fake}): {advice}"
+        )
+
+    def test_no_ninja(self, tmp_path: Path) -> None:
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            pytest.skip("needs cmake")
+        (tmp_path / "cmake").symlink_to(cmake)
+        line = self.backend_says(
+            tmp_path,
+            "sys.modules['ninja'] = None",
+            PATH=str(tmp_path),
+            CMAKE_EXECUTABLE="",
+            CMAKE_GENERATOR="",
+            CMAKE_ARGS="",
+        )
+        assert line == (
+            "gptoss: Ninja or make is required to build; found none: pip install -U ninja, or "
+            "leave out --no-build-isolation, and pip brings its own"
+        )
 
 
 class TestWhatTheDocumentsExplain:
@@ -434,9 +464,17 @@ def cubin(
     return head.ljust(0x28, b"\0") + table + body + sections
 
 
+# What nvcc --list-gpu-code says, by release.
+KNOWN_CODES = {
+    "12.0": (75, 80, 86, 87, 89, 90),
+    "12.8": (75, 80, 86, 87, 89, 90, 100, 101, 120),
+    "13.0": (75, 80, 86, 87, 88, 89, 90, 100, 110, 103, 120, 121),
+}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="builds kernels on Linux")
 class TestKernels:
-    """What tools/build_fatbin finds wrong with a file of kernels."""
+    """What tools/build_fatbin finds wrong with a file of kernels, and what builds take."""
 
     @pytest.fixture
     def build_fatbin(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -511,7 +549,7 @@ class TestKernels:
         with pytest.raises(build_fatbin.WrongKernels, match=error):
             build_fatbin.check(self.file_of(build_fatbin, **wrong))
 
-    def test_something_else(self, build_fatbin: ModuleType, tmp_path: Path) -> None:
+    def test_something_else(self, build_fatbin: ModuleType) -> None:
         whole = self.file_of(build_fatbin)
         for data, error in (
             (b"\x7fELF" * 8, "expected a fat binary at byte 0"),
@@ -527,18 +565,24 @@ class TestKernels:
             ("NVIDIA-SMI has failed", "13.0", "NONE"),
             ("9.0, 580.95.05", "13.0", "sm_90"),
             ("9.0, 570.86.15\n9.0, 570.86.15", "12.8", "sm_90"),
-            ("8.6, 525.60.13\n7.5, 525.60.13\n12.0, 525.60.13", "12.0", "sm_86;sm_120"),
+            ("8.6, 570.86.15\n7.5, 570.86.15\n12.0, 570.86.15", "12.8", "sm_86;sm_120"),
             ("9.0, 575.57.08", "13.0", "PTX"),
             ("7.5, 580.95.05", "13.0", ""),
+            # Cards that nvcc does not know yet.
+            ("8.6, 570.86.15\n12.0, 570.86.15", "12.0", "sm_86"),
+            ("10.0, 570.86.15", "12.0", ""),
+            ("10.3, 575.57.08\n10.0, 575.57.08", "12.8", "sm_100"),
+            ("10.3, 580.95.05\n12.1, 580.95.05", "13.0", "sm_103;sm_121"),
         ],
     )
     def test_machine_code_of_cards_is_what_their_driver_loads(
         self, tmp_path: Path, cards: str, release: str, architectures: str
     ) -> None:
+        codes = "".join(f"sm_{number}\n" for number in KNOWN_CODES[release])
         said = run_cmake(
             tmp_path,
             f"include({ROOT}/cmake/cuda_cards.cmake)\n"
-            f'gptoss_architectures_of_cards("{cards}" "tools, release {release}, V1" found)\n'
+            f'gptoss_architectures_of_cards("{cards}" "release {release}, V1" "{codes}" found)\n'
             'message("found: ${found}")\n',
         )
         assert said.stderr.rstrip() == f"found: {architectures}".rstrip()
@@ -566,6 +610,99 @@ class TestKernels:
             'kernels.fatbin was not made of these sources: expected "gptoss kernels of attention.cu'
             in said()
         )
+        kernels.write_bytes(b"junk")
+        assert 'is no fat binary: expected it to begin with 50ed55ba, got "6a756e6b"' in said()
+        kernels.write_bytes(b"")
+        assert 'is no fat binary: expected it to begin with 50ed55ba, got ""' in said()
+        machine_code = cubin({"attention_a": 40})
+        kernels.write_bytes(
+            struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(machine_code)) + machine_code
+        )
+        assert "does not say which sources it was made of: expected PTX" in said()
+
+    def test_a_build_checks_kernels_again_when_sources_change(
+        self, build_fatbin: ModuleType, tmp_path: Path
+    ) -> None:
+        cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
+        if cmake is None or ninja is None:
+            pytest.skip("needs cmake and ninja")
+        shutil.copytree(ROOT / "cmake", tmp_path / "cmake")
+        shutil.copytree(ROOT / "csrc" / "cuda", tmp_path / "csrc" / "cuda")
+        (tmp_path / "kernels.fatbin").write_bytes(self.file_of(build_fatbin))
+        (tmp_path / "CMakeLists.txt").write_text(
+            "cmake_minimum_required(VERSION 3.20)\nproject(kernels NONE)\nset(GPTOSS_CUDA ON)\n"
+            "add_custom_target(gptoss_core)\ninclude(cmake/cuda.cmake)\n"
+        )
+        configure = [cmake, "-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja"]
+        configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        configure += [f"-DGPTOSS_CUDA_FATBIN={tmp_path / 'kernels.fatbin'}"]
+        subprocess.run(configure, capture_output=True, check=True)
+        build = [cmake, "--build", tmp_path / "build"]
+        subprocess.run(build, capture_output=True, check=True)
+        header = next((tmp_path / "csrc" / "cuda" / "kernels").glob("*.cuh"))
+        header.write_text(header.read_text() + "\n")
+        run = subprocess.run(build, capture_output=True, text=True)
+        assert run.returncode != 0
+        assert "was not made of these sources" in " ".join((run.stdout + run.stderr).split())
+
+    def compile_fake(self, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Compile a kernel in a folder with tools that note what they are asked for."""
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            pytest.skip("needs cmake")
+        tools = folder.parent / "bin"
+        if not tools.exists():
+            tools.mkdir()
+            for name in ("nvcc", "ptxas", "fatbinary"):
+                (tools / name).write_text(
+                    "#!/bin/sh\n"
+                    'case "$*" in --version) echo 1.0; exit;; esac\n'
+                    f'echo "{name} $*" >>"{folder.parent}/calls"\n'
+                    "for a; do case $a in --create=*) o=${a#--create=};; esac\n"
+                    '[ "$last" = -o ] && o=$a; last=$a; done\n'
+                    '[ -z "$o" ] || printf ".target sm_80\\n.version 8.0\\n" >"$o"\n'
+                    f'[ "$BROKEN" != {name} ]\n'
+                )
+                (tools / name).chmod(0o755)
+        if not folder.exists():
+            shutil.copytree(ROOT / "cmake", folder / "cmake")
+            (folder / "a.cu").write_text("kernel\n")
+            (folder / "a.cuh").write_text("header\n")
+        return subprocess.run(
+            [
+                cmake, f"-DNVCC={tools / 'nvcc'}", "-DARCHITECTURES=compute_80,sm_80",
+                f"-DSOURCES={folder / 'a.cu'}", f"-DHEADERS={folder / 'a.cuh'}",
+                f"-DOUT={folder / 'out'}", "-P", folder / "cmake" / "cuda_kernels.cmake",
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache"), **environment},
+        )  # fmt: skip
+
+    def test_kernels_are_compiled_once_for_all_folders(self, tmp_path: Path) -> None:
+        def compiled() -> list[str]:
+            calls = (tmp_path / "calls").read_text().splitlines()
+            (tmp_path / "calls").unlink()
+            return [call.split()[0] for call in calls]
+
+        assert self.compile_fake(tmp_path / "one").returncode == 0
+        assert compiled() == ["nvcc", "ptxas", "fatbinary"]
+        assert self.compile_fake(tmp_path / "two").returncode == 0
+        assert compiled() == ["fatbinary"]
+        (tmp_path / "two" / "a.cuh").write_text("another header\n")
+        assert self.compile_fake(tmp_path / "two").returncode == 0
+        assert compiled() == ["nvcc", "ptxas", "fatbinary"]
+
+    @pytest.mark.parametrize("tool", ["nvcc", "ptxas", "fatbinary"])
+    def test_a_compiler_that_fails_leaves_nothing(self, tmp_path: Path, tool: str) -> None:
+        run = self.compile_fake(tmp_path / "one", BROKEN=tool)
+        assert run.returncode != 0
+        assert "failed (1)" in run.stderr
+        kept = [path.suffix for path in (tmp_path / "cache" / "gptoss" / "kernels").iterdir()]
+        assert (
+            sorted(kept) == {"nvcc": [], "ptxas": [".ptx"], "fatbinary": [".cubin", ".ptx"]}[tool]
+        )
+        assert list((tmp_path / "one").glob("out*")) == []
 
 
 class TestFreeThreadedPython:

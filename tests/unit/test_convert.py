@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -321,6 +322,32 @@ def test_what_is_there_is_not_overwritten(made: Callable[..., Path], tmp_path: P
     for out in (tmp_path / "empty", source / "config.json"):
         with pytest.raises(FileExistsError, match="expected no such file or folder"):
             convert(source, out, progress=False)
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_the_users_empty_folder_stays_when_the_move_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    found = []
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if target != out:
+            return replace(path, target)
+        found.append(out.exists())
+        raise PermissionError(path)
+
+    monkeypatch.setattr(resumable, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(Path, "replace", fail)
+    folder = resumable.partial_folder(out)
+    folder.mkdir()
+    (folder / "convert.json").write_text('{"of": "x", "done": {}}')
+    with pytest.raises(PermissionError):
+        resumable.finish(folder, out)
+    assert found == [platform == "linux"]
+    assert out.is_dir()
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ CUresult create_context(CUcontext* out, CUdevice ordinal) {
     Device* device = device_at(driver, ordinal);
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
-    if (device->lost != CUDA_SUCCESS) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    if (!device->gives_contexts()) return CUDA_ERROR_DEVICE_UNAVAILABLE;
     auto context = std::make_unique<CUctx_st>();
     context->device = device;
     context->default_stream.context = context.get();
@@ -324,8 +324,7 @@ DRIVER_API cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice ordinal) {
     Device* device = device_at(driver, ordinal);
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
-    if (device->is_unavailable || device->lost != CUDA_SUCCESS)
-      return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    if (!device->gives_contexts()) return CUDA_ERROR_DEVICE_UNAVAILABLE;
     driver.ensure_primary(*device);
     if (device->primary->retained++ == 0) ++driver.contexts_opened;
     *out = device->primary.get();
@@ -512,7 +511,8 @@ extern "C" __attribute__((visibility("default"))) uint64_t emulatorContexts() {
 }
 
 // Has a piece of a device's work fail after so many others: the call that queues it, or the work
-// itself when it runs, after which the device is lost.
+// itself when it runs, whose error its context then keeps. The device is not lost (for that:
+// emulatorLoseDevice): its other contexts go on, and cuDevicePrimaryCtxReset clears the error.
 extern "C" __attribute__((visibility("default"))) void emulatorFail(int ordinal, int at_call,
                                                                     uint64_t after, int result) {
   Driver& driver = Driver::instance();

@@ -20,7 +20,7 @@ CUresult load_module(CUmodule* out, const void* image, std::string& log) {
     std::string ptx;
     if (const CUresult r = driver.ptx_of_image(image, *context->device, ptx, log);
         r != CUDA_SUCCESS) {
-      std::fprintf(stderr, "emulator: %s\n", log.c_str());
+      driver.say(log);
       return r;
     }
     std::unique_ptr<CUmod_st> module;
@@ -506,7 +506,7 @@ DRIVER_API cuTensorMapEncodeTiled(CUtensorMap* out, CUtensorMapDataType type, ui
                                   const uint32_t* box, const uint32_t* element_strides,
                                   CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
                                   CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill) {
-  return enter_context([&](Driver&, CUcontext) -> CUresult {
+  return enter_context([&](Driver& driver, CUcontext) -> CUresult {
     constexpr int kBytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4};
     if (!out || reinterpret_cast<uintptr_t>(out) % 64 || !sizes || !box || !element_strides ||
         (rank > 1 && !strides) || type < 0 || promotion < 0 ||
@@ -521,7 +521,7 @@ DRIVER_API cuTensorMapEncodeTiled(CUtensorMap* out, CUtensorMapDataType type, ui
     TensorMap map;
     const std::string why = encode(request, map);
     if (!why.empty()) {
-      std::fprintf(stderr, "emulator: cuTensorMapEncodeTiled: %s\n", why.c_str());
+      driver.say("cuTensorMapEncodeTiled: " + why);
       return CUDA_ERROR_INVALID_VALUE;
     }
     for (uint32_t i = 0; i < rank; ++i) {

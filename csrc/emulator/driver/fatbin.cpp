@@ -30,7 +30,7 @@ struct Entry {
   uint32_t header_bytes;
   uint64_t payload_bytes;
   uint32_t compressed_bytes, options_offset;
-  uint16_t minor, major;
+  uint16_t minor, major;  // PTX: its version; machine code: 1 and the version of its ABI
   uint32_t architecture;
   uint32_t name_offset, name_bytes;
   uint64_t flags;
@@ -57,15 +57,24 @@ bool is_for(const Entry& entry, uint32_t device) {
   return architecture / 10 == device / 10 && architecture <= device;
 }
 
+CubinAbi abi_of_elf(const void* elf) {
+  return {read_at<uint8_t>(elf, 7), read_at<uint8_t>(elf, 8)};
+}
+
+// Of machine code in a fat binary. Compressed, it shows no ELF header: then the entry says it.
+CubinAbi abi_of(const Entry& entry, const void* payload) {
+  if (!(entry.flags & kCompressedFlags)) return abi_of_elf(payload);
+  return {entry.minor == kAbi7.version ? kAbi7.os_abi : kAbi8.os_abi, entry.minor};
+}
+
 }  // namespace
 
-bool Driver::loads_cubin(const void* elf, int capability, std::string& why) const {
-  const auto os_abi = int{read_at<uint8_t>(elf, 7)}, version = int{read_at<uint8_t>(elf, 8)};
-  const int oldest = oldest_cuda_of_abi(os_abi, version, capability);
+bool Driver::loads_cubin(CubinAbi abi, int capability, std::string& why) const {
+  const int oldest = oldest_cuda_of_abi(abi, capability);
   if (oldest != 0 && oldest <= release.cuda) return true;
   char text[160];
   std::snprintf(text, sizeof text, "machine code of ABI 0x%x, %d, which driver %s does not load",
-                static_cast<unsigned>(os_abi), version, std::string(release.name).c_str());
+                static_cast<unsigned>(abi.os_abi), abi.version, std::string(release.name).c_str());
   why = text;
   return false;
 }
@@ -78,7 +87,7 @@ CUresult Driver::ptx_of_image(const void* image, const Device& device, std::stri
   }
   const int capability = 10 * device.profile->compute_major + device.profile->compute_minor;
   if (magic == kElfMagic) {
-    if (!loads_cubin(image, capability, why)) return CUDA_ERROR_INVALID_IMAGE;
+    if (!loads_cubin(abi_of_elf(image), capability, why)) return CUDA_ERROR_INVALID_IMAGE;
     why = "a cubin holds machine code, the emulator runs PTX";
     return CUDA_ERROR_NO_BINARY_FOR_GPU;
   }
@@ -87,7 +96,8 @@ CUresult Driver::ptx_of_image(const void* image, const Device& device, std::stri
     return CUDA_SUCCESS;
   }
   const auto header = read_at<Header>(image, 0);
-  uint32_t best_architecture = 0;
+  uint32_t best_architecture = 0, best_cubin = 0;
+  CubinAbi best_abi{};
   why = "no PTX for this device in the fat binary";
   for (uint64_t at = header.header_bytes; at < header.header_bytes + header.body_bytes;) {
     const auto entry = read_at<Entry>(image, at);
@@ -100,11 +110,9 @@ CUresult Driver::ptx_of_image(const void* image, const Device& device, std::stri
     if ((entry.flags & kFamilyFlag) && release.cuda < kFirstWithFamilies) continue;
     const char* bytes = static_cast<const char*>(image) + payload;
     if (entry.kind == kCubinEntry) {
-      // A driver takes machine code before PTX, so PTX does not help where it cannot load that.
-      if (!(entry.flags & kCompressedFlags) && read_at<uint32_t>(bytes, 0) == kElfMagic &&
-          !loads_cubin(bytes, capability, why)) {
-        out.clear();
-        return CUDA_ERROR_INVALID_IMAGE;
+      if (entry.architecture > best_cubin) {
+        best_cubin = entry.architecture;
+        best_abi = abi_of(entry, bytes);
       }
       continue;
     }
@@ -116,6 +124,12 @@ CUresult Driver::ptx_of_image(const void* image, const Device& device, std::stri
     if (entry.architecture < best_architecture) continue;
     best_architecture = entry.architecture;
     out.assign(bytes, strnlen(bytes, entry.payload_bytes));
+  }
+  // A driver takes machine code before PTX, and of that what is nearest to the card: neither PTX
+  // nor older machine code helps where it cannot load that.
+  if (best_cubin && !loads_cubin(best_abi, capability, why)) {
+    out.clear();
+    return CUDA_ERROR_INVALID_IMAGE;
   }
   return out.empty() ? CUDA_ERROR_NO_BINARY_FOR_GPU : CUDA_SUCCESS;
 }

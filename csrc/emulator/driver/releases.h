@@ -30,13 +30,19 @@ constexpr int oldest_cuda_of(int capability) {
 }
 inline constexpr int kFirstWithFamilies = 12090;
 
-// The CUDA whose drivers are the first to load machine code, by the ABI that its ELF header names
-// (EI_OSABI, EI_ABIVERSION): 0x33 and 7 is what ptxas of CUDA 12 writes for cards before 10.0; 0x41
-// and 8 is what it writes for those since then, and ptxas of CUDA 13 for all. 0 where no driver
-// does.
-constexpr int oldest_cuda_of_abi(int os_abi, int version, int capability) {
-  if (os_abi == 0x33 && version == 7) return 12000;
-  if (os_abi == 0x41 && version == 8) return capability >= 100 ? 12080 : 13000;
+// The ABI of machine code as its ELF header names it (EI_OSABI, EI_ABIVERSION): 0x33 and 7 is what
+// ptxas of CUDA 12 writes for cards before 10.0; 0x41 and 8 is what it writes for those since then,
+// and ptxas of CUDA 13 for all.
+struct CubinAbi {
+  int os_abi, version;
+  bool operator==(const CubinAbi&) const = default;
+};
+inline constexpr CubinAbi kAbi7{0x33, 7}, kAbi8{0x41, 8};
+
+// The CUDA whose drivers are the first to load it; 0 where no driver does.
+constexpr int oldest_cuda_of_abi(CubinAbi abi, int capability) {
+  if (abi == kAbi7) return 12000;
+  if (abi == kAbi8) return capability >= 100 ? 12080 : 13000;
   return 0;
 }
 

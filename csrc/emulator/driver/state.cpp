@@ -138,6 +138,10 @@ void Driver::plan_loss(const std::string& list) {
   }
 }
 
+void Driver::say(const std::string& what) const {
+  if (!quiet_) std::fprintf(stderr, "emulator: %s\n", what.c_str());
+}
+
 void Driver::lose(Device& device, CUresult error) {
   device.lost = error;
   if (device.primary) device.primary->sticky = error;
@@ -287,11 +291,9 @@ bool Driver::run_one() {
   }
   if (work->context->sticky == CUDA_SUCCESS) {
     CUresult result = work->context->device->take_fault(false);
-    if (result != CUDA_SUCCESS) {
-      // It is as if the work had failed.
-    } else if (works.size() == 1) {
+    if (result == CUDA_SUCCESS && works.size() == 1) {
       result = work->run();
-    } else {
+    } else if (result == CUDA_SUCCESS) {
       std::vector<Overlapping> calls;
       for (const auto& w : works) {
         calls.push_back({&w->action->kernel, {}});
@@ -449,9 +451,8 @@ LaunchOptions Driver::options_of(CUcontext context, const KernelCall& call) cons
 
 CUresult Driver::check_launch(CUcontext context, const KernelCall& call) {
   const LaunchLimits limits = check_limits(*call.function->kernel, options_of(context, call));
-  if (limits.fault != Fault::kNone && !quiet_)
-    std::fprintf(stderr, "emulator: launch of %s refused: %s\n",
-                 call.function->kernel->name.c_str(), limits.message.c_str());
+  if (limits.fault != Fault::kNone)
+    say("launch of " + call.function->kernel->name + " refused: " + limits.message);
   return result_of(limits.fault);
 }
 
@@ -484,7 +485,7 @@ CUresult Driver::run_kernels(CUcontext context, const std::vector<Overlapping>& 
     std::fputs(result.output.c_str(), stdout);
     for (const Report& report : result.reports) {
       reports.push_back(report.to_string());
-      if (!quiet_) std::fprintf(stderr, "emulator: %s\n", reports.back().c_str());
+      say(reports.back());
     }
     const CUresult own = result.fault != Fault::kNone     ? result_of(result.fault)
                          : strict_ && result.has_errors() ? CUDA_ERROR_LAUNCH_FAILED
@@ -593,7 +594,7 @@ CUresult Driver::load(CUcontext context, const std::string& ptx, std::unique_ptr
             std::to_string(syntax.version_minor) + ", driver " + std::string(release.name) +
             " compiles up to " + std::to_string(release.ptx / 10) + "." +
             std::to_string(release.ptx % 10);
-      if (!quiet_) std::fprintf(stderr, "emulator: %s\n", log.c_str());
+      say(log);
       return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     }
     const std::string& target = syntax.target;
@@ -611,7 +612,7 @@ CUresult Driver::load(CUcontext context, const std::string& ptx, std::unique_ptr
     return CUDA_SUCCESS;
   } catch (const LoadError& error) {
     log = error.what();
-    if (!quiet_) std::fprintf(stderr, "emulator: %s\n", error.what());
+    say(error.what());
     return CUDA_ERROR_INVALID_PTX;
   }
 }

@@ -24,7 +24,7 @@
 namespace gptoss::emulator::driver {
 
 // What a test has asked to go wrong on a device: the call that would queue a piece of work, or the
-// work when it runs, which then sticks.
+// work when it runs, whose error then sticks to its context.
 struct PlannedFault {
   bool at_call = false;
   uint64_t after = 0;  // pieces of work before it
@@ -48,6 +48,7 @@ struct Device {
   bool is_unavailable = false;  // no context can be had, as where another process has it alone
   std::vector<PlannedFault> faults;
 
+  bool gives_contexts() const { return !is_unavailable && lost == CUDA_SUCCESS; }
   // The result of the next piece of work, if a fault is due.
   CUresult take_fault(bool at_call);
 };
@@ -220,6 +221,8 @@ class Driver {
   std::map<uint64_t, uint64_t> pinned;  // address -> size
   std::unordered_set<uint64_t> owned_pinned;
   CUresult ensure_primary(Device& device);
+  // A line on stderr, unless it is to be quiet.
+  void say(const std::string& what) const;
   // From now on every context of the device has the error.
   void lose(Device& device, CUresult error);
 
@@ -255,7 +258,8 @@ class Driver {
   // for the device, or machine code that this driver would take instead and cannot load.
   CUresult ptx_of_image(const void* image, const Device& device, std::string& out,
                         std::string& why) const;
-  bool loads_cubin(const void* elf, int capability, std::string& why) const;
+  // Whether it loads machine code of this ABI for a card.
+  bool loads_cubin(CubinAbi abi, int capability, std::string& why) const;
   CUresult load(CUcontext context, const std::string& ptx, std::unique_ptr<CUmod_st>& out,
                 std::string& log);
   CUfunction function(CUmodule module, const std::string& name);

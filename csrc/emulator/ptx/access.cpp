@@ -228,6 +228,7 @@ void locate_shared(Warp& warp, const LaneAddresses& a, uint32_t mask, const Acce
 ReportClass class_of(Space space, const Conflict& c, bool same_value, bool other_grid,
                      bool other_is_agent) {
   using Kind = Conflict::Kind;
+  if (c.is_ordered) return ReportClass::kReadOnlyWritten;
   if (other_grid) return ReportClass::kRaceGrids;
   if (c.lacks_proxy_fence) return ReportClass::kProxyFence;
   if (other_is_agent)
@@ -459,6 +460,7 @@ Access access_of(const Warp& warp, int lane, const AccessPlan& plan) {
   access.scope = plan.scope;
   access.non_coherent = plan.non_coherent;
   access.seen = &warp.seen[lane];
+  access.done_before = &warp.launch->done_before();
   access.slot_begin = warp.launch->chain.slot_begin.data();
   access.first_slot_of_cta = warp.cta->first_slot;
   access.slots_per_cta = warp.launch->warps_per_cta;
@@ -491,7 +493,9 @@ void report_conflict(Warp& warp, Space space, uint64_t address, int lane, const 
   if (report_class == ReportClass::kRaceMixed)
     why = "an atomic or volatile access against a plain one: ";
   if (report_class == ReportClass::kReadOnlyWritten)
-    why = "memory read through the read-only path is written by the same kernel: ";
+    why = other_grid ? "memory read through the read-only path is written by a grid that had not "
+                       "ended when this one began: "
+                     : "memory read through the read-only path is written by the same kernel: ";
   warp.launch->report(report_class,
                       warp.launch->site(warp, pc < 0 ? warp.pc : pc, lane, describe(plan)),
                       warp.launch->past_site(c.slot, c.clock, static_cast<int>(c.pc), c.lane,

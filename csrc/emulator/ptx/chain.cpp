@@ -115,6 +115,10 @@ void Chain::begin(Launch& launch) {
   launch.known_at_begin_ = known_to_all_;
   for (const LaunchRequest::Prerequisite& before : launch.request_.after)
     if (!before.programmatic) launch.known_at_begin_.join(launches_[before.index]->done_);
+  launch.done_before_ = launch.known_at_begin_;
+  for (size_t i = settled_; i < launch.index; ++i)
+    if (launches_[i]->state_ == Launch::State::kEnded)
+      launch.done_before_.join(launches_[i]->done_);
   if (!launch.begin()) throw LaunchFault{launch.result.fault};
 }
 

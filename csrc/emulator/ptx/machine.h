@@ -394,6 +394,8 @@ class Launch {
               std::string message);
   void report(ReportClass report_class, const Warp& warp, int lane, std::string message,
               std::string what = "executed");
+  // What grids that had ended when this one began had done.
+  const VectorClock& done_before() const { return done_before_; }
   // Whether an access was made by another grid of the chain.
   bool is_of_other_grid(uint32_t slot, uint32_t clock) const;
 
@@ -438,7 +440,8 @@ class Launch {
   std::vector<uint32_t> order_;                     // of clusters, where it is not their own
   uint64_t next_ = 0;                               // clusters started
   uint64_t triggered_ = 0;                          // CTAs that launched their dependents, or ended
-  VectorClock known_at_begin_;
+  VectorClock known_at_begin_;                      // promised, however long the grids ahead take
+  VectorClock done_before_;                         // the same, and what had ended by then
   VectorClock done_;  // all that the grid did and knew, once it has ended
   std::vector<std::byte> register_image_;
   std::vector<uint32_t> defined_image_;

@@ -209,11 +209,12 @@ inline Conflict Shadow::check_read(const Page& page, const Cell& cell, const Acc
                      cell.write_clock, cell.write_pc, cell.write_scope);
     found.non_coherent = a.non_coherent;
   }
-  if (a.non_coherent && !found && same_cta(a, cell.write_slot, cell.write_clock)) {
-    // Ordered or not, the read-only path may return what was there before the kernel.
+  if (a.non_coherent && !found &&
+      !a.done_before->covers(cell.write_slot, cell.write_lane, cell.write_clock)) {
+    // Ordered or not, the read-only path may return what was there before.
     found = conflict(Conflict::Kind::kReadAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
-    found.non_coherent = true;
+    found.non_coherent = found.is_ordered = true;
   }
   if (cell.hides_write && !found) return check_hidden_writes(page, cell, a);
   return found;

@@ -20,6 +20,8 @@ struct Access {
   bool non_coherent = false;
   // What the thread knows, and since when its slot and those of its CTA and cluster are theirs.
   const VectorClock* seen = nullptr;
+  // What had been done for certain when the access's grid began, for the read-only path.
+  const VectorClock* done_before = nullptr;
   // Of an access through the async proxy: which writes of threads are fenced for it.
   const VectorClock* proxied = nullptr;
   const uint32_t* slot_begin = nullptr;  // first clock of the current occupant, per slot
@@ -37,6 +39,7 @@ struct Conflict {
   bool both_strong = false;  // only a scope is too narrow
   bool either_strong = false;
   bool non_coherent = false;       // the read was ld.global.nc
+  bool is_ordered = false;         // so that nothing but ld.global.nc is at fault
   bool lacks_proxy_fence = false;  // ordered, but for another proxy
   explicit operator bool() const { return kind != Kind::kNone; }
 };

@@ -169,12 +169,16 @@ def finish(folder: Path, out: Path, only: str | None = None) -> None:
         journal = _read_journal(folder)
         for name in (_JOURNAL, _LOCK):
             (folder / name).unlink(missing_ok=True)
+        # An empty folder of the user's; Windows alone does not replace it.
+        is_in_the_way = sys.platform == "win32" and out.is_dir()
         try:
-            if out.is_dir():  # an empty one, which Windows does not replace
+            if is_in_the_way:
                 out.rmdir()
             folder.replace(out)
         except OSError:
             _write_journal(folder, journal)
+            if is_in_the_way:
+                out.mkdir(exist_ok=True)
             raise
     with suppress(OSError):
         descriptor = os.open(out.parent, os.O_RDONLY)
