@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 STATEMENT = re.compile(r"(?:@!?(?P<guard>%\w+) )?(?P<op>[\w.:]+) ?(?P<operands>.*)", re.DOTALL)
-# What may hand an address on, and from which operand on.
+# Operations that may hand an address on.
 POINTERS = re.compile(r"(?:mov|cvta|add|sub|mad|min|max|and|or|xor|selp)\b")
 
 
