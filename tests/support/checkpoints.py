@@ -46,7 +46,7 @@ MICRO = dataclasses.replace(
 
 def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     """Change a JSON file's object in place."""
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     edit(value)
     path.write_text(json.dumps(value))
 

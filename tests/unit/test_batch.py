@@ -324,12 +324,12 @@ class TestOrder:
             lines = read_batch(source)
             with BatchOutput(out, lines) as output:
                 task = asyncio.create_task(run_batch(model, lines, output, in_flight=3))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
                 assert len(model.running) == 3
                 written = []
                 for i in (2, 1, 3, 0):
                     model.running[f"What is {i} + 25?"].set_result(None)
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.05)
                     written.append([answer["custom_id"] for answer in read(out)])
                 assert written == [[], [], [], ["sum 0", "sum 1", "sum 2", "sum 3"]]
                 # A slow one at the head did not keep others from beginning.

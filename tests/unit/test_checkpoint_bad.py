@@ -507,7 +507,7 @@ def test_bad_checkpoint_is_refused(bad: Bad, originals: dict[str, Path], tmp_pat
     with pytest.raises(CheckpointError) as raised:
         open_checkpoint(folder, progress=False)
     for part in bad.message:
-        assert part in str(raised.value)
+        assert part in str(raised.value).replace(os.sep, "/")
     assert str(tmp_path) in str(raised.value), "the message names the file or folder"
     assert re.search(r"expected .* found ", str(raised.value), re.DOTALL)
 

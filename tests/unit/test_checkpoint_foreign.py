@@ -152,7 +152,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the Hub's cache": (put("models--openai--gpt-oss-20b/refs/main"), "the Hub's cache: pass"),
     "a repository of the Hub's cache": (
         put("refs/main", "snapshots/0123abc/config.json"),
-        "a folder of the Hub's cache: pass the Hub id .owner/name., or .*snapshots/0123abc",
+        "a folder of the Hub's cache: pass the Hub id .owner/name., or .*snapshots.0123abc",
     ),
 }
 

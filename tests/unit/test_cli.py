@@ -252,6 +252,7 @@ class TestDoctor:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv(variable, value)
+        monkeypatch.setenv("COLUMNS", "100")
         assert main(["doctor"]) == 2
         assert message in capsys.readouterr().out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -280,7 +281,8 @@ class TestInput:
 
         def chat(*typed: str) -> tuple[ScriptedModel, str]:
             model = ScriptedModel(*[FINAL] * 3)
-            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+            for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
+                monkeypatch.setenv(name, str(tmp_path / "state"))
             code, out, _ = run(model, typed=list(typed), history=None)
             assert code == 0
             return model, out
@@ -292,7 +294,7 @@ class TestInput:
             "First\nquestion",
             "Second",
         ]
-        assert file.stat().st_mode & 0o077 == 0
+        assert os.name == "nt" or file.stat().st_mode & 0o077 == 0
         if with_readline:
             assert given == ["False", "/history", "First\nquestion", "Second"]
         given.clear()
