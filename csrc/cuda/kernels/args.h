@@ -436,8 +436,8 @@ inline Launch launch_of(const ShuffleMxfp4Args& a) {
           0};
 }
 
-// experts (T, A), weights (T, A) of logits (T, E): ops/route_topk.h. A step has it within RouteArgs;
-// alone it is what tests compare with the op.
+// experts (T, A), weights (T, A) of logits (T, E): ops/route_topk.h. A step has it within
+// RouteArgs; alone it is what tests compare with the op.
 struct RouteTopkArgs {
   const float* logits;
   int32_t* experts;
