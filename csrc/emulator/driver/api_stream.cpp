@@ -93,9 +93,10 @@ DRIVER_API cuStreamQuery(CUstream handle) {
   });
 }
 
-DRIVER_API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
+DRIVER_API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {
   return with_stream(handle, [&](Driver& driver, CUstream stream) -> CUresult {
     if (!driver.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+    if (flags) return CUDA_ERROR_INVALID_VALUE;  // external ones, in captures, are not modelled
     if (event->capture) {
       // The stream joins the capture, or goes on in it.
       if (stream->capture && stream->capture != event->capture)
@@ -204,7 +205,11 @@ DRIVER_API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
 
 DRIVER_API cuEventCreate(CUevent* out, unsigned flags) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
-    if (!out) return CUDA_ERROR_INVALID_VALUE;
+    constexpr unsigned kKnown =
+        CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
+    const bool goes_elsewhere = flags & CU_EVENT_INTERPROCESS;
+    if (!out || flags & ~kKnown || (goes_elsewhere && !(flags & CU_EVENT_DISABLE_TIMING)))
+      return CUDA_ERROR_INVALID_VALUE;
     auto event = std::make_unique<CUevent_st>();
     event->context = context;
     event->flags = flags;
