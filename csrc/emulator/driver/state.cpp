@@ -349,7 +349,8 @@ bool Driver::run_one() {
 void Driver::wait(const std::shared_ptr<Work>& work) {
   while (work && !work->done) {
     if (run_one()) continue;
-    if (!is_endless) return;
+    // Who waits for a device that is lost is told so; who waits for what waits for it is not.
+    if (!is_endless || work->context->device->lost != CUDA_SUCCESS) return;
     // Other threads go on.
     mutex.unlock();
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
