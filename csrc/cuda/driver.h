@@ -48,6 +48,7 @@ inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventBlockingSync = 1;
 inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr unsigned kHostAllocPortable = 1;
+inline constexpr int kCaptureRelaxed = 2;
 inline constexpr int kJitErrorLog = 5;
 inline constexpr int kJitErrorLogBytes = 6;
 
@@ -104,6 +105,7 @@ inline constexpr int kOldestVersion = 12000;
   X(cuDevicePrimaryCtxRelease, (CUdevice))                                                        \
   X(cuCtxPushCurrent, (CUcontext))                                                                \
   X(cuCtxPopCurrent, (CUcontext*))                                                                \
+  X(cuThreadExchangeStreamCaptureMode, (int*))                                                    \
   X(cuMemGetInfo, (size_t*, size_t*))                                                             \
   X(cuMemAlloc, (CUdeviceptr*, size_t))                                                           \
   X(cuMemFree, (CUdeviceptr))                                                                     \

@@ -25,7 +25,8 @@ int64_t Context::free_memory() const {
   return static_cast<int64_t>(free);
 }
 
-Context::Scope::Scope(const Context& context) : driver_(context.driver_) {
+Context::Scope::Scope(const Context& context)
+    : driver_(context.driver_), capture_mode_(kCaptureRelaxed) {
   if (!context.is_own()) {
     throw BackendError(
         "[cuda] this process was forked after the model had been loaded: a device cannot be used "
@@ -33,9 +34,11 @@ Context::Scope::Scope(const Context& context) : driver_(context.driver_) {
         "model there");
   }
   driver_.check(driver_.cuCtxPushCurrent(context.context_), "the context");
+  driver_.cuThreadExchangeStreamCaptureMode(&capture_mode_);
 }
 
 Context::Scope::~Scope() {
+  driver_.cuThreadExchangeStreamCaptureMode(&capture_mode_);
   CUcontext popped = nullptr;
   driver_.cuCtxPopCurrent(&popped);
 }

@@ -33,7 +33,9 @@ class Context {
   // Bytes that are free on the device. In a Scope.
   int64_t free_memory() const;
 
-  // The context is current in this thread, as long as it lives. Throws BackendError in a fork.
+  // The context is current in this thread, as long as it lives. Meanwhile the thread may do what
+  // other libraries' captures, of whatever thread, forbid to those that share their streams: as it
+  // uses its own alone, it breaks none. Throws BackendError in a fork.
   class Scope {
    public:
     explicit Scope(const Context& context);
@@ -43,13 +45,17 @@ class Context {
 
    private:
     const Driver& driver_;
+    int capture_mode_;  // that the thread had, and has
   };
 
   // Runs f(driver) in the context, for destructors: does nothing where it cannot be had.
   template <class F>
   void release(F&& f) const {
     if (is_abandoned_ || !is_own() || driver_.cuCtxPushCurrent(context_) != kSuccess) return;
+    int mode = kCaptureRelaxed;
+    driver_.cuThreadExchangeStreamCaptureMode(&mode);
     f(driver_);
+    driver_.cuThreadExchangeStreamCaptureMode(&mode);
     CUcontext popped = nullptr;
     driver_.cuCtxPopCurrent(&popped);
   }

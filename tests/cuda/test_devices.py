@@ -457,6 +457,42 @@ def test_a_device_that_fails_in_a_step_is_named(model: Path) -> None:
         assert first.count("[cuda:") == 1
 
 
+GUEST = """
+import threading
+context, stream, graph = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+assert driver.cuInit(0) == 0
+assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert driver.cuCtxPushCurrent_v2(context) == 0
+assert driver.cuStreamCreate(ctypes.byref(stream), 1) == 0
+with load("cuda:0") as llm:
+    expected = llm.generate([1, 2, 3], max_tokens=3, temperature=0, ignore_eos=True).token_ids
+assert driver.cuStreamBeginCapture_v2(stream, 0) == 0  # no thread may do what is not safe
+with load("cuda:0,1") as llm:
+    found = llm.generate([1, 2, 3], max_tokens=3, temperature=0, ignore_eos=True, logprobs=1)
+    assert found.token_ids == expected
+assert driver.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
+mode = ctypes.c_int(1)
+assert driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
+assert mode.value == 0  # it is as before
+child = os.fork()
+if child == 0:
+    for device in ("cuda", "auto"):
+        try:
+            with load(device, max_sequences=1) as llm:
+                print(llm.description.split(",")[0], flush=True)
+        except gptoss.BackendError as error:
+            print(error, flush=True)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_other_libraries_may_capture_meanwhile_and_a_fork_is_told(model: Path) -> None:
+    cuda, auto = run(model, GUEST, "A100;A100")
+    assert "device 'cuda' is not available: this process was forked from one that had" in cuda
+    assert auto.startswith("cpu")
+
+
 LOST_AND_CLOSED = (
     FAIL.format()
     + """

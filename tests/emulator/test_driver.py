@@ -493,6 +493,48 @@ def test_what_the_real_driver_refuses() -> None:
     ], done.stderr
 
 
+CAPTURES = """
+import threading
+current(0)
+graph = ctypes.c_void_p()
+
+def unsafe():
+    current(0)
+    memory = ctypes.c_uint64()
+    calls = lib.cuMemAlloc_v2(ctypes.byref(memory), 64), lib.cuEventQuery(events[0])
+    return *calls, lib.cuMemFree_v2(memory) if memory.value else None
+
+def elsewhere(mode):
+    def run():
+        exchanged = ctypes.c_int(mode)
+        assert lib.cuThreadExchangeStreamCaptureMode(ctypes.byref(exchanged)) == 0
+        assert exchanged.value == 0
+        found.append(unsafe())
+    found = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+for mode in (0, 1, 2):
+    for act in (unsafe, lambda: elsewhere(0), lambda: elsewhere(1), lambda: elsewhere(2)):
+        assert lib.cuStreamBeginCapture_v2(streams[0], mode) == 0
+        print(mode, act(), lib.cuStreamEndCapture(streams[0], ctypes.byref(graph)))
+wrong = ctypes.c_int(3)
+print(lib.cuThreadExchangeStreamCaptureMode(ctypes.byref(wrong)))
+"""
+
+
+def test_a_capture_forbids_what_is_not_safe() -> None:
+    refused, done = "(900, 900, None) 901", "(0, 0, 0) 0"
+    assert _peers(CAPTURES) == [
+        *(f"0 {said}" for said in (refused, refused, done, done)),
+        *(f"1 {said}" for said in (refused, done, done, done)),
+        *(f"2 {said}" for said in (done, done, done, done)),
+        "1",
+    ]
+
+
 ENDLESS = """
 import threading
 current(1)

@@ -151,7 +151,7 @@ CUresult fill(CUdeviceptr target, uint32_t value, uint32_t element, size_t count
 CUresult allocate(CUdeviceptr* out, size_t bytes) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!out || !bytes) return CUDA_ERROR_INVALID_VALUE;
-    if (driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     static uint64_t number = 0;
     const uint64_t address =
         context->device->memory->allocate(bytes, "allocation " + std::to_string(++number));
@@ -175,6 +175,7 @@ void unpin(Driver& driver, void* bytes) {
 CUresult allocate_host(void** out, size_t bytes) {
   return enter_context([&](Driver& driver, CUcontext) -> CUresult {
     if (!out || !bytes) return CUDA_ERROR_INVALID_VALUE;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     void* memory = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!memory) return CUDA_ERROR_OUT_OF_MEMORY;
     std::memset(memory, kPoison, bytes);
@@ -207,7 +208,7 @@ DRIVER_API cuMemAllocPitch_v2(CUdeviceptr* out, size_t* pitch, size_t width, siz
 DRIVER_API cuMemFree_v2(CUdeviceptr address) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!address) return CUDA_SUCCESS;
-    if (driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     Device* device = driver.device_of(address, 1);
     if (!device) return CUDA_ERROR_INVALID_VALUE;
     if (driver.is_endless || driver.is_kind()) driver.wait_all(context);
@@ -243,6 +244,7 @@ DRIVER_API cuMemHostAlloc(void** out, size_t bytes, unsigned flags) {
 DRIVER_API cuMemFreeHost(void* memory) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!driver.owned_pinned.count(address_of(memory))) return CUDA_ERROR_INVALID_VALUE;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     driver.wait_all(context);
     driver.owned_pinned.erase(address_of(memory));
     unpin(driver, memory);

@@ -103,7 +103,9 @@
   X(cuStreamGetFlags, cuStreamGetFlags, "")                                                      \
   X(cuStreamGetPriority, cuStreamGetPriority, "")                                                \
   X(cuStreamGetCtx, cuStreamGetCtx, "")                                                          \
-  X(cuStreamBeginCapture, cuStreamBeginCapture_v2, "modes differ only for the default stream")   \
+  X(cuStreamBeginCapture, cuStreamBeginCapture_v2,                                               \
+    "modes differ for the default stream, allocations and cuEventQuery")                         \
+  X(cuThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, "")                    \
   X(cuStreamEndCapture, cuStreamEndCapture, "")                                                  \
   X(cuStreamIsCapturing, cuStreamIsCapturing, "")                                                \
   X(cuLaunchHostFunc, cuLaunchHostFunc, "which may not call the driver")                         \

@@ -262,6 +262,26 @@ bool Driver::is_capturing(CUcontext context) const {
                      [](CUstream s) { return s->capture != nullptr; });
 }
 
+CUstreamCaptureMode& Driver::capture_mode() {
+  thread_local CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  return mode;
+}
+
+bool Driver::breaks_capture() {
+  if (capture_mode() == CU_STREAM_CAPTURE_MODE_RELAXED) return false;
+  bool breaks = false;
+  streams.each([&](CUstream s) {
+    if (!s->began_capture || s->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return;
+    const bool is_own = s->capture_thread == std::this_thread::get_id();
+    const bool is_global = s->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                           capture_mode() == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (!is_own && !is_global) return;
+    s->is_broken = true;
+    breaks = true;
+  });
+  return breaks;
+}
+
 // ---- work ----
 
 std::shared_ptr<Work> Driver::enqueue(CUstream s, std::function<CUresult()> run) {

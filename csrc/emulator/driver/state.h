@@ -12,6 +12,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -110,6 +111,8 @@ struct CUstream_st {
   CUgraph capture = nullptr;
   bool began_capture = false;
   CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::thread::id capture_thread;
+  bool is_broken = false;  // what it captured, by a call that was not safe
   std::vector<CUgraphNode> tail;
 };
 
@@ -251,6 +254,11 @@ class Driver {
   void wait(const std::shared_ptr<Work>& work);
   void wait_all(CUcontext context);
   bool is_capturing(CUcontext context) const;
+  // Of the calling thread.
+  static CUstreamCaptureMode& capture_mode();
+  // Whether a call that may not be safe while a stream captures is refused in this thread: then it
+  // has broken what was captured.
+  bool breaks_capture();
 
   CUresult check_launch(CUcontext context, const KernelCall& call);
   LaunchOptions options_of(CUcontext context, const KernelCall& call) const;
