@@ -40,8 +40,6 @@ constexpr std::chrono::milliseconds kLongNap{1};
 constexpr std::chrono::milliseconds kLookInterval{10};
 constexpr std::chrono::microseconds kNap{50};
 
-constexpr int kMostGridRows = 65535;  // of every card, in y and z
-
 // Launches and small kernels weigh more than the weights of further tokens; not measured.
 constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
 
@@ -139,8 +137,11 @@ class CudaBackend final : public Backend {
 
   ~CudaBackend() override {
     // A card's memory is not given back while another one copies from it or into it.
-    const std::vector<bool> have_ended = settle();
-    leave_what_goes_on(have_ended);
+    try {
+      leave_what_goes_on(settle());
+    } catch (...) {  // no memory to find out with
+      for (const auto& card : cards_) card->leave(true);
+    }
   }
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
@@ -180,11 +181,6 @@ class CudaBackend final : public Backend {
   }
 
   void prepare(const StepLimits& limits, std::span<const int> n_pages) override {
-    // In f32 each row of a matmul is a row of the grid.
-    const int rows = limits.max_tokens * std::max(1, config_.n_active);
-    check(scheme_.act != Act::f32 || rows <= kMostGridRows, "[cuda] precision=\"reference\" takes ",
-          kMostGridRows / std::max(1, config_.n_active),
-          " tokens a step at most (max_step_tokens), got ", limits.max_tokens);
     limits_ = limits;
     if (host_experts_) host_experts_->prepare(limits.max_tokens);
     const StageOptions options = {.config = config_,

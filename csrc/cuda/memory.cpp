@@ -1,5 +1,6 @@
 #include "cuda/memory.h"
 
+#include <new>
 #include <vector>
 
 #include "platform/platform.h"
@@ -86,7 +87,8 @@ struct Stream::Held {
 Stream::~Stream() {
   context_.release([&](const Driver& driver) { driver.cuStreamDestroy(stream_); });
   // Copies that are still queued may read these.
-  if (context_.is_abandoned()) static_cast<void>(new std::list<Held>(std::move(held_)));
+  if (context_.is_abandoned())
+    static_cast<void>(new (std::nothrow) std::list<Held>(std::move(held_)));
 }
 
 void Stream::upload(CUdeviceptr to, const void* from, int64_t bytes) const {
