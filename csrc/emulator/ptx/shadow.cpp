@@ -190,6 +190,22 @@ Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
   return found;
 }
 
+Conflict Shadow::find_reader(uint64_t offset, uint32_t bytes, const Access& access) {
+  const Page& p = page(offset, bytes);
+  const uint64_t in_page = offset & (kPageBytes - 1);
+  for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i) {
+    const Cell& cell = p.cells[i];
+    if (cell.reader.clock)
+      if (const Conflict c = check_reader(cell.reader, access)) return c;
+    for (uint32_t at = cell.more_readers; at; at = p.more[at - 1].next) {
+      const Reader& r = p.more[at - 1].reader;
+      if (r.is_write) continue;
+      if (const Conflict c = check_reader(r, access)) return c;
+    }
+  }
+  return {};
+}
+
 Conflict Shadow::check_hidden_writes(const Page& page, const Cell& cell, const Access& a) {
   for (uint32_t at = cell.more_readers; at; at = page.more[at - 1].next) {
     const Reader& r = page.more[at - 1].reader;
@@ -259,6 +275,24 @@ void Shadow::note_read(Page& page, Cell& cell, const Access& a) {
   last = mine;
 }
 
+// What a write has to do with a read, or with a weak write that strong ones have hidden.
+Conflict Shadow::check_reader(const Reader& r, const Access& a) {
+  const bool own_warp = !a.proxied && same_warp(a, r.slot, r.clock);
+  const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
+  if (!others) return {};
+  const int lane = std::countr_zero(others);
+  if (r.is_write) {
+    if (ordered(a, r.slot, lane, r.clock)) return {};
+    return conflict(Conflict::Kind::kWriteAfterWrite, a, r.slot, lane, r.clock, r.pc, r.scope);
+  }
+  if (a.seen->covers_all(r.slot, others, r.clock) || reach(a, r.scope, r.slot, r.clock)) return {};
+  Conflict found =
+      conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, lane, r.clock, r.pc, r.scope);
+  found.lacks_proxy_fence = false;  // reads need none
+  found.non_coherent = r.non_coherent;
+  return found;
+}
+
 Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
   Conflict found;
   if (cell.write_clock && !ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
@@ -266,20 +300,7 @@ Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
     found = conflict(Conflict::Kind::kWriteAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
   const auto check = [&](const Reader& r) {
-    const bool own_warp = !a.proxied && same_warp(a, r.slot, r.clock);
-    const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
-    if (found || !others) return;
-    const int lane = std::countr_zero(others);
-    if (r.is_write) {
-      if (!ordered(a, r.slot, lane, r.clock))
-        found = conflict(Conflict::Kind::kWriteAfterWrite, a, r.slot, lane, r.clock, r.pc, r.scope);
-      return;
-    }
-    if (a.seen->covers_all(r.slot, others, r.clock)) return;
-    if (reach(a, r.scope, r.slot, r.clock)) return;
-    found = conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, lane, r.clock, r.pc, r.scope);
-    found.lacks_proxy_fence = false;  // reads need none
-    found.non_coherent = r.non_coherent;
+    if (!found) found = check_reader(r, a);
   };
   // A weak write takes the place of all that came before; a strong one does not speak for weak
   // accesses, with which later strong ones may conflict.

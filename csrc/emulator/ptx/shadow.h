@@ -58,6 +58,8 @@ class Shadow {
 
   Conflict read(uint64_t offset, uint32_t bytes, const Access& access);
   Conflict write(uint64_t offset, uint32_t bytes, const Access& access);
+  // The read that a write would conflict with; notes nothing.
+  Conflict find_reader(uint64_t offset, uint32_t bytes, const Access& access);
   // All lanes of a warp, each `bytes` behind the one before, from `offset` on. Stops at the first
   // lane that does not pass quickly, and returns it; kLanes where all did.
   int read_range(uint64_t offset, uint32_t bytes, Access& access);
@@ -122,6 +124,7 @@ class Shadow {
   static Conflict check_read(const Page& page, const Cell& cell, const Access& access);
   static Conflict check_hidden_writes(const Page& page, const Cell& cell, const Access& access);
   static void note_read(Page& page, Cell& cell, const Access& access);
+  static Conflict check_reader(const Reader& reader, const Access& access);
   static Conflict write_cell(Page& page, Cell& cell, const Access& access);
 
   std::vector<std::unique_ptr<Page>> pages_;
