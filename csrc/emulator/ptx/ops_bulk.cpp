@@ -282,9 +282,9 @@ void bulk_to_shared(Warp& warp, const Instruction& in, uint32_t mask) {
     if (in.sub)
       start_multicast(warp, l, target, warp.reg<uint16_t>(in.src[2])[l], pieces);
     else
-      start_to_shared(warp, l, target, std::move(pieces),
-                      in.space2 == Space::kShared ? BulkCopy::Kind::kAcross
-                                                  : BulkCopy::Kind::kToShared);
+      start_to_shared(
+          warp, l, target, std::move(pieces),
+          in.space2 == Space::kShared ? BulkCopy::Kind::kAcross : BulkCopy::Kind::kToShared);
   }
   warp.advance_clock();
 }
@@ -297,9 +297,9 @@ void bulk_to_global(Warp& warp, const Instruction& in, uint32_t mask) {
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
     const auto bytes = warp.reg<uint32_t>(in.src[0])[l];
-    start_to_global(warp, l,
-                    linear_pieces(warp, l, from.at[l], Space::kGlobal, to.at[l], bytes,
-                                  AccessKind::kStore));
+    start_to_global(
+        warp, l,
+        linear_pieces(warp, l, from.at[l], Space::kGlobal, to.at[l], bytes, AccessKind::kStore));
   }
   warp.advance_clock();
 }
