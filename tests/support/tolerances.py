@@ -34,7 +34,7 @@ GREEDY_GAP = 0.01
 # one, 0.0048 of the block. Gate and up err by that both, and their product, which is rounded next,
 # has a larger largest value: 1.1 % of an expert's output, as the same roundings give in float64
 # (tests/unit/test_rounding_by_layer.py). Experts bring half to three quarters of the residual
-# stream: 0.4 to 0.7 % of it in a layer, 1.2 % in four, and what later layers make of earlier errors
+# stream: 0.4 to 0.7 % of it in a layer, 1.0 % in four, and what later layers make of earlier errors
 # takes it to 1.8 % at 20b's shapes without a choice of experts. f16 keys and values bring less than
 # 0.1 %. It is the median's: a token that rounding sends to another expert may be wholly different.
 INT8_MEDIAN_RELATIVE_L2 = 0.03
