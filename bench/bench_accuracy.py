@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,38 @@ def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+class Figures(NamedTuple):
+    """Of each of T tokens, or of those of several texts."""
+
+    errors: npt.NDArray[np.floating]
+    divergences: npt.NDArray[np.floating]
+    same_top: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, found: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]) -> Figures:
+        log_p, log_q = log_softmax(truth), log_softmax(found)
+        return cls(
+            np.linalg.norm(found - truth, axis=-1) / np.linalg.norm(truth, axis=-1),
+            (np.exp(log_p) * (log_p - log_q)).sum(axis=-1),
+            found.argmax(-1) == truth.argmax(-1),
+        )
+
+    def row(self, mode: str) -> dict[str, Any]:
+        return {
+            "mode": mode,
+            "median error": float(np.median(self.errors)),
+            "mean KL": float(self.divergences.mean()),
+            "worst KL": float(self.divergences.max()),
+            "same top token %": 100 * float(self.same_top.mean()),
+        }
+
+
+def compare(
+    mode: str, found: npt.NDArray[np.floating], truth: npt.NDArray[np.floating]
+) -> dict[str, Any]:
+    return Figures.of(found, truth).row(mode)
+
+
 @dataclass
 class Read:
     """What a mode makes of a text of T tokens."""
@@ -58,33 +90,24 @@ def read(llm: gptoss.LLM, tokens: list[int]) -> Read:
 
 
 class Comparison:
-    """Figures of each token, text after text, of a mode beside the reference."""
+    """A mode beside the reference, text after text."""
 
     def __init__(self) -> None:
-        self.errors: list[float] = []
-        self.divergences: list[float] = []
-        self.same_top: list[bool] = []
-        self.rerouted: list[bool] = []  # to other experts in some layer
-        self.untouched: list[bool] = []  # neither it nor any before it in its text
+        self.figures: list[Figures] = []
+        self.rerouted: list[bool] = []  # a token goes to other experts in some layer
+        self.untouched: list[bool] = []  # neither it nor any before it in its text does
 
     def add(self, found: Read, truth: Read) -> None:
-        x, y = found.logits, truth.logits
-        self.errors += (np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)).tolist()
-        log_p, log_q = log_softmax(y), log_softmax(x)
-        self.divergences += (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).tolist()
-        self.same_top += (x.argmax(-1) == y.argmax(-1)).tolist()
+        self.figures.append(Figures.of(found.logits, truth.logits))
         rerouted = (found.experts != truth.experts).any(axis=(0, 2))
         self.rerouted += rerouted.tolist()
         self.untouched += (~np.logical_or.accumulate(rerouted)).tolist()
 
     def row(self, mode: str) -> dict[str, Any]:
-        errors = np.array(self.errors)[self.untouched]
+        figures = Figures(*map(np.concatenate, zip(*self.figures, strict=True)))
+        errors = figures.errors[self.untouched]
         return {
-            "mode": mode,
-            "median error": float(np.median(self.errors)),
-            "mean KL": float(np.mean(self.divergences)),
-            "worst KL": max(self.divergences),
-            "same top token %": 100 * float(np.mean(self.same_top)),
+            **figures.row(mode),
             "other experts %": 100 * float(np.mean(self.rerouted)),
             "median error before": float(np.median(errors)) if len(errors) else None,
             "of tokens %": 100 * float(np.mean(self.untouched)),
