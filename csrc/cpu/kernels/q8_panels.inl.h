@@ -3,7 +3,8 @@
 // A panel is some rows, one per lane of two registers. A chunk of K is unpacked once, then
 // all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4.fast), so
 // that a sum is one register. Included after the file that has the instruction set's own part:
-//   kPanelSize, kChunkBlocks, kPanelTokens   rows, blocks of a chunk, tokens that pass together
+//   kPanelSize, kChunkBlocks   rows, blocks of a chunk
+//   kPanelTokens<Group>        tokens that pass together: 6 at most
 //   kHasPanels<Group>, kFewestPanelTokens<Group>
 //   kAddsExponents<Group>, exponents_can_be_added, take_exponents
 //   UnpackedChunk, unpack_chunk<Group>
@@ -60,19 +61,31 @@ void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
 template <class Group, bool kExponents>
 void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
                          int token, int n_tokens, TokenSums* sums, NextChunk next) {
+  constexpr int kMost = kPanelTokens<Group>;
+  const auto add = [&]<int kTokens>(int t) {
+    if constexpr (kTokens <= kMost) {
+      add_chunk<Group, kExponents, kTokens>(task, chunk, begin, count, token + t, sums + t);
+    }
+  };
   int t = 0;
-  for (; t + kPanelTokens <= n_tokens; t += kPanelTokens) {
+  for (; t + kMost <= n_tokens; t += kMost) {
     next.prefetch();
-    add_chunk<Group, kExponents, kPanelTokens>(task, chunk, begin, count, token + t, sums + t);
+    add.template operator()<kMost>(t);
   }
-  const int left = n_tokens - t;
-  if constexpr (kPanelTokens > 3) {
-    if (left == 3) add_chunk<Group, kExponents, 3>(task, chunk, begin, count, token + t, sums + t);
+  switch (n_tokens - t) {
+    case 5:
+      return add.template operator()<5>(t);
+    case 4:
+      return add.template operator()<4>(t);
+    case 3:
+      return add.template operator()<3>(t);
+    case 2:
+      return add.template operator()<2>(t);
+    case 1:
+      return add.template operator()<1>(t);
+    default:
+      return;
   }
-  if constexpr (kPanelTokens > 2) {
-    if (left == 2) add_chunk<Group, kExponents, 2>(task, chunk, begin, count, token + t, sums + t);
-  }
-  if (left == 1) add_chunk<Group, kExponents, 1>(task, chunk, begin, count, token + t, sums + t);
 }
 
 template <class Group>
@@ -111,7 +124,7 @@ void matmul_q8_panels(const MatmulTask& task) {
         const bool last = begin + count == blocks;
         const NextChunk next =
             next_chunk<Group>(task, last ? row + kPanelSize : row, last ? 0 : begin + count,
-                              tokens < kPanelTokens ? 1 : tokens / kPanelTokens);
+                              tokens < kPanelTokens<Group> ? 1 : tokens / kPanelTokens<Group>);
         prefetch_scales<Group>(task, row + kPanelSize, begin, count);
         if (exponents && take_exponents(chunk, count)) {
           add_chunk_to_tokens<Group, kAdds>(task, chunk, begin, count, first, tokens, sums, next);

@@ -23,7 +23,12 @@ inline __m256i add_quads(__m256i sum, __m256i unsigned_bytes, __m256i signed_byt
 #endif
 }
 
+// Blocks in an unpacked chunk: 32 * 512 bytes, a third of the first-level cache.
+inline constexpr int kChunkBlocks = 32;
+
+// 8 sums, 4 of weights or their magnitudes, an input and a product in 16 registers.
 struct Mxfp4Products {
+  static constexpr int kTokens = 4;
   __m256i low, high;
 
   explicit Mxfp4Products(const int32_t* correction)
@@ -38,6 +43,7 @@ struct Mxfp4Products {
 };
 
 struct Int8Products {
+  static constexpr int kTokens = 4;
   __m256i low = _mm256_setzero_si256(), high = low;
 
   explicit Int8Products(const int32_t* /*correction*/) {}
