@@ -2,8 +2,9 @@
 //
 // A panel is 16 rows, one per lane of two registers (q8_panels.inl.h). Included after the file that
 // has the instruction set's own part, a token's exact sums of one block of 16 rows:
-//   Mxfp4Products, Int8Products   from a correction; add(quads, x), sum(v); kTokens, how many
-//                                 tokens' fit into registers
+//   Mxfp4Products, Int8Products   from a correction and what sums of int8 start at (UnpackedChunk);
+//                                 add(quads, x), sum(v); kTokens, how many tokens' fit into
+//                                 registers
 //   kChunkBlocks                  blocks in an unpacked chunk, each 512 bytes
 #pragma once
 
@@ -48,6 +49,9 @@ inline constexpr int kFewestPanelTokens<Mxfp4Group> = 4;
 struct UnpackedChunk {
   __m256i codes[kChunkBlocks][8][kPanelVectors];  // quads of 8 rows
   __m256 scales[kChunkBlocks][kPanelVectors];
+  // Of int8, whose products take the sign of w: -x is ~x + 1, so |w| * (x, or ~x where w is
+  // negative) lacks one |w| for every negative w. They are where the sums start.
+  __m256i starts[kChunkBlocks][kPanelVectors];
 };
 
 // Scales are multiplied.
@@ -87,8 +91,7 @@ inline __m256i words_of_rows(const void* first, int64_t row_bytes) {
 }
 // Scales of the first blocks of 8 rows, as many as are whole words; returns how many. Blocks are
 // kPanelVectors apart in `out`.
-inline int first_scales(const uint8_t* scales, int64_t row_blocks, int count,
-                        __m256* out) {
+inline int first_scales(const uint8_t* scales, int64_t row_blocks, int count, __m256* out) {
   int b = 0;
   for (; b + 4 <= count; b += 4) {
     const __m256i words = words_of_rows(scales + b, row_blocks);
@@ -103,8 +106,7 @@ inline int first_scales(const uint8_t* scales, int64_t row_blocks, int count,
   }
   return b;
 }
-inline int first_scales(const uint16_t* scales, int64_t row_blocks, int count,
-                        __m256* out) {
+inline int first_scales(const uint16_t* scales, int64_t row_blocks, int count, __m256* out) {
   int b = 0;
   for (; b + 2 <= count; b += 2) {
     const __m256i words = words_of_rows(scales + b, row_blocks * int64_t{sizeof *scales});
@@ -121,8 +123,7 @@ inline int first_scales(const HalfScale* /*scales*/, int64_t /*row_blocks*/, int
 
 // Scales of `count` blocks of 8 rows.
 template <class Scale>
-void unpack_scales(const Scale* scales, int64_t row_blocks, int count,
-                   __m256* out) {
+void unpack_scales(const Scale* scales, int64_t row_blocks, int count, __m256* out) {
   for (int b = first_scales(scales, row_blocks, count, out); b < count; ++b) {
     out[b * kPanelVectors] = scales_of_rows(scales + b, row_blocks);
   }
@@ -153,6 +154,16 @@ void unpack_block(const uint8_t* rows, int64_t row_bytes, int64_t blocks, int bl
   }
 }
 
+// Of the codes of a block of 8 rows that are negative, the sum of magnitudes.
+inline __m256i sum_of_negatives(const __m256i (&quads)[8][kPanelVectors], int v) {
+  __m256i sums = _mm256_setzero_si256();
+  for (int j = 0; j < 8; ++j) {
+    const __m256i negative = _mm256_min_epi8(quads[j][v], _mm256_setzero_si256());
+    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(_mm256_set1_epi8(1), negative));
+  }
+  return _mm256_madd_epi16(sums, _mm256_set1_epi16(-1));
+}
+
 // Blocks [begin, begin + count) of the panel that starts at `row`.
 template <class Group>
 void unpack_chunk(const MatmulTask& task, int row, int begin, int count, UnpackedChunk& chunk) {
@@ -165,6 +176,9 @@ void unpack_chunk(const MatmulTask& task, int row, int begin, int count, Unpacke
         static_cast<const typename Group::Scale*>(task.w.scales) + first * row_blocks + begin;
     for (int b = 0; b < count; ++b) {
       unpack_block<Group>(codes, row_bytes, row_blocks, begin + b, chunk.codes[b], v);
+      if constexpr (!std::is_same_v<Group, Mxfp4Group>) {
+        chunk.starts[b][v] = sum_of_negatives(chunk.codes[b], v);
+      }
     }
     unpack_scales(scales, row_blocks, count, &chunk.scales[0][v]);
   }
@@ -183,7 +197,9 @@ void add_chunk(const MatmulTask& task, const UnpackedChunk& chunk, int begin, in
   for (int b = 0; b < count; ++b) {
     const int chain = (begin + b) % 4;
     const auto at = [&](int t) { return rows[t].codes + kQ8Block * b; };
-    const auto products_of = [&](int t) { return Products(rows[t].corrections + b); };
+    const auto products_of = [&](int t) {
+      return Products(rows[t].corrections + b, chunk.starts[b]);
+    };
     const auto finish = [&](const Products& products, int t) {
       const __m256 x_scale = _mm256_set1_ps(rows[t].scales[b]);
       for (int v = 0; v < kPanelVectors; ++v) {
