@@ -72,6 +72,7 @@ void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int
     next.prefetch();
     add.template operator()<kMost>(t);
   }
+  next.prefetch();
   switch (n_tokens - t) {
     case 5:
       return add.template operator()<5>(t);
@@ -124,7 +125,7 @@ void matmul_q8_panels(const MatmulTask& task) {
         const bool last = begin + count == blocks;
         const NextChunk next =
             next_chunk<Group>(task, last ? row + kPanelSize : row, last ? 0 : begin + count,
-                              tokens < kPanelTokens<Group> ? 1 : tokens / kPanelTokens<Group>);
+                              (tokens + kPanelTokens<Group> - 1) / kPanelTokens<Group>);
         prefetch_scales<Group>(task, row + kPanelSize, begin, count);
         if (exponents && take_exponents(chunk, count)) {
           add_chunk_to_tokens<Group, kAdds>(task, chunk, begin, count, first, tokens, sums, next);

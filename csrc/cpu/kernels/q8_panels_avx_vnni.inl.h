@@ -29,6 +29,7 @@ inline constexpr int kChunkBlocks = 32;
 // 8 sums, 4 of weights or their magnitudes, an input and a product in 16 registers.
 struct Mxfp4Products {
   static constexpr int kTokens = 4;
+  static constexpr int kFewestTokens = 4;
   __m256i low, high;
 
   Mxfp4Products(const int32_t* correction, const __m256i (& /*starts*/)[2])
@@ -44,6 +45,7 @@ struct Mxfp4Products {
 
 struct Int8Products {
   static constexpr int kTokens = 4;
+  static constexpr int kFewestTokens = 8;
   __m256i low, high;
 
   Int8Products(const int32_t* /*correction*/, const __m256i (&starts)[2])

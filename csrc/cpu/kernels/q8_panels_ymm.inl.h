@@ -3,8 +3,9 @@
 // A panel is 16 rows, one per lane of two registers (q8_panels.inl.h). Included after the file that
 // has the instruction set's own part, a token's exact sums of one block of 16 rows:
 //   Mxfp4Products, Int8Products   from a correction and what sums of int8 start at (UnpackedChunk);
-//                                 add(quads, x), sum(v); kTokens, how many tokens' fit into
-//                                 registers
+//                                 add(quads, x), sum(v)
+//   kTokens, kFewestTokens        of these: tokens that pass together, and from how many on
+//                                 panels are faster than tiles
 //   kChunkBlocks                  blocks in an unpacked chunk, each 512 bytes
 #pragma once
 
@@ -38,13 +39,8 @@ inline constexpr int kPanelTokens = ProductsOf<Group>::kTokens;
 template <class Group>
 inline constexpr bool kHasPanels = true;
 
-// With fewer, unpacking a panel costs more than its faster products save. On Zen 4, 4 tokens of
-// int8 take 1.32 times as long in panels as in tiles, 8 as long, 16 0.79 times; of MXFP4, which
-// tiles unpack as well, 4 take 1.04 times and 8 0.75 times as long.
 template <class Group>
-inline constexpr int kFewestPanelTokens = 8;
-template <>
-inline constexpr int kFewestPanelTokens<Mxfp4Group> = 4;
+inline constexpr int kFewestPanelTokens = ProductsOf<Group>::kFewestTokens;
 
 struct UnpackedChunk {
   __m256i codes[kChunkBlocks][8][kPanelVectors];  // quads of 8 rows
