@@ -62,31 +62,28 @@ template <class Group, bool kExponents>
 void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
                          int token, int n_tokens, TokenSums* sums, NextChunk next) {
   constexpr int kMost = kPanelTokens<Group>;
-  const auto add = [&]<int kTokens>(int t) {
-    if constexpr (kTokens <= kMost) {
-      add_chunk<Group, kExponents, kTokens>(task, chunk, begin, count, token + t, sums + t);
-    }
-  };
   int t = 0;
   for (; t + kMost <= n_tokens; t += kMost) {
     next.prefetch();
-    add.template operator()<kMost>(t);
+    add_chunk<Group, kExponents, kMost>(task, chunk, begin, count, token + t, sums + t);
   }
-  next.prefetch();
-  switch (n_tokens - t) {
-    case 5:
-      return add.template operator()<5>(t);
-    case 4:
-      return add.template operator()<4>(t);
-    case 3:
-      return add.template operator()<3>(t);
-    case 2:
-      return add.template operator()<2>(t);
-    case 1:
-      return add.template operator()<1>(t);
-    default:
-      return;
+  if constexpr (kFewestPanelTokens<Group> < kMost) {
+    if (t == 0) next.prefetch();
   }
+  const int left = n_tokens - t;
+  if constexpr (kMost > 5) {
+    if (left == 5) add_chunk<Group, kExponents, 5>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if constexpr (kMost > 4) {
+    if (left == 4) add_chunk<Group, kExponents, 4>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if constexpr (kMost > 3) {
+    if (left == 3) add_chunk<Group, kExponents, 3>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if constexpr (kMost > 2) {
+    if (left == 2) add_chunk<Group, kExponents, 2>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if (left == 1) add_chunk<Group, kExponents, 1>(task, chunk, begin, count, token + t, sums + t);
 }
 
 template <class Group>
@@ -125,7 +122,7 @@ void matmul_q8_panels(const MatmulTask& task) {
         const bool last = begin + count == blocks;
         const NextChunk next =
             next_chunk<Group>(task, last ? row + kPanelSize : row, last ? 0 : begin + count,
-                              (tokens + kPanelTokens<Group> - 1) / kPanelTokens<Group>);
+                              tokens < kPanelTokens<Group> ? 1 : tokens / kPanelTokens<Group>);
         prefetch_scales<Group>(task, row + kPanelSize, begin, count);
         if (exponents && take_exponents(chunk, count)) {
           add_chunk_to_tokens<Group, kAdds>(task, chunk, begin, count, first, tokens, sums, next);
