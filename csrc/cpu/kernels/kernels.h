@@ -190,8 +190,8 @@ struct Kernels {
   SampleKernels sample;
 };
 
-// What an instruction set does otherwise than a smaller one: its other kernels are that one's, which
-// need not be compiled again. An empty matmul is the smaller one's as well.
+// What an instruction set does otherwise than a smaller one: its other kernels are that one's,
+// which need not be compiled again. An empty matmul is the smaller one's as well.
 struct Extension {
   const char* name;
   Matmul bf16_exact = {}, bf16_fast = {}, bf12_fast = {}, q8_fast = {}, q8_0_fast = {},
