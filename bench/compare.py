@@ -59,6 +59,9 @@ from shapes import PAGE_TOKENS
 # Changed when the files that are made here change, so that old ones are not taken again.
 _FILES_VERSION = 2
 _COPY_BYTES = 1 << 26
+# Texts whose logits are compared are short and several: a token that rounding sends to another
+# expert moves all that follow it in its text, by attention.
+_AGREEMENT_PROMPT_TOKENS = 32
 _MESSAGE_CHARACTERS = 300
 _WORKERS = Path(__file__).with_name("compare_workers.py")
 # The form of dense weights in which the others hold what gptoss does, and its type in GGUF.
@@ -182,7 +185,12 @@ def main() -> None:
 
 
 def prepare_model(
-    source: Checkpoint, layers: int, work: Path, *, truncate: bool | None = None
+    source: Checkpoint,
+    layers: int,
+    work: Path,
+    *,
+    truncate: bool | None = None,
+    experts: int | None = None,
 ) -> Path:
     """Return a checkpoint of the Hugging Face layout with the first layers of another.
 
@@ -196,6 +204,8 @@ def prepare_model(
         Where to write what is not there already.
     truncate : bool, optional
         Whether YaRN's bounds are rounded, instead of what the config says.
+    experts : int, optional
+        How many of each layer's experts, from the first, instead of all.
 
     Returns
     -------
@@ -205,28 +215,37 @@ def prepare_model(
     Raises
     ------
     ValueError
-        There are fewer layers.
+        There are fewer layers, or experts, or fewer are asked for than a token goes to.
     """
     config = source.config
     if not 1 <= layers <= config.num_hidden_layers:
         raise ValueError(f"--layers must be 1 to {config.num_hidden_layers}, got {layers}")
     truncate = config.rope.truncate if truncate is None else truncate
+    experts = config.num_local_experts if experts is None else experts
+    if not config.num_experts_per_tok <= experts <= config.num_local_experts:
+        raise ValueError(
+            f"experts must be {config.num_experts_per_tok} to {config.num_local_experts}, "
+            f"got {experts}"
+        )
     changed = dataclasses.replace(
         config,
         num_hidden_layers=layers,
         layer_types=config.layer_types[:layers],
+        num_local_experts=experts,
         rope=dataclasses.replace(config.rope, truncate=truncate),
     )
     if source.layout == "hf" and changed == config:
         return source.path
-    folder = work / f"{source.name}-{layers}-layers-{_digest(source, changed)}"
+    of = "" if experts == config.num_local_experts else f"-{experts}-experts"
+    folder = work / f"{source.name}-{layers}-layers{of}-{_digest(source, changed)}"
     if folder.is_dir():
         return folder
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="partial-") as made:
         partial = Path(made) / folder.name
         partial.mkdir()
-        if source.layout == "hf" and layers == config.num_hidden_layers:
+        same_tensors = (layers, experts) == (config.num_hidden_layers, config.num_local_experts)
+        if source.layout == "hf" and same_tensors:
             for file in source.path.glob("model*"):
                 (partial / file.name).symlink_to(file.resolve())
         else:
@@ -243,7 +262,8 @@ def _write_tensors(source: Checkpoint, config: ModelConfig, path: Path) -> None:
     with path.open("wb") as file, _console.status(f"Writing {path.parent.name}"):
         write_safetensors_header(file, tensors)
         for tensor in tensors:
-            data = source.tensors[tensor.name].read().reshape(-1).view(np.uint8)
+            rows = source.tensors[tensor.name].read()[: tensor.shape[0]]  # or experts
+            data = rows.reshape(-1).view(np.uint8)
             for begin in range(0, len(data), _COPY_BYTES):
                 file.write(data[begin : begin + _COPY_BYTES].data)
 
@@ -524,13 +544,37 @@ def _expert_gop(config: ModelConfig, tokens: int) -> float:
 
 
 def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Compare logits of the programs with those of gptoss in float32."""
+    """Compare logits of the programs with those of gptoss in float32, twice.
+
+    First of the model as it is, where a rounding may send a token to another expert; under random
+    weights this is most of a program's difference, and luck. Then of a model that has only as many
+    experts in each layer as a token goes to: what differs there is rounding.
+    """
     layers = min(args.agreement_layers, checkpoint.config.num_hidden_layers)
-    checkpoint = open_checkpoint(prepare_model(checkpoint, layers, args.work))
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, checkpoint.config.vocab_size, args.agreement_tokens).tolist()
+    each = _AGREEMENT_PROMPT_TOKENS
+    prompts = [tokens[begin : begin + each] for begin in range(0, len(tokens), each)]
+    return [
+        {"experts": title, **entry}
+        for title, experts in (
+            ("routed", None),
+            ("all used", checkpoint.config.num_experts_per_tok),
+        )
+        for entry in _agreement_of(
+            args,
+            open_checkpoint(prepare_model(checkpoint, layers, args.work, experts=experts)),
+            prompts,
+        )
+    ]
+
+
+def _agreement_of(
+    args: argparse.Namespace, checkpoint: Checkpoint, prompts: list[list[int]]
+) -> Iterator[dict[str, Any]]:
     # llama.cpp and its fork round YaRN's bounds to whole dimensions; the published config asks not
     # to.
+    layers = checkpoint.config.num_hidden_layers
     rounded = prepare_model(checkpoint, layers, args.work, truncate=True)
     jobs: dict[str, tuple[str, str, Path, dict[str, Any]]] = {}
     ours = sys.executable
@@ -552,14 +596,15 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
     found: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         for name, (python, program, model, options) in jobs.items():
-            path = Path(folder) / f"{len(found)}.npy"
+            path = Path(folder) / str(len(found))
+            path.mkdir()
             job = {
                 "program": program,
                 "model": str(model),
                 "options": options,
                 "threads": args.threads,
-                "context_length": len(tokens) + 1,
-                "tokens": tokens,
+                "context_length": max(map(len, prompts)) + 1,
+                "prompts": prompts,
                 "logits": str(path),
             }
             try:
@@ -575,17 +620,16 @@ def _agreement(args: argparse.Namespace, checkpoint: Checkpoint) -> list[dict[st
             for dense in args.dense
             for program in _GGUF_PROGRAMS
         ]
-        return [
-            {"logits": name, "against": against, **_difference(found[name], found[against])}
-            for name, against in pairs
-            if name in found and against in found
-        ]
+        for name, against in pairs:
+            if name in found and against in found:
+                difference = _difference(found[name], found[against])
+                yield {"logits": name, "against": against, **difference}
 
 
-def _difference(path: Path, expected_path: Path) -> dict[str, float]:
-    """Compare two (T, V) arrays of logits; the divergence is that of the first from the second."""
-    found, expected = np.load(path, mmap_mode="r"), np.load(expected_path, mmap_mode="r")
+def _difference(path: Path, expected_path: Path) -> dict[str, float | None]:
+    """Compare what two programs saved; the divergence is that of the first from the second."""
     errors, divergences, same = [], [], []
+    found, expected = (np.load(p / "logits.npy", mmap_mode="r") for p in (path, expected_path))
     for x32, y32 in zip(found, expected, strict=True):
         x, y = x32.astype(np.float64), y32.astype(np.float64)
         errors.append(np.linalg.norm(x - y) / np.linalg.norm(y))
@@ -597,7 +641,17 @@ def _difference(path: Path, expected_path: Path) -> dict[str, float]:
         "relative L2, max": float(np.max(errors)),
         "KL, mean": float(np.mean(divergences)),
         "top-1 equal, %": 100 * float(np.mean(same)),
+        "other experts, %": _routed_otherwise(path, expected_path),
     }
+
+
+def _routed_otherwise(path: Path, expected_path: Path) -> float | None:
+    """Return the share of positions that have another choice in any layer; None if not told."""
+    files = [p / "experts.npy" for p in (path, expected_path)]
+    if not all(file.is_file() for file in files):
+        return None
+    found, expected = (np.sort(np.load(file), axis=-1) for file in files)  # (L, T, A)
+    return 100 * float((found != expected).any(axis=(0, 2)).mean())
 
 
 def _print(
@@ -658,8 +712,12 @@ def _print(
         title = f"Logits of {min(agreement_layers, checkpoint.config.num_hidden_layers)} layers"
         table = Table(*agreement[0], title=title)
         for entry in agreement:
-            table.add_row(*(v if isinstance(v, str) else f"{v:.4g}" for v in entry.values()))
+            table.add_row(*(_agreement_cell(value) for value in entry.values()))
         console.print(table)
+
+
+def _agreement_cell(value: str | float | None) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _title(measure: str) -> str:
@@ -775,9 +833,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--agreement-tokens",
         type=int,
-        default=64,
+        default=256,
         metavar="TOKENS",
-        help="compare the logits of so many; 0: do not",
+        help=f"compare the logits of so many, in texts of {_AGREEMENT_PROMPT_TOKENS}; 0: do not; "
+        "default: 256",
     )
     parser.add_argument(
         "--agreement-layers",

@@ -45,6 +45,9 @@ class Program(Protocol):
     def logits(self, tokens: list[int]) -> np.ndarray:
         """Return the logits of all positions, (T, V) float32."""
 
+    def experts(self, tokens: list[int]) -> np.ndarray | None:
+        """Return the experts that each token goes to, (L, T, A), None if it does not tell."""
+
     def expert_seconds(self) -> float | None:
         """Return the seconds spent in the experts' matmuls so far, None if it does not tell."""
 
@@ -81,15 +84,21 @@ class Gptoss:
     def logits(self, tokens: list[int]) -> np.ndarray:
         return self._llm.logits(tokens)
 
+    def experts(self, tokens: list[int]) -> np.ndarray | None:
+        return self._llm.trace(tokens, what="experts").experts
+
     def expert_seconds(self) -> float | None:
         seconds = self._llm.stats().phase_seconds
         return seconds["experts_in"] + seconds["experts_out"]
 
 
 class _Silent:
-    """A program that does not tell how it computes, or where the time goes."""
+    """A program that does not tell how it computes, which experts, or where the time goes."""
 
     description = ""
+
+    def experts(self, tokens: list[int]) -> np.ndarray | None:
+        return None
 
     def expert_seconds(self) -> float | None:
         return None
@@ -359,6 +368,14 @@ def anonymous_gb() -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
+def save_logits(program: Program, prompts: list[list[int]], folder: Path) -> None:
+    """Save the logits of all positions of some texts, one after the other, and their experts."""
+    np.save(folder / "logits.npy", np.concatenate([program.logits(prompt) for prompt in prompts]))
+    experts = [chosen for prompt in prompts if (chosen := program.experts(prompt)) is not None]
+    if experts:
+        np.save(folder / "experts.npy", np.concatenate(experts, axis=1))
+
+
 def run(job: dict[str, Any], report: Any) -> dict[str, Any]:
     """Do one job and return its results."""
     report("reading the files")
@@ -369,7 +386,7 @@ def run(job: dict[str, Any], report: Any) -> dict[str, Any]:
     load_s = time.perf_counter() - start
     if "logits" in job:
         report("logits")
-        np.save(job["logits"], program.logits(job["tokens"]))
+        save_logits(program, job["prompts"], Path(job["logits"]))
         return {"about": program.about, "description": program.description}
     report("first token")
     program.generate([list(range(1, SHORT_PROMPT_TOKENS + 1))], 1)

@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sqlite3
 from collections.abc import Callable
 from typing import Any
 
 import gptoss
 
-PRODUCTS = [("Oslo", 249, 12), ("Lima", 180, 2), ("Kyoto", 75, 40)]  # name, price, how many
+PRICES = {"Oslo": 249, "Lima": 180, "Kyoto": 75}
+STOCK = {"Oslo": 12, "Lima": 2, "Kyoto": 40}
 
 
 class Shop:
-    """Chairs by name, in a database; the model sees the three methods below."""
+    """Chairs by name; the model sees the three methods below."""
 
     def __init__(self, *, ask_first: bool) -> None:
         self._ask_first = ask_first
-        self._database = sqlite3.connect(":memory:")
-        self._database.execute("CREATE TABLE product (name TEXT, price INTEGER, stock INTEGER)")
-        self._database.executemany("INSERT INTO product VALUES (?, ?, ?)", PRODUCTS)
+        self._stock = dict(STOCK)
 
     def get_price(self, product: str) -> int:
         """Get the price of a product.
@@ -36,7 +34,8 @@ class Shop:
         Args:
             product: Name of the product.
         """
-        return self._look_up(product)[0]
+        self._check(product)
+        return PRICES[product]
 
     def get_stock(self, product: str) -> int:
         """Get the stock of a product.
@@ -44,7 +43,8 @@ class Shop:
         Args:
             product: Name of the product.
         """
-        return self._look_up(product)[1]
+        self._check(product)
+        return self._stock[product]
 
     def order(self, product: str, count: int) -> str:
         """Order more of a product.
@@ -53,25 +53,17 @@ class Shop:
             product: Name of the product.
             count: How many to order, from 1 to 100.
         """
-        self._look_up(product)
+        self._check(product)
         if not 1 <= count <= 100:
             raise ValueError(f"count must be from 1 to 100, got {count}")
         if self._ask_first and input(f"Order {count} of {product}? [y/N] ").lower() != "y":
             return "The person has refused this order."
-        self._database.execute(
-            "UPDATE product SET stock = stock + ? WHERE name = ?", (count, product)
-        )
+        self._stock[product] += count
         return f"ordered {count}"
 
-    def _look_up(self, product: str) -> tuple[int, int]:
-        row = self._database.execute(
-            "SELECT price, stock FROM product WHERE name = ?", (product,)
-        ).fetchone()
-        if row is None:
-            known = ", ".join(name for name, _, _ in PRODUCTS)
-            raise LookupError(f"there is no product {product!r}; there are {known}")
-        price, stock = row
-        return price, stock
+    def _check(self, product: str) -> None:
+        if product not in PRICES:
+            raise LookupError(f"there is no product {product!r}; there are {', '.join(PRICES)}")
 
 
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ The demo knows nothing but itself, so with it look at what is found.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ def main() -> None:
     if not args.folder.is_dir():
         parser.error(f"{args.folder} is no folder")
 
-    found = search(index_folder(args.folder), args.question, args.passages)
+    with contextlib.closing(index_folder(args.folder)) as index:
+        found = search(index, args.question, args.passages)
     if not found:
         raise SystemExit(f"No text file in {args.folder} has a word of the question.")
     material = "\n\n".join(

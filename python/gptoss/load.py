@@ -8,12 +8,14 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, cast, overload
 
 from gptoss import _core, tokenizer
+from gptoss._threads import thread_errors
 from gptoss.adapters import AdapterReader
 from gptoss.checkpoint import Checkpoint, check_scales, open_checkpoint
 from gptoss.checkpoint.convert import Dtype
@@ -27,7 +29,6 @@ from gptoss.checkpoint.residency import (
     residency_note,
 )
 from gptoss.checkpoint.traffic import decode_bytes
-from gptoss.engine.loop import thread_errors
 from gptoss.engine.outputs import GenerationResult
 from gptoss.engine.page_store import PageStore
 from gptoss.engine.sampling import SamplingParams
@@ -200,9 +201,11 @@ def load(
         checkpoint, device, precision, dense, kv_cache_dtype, n_context, n_step, available
     )
     # Parsing the tokenizer takes a second of one CPU: the engine is made beside it.
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        with thread_errors("a thread"):
-            parsing = beside.submit(_tokenizer_of, checkpoint)
+    parsed: SimpleQueue[tokenizer.Tokenizer | BaseException | None] = SimpleQueue()
+    parsing = Thread(target=_parse_tokenizer, args=(checkpoint, parsed), name="gptoss tokenizer")
+    with thread_errors("a thread"):
+        parsing.start()
+    try:
         with _tensors_named(checkpoint):
             engine = _core.Engine(
                 checkpoint.config,
@@ -223,9 +226,13 @@ def load(
         for note in _placement_notes(checkpoint, engine, available):
             print(f"gptoss: {checkpoint.name}: {note}", file=sys.stderr)
         check_scales(checkpoint)
+    finally:
+        found = parsed.get()
+    if isinstance(found, BaseException):
+        raise found
     store = None if files is None else _page_store(files, engine, checkpoint)
     adapters = AdapterReader(checkpoint.config, checkpoint.tensors)
-    return LLM(engine, checkpoint.config, parsing.result(), checkpoint.name, store, adapters)
+    return LLM(engine, checkpoint.config, found, checkpoint.name, store, adapters)
 
 
 def _dense_form(
@@ -357,9 +364,14 @@ def _tensors_named(checkpoint: Checkpoint) -> Iterator[None]:
         raise CheckpointError(f"{source.path}: tensor {name}: {what}") from error
 
 
-def _tokenizer_of(checkpoint: Checkpoint) -> tokenizer.Tokenizer | None:
+def _parse_tokenizer(
+    checkpoint: Checkpoint, parsed: SimpleQueue[tokenizer.Tokenizer | BaseException | None]
+) -> None:
     file = checkpoint.tokenizer_json
-    return None if file is None else tokenizer.Tokenizer(file)
+    try:
+        parsed.put(None if file is None else tokenizer.Tokenizer(file))
+    except BaseException as error:  # whatever it is, it is the caller's
+        parsed.put(error)
 
 
 @overload

@@ -149,14 +149,14 @@ class TestAskFolder:
 
     def test_search(self, folder: Path) -> None:
         module = load("ask_folder")
-        index = module.index_folder(folder)
-        found = module.search(index, 'Where "is" the key AND (NOT) the doors*?', 4)
-        assert found[0].file == "cellar.txt"  # no word is an operator, and doors is door
-        zeppelin = module.search(index, "zeppelin", 4)
-        assert [passage.file for passage in zeppelin] == ["long.md"]
-        assert "noon" in zeppelin[0].text
-        assert len(module.search(index, "paragraph", 2)) == 2
-        assert module.search(index, "", 4) == []
+        with contextlib.closing(module.index_folder(folder)) as index:
+            found = module.search(index, 'Where "is" the key AND (NOT) the doors*?', 4)
+            assert found[0].file == "cellar.txt"  # no word is an operator, and doors is door
+            zeppelin = module.search(index, "zeppelin", 4)
+            assert [passage.file for passage in zeppelin] == ["long.md"]
+            assert "noon" in zeppelin[0].text
+            assert len(module.search(index, "paragraph", 2)) == 2
+            assert module.search(index, "", 4) == []
 
 
 class TestAgent:

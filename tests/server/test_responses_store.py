@@ -50,6 +50,14 @@ class TestKeeping:
                 *("msg_earlier", "in_a", "msg_a"),
             ]
 
+    def test_one_that_is_dropped_is_closed(self, path: Path | None) -> None:
+        store = ResponseStore(path)
+        store.put(record("a"))
+        database = store._database
+        del store
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            database.execute("SELECT 1")
+
     def test_a_later_state_takes_the_place_of_an_earlier_one(self, path: Path | None) -> None:
         with ResponseStore(path) as store:
             store.put(record("a", status="queued"))

@@ -541,7 +541,8 @@ class TestTheEnd:
     def test_of_a_fork(self, checkpoint: Path, folder: Path) -> None:
         done = run(
             """
-            import os, sys, numpy as np, gptoss
+            import os, sys, warnings, numpy as np, gptoss
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks with threads
             llm = gptoss.load(sys.argv[1], prefix_cache_dir=sys.argv[2])
             prompts = [np.random.default_rng(n).integers(0, 256, 300).tolist() for n in range(2)]
             llm.generate(prompts[0], max_tokens=1)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gptoss._threads import keep_interrupts
 from gptoss.checkpoint.config_json import (
     MAX_COUNT,
     MAX_POSITIONS,
@@ -271,7 +272,8 @@ def load_gguf(
     tensors: dict[str, TensorSource] = {}
     console = Console(stderr=True)
     shown = progress and console.is_terminal
-    with Progress(console=console, disable=not shown, transient=True) as bars, _threads() as run:
+    display = Progress(console=console, disable=not shown, transient=True)
+    with keep_interrupts(), display as bars, _threads() as run:
         task = bars.add_task("Reading GGUF", total=made_bytes)
         for part in parts:
             tensors |= make_part(part, dtype, run)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from gptoss._files import read_json
+from gptoss._threads import keep_interrupts
 from gptoss.checkpoint.checkpoint import check_scales
 from gptoss.checkpoint.gguf_model import check_gguf_scales, match_gguf
 from gptoss.checkpoint.layout import CONFIG, INDEX, SINGLE_FILE
@@ -159,7 +160,7 @@ def verify_model(
             f"expected {kind} {expected} ({source}), found {found}{_why(folder / name)}",
         )
 
-    with ThreadPoolExecutor(max_workers=_MAX_THREADS) as pool:
+    with keep_interrupts(), ThreadPoolExecutor(max_workers=_MAX_THREADS) as pool:
         files = list(pool.map(check, names))
     return VerifyReport(folder, files, _problem(model))
 

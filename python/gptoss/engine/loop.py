@@ -6,12 +6,11 @@ import contextlib
 import functools
 import itertools
 import math
-import mmap
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss import _core
+from gptoss._threads import thread_errors
 from gptoss.engine.constraints import Constraint, Hub
 from gptoss.engine.outputs import EngineStats, PageStats
 from gptoss.engine.page_store import PageStore
@@ -35,8 +35,6 @@ _FINISH_S = 30.0
 
 # Windows wakes no waiting thread for Ctrl-C: it waits so long at a time. None is for ever.
 _MAX_WAIT_S: float | None = 0.1 if sys.platform == "win32" else None
-
-_THREAD_BYTES = 4 << 20  # Python's for a thread that begins: an arena of its objects, and frames
 
 
 def new_sequence() -> int:
@@ -141,20 +139,6 @@ def _set_done(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-
-@contextlib.contextmanager
-def thread_errors(what: str) -> Iterator[None]:
-    """Start a thread in this block; what keeps it from starting becomes a BackendError.
-
-    Without memory for its first frame a thread of Python's never tells that it has begun, and
-    `Thread.start` waits for that for ever: see first that there is some.
-    """
-    try:
-        mmap.mmap(-1, _THREAD_BYTES).close()
-        yield
-    except (OSError, RuntimeError) as error:
-        raise BackendError(f"cannot start {what}: {error}") from error
 
 
 class EngineLoop:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,9 @@ class ResponseStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._database = _open(path)
+        weakref.finalize(
+            self, self._database.close
+        )  # where nobody closes it: no warning of Python's
         self._fail_unfinished()
 
     def __enter__(self) -> ResponseStore:
