@@ -7,10 +7,13 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <functional>
+#include <iostream>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "core/check.h"
@@ -27,6 +30,15 @@ static_assert(kMaxTop == kMaxLogprobs);
 static_assert(static_cast<int>(ops::SampleStatus::non_finite) == 1);
 static_assert(static_cast<int>(ops::SampleStatus::empty_mask) == 2);
 static_assert(sizeof(BiasEntry) == sizeof(TokenBias));
+
+// How often work is asked after, once a card has failed, that may wait for that card and so never
+// end: for some five seconds, which is more than two steps take. Counted and not timed, as a
+// process may be stopped meanwhile.
+constexpr int kPatience = 5000;
+constexpr std::chrono::milliseconds kLongNap{1};
+// Between two looks at cards that are not waited for themselves, and two at those that are.
+constexpr std::chrono::milliseconds kLookInterval{10};
+constexpr std::chrono::microseconds kNap{50};
 
 // Launches and small kernels weigh more than the weights of further tokens; not measured.
 constexpr StepCost kStepCost = {.fixed = 0.8, .per_token = 0.2};
@@ -125,7 +137,11 @@ class CudaBackend final : public Backend {
 
   ~CudaBackend() override {
     // A card's memory is not given back while another one copies from it or into it.
-    for (const auto& card : cards_) card->stream().drain();
+    try {
+      leave_what_goes_on(settle());
+    } catch (...) {  // no memory to find out with
+      for (const auto& card : cards_) card->leave(true);
+    }
   }
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
@@ -187,7 +203,7 @@ class CudaBackend final : public Backend {
                  std::span<const int32_t> output) override {
     on_last([&] {
       constexpr SlotState kNew = {.last_token = kNoToken, .unused = 0, .index = 0};
-      last().stream().upload(slot_state(slot), &kNew, sizeof(kNew));
+      last().stream().upload_copy(slot_state(slot), &kNew, sizeof(kNew));
       last().stream().clear(slot_counts(slot), config_.vocab_size * int64_t{sizeof(uint32_t)});
       count(slot, prompt, false);
       count(slot, output, true);
@@ -302,7 +318,7 @@ class CudaBackend final : public Backend {
         if (memory.biases.size_bytes() < bytes) {
           memory.biases = DeviceMemory(last().card().context(), 2 * bytes, "biases of tokens");
         }
-        last().stream().upload(memory.biases.address(), input.biases.data(), bytes);
+        last().stream().upload_copy(memory.biases.address(), input.biases.data(), bytes);
       }
       last().module().run(last().stream(),
                           SampleArgs{.logits = last().memory().work.logits.as<const float>(),
@@ -332,7 +348,8 @@ class CudaBackend final : public Backend {
       throw_if_lost();
       guard(flight, [&] {
         for (const auto& stage : stages_) {
-          stage->card().run([&] { stage->done(flight_index(id)).wait(); });
+          const Event& done = stage->done(flight_index(id));
+          wait_for(*stage, [&] { done.wait(); }, [&] { return done.is_done(); });
           stage->rethrow(flight_index(id));
         }
       });
@@ -340,9 +357,7 @@ class CudaBackend final : public Backend {
     if (flight.error) {
       // What was queued before the error still reads and writes what the next step will have. Where
       // a device is lost there is none, and work of the others that waits for it may never end.
-      if (!lost_) {
-        for (const auto& card : cards_) card->stream().drain();
-      }
+      if (!lost_) settle();
       add_time(Phase::device, start);
       std::rethrow_exception(std::exchange(flight.error, nullptr));
     }
@@ -365,12 +380,14 @@ class CudaBackend final : public Backend {
   void read_logits(StepId id, int first_row, int n_rows, float* logits) override {
     Flight& flight = flight_of(id);
     if (flight.error || flight.abandoned) return;
-    guard_last(flight, [&] {
+    guard(flight, [&] {
       const int64_t row = config_.vocab_size * int64_t{sizeof(float)};
       const DeviceMemory& from = last().memory().work.logits;
-      last().stream().download(logits, from.address() + static_cast<CUdeviceptr>(first_row * row),
-                               n_rows * row);
-      last().stream().wait();
+      last().card().run([&] {
+        last().stream().download(logits, from.address() + static_cast<CUdeviceptr>(first_row * row),
+                                 n_rows * row);
+      });
+      wait_for(last());
     });
   }
 
@@ -380,7 +397,7 @@ class CudaBackend final : public Backend {
     const auto stage =
         std::ranges::find_if(stages_, [&](const auto& one) { return layer < one->part().end; });
     guard(flight, [&] {
-      (*stage)->card().run([&] { (*stage)->stream().wait(); });
+      wait_for(**stage);
       kept_[static_cast<size_t>(keep)].copy_to(values, activation, layer);
     });
   }
@@ -463,8 +480,8 @@ class CudaBackend final : public Backend {
     const size_t room = static_cast<size_t>(slots.tokens.size_bytes()) / sizeof(int32_t);
     while (!tokens.empty()) {
       const std::span<const int32_t> part = tokens.first(std::min(room, tokens.size()));
-      last().stream().upload(slots.tokens.address(), part.data(),
-                             static_cast<int64_t>(part.size_bytes()));
+      last().stream().upload_copy(slots.tokens.address(), part.data(),
+                                  static_cast<int64_t>(part.size_bytes()));
       last().module().run(last().stream(),
                           CountTokensArgs{.tokens = slots.tokens.as<const int32_t>(),
                                           .counts = reinterpret_cast<uint32_t*>(slot_counts(slot)),
@@ -515,19 +532,95 @@ class CudaBackend final : public Backend {
     int64_t whole = 0;
     for (const auto& stage : stages_) whole += stage->page_bytes(group);
     int64_t begin = 0;
-    on_each([&](const Stage& stage) {
-      int64_t offset = begin;
-      for (const int32_t index : pages) {
-        if (stage.page_bytes(group) > 0) f(stage, stage.page(group, index), offset);
-        offset += whole;
+    at_once([&] {
+      for (const auto& stage : stages_) {
+        stage->card().run([&] {
+          int64_t offset = begin;
+          for (const int32_t index : pages) {
+            if (stage->page_bytes(group) > 0) f(*stage, stage->page(group, index), offset);
+            offset += whole;
+          }
+        });
+        wait_for(*stage);  // the bytes are the caller's
+        begin += stage->page_bytes(group);
       }
-      stage.stream().wait();  // the bytes are the caller's
-      begin += stage.page_bytes(group);
     });
   }
 
   Stage& last() { return *stages_.back(); }
   const Stage& last() const { return *stages_.back(); }
+
+  // Waits for a stage by wait(), or where there are several by asking is_done() again and again:
+  // one card's work may wait for another's, and where that one has failed it may never end.
+  template <class Wait, class IsDone>
+  void wait_for(const Stage& stage, Wait&& wait, IsDone&& is_done) const {
+    if (stages_.size() == 1) {
+      stage.card().run(wait);
+      return;
+    }
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point last_look = Clock::now();
+    for (;;) {
+      bool done = false;
+      stage.card().run([&] { done = is_done(); });
+      if (done) return;
+      if (Clock::now() - last_look > kLookInterval) {
+        for (const auto& card : cards_) {
+          if (const auto failure = card->failure()) throw BackendError(*failure);
+        }
+        last_look = Clock::now();
+      }
+      if (host_experts_) {
+        std::this_thread::sleep_for(kNap);  // the CPU has experts to compute
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+  // For all that was queued there.
+  void wait_for(const Stage& stage) const {
+    wait_for(stage, [&] { stage.stream().wait(); }, [&] { return stage.stream().query(); });
+  }
+
+  // Waits until no card has work any more, or, once one has failed, as long as the others' work
+  // would take that does not wait for it. [card]: whether its work has ended.
+  std::vector<bool> settle() const {
+    std::vector<bool> have_ended(cards_.size(), false);
+    bool has_failed = lost_.has_value();
+    for (int asked = 0;;) {
+      for (size_t i = 0; i < cards_.size(); ++i) {
+        if (have_ended[i]) continue;
+        const WorkState state = cards_[i]->stream().state();
+        have_ended[i] = state != WorkState::pending;
+        has_failed = has_failed || state == WorkState::failed;
+      }
+      if (std::ranges::all_of(have_ended, std::identity())) return have_ended;
+      if (!has_failed || cards_.size() == 1) {  // one alone waits for nobody
+        std::this_thread::sleep_for(kNap);
+        continue;
+      }
+      if (++asked > kPatience) return have_ended;
+      std::this_thread::sleep_for(kLongNap);
+    }
+  }
+
+  // What work may still read or write that does not end stays as it is, until the process ends:
+  // that of its card, and of those that the card sends to.
+  void leave_what_goes_on(const std::vector<bool>& have_ended) {
+    std::string left;
+    for (size_t i = 0; i < cards_.size(); ++i) {
+      const size_t before = (i + cards_.size() - 1) % cards_.size();
+      if (have_ended[i] && have_ended[before]) continue;
+      cards_[i]->leave(have_ended[i]);
+      left += concat(left.empty() ? "" : ", ", name_of(cards_[i]->device()));
+    }
+    if (left.empty()) return;
+    static_cast<void>(new std::vector<Kept>(std::move(kept_)));  // copies into them may be queued
+    std::cerr << concat(
+        "gptoss: work that waits for a device that failed does not end: until this "
+        "process ends, the closed model keeps its memory on ",
+        left, "\n");
+  }
 
   void throw_if_lost() const {
     if (lost_) throw BackendError(*lost_);

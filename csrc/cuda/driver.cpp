@@ -36,7 +36,7 @@ std::string driver_text(int version) {
   return concat("CUDA ", version_text(version));
 }
 
-Driver::Driver() {
+Driver::Driver() : process_(platform::process_id()) {
   void* const library = open_driver();
   const auto get_version =
       reinterpret_cast<CUresult (*)(int*)>(platform::find_symbol(library, "cuDriverGetVersion"));
@@ -81,6 +81,11 @@ Driver::Driver() {
 
 const Driver& Driver::get() {
   static const Driver driver;  // tried again after it has thrown
+  if (platform::process_id() != driver.process_) {
+    throw BackendError(
+        "this process was forked from one that had started the NVIDIA driver, which does not work "
+        "in both: start it without fork (multiprocessing's \"spawn\")");
+  }
   return driver;
 }
 

@@ -41,12 +41,14 @@ inline constexpr int kAttributeMultiprocessors = 16;
 inline constexpr int kAttributeCapabilityMajor = 75;
 inline constexpr int kAttributeCapabilityMinor = 76;
 inline constexpr int kAttributeSharedPerBlockOptin = 97;
-inline constexpr int kFunctionPtxVersion = 5;  // of the architecture: 80 of compute_80
+inline constexpr int kFunctionSharedBytes = 1;  // static
+inline constexpr int kFunctionPtxVersion = 5;   // of the architecture: 80 of compute_80
 inline constexpr int kFunctionMaxDynamicShared = 8;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventBlockingSync = 1;
 inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr unsigned kHostAllocPortable = 1;
+inline constexpr int kCaptureRelaxed = 2;
 inline constexpr int kJitErrorLog = 5;
 inline constexpr int kJitErrorLogBytes = 6;
 
@@ -66,7 +68,7 @@ struct KernelNode {
 struct LaunchAttribute {
   int id;
   char padding[4];
-  int is_on;
+  alignas(8) int is_on;
   char others[60];  // of other attributes
 };
 inline constexpr int kLaunchProgrammatic = 6;  // it may begin before the kernel ahead has ended
@@ -103,6 +105,7 @@ inline constexpr int kOldestVersion = 12000;
   X(cuDevicePrimaryCtxRelease, (CUdevice))                                                        \
   X(cuCtxPushCurrent, (CUcontext))                                                                \
   X(cuCtxPopCurrent, (CUcontext*))                                                                \
+  X(cuThreadExchangeStreamCaptureMode, (int*))                                                    \
   X(cuMemGetInfo, (size_t*, size_t*))                                                             \
   X(cuMemAlloc, (CUdeviceptr*, size_t))                                                           \
   X(cuMemFree, (CUdeviceptr))                                                                     \
@@ -121,6 +124,7 @@ inline constexpr int kOldestVersion = 12000;
   X(cuLaunchHostFunc, (CUstream, CUhostFn, void*))                                                \
   X(cuEventCreate, (CUevent*, unsigned))                                                          \
   X(cuEventDestroy, (CUevent))                                                                    \
+  X(cuEventQuery, (CUevent))                                                                      \
   X(cuEventRecord, (CUevent, CUstream))                                                           \
   X(cuEventSynchronize, (CUevent))                                                                \
   X(cuModuleLoadDataEx, (CUmodule*, const void*, unsigned, int*, void**))                         \
@@ -145,7 +149,7 @@ inline constexpr int kOldestVersion = 12000;
 class Driver {
  public:
   // Opens and initialises it at the first call. Throws BackendError: no driver, or an older one
-  // than is needed (with both versions), or what it says.
+  // than is needed (with both versions), or what it says, or that a fork cannot use it.
   static const Driver& get();
 
   // As cuDriverGetVersion has it: 12040 is CUDA 12.4.
@@ -171,6 +175,7 @@ class Driver {
   [[noreturn]] void fail(CUresult result, const std::string& what) const;
 
   int version_ = 0;
+  int64_t process_ = 0;
 };
 
 // "12.4" of 12040.

@@ -52,7 +52,17 @@ int Forward::count_splits(int n_tokens, int highest_position) const {
 
 void Forward::run(const Step& step, std::span<const int> row_pages, int n_splits, int segment,
                   const Inspection& inspection) {
+  // What it names is the caller's: nothing of it stays.
+  struct Borrowed {
+    Inspection& here;
+    ~Borrowed() { here = {}; }
+  } const borrowed{inspection_};
   inspection_ = inspection;
+  queue_segment(step, row_pages, n_splits, segment);
+}
+
+void Forward::queue_segment(const Step& step, std::span<const int> row_pages, int n_splits,
+                            int segment) {
   const int first = part_.begin + segment;
   if (segment > 0) {
     combine(step, first - 1, work_.ones, 1);
@@ -392,7 +402,7 @@ void Forward::end_layer(const Step& step, int layer) {
     const int begin = inspection_.sequence_offsets[s];
     const int rows = inspection_.sequence_offsets[s + 1] - begin;
     // The experts' output has been added up, and has room for the vector.
-    stream_.upload(work_.expert_out.address(), steer.vector, row_bytes);
+    stream_.upload_copy(work_.expert_out.address(), steer.vector, row_bytes);
     module_.run(stream_, SteerArgs{.x = work_.x.as<float>(begin * row_bytes),
                                    .vector = work_.expert_out.as<const float>(),
                                    .rows = rows,

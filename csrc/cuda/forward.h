@@ -58,6 +58,7 @@ class Forward {
     bool accumulate = false;
   };
 
+  void queue_segment(const Step& step, std::span<const int> row_pages, int n_splits, int segment);
   void embed(const Step& step);
   void attention(const Step& step, std::span<const int> row_pages, int n_splits, int layer);
   void route(const Step& step, int layer);
@@ -98,7 +99,7 @@ class Forward {
   const Stream& stream_;
   std::vector<KvGroup> groups_;
   std::vector<int> index_in_group_;  // (layers): of the part's, from 0
-  Inspection inspection_;            // of the step that is queued
+  Inspection inspection_;            // of the step that is being queued, else empty
   // Of what was queued last.
   int n_square_parts_ = 1;
   bool has_codes_ = false;  // the next product's input is there in int8

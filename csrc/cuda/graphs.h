@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cuda/memory.h"
@@ -38,18 +39,8 @@ class StepGraphs {
   void run(const StepShape& shape, Queue&& queue) {
     Entry& entry = find(shape);
     if (entry.uses++ == 0 || !works_) return queue();
-    if (entry.graph == nullptr) {
-      Graph graph(context_);
-      {
-        const Module::Recording recording(module_, graph);
-        queue();
-      }
-      if (!graph.finish()) {
-        works_ = false;
-        return queue();
-      }
-      entry.graph = std::make_unique<Graph>(std::move(graph));
-    }
+    if (entry.graph == nullptr) entry.graph = make(queue);
+    if (entry.graph == nullptr) return queue();
     entry.graph->launch(stream_);
   }
 
@@ -61,6 +52,37 @@ class StepGraphs {
     std::unique_ptr<Graph> graph;
   };
 
+  // Null where the driver has none of it. What it refuses because kernels overlap is made without
+  // that, and so are all later ones.
+  template <class Queue>
+  std::unique_ptr<Graph> make(Queue&& queue) {
+    std::string refusal;
+    for (;;) {
+      Graph graph(context_, overlaps_);
+      {
+        const Module::Recording recording(module_, graph);
+        queue();
+      }
+      const std::string error = graph.finish();
+      if (!graph.refusal().empty()) refusal = graph.refusal();
+      const bool is_made = error.empty();
+      if (!is_made && graph.has_overlaps()) {
+        overlaps_ = false;
+        refusal = error;
+        continue;
+      }
+      if (!refusal.empty()) {
+        overlaps_ = false;
+        // If it was not for another reason.
+        if (is_made) refuse(Overlap::graphs, context_.device(), refusal);
+      }
+      if (is_made) return std::make_unique<Graph>(std::move(graph));
+      give_up(error);
+      return nullptr;
+    }
+  }
+  // No more graphs, which is said.
+  void give_up(const std::string& why);
   // The shape's, made if need be in place of the one that was not used for longest.
   Entry& find(const StepShape& shape);
 
@@ -69,6 +91,7 @@ class StepGraphs {
   Module& module_;
   const size_t most_;
   bool works_ = true;  // until the driver has refused one
+  bool overlaps_;      // likewise, one with kernels that do
   int64_t clock_ = 0;
   std::vector<Entry> entries_;
 };

@@ -1,8 +1,12 @@
 #include "cuda/memory.h"
 
+#include <new>
+#include <vector>
+
 #include "platform/platform.h"
 
 namespace gptoss::cuda {
+
 Context::Context(const DeviceInfo& device)
     : driver_(Driver::get()), device_(device), process_(platform::process_id()) {
   driver_.check(driver_.cuDevicePrimaryCtxRetain(&context_, device_.handle), "the context of ",
@@ -10,7 +14,7 @@ Context::Context(const DeviceInfo& device)
 }
 
 Context::~Context() {
-  if (is_own()) driver_.cuDevicePrimaryCtxRelease(device_.handle);
+  if (is_own() && !is_abandoned_) driver_.cuDevicePrimaryCtxRelease(device_.handle);
 }
 
 bool Context::is_own() const { return platform::process_id() == process_; }
@@ -22,16 +26,20 @@ int64_t Context::free_memory() const {
   return static_cast<int64_t>(free);
 }
 
-Context::Scope::Scope(const Context& context) : driver_(context.driver_) {
+Context::Scope::Scope(const Context& context)
+    : driver_(context.driver_), capture_mode_(kCaptureRelaxed) {
   if (!context.is_own()) {
     throw BackendError(
         "[cuda] this process was forked after the model had been loaded: a device cannot be used "
-        "in both; load the model in the new process, or start it without fork");
+        "in both; start the new process without fork (multiprocessing's \"spawn\"), and load the "
+        "model there");
   }
   driver_.check(driver_.cuCtxPushCurrent(context.context_), "the context");
+  driver_.cuThreadExchangeStreamCaptureMode(&capture_mode_);
 }
 
 Context::Scope::~Scope() {
+  driver_.cuThreadExchangeStreamCaptureMode(&capture_mode_);
   CUcontext popped = nullptr;
   driver_.cuCtxPopCurrent(&popped);
 }
@@ -71,8 +79,16 @@ Stream::Stream(const Context& context) : context_(context) {
   driver.check(driver.cuStreamCreate(&stream_, kStreamNonBlocking), "a stream");
 }
 
+struct Stream::Held {
+  std::unique_ptr<Event> read;  // null: the copy was not queued
+  std::vector<uint8_t> bytes;
+};
+
 Stream::~Stream() {
   context_.release([&](const Driver& driver) { driver.cuStreamDestroy(stream_); });
+  // Copies that are still queued may read these.
+  if (context_.is_abandoned())
+    static_cast<void>(new (std::nothrow) std::list<Held>(std::move(held_)));
 }
 
 void Stream::upload(CUdeviceptr to, const void* from, int64_t bytes) const {
@@ -80,6 +96,24 @@ void Stream::upload(CUdeviceptr to, const void* from, int64_t bytes) const {
   const Driver& driver = context_.driver();
   driver.check(driver.cuMemcpyHtoDAsync(to, from, static_cast<size_t>(bytes), stream_),
                "a copy of ", bytes, " bytes to the device");
+}
+
+void Stream::upload_copy(CUdeviceptr to, const void* from, int64_t bytes) const {
+  if (bytes == 0) return;
+  while (!held_.empty() && (held_.front().read == nullptr || held_.front().read->is_done())) {
+    held_.pop_front();
+  }
+  const auto* const source = static_cast<const uint8_t*>(from);
+  auto read = std::make_unique<Event>(context_);
+  Held& held = held_.emplace_back(Held{nullptr, {source, source + bytes}});
+  upload(to, held.bytes.data(), bytes);
+  try {
+    read->record(*this);
+  } catch (...) {
+    drain();
+    throw;
+  }
+  held.read = std::move(read);
 }
 
 void Stream::download(void* to, CUdeviceptr from, int64_t bytes) const {
@@ -97,6 +131,7 @@ void Stream::copy(CUdeviceptr to, CUdeviceptr from, int64_t bytes) const {
 }
 
 void Stream::clear(CUdeviceptr to, int64_t bytes) const {
+  if (bytes == 0) return;
   const Driver& driver = context_.driver();
   driver.check(driver.cuMemsetD8Async(to, 0, static_cast<size_t>(bytes), stream_), "clearing ",
                bytes, " bytes");
@@ -126,10 +161,23 @@ void Stream::wait() const {
   driver.check(driver.cuStreamSynchronize(stream_), "the device's work");
 }
 
-void Stream::query() const {
+bool Stream::query() const {
   const Driver& driver = context_.driver();
   const CUresult result = driver.cuStreamQuery(stream_);
-  if (result != kNotReady) driver.check(result, "the device's work");
+  if (result == kNotReady) return false;
+  driver.check(result, "the device's work");
+  return true;
+}
+
+WorkState Stream::state() const {
+  WorkState state = WorkState::failed;
+  context_.release([&](const Driver& driver) {
+    const CUresult result = driver.cuStreamQuery(stream_);
+    state = result == kSuccess    ? WorkState::done
+            : result == kNotReady ? WorkState::pending
+                                  : WorkState::failed;
+  });
+  return state;
 }
 
 bool Stream::drain() const {
@@ -139,7 +187,8 @@ bool Stream::drain() const {
   return is_done;
 }
 
-Graph::Graph(const Context& context) : context_(context) {
+Graph::Graph(const Context& context, bool may_overlap)
+    : context_(context), may_overlap_(may_overlap) {
   const Driver& driver = context.driver();
   driver.check(driver.cuGraphCreate(&graph_, 0), "a graph");
 }
@@ -155,24 +204,32 @@ Graph::~Graph() {
 void Graph::add(const KernelNode& node, const char* name, bool overlaps) {
   const Driver& driver = context_.driver();
   const bool is_first = last_ == nullptr;
-  overlaps = overlaps && !is_first && driver.cuGraphAddDependencies != nullptr;
+  overlaps = overlaps && may_overlap_ && !is_first && driver.cuGraphAddDependencies != nullptr;
   CUgraphNode added = nullptr;
   driver.check(
       driver.cuGraphAddKernelNode(&added, graph_, &last_, is_first || overlaps ? 0 : 1, &node),
       name, " in a graph");
   if (overlaps) {
-    driver.check(driver.cuGraphAddDependencies(graph_, &last_, &added, &kProgrammaticEdge, 1), name,
-                 " behind another kernel in a graph (GPTOSS_CUDA_PDL=0 does without)");
+    const CUresult result =
+        driver.cuGraphAddDependencies(graph_, &last_, &added, &kProgrammaticEdge, 1);
+    if (result == kSuccess) {
+      has_overlaps_ = true;
+    } else {
+      driver.check(driver.cuGraphAddDependencies(graph_, &last_, &added, nullptr, 1), name,
+                   " behind another kernel in a graph");
+      may_overlap_ = false;
+      refusal_ = driver.describe(result);
+    }
   }
   last_ = added;
 }
 
-bool Graph::finish() {
+std::string Graph::finish() {
   const Driver& driver = context_.driver();
-  const bool made = driver.cuGraphInstantiateWithFlags(&runnable_, graph_, 0) == kSuccess;
-  if (!made) runnable_ = nullptr;
+  const CUresult result = driver.cuGraphInstantiateWithFlags(&runnable_, graph_, 0);
+  if (result != kSuccess) runnable_ = nullptr;
   driver.cuGraphDestroy(std::exchange(graph_, nullptr));
-  return made;
+  return result == kSuccess ? "" : driver.describe(result);
 }
 
 void Graph::launch(const Stream& stream) const {
@@ -198,6 +255,14 @@ void Event::record(const Stream& stream) const {
 void Event::wait() const {
   const Driver& driver = context_.driver();
   driver.check(driver.cuEventSynchronize(event_), "the device's work");
+}
+
+bool Event::is_done() const {
+  const Driver& driver = context_.driver();
+  const CUresult result = driver.cuEventQuery(event_);
+  if (result == kNotReady) return false;
+  driver.check(result, "the device's work");
+  return true;
 }
 
 }  // namespace gptoss::cuda

@@ -3,14 +3,18 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
+#include <mutex>
+#include <set>
 #include <string_view>
+#include <utility>
 
 #include "cuda/fat_binary.h"
 
 namespace gptoss::cuda {
 namespace {
 
-constexpr int kDefaultDynamicShared = 48 * 1024;  // what a launch may ask for without further ado
+constexpr int kDefaultShared = 48 * 1024;  // of a block, without further ado
 
 // Kernels compiled for it and newer ones wait for the kernel ahead themselves (block.cuh). Others
 // must not be launched before it has ended, whatever the device is.
@@ -21,10 +25,35 @@ bool may_overlap() {
   return text == nullptr || std::string_view(text) != "0";
 }
 
+struct Refusals {
+  std::mutex mutex;
+  std::set<std::pair<Overlap, int>> all;  // with the device's ordinal
+};
+Refusals& refusals() {
+  static Refusals refusals;
+  return refusals;
+}
+
 }  // namespace
 
+bool is_refused(Overlap overlap, const DeviceInfo& device) {
+  const std::lock_guard<std::mutex> lock(refusals().mutex);
+  return refusals().all.contains({overlap, device.ordinal});
+}
+
+void refuse(Overlap overlap, const DeviceInfo& device, const std::string& why) {
+  const std::lock_guard<std::mutex> lock(refusals().mutex);
+  if (!refusals().all.insert({overlap, device.ordinal}).second) return;
+  std::cerr << concat("gptoss: ", name_of(device),
+                      ": its driver does not take kernels that overlap",
+                      overlap == Overlap::graphs ? " in a graph" : "", " (", why,
+                      "): they run one after the other, with the same results\n");
+}
+
 Module::Module(const Context& context, std::span<const uint8_t> images)
-    : context_(context), may_overlap_(may_overlap()) {
+    : context_(context),
+      may_overlap_(may_overlap()),
+      launches_overlap_(!is_refused(Overlap::launches, context.device())) {
   while (!images.empty()) {
     const std::span<const uint8_t> first = first_fat_binary(images);
     // The driver may want more alignment than a place within the others has.
@@ -82,10 +111,13 @@ const Module::Entry& Module::entry(const Launch& launch) {
     int architecture = 0;
     driver.check(driver.cuFuncGetAttribute(&architecture, kFunctionPtxVersion, function),
                  "the architecture of ", launch.entry);
+    int static_shared = 0;
+    driver.check(driver.cuFuncGetAttribute(&static_shared, kFunctionSharedBytes, function),
+                 "the shared memory of ", launch.entry);
     place = entries_
                 .emplace(launch.entry,
                          Entry{.function = function,
-                               .dynamic_shared = kDefaultDynamicShared,
+                               .dynamic_shared = kDefaultShared - static_shared,
                                .overlaps = may_overlap_ && architecture >= kFirstThatWaits})
                 .first;
   }
@@ -128,9 +160,22 @@ void Module::launch(const Stream& stream, const Launch& launch, void* args) {
                                .dynamic_shared = node.dynamic_shared,
                                .stream = stream.handle(),
                                .attributes = &programmatic,
-                               .n_attributes = entry.overlaps ? 1U : 0U};
-  driver.check(driver.cuLaunchKernelEx(&config, node.function, node.parameters, node.extra),
-               "launching ", launch.entry);
+                               .n_attributes = 0};
+  const auto launch_with = [&](unsigned n_attributes) {
+    LaunchConfig with = config;
+    with.n_attributes = n_attributes;
+    return driver.cuLaunchKernelEx(&with, node.function, node.parameters, node.extra);
+  };
+  if (entry.overlaps && launches_overlap_) {
+    const CUresult result = launch_with(1);
+    if (result == kSuccess) return;
+    // If it is not the kernel itself that cannot be launched.
+    driver.check(launch_with(0), "launching ", launch.entry);
+    launches_overlap_ = false;
+    refuse(Overlap::launches, context_.device(), driver.describe(result));
+    return;
+  }
+  driver.check(launch_with(0), "launching ", launch.entry);
 }
 
 }  // namespace gptoss::cuda

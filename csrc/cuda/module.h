@@ -1,7 +1,9 @@
 // The kernels, as they are embedded in this library, loaded on a device.
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -12,6 +14,14 @@ namespace gptoss::cuda {
 
 // Fat binaries, one after the other (CMakeLists.txt, cmake/cuda_kernels.cmake).
 std::span<const uint8_t> embedded_kernels();
+
+// How kernels may begin before the one ahead of them has ended.
+enum class Overlap : uint8_t { launches, graphs };
+
+// Whether a device's driver has refused that in this process.
+bool is_refused(Overlap overlap, const DeviceInfo& device);
+// Takes that down, and says so once, on the standard error.
+void refuse(Overlap overlap, const DeviceInfo& device, const std::string& why);
 
 class Module {
  public:
@@ -54,6 +64,7 @@ class Module {
 
   const Context& context_;
   const bool may_overlap_;
+  bool launches_overlap_;  // until the driver has refused it
   std::vector<CUmodule> modules_;
   Graph* recorded_ = nullptr;
   std::unordered_map<const char*, Entry> entries_;  // by the address of a name, which is a literal

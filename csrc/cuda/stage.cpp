@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string_view>
 
 #include "core/check.h"
@@ -20,10 +21,40 @@ int most_graphs() {
   return text == nullptr || *text == '\0' ? kMostGraphs : std::atoi(text);
 }
 
+// Streams that were left with work that had not ended.
+struct LeftStream {
+  int ordinal;
+  CUstream stream;
+};
+struct LeftStreams {
+  std::mutex mutex;
+  std::vector<LeftStream> all;
+};
+LeftStreams& left_streams() {
+  static LeftStreams left;
+  return left;
+}
+
+// Whether such work is still there: then the driver may wait for it whenever memory is allocated or
+// given back in the context. In a Scope.
+bool has_left_work(const Context& context) {
+  LeftStreams& left = left_streams();
+  const std::lock_guard<std::mutex> lock(left.mutex);
+  return std::ranges::any_of(left.all, [&](const LeftStream& one) {
+    return one.ordinal == context.device().ordinal &&
+           context.driver().cuStreamQuery(one.stream) == kNotReady;
+  });
+}
+
 }  // namespace
 
 Card::Card(const DeviceInfo& device) : context_(device) {
   run([&] {
+    if (has_left_work(context_)) {
+      throw BackendError(concat("[cuda] ", device.name,
+                                " still has work of a model that was closed, which waits "
+                                "for a device that failed: a new process can use it"));
+    }
     stream_.emplace(context_);
     module_.emplace(context_, embedded_kernels());
   });
@@ -37,11 +68,19 @@ DeviceRoom Card::room() const {
 
 std::optional<std::string> Card::failure() const {
   try {
-    run([&] { stream_->query(); });
+    run([&] { static_cast<void>(stream_->query()); });
   } catch (const std::runtime_error& error) {
     return error.what();
   }
   return std::nullopt;
+}
+
+void Card::leave(bool has_ended) {
+  context_.abandon();
+  if (has_ended) return;
+  LeftStreams& left = left_streams();
+  const std::lock_guard<std::mutex> lock(left.mutex);
+  left.all.push_back({device().ordinal, stream_->handle()});
 }
 
 bool Card::is_named_in(const std::string& message) const {
@@ -86,8 +125,8 @@ Stage::Stage(Card& card, const Part& part, const StageOptions& options)
       make_rotations(config_, limits_.max_pages_per_sequence * kPageTokens);
   stream().upload(memory_.slots.rotations.address(), rotations.data(),
                   static_cast<int64_t>(rotations.size() * sizeof(float)));
+  const std::vector<float> ones(static_cast<size_t>(limits_.max_tokens), 1.0f);
   if (part.cpu_experts(scheme_) > 0) {
-    const std::vector<float> ones(static_cast<size_t>(limits_.max_tokens), 1.0f);
     stream().upload(memory_.work.ones.address(), ones.data(), memory_.work.ones.size_bytes());
     cpu_experts_.emplace(context, stream(), *options.host_experts, options.turn, config_, scheme_,
                          part, limits_.max_tokens, kStepsAhead + 1);

@@ -35,6 +35,9 @@ class Card {
   DeviceRoom room() const;
   // What is known to have gone wrong in its work, which is not waited for. Not in a Scope.
   std::optional<std::string> failure() const;
+  // Gives nothing back from now on, whoever destroys it. `has_ended`: whether its own work has; if
+  // not, the device takes no other model before that.
+  void leave(bool has_ended);
   // Whether a message begins with its number, as those of run() do.
   bool is_named_in(const std::string& message) const;
 
@@ -54,7 +57,7 @@ class Card {
  private:
   std::string named(const std::string& message) const;
 
-  const Context context_;
+  Context context_;
   std::optional<Stream> stream_;
   std::optional<Module> module_;
 };
@@ -124,6 +127,8 @@ class Stage {
   std::optional<StepGraphs> graphs_;
   std::optional<CpuExperts> cpu_experts_;     // where some of the part's are on the CPU
   std::vector<std::unique_ptr<Event>> done_;  // [flight]
+  // Goes first: the driver need not wait for work that uses what it is given back.
+  const Drain drain_{stream()};
 };
 
 }  // namespace gptoss::cuda

@@ -263,6 +263,7 @@ class Uploader {
   std::array<Piece, 2> pieces_;
   size_t next_ = 0;
   DeviceMemory raw_;
+  const Drain drain_{stream_};
 };
 
 // What the largest piece of a matrix takes that is shuffled at once.

@@ -61,8 +61,8 @@ class Driver:
         return context.value
 
 
-def run_elsewhere(code: str, devices: str = "A100", **environment: str) -> str:
-    """Run Python code in a process of its own: what it prints, without the last newline."""
+def run_and_say(code: str, devices: str = "A100", **environment: str) -> tuple[str, str]:
+    """Run Python code in a process of its own: what it prints, and on the standard error."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"GPTOSS_EMULATOR_DEVICES": devices} | environment,
@@ -71,4 +71,9 @@ def run_elsewhere(code: str, devices: str = "A100", **environment: str) -> str:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.rstrip("\n")
+    return done.stdout.rstrip("\n"), done.stderr
+
+
+def run_elsewhere(code: str, devices: str = "A100", **environment: str) -> str:
+    """Likewise, but only what it prints."""
+    return run_and_say(code, devices, **environment)[0]

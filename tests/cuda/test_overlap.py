@@ -17,7 +17,7 @@ import pytest
 
 import gptoss
 from cuda.kernels import structs
-from cuda.models import emulated, needs_device, run_elsewhere
+from cuda.models import emulated, needs_device, run_and_say, run_elsewhere
 from cuda.ptx import Kernel, Statement
 from gptoss import _core
 from support.checkpoints import MICRO, make_checkpoint
@@ -274,6 +274,36 @@ def test_what_cannot_overlap_is_launched_in_order(micro: Path, tmp_path: Path) -
     assert 0 < in_graphs_then < in_graphs
     assert alone_then == alone
     assert found == expected
+
+
+REFUSED = """
+expected, none = answers("0", "48")
+for graphs in ("48", "48", "0"):
+    found, overlapping = answers("1", graphs)
+    assert found == expected, graphs
+    print(overlapping)
+"""
+
+
+@pytest.mark.parametrize("refused", ["edges", "graphs", "launches;edges"])
+def test_what_a_driver_refuses_of_it_is_gone_without(refused: str, micro: Path) -> None:
+    code = ANSWERS.format(path=str(micro), options={}, tokens=4, lengths=(3,)) + REFUSED
+    out, said = run_and_say(code, "H100", GPTOSS_EMULATOR_REFUSE=refused)
+    first, again, alone = map(int, out.split())
+    assert first == again
+    # Of each of the two it is said, once, whatever is loaded later.
+    notes = [line for line in said.splitlines() if line.startswith("gptoss: ")]
+    launches_do_not = "launches" in refused
+    graphs_do_not = refused.removeprefix("launches").strip(";") != ""
+    assert len(notes) == graphs_do_not + launches_do_not, said
+    for note in notes:
+        assert note.startswith("gptoss: cuda:0 (Emulated H100): its driver does not take kernels")
+        assert "CUDA_ERROR_NOT_SUPPORTED" in note
+    assert sum("in a graph" in note for note in notes) == graphs_do_not
+    assert (alone > 0) == (not launches_do_not)
+    # Beside graphs some are launched alone.
+    assert (first < alone) == (graphs_do_not and not launches_do_not)
+    assert (first > 0) == (not (graphs_do_not and launches_do_not))
 
 
 # What a long prompt and a short one launch behind another kernel, which each of these races with.

@@ -677,7 +677,34 @@ PLANTED: dict[str, Planted] = {
     "tf32 products before the others have rounded": Planted(
         "matmul_tf32", [(r"bar\.sync[ \t]+1, 128;", 0, "")], {RAW}, "wgmma", ST, numbers="any"
     ),
+    "Triton's tensor matmul stores results over what other warps' wgmma may read": Planted(
+        "triton_tma_matmul",
+        [(BAR, 10, ""), (BAR, 10, "")],
+        {"async-source-written"},
+        ST,
+        "wgmma",
+        kernel="matmul_tma",
+        numbers="right",
+    ),
     # ---- Triton ----
+    "Triton's column sums without the barrier before lanes store what they share": Planted(
+        "triton_column_sums",
+        [(BAR, 1, "")],
+        {"race-warp"},
+        ST,
+        LD,
+        kernel="column_sums",
+        numbers="right",
+    ),
+    "Triton's sort without the barrier before lanes store what they share": Planted(
+        "triton_sort",
+        [(BAR, 1, "")],
+        {"race-warp"},
+        ST,
+        LD,
+        kernel="sort_rows",
+        numbers="right",
+    ),
     "Triton's matmul without the barrier before its epilogue": Planted(
         "triton_matmul",
         [(r"bar\.sync[ \t]+0;", 6, "")],
@@ -780,6 +807,38 @@ class Small:
         )
 
 
+# A warp of four writes 16 of A's 64 rows, which are all zero like B.
+_WGMMA_OF_ROWS = """
+  .shared .align 128 .b8 a[2048];
+  .shared .align 128 .b8 b[256];
+  .reg .b64 %w<4>;
+  mov.u32 %r11, b;
+  mad.lo.u32 %r12, %r2, 16, %r11;
+  setp.lt.u32 %p1, %r2, 16;
+  @%p1 st.shared.v4.u32 [%r12], {0, 0, 0, 0};
+  bar.sync 0;
+  mov.u32 %r13, a;
+  mad.lo.u32 %r14, %r2, 16, %r13;
+  st.shared.v4.u32 [%r14], {0, 0, 0, 0};
+  fence.proxy.async.shared::cta;
+  {}
+  shr.u32 %r15, %r13, 4;
+  shr.u32 %r16, %r11, 4;
+  cvt.u64.u32 %w0, %r15;
+  cvt.u64.u32 %w1, %r16;
+  or.b64 %w2, %w0, 0x1000080000;
+  or.b64 %w3, %w1, 0x1000080000;
+  mov.pred %p2, 0;
+  mov.f32 %f0, 0f00000000;
+  mov.f32 %f1, %f0;
+  mov.f32 %f2, %f0;
+  mov.f32 %f3, %f0;
+  wgmma.fence.sync.aligned;
+  wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0,%f1,%f2,%f3}, %w2, %w3, %p2, 1, 1, 0, 0;
+  wgmma.commit_group.sync.aligned;
+  wgmma.wait_group.sync.aligned 0;
+  bar.sync 0;"""
+
 LOAD_STORE = "ld.global.u32 %r20, [%rd4];\n  st.global.u32 [%rd5], %r20;"
 _COPY_BACK = """
   .shared .align 8 .b64 full;
@@ -797,6 +856,15 @@ WAIT:
   @!%p2 bra WAIT;"""
 
 SMALL: dict[str, Small] = {
+    "a wgmma while other warps write their rows of A": Small(
+        _WGMMA_OF_ROWS,
+        "bar.sync 0;",
+        "",
+        {RAW},
+        r"st\.shared",
+        target="sm_90a",
+        always={"profile": "H100", "grid": 1, "block": 128},
+    ),
     "a fence between proxies for the other state space": Small(
         _COPY_BACK,
         "fence.proxy.async.global;",

@@ -374,11 +374,11 @@ void streams(CUmodule module) {
     OK(EventElapsedTime(&ms, start, done));
     CHECK(ms >= 0);
   }
-  // Pageable memory is read before the call returns.
+  // Pageable memory may be read at any time until the stream has come past the copy.
   std::vector<int> pageable(kCount, 3);
   OK(HtoDAsync(x, pageable.data(), 4 * kCount, first));
-  pageable.assign(kCount, 9);
   OK(StreamSynchronize(first));
+  pageable.assign(kCount, 9);
   OK(DtoH(pageable.data(), x, 4 * kCount));
   CHECK(pageable == std::vector<int>(kCount, 3));
   // The default stream waits for blocking streams.
@@ -424,8 +424,6 @@ void graphs(CUmodule module, CUcontext context) {
     OK(EventRecord(join, side));
     OK(StreamWaitEvent(stream, join, 0));
     GIVES(StreamSynchronize(stream), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-    CUdeviceptr p;
-    GIVES(MemAlloc(&p, 64), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     GIVES(EventQuery(join), CUDA_ERROR_CAPTURED_EVENT);
     OK(StreamEndCapture(stream, &graph));
     return graph;
@@ -491,6 +489,13 @@ void graphs(CUmodule module, CUcontext context) {
   OK(launch_scan(scan, y, z, 1, side));
   CUgraph unjoined;
   GIVES(StreamEndCapture(stream, &unjoined), CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+
+  // What is not safe breaks it.
+  OK(StreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+  OK(launch_scan(scan, x, y, 1, stream));
+  CUdeviceptr more;
+  GIVES(MemAlloc(&more, 64), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  GIVES(StreamEndCapture(stream, &unjoined), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 
   OK(GraphExecDestroy(exec));
   OK(GraphExecDestroy(built_exec));

@@ -248,12 +248,13 @@ def test_every_entry_point_is_found_and_described() -> None:
     known = {name for line in lines for name in line[:2]}
     others = {re.sub(r"_v\d$", "", name) for name in exported - known}
     assert others <= {re.sub(r"_v\d$", "", name) for name in known}
-    missing = ctypes.c_int(-1)
-    assert (
-        lib.cuGetProcAddress_v2(b"cuNoSuch", ctypes.byref(address), 12000, 0, ctypes.byref(missing))
-        == 500
-    )
-    assert missing.value == 1
+    # What there is not is no error, but null.
+    status = ctypes.c_int(-1)
+    for name, reason in ((b"cuNoSuch", 1), (b"cuFuncGetName", 2)):
+        asked = (name, ctypes.byref(address), 12000, 0, ctypes.byref(status))
+        assert lib.cuGetProcAddress_v2(*asked) == 0
+        assert (address.value, status.value) == (None, reason)
+    assert lib.cuGetProcAddress(b"cuNoSuch", ctypes.byref(address), 12000, 0) == 500
 
 
 @needs_cuda_h
@@ -265,10 +266,11 @@ def test_entry_points_are_as_old_as_cuda_h_says() -> None:
     for name in names:
         versions = {int(v) for v in re.findall(rf"\bPFN_{name}_v(\d+)(?:_ptsz)?\)", typedefs)}
         assert versions, name
-        found = lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 12000, 0, None) == 0
-        assert found == (min(versions) <= 12000), name
+        assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), 12000, 0, None) == 0
+        assert bool(address.value) == (min(versions) <= 12000), name
         asked = max(12000, min(versions))
         assert lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), asked, 0, None) == 0
+        assert address.value
 
 
 # What each driver says of: its version, a device of compute capability 9.0 that it should know and
@@ -288,7 +290,10 @@ for image in images:
     found.append(lib.cuModuleLoadData(ctypes.byref(module), image + bytes(8)))
 asked = (("cuFuncGetName", 12000), ("cuFuncGetName", 12030), ("cuGraphAddDependencies", 12030))
 address = ctypes.c_void_p()
-entries = [lib.cuGetProcAddress_v2(n.encode(), ctypes.byref(address), v, 0, None) for n, v in asked]
+entries = []
+for name, asked_version in asked:
+    result = lib.cuGetProcAddress_v2(name.encode(), ctypes.byref(address), asked_version, 0, None)
+    entries.append(result if result or address.value else None)
 print(version.value, count.value, found, entries)
 """
 
@@ -332,16 +337,16 @@ def test_a_driver_loads_what_it_is_new_enough_for() -> None:
     first = (
         f"12000 1 {[loaded, too_new, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
     )
-    assert _old_driver("525", "H100", *images)[0] == f"{first} [500, 1, 1]"
+    assert _old_driver("525", "H100", *images)[0] == f"{first} [None, 1, 1]"
     first = (
         f"12040 1 {[loaded, loaded, too_new, *same, invalid, too_new, nothing, invalid, nothing]}"
     )
     said, errors = _old_driver("550", "H100", *images)
-    assert said == f"{first} [500, 0, 0]"
+    assert said == f"{first} [None, 0, 0]"
     assert "PTX of version 9.0, driver 550 compiles up to 8.4" in errors
     assert "machine code of ABI 0x41, 8, which driver 550 does not load" in errors
     first = f"13000 1 {[loaded, loaded, loaded, *same, loaded, loaded, nothing, nothing, nothing]}"
-    assert _old_driver("580", "H100", *images)[0] == f"{first} [500, 0, 0]"
+    assert _old_driver("580", "H100", *images)[0] == f"{first} [None, 0, 0]"
     assert _old_driver("550", "H100", *images, quiet="1") == (said, "")
 
 
@@ -356,9 +361,9 @@ def test_a_driver_takes_the_machine_code_that_is_nearest() -> None:
             for cubins in ((older, newer), (newer, older), (old, new), (new, old))
         ]
         said, errors = _old_driver("525", "RTX 3090", *images)
-        assert said == "12000 1 [0, 0, 200, 200] [500, 1, 1]"
+        assert said == "12000 1 [0, 0, 200, 200] [None, 1, 1]"
         assert errors.count("machine code of ABI 0x41, 8, which driver 525 does not load") == 2
-        assert _old_driver("580", "RTX 3090", *images)[0] == "13000 1 [0, 0, 0, 0] [500, 0, 0]"
+        assert _old_driver("580", "RTX 3090", *images)[0] == "13000 1 [0, 0, 0, 0] [None, 0, 0]"
 
 
 def test_a_driver_knows_no_card_that_came_later() -> None:
@@ -391,6 +396,173 @@ def test_work_is_put_off_until_somebody_waits() -> None:
     assert lib.cuStreamSynchronize(stream) == 0
     assert lib.cuMemcpyDtoH_v2(ctypes.c_void_p(back.ctypes.data), memory, 64) == 0
     assert (back == 9).all()
+
+
+def test_pageable_memory_is_touched_at_any_time() -> None:
+    lib = _driver()
+    stream, memory = ctypes.c_void_p(), ctypes.c_uint64()
+    values = np.zeros(16, np.uint32)
+    host, size = ctypes.c_void_p(values.ctypes.data), ctypes.c_size_t(64)
+    assert lib.cuStreamCreate(ctypes.byref(stream), 1) == 0
+    assert lib.cuMemAlloc_v2(ctypes.byref(memory), 64) == 0
+    read, written = set(), set()
+    for _ in range(20):
+        values[:] = 1
+        assert lib.cuMemcpyHtoDAsync_v2(memory, host, size, stream) == 0
+        values[:] = 2
+        assert lib.cuStreamSynchronize(stream) == 0
+        assert lib.cuMemcpyDtoH_v2(host, memory, size) == 0
+        read.add(int(values[0]))
+        assert lib.cuMemsetD32Async(memory, 3, 16, stream) == 0
+        assert lib.cuMemcpyDtoHAsync_v2(host, memory, size, stream) == 0
+        written.add(int(values[0]) == 3)
+        assert lib.cuStreamSynchronize(stream) == 0
+        assert (values == 3).all()
+    assert read == {1, 2}
+    assert written == {True, False}
+    other = np.zeros(16, np.uint32)  # within the host a copy is done when the call returns
+    target = ctypes.c_uint64(other.ctypes.data)
+    for i in range(8):
+        values[:] = i
+        source = ctypes.c_uint64(values.ctypes.data)
+        assert lib.cuMemcpyAsync(target, source, size, stream) == 0
+        assert (other == i).all()
+
+
+STRICT = """
+import ctypes, os, sys
+lib = ctypes.CDLL(sys.argv[1])
+context, stream, event, host = (ctypes.c_void_p() for _ in range(4))
+by = ctypes.byref
+assert lib.cuInit(0) == 0
+assert lib.cuDevicePrimaryCtxRetain(by(context), 0) == 0
+assert lib.cuCtxSetCurrent(context) == 0
+assert lib.cuStreamCreate(by(stream), 1) == 0
+print("flags", [lib.cuEventCreate(by(event), flags) for flags in (8, 4, 6, 3)],
+      [lib.cuMemHostAlloc(by(host), ctypes.c_size_t(64), flags) for flags in (8, 7)],
+      [lib.cuStreamWaitEvent(stream, event, flags) for flags in (1, 0)])
+called = []
+CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+call = CALL(lambda _: called.append(lib.cuStreamQuery(stream)))
+assert lib.cuLaunchHostFunc(stream, call, None) == 0
+print("host", lib.cuStreamSynchronize(stream), called)
+
+graphs, nodes = [ctypes.c_void_p(), ctypes.c_void_p()], [ctypes.c_void_p() for _ in range(4)]
+for graph in graphs:
+    assert lib.cuGraphCreate(by(graph), 0) == 0
+array = ctypes.c_void_p * 2
+def add(node, graph, *after):
+    return lib.cuGraphAddEmptyNode(by(nodes[node]), graphs[graph], array(*after), len(after))
+print("nodes", add(0, 0), add(1, 0, nodes[0]), add(2, 1), add(3, 0, nodes[2]),
+      add(3, 0, nodes[0], nodes[0]))
+def join(graph, source, target):
+    ends = array(nodes[source]), array(nodes[target])
+    return lib.cuGraphAddDependencies(graphs[graph], *ends, ctypes.c_size_t(1))
+made = ctypes.c_void_p()
+def make(flags):
+    return lib.cuGraphInstantiateWithFlags(by(made), graphs[0], ctypes.c_uint64(flags))
+print("edges", join(0, 0, 1), join(0, 0, 2), join(1, 0, 1), join(0, 0, 0),
+      lib.cuGraphAddDependencies(graphs[0], None, None, ctypes.c_size_t(1)))
+print("graphs", [make(flags) for flags in (0, 2, 4, 8)], join(0, 1, 0), make(0))
+
+print("contexts", lib.cuCtxPushCurrent_v2(stream), lib.cuCtxSetCurrent(stream))
+assert lib.cuDevicePrimaryCtxRelease_v2(0) == 0
+print("released", lib.cuStreamQuery(stream), lib.cuCtxPushCurrent_v2(context))
+child = os.fork()
+if child == 0:
+    os._exit(lib.cuInit(0) * 10 + lib.cuDevicePrimaryCtxRetain(by(context), 0))
+print("fork", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_what_the_real_driver_refuses() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STRICT, LIBRARY],
+        env=os.environ | {"GPTOSS_EMULATOR_DEVICES": "A100"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "flags [1, 1, 0, 0] [1, 0] [1, 0]",
+        "host 0 [800]",
+        "nodes 0 0 0 1 1",
+        "edges 1 1 1 1 1",
+        "graphs [0, 1, 801, 0] 0 1",
+        "contexts 201 201",
+        "released 709 201",
+        "fork 33",
+    ], done.stderr
+
+
+CAPTURES = """
+import threading
+current(0)
+graph = ctypes.c_void_p()
+
+def unsafe():
+    current(0)
+    memory = ctypes.c_uint64()
+    calls = lib.cuMemAlloc_v2(ctypes.byref(memory), 64), lib.cuEventQuery(events[0])
+    return *calls, lib.cuMemFree_v2(memory) if memory.value else None
+
+def elsewhere(mode):
+    def run():
+        exchanged = ctypes.c_int(mode)
+        assert lib.cuThreadExchangeStreamCaptureMode(ctypes.byref(exchanged)) == 0
+        assert exchanged.value == 0
+        found.append(unsafe())
+    found = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+for mode in (0, 1, 2):
+    for act in (unsafe, lambda: elsewhere(0), lambda: elsewhere(1), lambda: elsewhere(2)):
+        assert lib.cuStreamBeginCapture_v2(streams[0], mode) == 0
+        print(mode, act(), lib.cuStreamEndCapture(streams[0], ctypes.byref(graph)))
+wrong = ctypes.c_int(3)
+print(lib.cuThreadExchangeStreamCaptureMode(ctypes.byref(wrong)))
+"""
+
+
+def test_a_capture_forbids_what_is_not_safe() -> None:
+    refused, done = "(900, 900, None) 901", "(0, 0, 0) 0"
+    assert _peers(CAPTURES) == [
+        *(f"0 {said}" for said in (refused, refused, done, done)),
+        *(f"1 {said}" for said in (refused, done, done, done)),
+        *(f"2 {said}" for said in (done, done, done, done)),
+        "1",
+    ]
+
+
+ENDLESS = """
+import threading
+current(1)
+assert lib.cuMemsetD32Async(memories[1], 7, 16, streams[1]) == 0
+assert lib.cuEventRecord(events[1], streams[1]) == 0
+current(0)
+assert lib.cuStreamWaitEvent(streams[0], events[1], 0) == 0
+assert lib.cuMemsetD32Async(memories[0], 8, 16, streams[0]) == 0
+assert lib.emulatorLoseDevice(1, 0)
+print([lib.cuStreamQuery(streams[0]) for _ in range(5)][-1], lib.cuEventQuery(events[1]))
+def wait():
+    current(0)
+    lib.cuStreamSynchronize(streams[0])
+thread = threading.Thread(target=wait, daemon=True)
+thread.start()
+thread.join(0.3)
+print(thread.is_alive(), lib.cuStreamQuery(streams[0]))
+current(1)
+print(lib.cuStreamSynchronize(streams[1]))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_work_that_waits_for_a_lost_device_may_never_end() -> None:
+    code = "import os\n" + ENDLESS
+    assert _peers(code, GPTOSS_EMULATOR_ENDLESS="1") == ["600 600", "True 600", "214"]
+    assert _peers(code) == ["0 0", "False 0", "214"]
 
 
 def test_a_race_fails_the_launch_and_is_reported() -> None:

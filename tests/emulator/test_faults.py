@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,10 +83,9 @@ def _run_small(case: Small, line: str, options: dict[str, object], seed: int) ->
     x = device.buffer(np.arange(128, dtype=np.uint32) + 1, "x")
     out = device.empty(128, np.uint32, "out")
     module = device.load(case.text(line))
-    extra = {k: v for k, v in options.items() if k not in {"grid", "block"}} | case.always
-    return module.launch(
-        "k", options.get("grid", 2), options.get("block", 64), x, out, 128, seed=seed, **extra
-    )
+    chosen: dict[str, Any] = {"grid": 2, "block": 64} | options | case.always
+    grid, block = chosen.pop("grid"), chosen.pop("block")
+    return module.launch("k", grid, block, x, out, 128, seed=seed, **chosen)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -121,7 +121,7 @@ def test_faults_are_of_many_classes() -> None:
         caught |= _run_small(case, case.wrong, case.options, 0).classes & case.classes
     # As docs/emulator.md says, with the faults of test_tensor.py, which are of one class more.
     assert len(caught) == 45, caught
-    assert (len(PLANTED), len(SMALL)) == (145, 73)
+    assert (len(PLANTED), len(SMALL)) == (148, 74)
     assert not faults.PLANTED.keys() & cluster_faults.PLANTED.keys()
     assert not faults.SMALL.keys() & cluster_faults.SMALL.keys()
 

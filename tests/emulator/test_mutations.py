@@ -5,8 +5,9 @@ the reason.
 CI takes a sample of them, GPTOSS_EMULATOR_FULL all.
 
 Compilers write some of them twice: Triton waits for the copies of A and again for those of B, at
-the end of a loop and again at its head. Where nothing that counts can be executed between two of
-them they are one site, and a mutant changes both.
+the end of a loop and again at its head. Where nothing that `SEPARATES` them can be executed between
+two of them they are one site, and a mutant changes both. That alone would hide what one of them is
+worth without the other: so each is changed alone, too, in mutants that are counted for themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from emulator import corpus
 from emulator.device import ptx
@@ -41,6 +43,7 @@ def _half(match: re.Match[str]) -> str:
 # What is looked for, and what stands in its place.
 WEAKER: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"bar(?:rier)?\.(?:cta\.)?sync[^;]*;", ""),
+    (r"bar\.red\.[^;]*;", ""),
     (r"bar\.arrive[^;]*;", ""),
     (r"bar\.arrive[ \t]+(\d), 64;", r"bar.arrive \1, 32;"),
     (r"bar\.sync[ \t]+(\d), 64;", r"bar.sync \1, 32;"),
@@ -85,6 +88,9 @@ WEAKER: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"atom\.add\.release\.gpu", "atom.add.release.cta"),
 ]
 
+# One half of it without the other is no barrier but a mistake of its own: so both go, as well.
+CLUSTER_ARRIVE, CLUSTER_WAIT = r"barrier\.cluster\.arrive[\w.]*;", r"barrier\.cluster\.wait[\w.]*;"
+
 KERNEL_OF = {f"triton_{k}": k for k in ("matmul_f16", "matmul_tf32")}
 KERNEL_OF = dict.fromkeys(KERNEL_OF, "matmul") | {"triton_sort": "sort_rows"}
 KERNEL_OF |= {"triton_cluster_softmax": "softmax", "triton_cluster_sums": "column_sums"}
@@ -108,8 +114,20 @@ class Mutant:
 
     case: str
     change: str  # what was written -> what stands there now
-    lines: tuple[int, ...]  # in the file
-    text: str
+    changes: tuple[tuple[int, str], ...]  # line in the file, from 0, and what it is now
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """The lines' numbers."""
+        return tuple(i + 1 for i, _ in self.changes)
+
+    @property
+    def text(self) -> str:
+        """The module with the change."""
+        lines = list(_lines(self.case))
+        for i, line in self.changes:
+            lines[i] = line
+        return "\n".join(lines)
 
     @property
     def name(self) -> str:
@@ -117,9 +135,19 @@ class Mutant:
         return f"{self.case}: {self.change} at {', '.join(map(str, self.lines))}"
 
 
-def _reachable(lines: list[str], start: int, separator: str) -> set[int]:
+@cache
+def _lines(case: str) -> tuple[str, ...]:
+    return tuple(ptx(corpus.file_of(case)).split("\n"))
+
+
+@cache
+def _labels(lines: tuple[str, ...]) -> dict[str, int]:
+    return {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\$\w+):", line))}
+
+
+def _reachable(lines: tuple[str, ...], start: int, separator: str) -> set[int]:
     """Return the lines that execution can come to from behind `start` before a separator."""
-    labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\$\w+):", line))}
+    labels = _labels(lines)
     seen: set[int] = set()
     todo = [start + 1]
     while todo:
@@ -139,7 +167,8 @@ def _reachable(lines: list[str], start: int, separator: str) -> set[int]:
     return seen
 
 
-def _sites(lines: list[str], pattern: str, begin: int, end: int) -> list[tuple[int, ...]]:
+@cache
+def _sites(lines: tuple[str, ...], pattern: str, begin: int, end: int) -> list[tuple[int, ...]]:
     """Return the sites of a pattern: lines that belong together."""
     matches = [i for i in range(begin, end) if re.search(pattern, lines[i])]
     separator = next((s for p, s in SEPARATES if re.match(p, re.sub(r"[\\(]", "", pattern))), None)
@@ -157,45 +186,51 @@ def _sites(lines: list[str], pattern: str, begin: int, end: int) -> list[tuple[i
     return sorted({tuple(sorted(g)) for g in groups.values()})
 
 
-def _counts_one(lines: list[str], at: int) -> bool:
+def _counts_one(lines: tuple[str, ...], at: int) -> bool:
     """Whether an mbarrier expects a single arrival: there is nothing weaker."""
     count = lines[at].rpartition(",")[2].strip(" ;")
     return count == "1" or any(re.search(rf"mov\.\w+\s+{count}, 1;", line) for line in lines)
 
 
-def mutants(case: str) -> Iterator[Mutant]:
-    """Make every mutant of a kernel."""
-    text = ptx(corpus.file_of(case))
+def mutants(case: str, alone: bool = False) -> Iterator[Mutant]:
+    """Make every mutant of a kernel; with `alone`, those of each of several that are one site."""
+    lines = _lines(case)
+    text = "\n".join(lines)
     kernel = KERNEL_OF.get(case, case.removeprefix("triton_"))
     first, last = kernel_range(text, kernel)
     begin, end = text[:first].count("\n"), text[:last].count("\n")
-    lines = text.split("\n")
+
+    def sites(pattern: str) -> list[tuple[int, ...]]:
+        found = _sites(lines, pattern, begin, end)
+        return [(i,) for site in found if len(site) > 1 for i in site] if alone else found
+
     for pattern, replacement in WEAKER:
-        for site in _sites(lines, pattern, begin, end):
+        for site in sites(pattern):
             if "mbarrier.init" in lines[site[0]] and _counts_one(lines, site[0]):
                 continue
-            changed = list(lines)
+            changes = {}
             for i in site:
                 match = re.search(pattern, lines[i])
                 assert match
                 new = replacement(match) if callable(replacement) else match.expand(replacement)
-                changed[i] = lines[i][: match.start()] + new + lines[i][match.end() :]
+                changes[i] = lines[i][: match.start()] + new + lines[i][match.end() :]
             written = " ".join(match.group(0).split())
-            numbers = tuple(i + 1 for i in site)
             now = " ".join(new.split()) or "nothing"
-            yield Mutant(case, f"{written} -> {now}", numbers, "\n".join(changed))
+            yield Mutant(case, f"{written} -> {now}", tuple(changes.items()))
+    for site in sites(CLUSTER_ARRIVE):
+        changes = {}
+        for i in site:
+            wait = next(k for k in range(i, end) if re.search(CLUSTER_WAIT, lines[k]))
+            changes[i] = re.sub(CLUSTER_ARRIVE, "", lines[i])
+            changes[wait] = re.sub(CLUSTER_WAIT, "", lines[wait])
+        yield Mutant(case, "barrier.cluster -> nothing", tuple(changes.items()))
 
 
 # Mutants that change nothing that PTX promises: all of them in what Triton wrote.
 _READS = "before it, back to the last barrier, and behind it stand only reads of shared memory"
-_OWN = "the threads that write behind it are those that read before it"
 _ATOMIC = "Triton lets every atomic synchronise the block; nothing is handed over here"
 _FENCED = "the fence ahead of it covers both tiles, and nothing is written between"
-_COUNTS = "between expecting bytes and copies: an mbarrier counts them in either order"
-_WAITED = (
-    "the last step's barrier stands behind everybody's last wait for an mbarrier, and a warp "
-    "stores its results where none but its own wgmma read"
-)
+_COUNTS = "only bytes are expected or copied on both sides: an mbarrier counts them in any order"
 _ENDS = "the kernel ends behind it"
 _GRID = "the end of the grid makes the copies' writes visible"
 _EACH = "each thread has waited for the mbarrier itself, and behind it stand only reads"
@@ -207,6 +242,8 @@ REDUNDANT: dict[str, str] = {
     "barrier.cluster.arrive.relaxed.aligned; at 182": _ATOMIC,
     "triton_cluster_sums: barrier.cluster.arrive.aligned; -> "
     "barrier.cluster.arrive.relaxed.aligned; at 193, 196": _ATOMIC,
+    "triton_cluster_sums: barrier.cluster -> nothing at 182, 183": _ATOMIC,
+    "triton_cluster_sums: barrier.cluster -> nothing at 193, 194, 196, 197": _ATOMIC,
     "triton_hopper_attention: fence.proxy.async.shared::cta; -> nothing at 850": _FENCED,
     "triton_hopper_attention: fence.proxy.async.shared::cta; -> fence.proxy.async.global; at 850": (
         _FENCED
@@ -215,7 +252,6 @@ REDUNDANT: dict[str, str] = {
     "triton_tma_matmul: bar.sync 0; -> nothing at 125, 132": _COUNTS,
     "triton_tma_matmul: bar.sync 0; -> nothing at 143": _COUNTS,
     "triton_tma_matmul: bar.sync 0; -> nothing at 346": _COUNTS,
-    "triton_tma_matmul: bar.sync 0; -> nothing at 366, 373": _WAITED,
     "triton_tma_matmul: bar.sync 0; -> nothing at 437": _ENDS,
     "triton_tma_matmul: cp.async.bulk.wait_group 0; -> cp.async.bulk.wait_group.read 0; at 436": (
         _GRID
@@ -223,8 +259,6 @@ REDUNDANT: dict[str, str] = {
     "triton_matmul: bar.sync 0; -> nothing at 361": _READS,
     "triton_matmul_f16: bar.sync 0; -> nothing at 258": _READS,
     "triton_matmul_tf32: bar.sync 0; -> nothing at 233": _READS,
-    "triton_sort: bar.sync 0; -> nothing at 703": _OWN,
-    "triton_column_sums: bar.sync 0; -> nothing at 195": _OWN,
     "triton_column_sums: bar.sync 0; -> nothing at 205": _ATOMIC,
     "triton_column_sums: bar.sync 0; -> nothing at 214": _ATOMIC,
     "triton_column_sums: atom.global.gpu.acq_rel -> atom.global.gpu.relaxed at 211": _ATOMIC,
@@ -270,13 +304,62 @@ REDUNDANT_IN_VARIANTS |= {
     for now in ("nothing", "fence.proxy.async.global;")
 }
 
+# Of several that are one site each alone: what is redundant, by what is changed, kernel and lines.
+_JOINED = "its copies go into the next group, and who waits for them waits for that"
+_AGAIN = "another wait for the same groups stands before the next read"
+_OTHERS = "the others of its site order what must be ordered; or the site is redundant, too"
+_TMA_BARRIERS = {
+    "triton_tma_matmul": ("103", "125", "132", "258", "327", "336", "366", "373"),
+    "triton_tma_matmul_32": ("102", "124", "131", "227", "263", "272", "304", "311"),
+    "triton_tma_matmul_64": (
+        "110", "132", "139", "161", "168", "294", "341", "350", "380", "393",
+    ),
+    "triton_tma_matmul_f16": ("103", "125", "132", "322", "396", "405"),
+    "triton_sm120_tma_matmul": ("88", "386", "394"),
+}  # fmt: skip
+_WAITS_FOR_ALL = {
+    "triton_matmul_f16": ("257", "331", "332", "390"),
+    "triton_matmul_tf32": ("232", "334", "335", "367"),
+}
+_ALONE: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "cp.async.commit_group; -> nothing": (_JOINED, {
+        "triton_matmul": ("128",),
+        "triton_matmul_f16": ("123", "317"),
+        "triton_matmul_tf32": ("120", "311"),
+        "triton_attention": ("154", "801"),
+        "triton_fp8_matmul": ("138", "518"),
+        "triton_hopper_matmul": ("157",),
+        "triton_hopper_attention": ("176", "1018"),
+        "triton_sm120_matmul": ("126",),
+        "triton_sm120_attention": ("154", "816"),
+    }),
+    "cp.async.wait_group 2; -> nothing": (_AGAIN, {"triton_matmul": ("360", "495", "496")}),
+    "cp.async.wait_group 2; -> cp.async.wait_group 3;": (
+        _AGAIN, {"triton_matmul": ("360", "495", "496")},
+    ),
+    "cp.async.wait_group 0; -> nothing": (_AGAIN, _WAITS_FOR_ALL),
+    "cp.async.wait_group 0; -> cp.async.wait_group 1;": (_AGAIN, _WAITS_FOR_ALL),
+    "bar.sync 0; -> nothing": (_OTHERS, _TMA_BARRIERS),
+    "barrier.cluster -> nothing": (_OTHERS, {"triton_cluster_sums": ("193, 194", "196, 197")}),
+    "barrier.cluster.wait.aligned; -> nothing": (_ENDS, {"triton_cluster_sums": ("197",)}),
+    "barrier.cluster.arrive.aligned; -> barrier.cluster.arrive.relaxed.aligned;": (
+        _ATOMIC, {"triton_cluster_sums": ("193", "196")},
+    ),
+}  # fmt: skip
+REDUNDANT_ALONE = {
+    f"{case}: {change} at {lines}": reason
+    for change, (reason, cases) in _ALONE.items()
+    for case, sites in cases.items()
+    for lines in sites
+}
 
-def _all() -> list[Mutant]:
-    return [m for case in corpus.CASES if case not in VARIANTS for m in mutants(case)]
+
+def _all(alone: bool = False) -> list[Mutant]:
+    return [m for case in corpus.CASES if case not in VARIANTS for m in mutants(case, alone)]
 
 
-def _of_variants() -> list[Mutant]:
-    return [m for case in sorted(VARIANTS) for m in mutants(case)]
+def _of_variants(alone: bool = False) -> list[Mutant]:
+    return [m for case in sorted(VARIANTS) for m in mutants(case, alone)]
 
 
 def _is_noticed(mutant: Mutant) -> bool:
@@ -306,11 +389,27 @@ def test_mutants_of_variants_are_noticed() -> None:
     _check(_sample(_of_variants(), 12), REDUNDANT_IN_VARIANTS)
 
 
+def test_mutants_of_one_of_several_are_noticed() -> None:
+    _check(_sample(_all(alone=True) + _of_variants(alone=True), 16), REDUNDANT_ALONE)
+
+
 def test_mutants_are_as_many_as_the_documentation_says() -> None:
     names, others = {m.name for m in _all()}, {m.name for m in _of_variants()}
     assert REDUNDANT.keys() <= names
     assert REDUNDANT_IN_VARIANTS.keys() <= others
-    assert (len(names), len(REDUNDANT)) == (383, 20)
+    assert (len(names), len(REDUNDANT)) == (399, 19)
+    assert len(REDUNDANT) <= 0.05 * len(names)
     assert (len(others), len(REDUNDANT_IN_VARIANTS)) == (109, 28)
     # Every one that changes what PTX promises is noticed; none of nvcc's kernels has another.
-    assert all(name.startswith("triton_") for name in REDUNDANT)
+    assert all(name.startswith("triton_") for name in REDUNDANT | REDUNDANT_ALONE)
+
+    alone, others_alone = ({m.name for m in each(alone=True)} for each in (_all, _of_variants))
+    assert REDUNDANT_ALONE.keys() <= alone | others_alone
+    assert (len(alone), len(REDUNDANT_ALONE.keys() & alone)) == (116, 49)
+    assert (len(others_alone), len(REDUNDANT_ALONE.keys() & others_alone)) == (37, 28)
+    # Instruction by instruction: sites of one, and each of several.
+    of_one = {
+        m.name for m in _all() if len(m.lines) <= 1 + m.change.startswith("barrier.cluster ->")
+    }
+    found = REDUNDANT.keys() & of_one | REDUNDANT_ALONE.keys() & alone
+    assert (len(of_one | alone), len(found)) == (468, 65)

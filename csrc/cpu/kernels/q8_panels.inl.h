@@ -3,7 +3,8 @@
 // A panel is some rows, one per lane of two registers. A chunk of K is unpacked once, then
 // all tokens pass over it, once for each of the four chains of blocks (see Kernels::mxfp4.fast), so
 // that a sum is one register. Included after the file that has the instruction set's own part:
-//   kPanelSize, kChunkBlocks, kPanelTokens   rows, blocks of a chunk, tokens that pass together
+//   kPanelSize, kChunkBlocks   rows, blocks of a chunk
+//   kPanelTokens<Group>        tokens that pass together: 6 at most
 //   kHasPanels<Group>, kFewestPanelTokens<Group>
 //   kAddsExponents<Group>, exponents_can_be_added, take_exponents
 //   UnpackedChunk, unpack_chunk<Group>
@@ -60,16 +61,26 @@ void prefetch_scales(const MatmulTask& task, int row, int begin, int count) {
 template <class Group, bool kExponents>
 void add_chunk_to_tokens(const MatmulTask& task, const UnpackedChunk& chunk, int begin, int count,
                          int token, int n_tokens, TokenSums* sums, NextChunk next) {
+  constexpr int kMost = kPanelTokens<Group>;
   int t = 0;
-  for (; t + kPanelTokens <= n_tokens; t += kPanelTokens) {
+  for (; t + kMost <= n_tokens; t += kMost) {
     next.prefetch();
-    add_chunk<Group, kExponents, kPanelTokens>(task, chunk, begin, count, token + t, sums + t);
+    add_chunk<Group, kExponents, kMost>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if constexpr (kFewestPanelTokens<Group> < kMost) {
+    if (t == 0) next.prefetch();
   }
   const int left = n_tokens - t;
-  if constexpr (kPanelTokens > 3) {
+  if constexpr (kMost > 5) {
+    if (left == 5) add_chunk<Group, kExponents, 5>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if constexpr (kMost > 4) {
+    if (left == 4) add_chunk<Group, kExponents, 4>(task, chunk, begin, count, token + t, sums + t);
+  }
+  if constexpr (kMost > 3) {
     if (left == 3) add_chunk<Group, kExponents, 3>(task, chunk, begin, count, token + t, sums + t);
   }
-  if constexpr (kPanelTokens > 2) {
+  if constexpr (kMost > 2) {
     if (left == 2) add_chunk<Group, kExponents, 2>(task, chunk, begin, count, token + t, sums + t);
   }
   if (left == 1) add_chunk<Group, kExponents, 1>(task, chunk, begin, count, token + t, sums + t);
@@ -111,7 +122,7 @@ void matmul_q8_panels(const MatmulTask& task) {
         const bool last = begin + count == blocks;
         const NextChunk next =
             next_chunk<Group>(task, last ? row + kPanelSize : row, last ? 0 : begin + count,
-                              tokens < kPanelTokens ? 1 : tokens / kPanelTokens);
+                              tokens < kPanelTokens<Group> ? 1 : tokens / kPanelTokens<Group>);
         prefetch_scales<Group>(task, row + kPanelSize, begin, count);
         if (exponents && take_exponents(chunk, count)) {
           add_chunk_to_tokens<Group, kAdds>(task, chunk, begin, count, first, tokens, sums, next);

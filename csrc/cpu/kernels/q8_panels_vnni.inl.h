@@ -27,6 +27,7 @@ inline constexpr int kChunkBlocks = 16;
 
 // Tokens that pass together: 8 sums, 8 running products, 2 weights and 4 activations fit into 32
 // registers, and 6 loads feed 8 products.
+template <class Group>
 inline constexpr int kPanelTokens = 4;
 
 // With fewer, unpacking a panel costs more than its faster products save: the tiles of few tokens

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include <unistd.h>
+
 #include "emulator/driver/state.h"
 
 using namespace gptoss::emulator;
@@ -50,6 +52,7 @@ constexpr ErrorText kErrors[] = {
     ERROR(CUDA_ERROR_MISALIGNED_ADDRESS, "a kernel used a misaligned address"),
     ERROR(CUDA_ERROR_LAUNCH_FAILED, "a kernel failed"),
     ERROR(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE, "too many blocks for a cooperative launch"),
+    ERROR(CUDA_ERROR_NOT_PERMITTED, "not permitted in a call of the host"),
     ERROR(CUDA_ERROR_NOT_SUPPORTED, "not supported"),
     ERROR(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "not permitted while a stream captures"),
     ERROR(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "the capture was broken by an earlier error"),
@@ -209,8 +212,10 @@ DRIVER_API cuInit(unsigned flags) {
   Driver& driver = Driver::instance();
   const std::lock_guard lock(driver.mutex);
   if (flags) return CUDA_ERROR_INVALID_VALUE;
+  if (driver.is_initialised && !is_own_process(driver)) return CUDA_ERROR_NOT_INITIALIZED;
   if (driver.devices.empty()) return CUDA_ERROR_NO_DEVICE;
   driver.is_initialised = true;
+  driver.process = getpid();
   return CUDA_SUCCESS;
 }
 
@@ -337,7 +342,10 @@ DRIVER_API cuDevicePrimaryCtxRelease_v2(CUdevice ordinal) {
     Device* device = device_at(driver, ordinal);
     if (!device) return CUDA_ERROR_INVALID_DEVICE;
     if (!device->primary || !device->primary->retained) return CUDA_ERROR_INVALID_CONTEXT;
-    if (--device->primary->retained == 0) driver.wait_all(device->primary.get());
+    if (--device->primary->retained > 0) return CUDA_SUCCESS;
+    // Which resets it, but here its memory stays: what is not given back is seen.
+    if (device->lost == CUDA_SUCCESS) driver.wait_all(device->primary.get());
+    device->primary->sticky = device->lost;
     return CUDA_SUCCESS;
   });
 }
@@ -389,7 +397,8 @@ DRIVER_API cuCtxDestroy_v2(CUcontext context) {
 }
 
 DRIVER_API cuCtxSetCurrent(CUcontext context) {
-  return enter([&](Driver&) -> CUresult {
+  return enter([&](Driver& driver) -> CUresult {
+    if (context && !driver.is_context(context)) return CUDA_ERROR_INVALID_CONTEXT;
     Driver::current() = context;
     return CUDA_SUCCESS;
   });
@@ -404,8 +413,8 @@ DRIVER_API cuCtxGetCurrent(CUcontext* out) {
 }
 
 DRIVER_API cuCtxPushCurrent_v2(CUcontext context) {
-  return enter([&](Driver&) -> CUresult {
-    if (!context) return CUDA_ERROR_INVALID_CONTEXT;
+  return enter([&](Driver& driver) -> CUresult {
+    if (!driver.is_context(context)) return CUDA_ERROR_INVALID_CONTEXT;
     context_stack().push_back(Driver::current());
     Driver::current() = context;
     return CUDA_SUCCESS;

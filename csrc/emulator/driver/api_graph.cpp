@@ -10,6 +10,33 @@ using namespace gptoss::emulator::driver;
 
 namespace {
 
+bool follows(const CUgraphNode_st& node, CUgraphNode other) {
+  return std::any_of(node.after.begin(), node.after.end(),
+                     [&](const GraphEdge& edge) { return edge.from == other; });
+}
+
+// Whether some nodes wait for each other.
+bool has_cycle(const CUgraph_st& graph) {
+  std::vector<CUgraphNode> waiting;
+  for (const auto& node : graph.nodes) waiting.push_back(node.get());
+  for (bool goes_on = true; goes_on;) {
+    const auto is_waited_for = [&](const GraphEdge& edge) {
+      return std::find(waiting.begin(), waiting.end(), edge.from) != waiting.end();
+    };
+    goes_on = std::erase_if(waiting, [&](CUgraphNode node) {
+                return std::none_of(node->after.begin(), node->after.end(), is_waited_for);
+              }) > 0;
+  }
+  return !waiting.empty();
+}
+
+bool has_overlaps(const CUgraph_st& graph) {
+  return std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const auto& node) {
+    return std::any_of(node->after.begin(), node->after.end(),
+                       [](const GraphEdge& edge) { return edge.programmatic; });
+  });
+}
+
 CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t count,
                   Action action) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
@@ -18,10 +45,12 @@ CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, siz
     auto node = std::make_unique<CUgraphNode_st>();
     for (size_t i = 0; i < count; ++i) {
       if (!driver.nodes.count(after[i])) return CUDA_ERROR_INVALID_HANDLE;
+      if (after[i]->graph != graph || follows(*node, after[i])) return CUDA_ERROR_INVALID_VALUE;
       node->after.push_back({after[i], false});
     }
     node->action = std::move(action);
     node->context = context;
+    node->graph = graph;
     driver.nodes.insert(node.get());
     *out = node.get();
     graph->nodes.push_back(std::move(node));
@@ -166,15 +195,20 @@ DRIVER_API cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode* from, con
                                      const CUgraphEdgeData* edge_data, size_t count) {
   return enter([&](Driver& driver) -> CUresult {
     if (!driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;
+    if (count && (!from || !to)) return CUDA_ERROR_INVALID_VALUE;
     std::vector<GraphEdge> edges;
     for (size_t i = 0; i < count; ++i) {
-      if (!driver.nodes.count(from[i]) || !driver.nodes.count(to[i]))
-        return CUDA_ERROR_INVALID_VALUE;
+      for (const CUgraphNode node : {from[i], to[i]})
+        if (!driver.nodes.count(node) || node->graph != graph) return CUDA_ERROR_INVALID_VALUE;
+      bool is_there = from[i] == to[i] || follows(*to[i], from[i]);
+      for (size_t j = 0; j < i; ++j) is_there = is_there || (from[j] == from[i] && to[j] == to[i]);
+      if (is_there) return CUDA_ERROR_INVALID_VALUE;
       GraphEdge edge{from[i], false};
       if (edge_data)
         if (const CUresult r = take_edge_data(edge_data[i], *from[i], *to[i], edge.programmatic);
             r != CUDA_SUCCESS)
           return r;
+      if (edge.programmatic && driver.refuses_edges) return CUDA_ERROR_NOT_SUPPORTED;
       edges.push_back(edge);
     }
     for (size_t i = 0; i < count; ++i) to[i]->after.push_back(edges[i]);
@@ -242,10 +276,14 @@ DRIVER_API cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NOD
 
 // ---- executable graphs ----
 
-DRIVER_API cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long) {
+DRIVER_API cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long flags) {
   return enter_context([&](Driver& driver, CUcontext) -> CUresult {
+    constexpr unsigned long long kIgnored = CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH |
+                                            CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
     if (!driver.graphs.has(graph)) return CUDA_ERROR_INVALID_HANDLE;
-    if (!out) return CUDA_ERROR_INVALID_VALUE;
+    if (flags == CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) return CUDA_ERROR_NOT_SUPPORTED;
+    if (!out || flags & ~kIgnored || has_cycle(*graph)) return CUDA_ERROR_INVALID_VALUE;
+    if (driver.refuses_graphs && has_overlaps(*graph)) return CUDA_ERROR_NOT_SUPPORTED;
     auto exec = std::make_unique<CUgraphExec_st>();
     clone(*graph, *exec);
     *out = driver.execs.add(std::move(exec));
@@ -326,8 +364,9 @@ DRIVER_API cuGraphLaunch(CUgraphExec exec, CUstream handle) {
 DRIVER_API cuGraphExecDestroy(CUgraphExec exec) {
   return enter_context([&](Driver& driver, CUcontext) -> CUresult {
     if (!driver.execs.has(exec)) return CUDA_ERROR_INVALID_HANDLE;
-    driver.wait(exec->last);
-    driver.execs.remove(exec);
+    const std::shared_ptr<Work> last = exec->last;
+    std::shared_ptr<CUgraphExec_st> object = driver.execs.take(exec);
+    if (last && !last->done) last->keeps = std::move(object);
     return CUDA_SUCCESS;
   });
 }

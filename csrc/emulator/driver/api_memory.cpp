@@ -47,7 +47,9 @@ CUresult copy(CopyCall call, Side target, Side source, CUstream handle, bool is_
     if (!is_async && driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     const bool pageable_source = !is_known(driver, call.source, from_bytes);
     const bool pageable_target = !is_known(driver, call.target, to_bytes);
-    if (is_async && pageable_source && !stream->capture) {
+    const bool within_host = !driver.device_of(call.target, 1) && !driver.device_of(call.source, 1);
+    const bool at_once = within_host || driver.is_kind();
+    if (is_async && pageable_source && at_once && !stream->capture) {
       call.staged.resize(call.width * call.height);
       for (uint64_t row = 0; row < call.height; ++row)
         std::memcpy(&call.staged[row * call.width],
@@ -59,7 +61,8 @@ CUresult copy(CopyCall call, Side target, Side source, CUstream handle, bool is_
     action.type = CU_GRAPH_NODE_TYPE_MEMCPY;
     action.copy = std::move(call);
     if (const CUresult r = driver.issue(stream, std::move(action)); r != CUDA_SUCCESS) return r;
-    if (!captures && (!is_async || pageable_target)) driver.wait(stream->last);
+    if (!captures && (!is_async || within_host || (pageable_target && at_once)))
+      driver.wait(stream->last);
     return CUDA_SUCCESS;
   });
 }
@@ -148,7 +151,7 @@ CUresult fill(CUdeviceptr target, uint32_t value, uint32_t element, size_t count
 CUresult allocate(CUdeviceptr* out, size_t bytes) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!out || !bytes) return CUDA_ERROR_INVALID_VALUE;
-    if (driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     static uint64_t number = 0;
     const uint64_t address =
         context->device->memory->allocate(bytes, "allocation " + std::to_string(++number));
@@ -172,6 +175,7 @@ void unpin(Driver& driver, void* bytes) {
 CUresult allocate_host(void** out, size_t bytes) {
   return enter_context([&](Driver& driver, CUcontext) -> CUresult {
     if (!out || !bytes) return CUDA_ERROR_INVALID_VALUE;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     void* memory = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!memory) return CUDA_ERROR_OUT_OF_MEMORY;
     std::memset(memory, kPoison, bytes);
@@ -204,10 +208,10 @@ DRIVER_API cuMemAllocPitch_v2(CUdeviceptr* out, size_t* pitch, size_t width, siz
 DRIVER_API cuMemFree_v2(CUdeviceptr address) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!address) return CUDA_SUCCESS;
-    if (driver.is_capturing(context)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     Device* device = driver.device_of(address, 1);
     if (!device) return CUDA_ERROR_INVALID_VALUE;
-    driver.wait_all(context);
+    if (driver.is_endless || driver.is_kind()) driver.wait_all(context);
     return device->memory->free(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
   });
 }
@@ -231,11 +235,16 @@ DRIVER_API cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
 }
 
 DRIVER_API cuMemAllocHost_v2(void** out, size_t bytes) { return allocate_host(out, bytes); }
-DRIVER_API cuMemHostAlloc(void** out, size_t bytes, unsigned) { return allocate_host(out, bytes); }
+DRIVER_API cuMemHostAlloc(void** out, size_t bytes, unsigned flags) {
+  constexpr unsigned kKnown =
+      CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED;
+  return flags & ~kKnown ? CUDA_ERROR_INVALID_VALUE : allocate_host(out, bytes);
+}
 
 DRIVER_API cuMemFreeHost(void* memory) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
     if (!driver.owned_pinned.count(address_of(memory))) return CUDA_ERROR_INVALID_VALUE;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     driver.wait_all(context);
     driver.owned_pinned.erase(address_of(memory));
     unpin(driver, memory);

@@ -185,6 +185,7 @@ namespace gptoss::emulator::driver {
 // extra: {BUFFER_POINTER, p, BUFFER_SIZE, &n, END}
 CUresult take_parameters(const Kernel& kernel, void** parameters, void** extra,
                          std::vector<uint8_t>& out) {
+  if (parameters && extra) return CUDA_ERROR_INVALID_VALUE;
   out.assign(kernel.parameter_bytes, 0);
   if (parameters) {
     for (size_t i = 0; i < kernel.parameters.size(); ++i) {
@@ -466,7 +467,7 @@ DRIVER_API cuLaunchCooperativeKernel(CUfunction function, unsigned gx, unsigned 
 
 DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** parameters,
                             void** extra) {
-  if (!config) return CUDA_ERROR_INVALID_VALUE;
+  if (!config || (config->numAttrs && !config->attrs)) return CUDA_ERROR_INVALID_VALUE;
   bool cooperative = false, programmatic = false;
   Dim3 cluster{0, 0, 0};
   for (unsigned i = 0; i < config->numAttrs; ++i) {
@@ -483,6 +484,7 @@ DRIVER_API cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, v
       }
       case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
         programmatic = attribute.value.programmaticStreamSerializationAllowed;
+        if (programmatic && Driver::instance().refuses_launches) return CUDA_ERROR_NOT_SUPPORTED;
         break;
       case CU_LAUNCH_ATTRIBUTE_IGNORE:
       case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:

@@ -93,9 +93,10 @@ DRIVER_API cuStreamQuery(CUstream handle) {
   });
 }
 
-DRIVER_API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
+DRIVER_API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {
   return with_stream(handle, [&](Driver& driver, CUstream stream) -> CUresult {
     if (!driver.events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+    if (flags) return CUDA_ERROR_INVALID_VALUE;  // external ones, in captures, are not modelled
     if (event->capture) {
       // The stream joins the capture, or goes on in it.
       if (stream->capture && stream->capture != event->capture)
@@ -157,6 +158,8 @@ DRIVER_API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) {
     stream->capture = driver.graphs.add(std::make_unique<CUgraph_st>());
     stream->began_capture = true;
     stream->capture_mode = mode;
+    stream->capture_thread = std::this_thread::get_id();
+    stream->is_broken = false;
     stream->tail.clear();
     return CUDA_SUCCESS;
   });
@@ -175,17 +178,18 @@ DRIVER_API cuStreamEndCapture(CUstream handle, CUgraph* out) {
       for (const GraphEdge& edge : reached[i]->after)
         if (std::find(reached.begin(), reached.end(), edge.from) == reached.end())
           reached.push_back(edge.from);
-    bool unjoined = reached.size() != graph->nodes.size();
+    const bool is_broken = stream->is_broken;
+    const bool unjoined = reached.size() != graph->nodes.size();
     for (CUstream other : stream->context->streams) {
       if (other->capture != graph) continue;
       other->capture = nullptr;
       other->began_capture = false;
       other->tail.clear();
     }
-    if (unjoined) {
+    if (unjoined || is_broken) {
       for (const auto& node : graph->nodes) driver.nodes.erase(node.get());
       driver.graphs.remove(graph);
-      return CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+      return is_broken ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
     }
     *out = graph;
     return CUDA_SUCCESS;
@@ -195,7 +199,18 @@ DRIVER_API cuStreamEndCapture(CUstream handle, CUgraph* out) {
 DRIVER_API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
   return with_stream(handle, [&](Driver&, CUstream stream) -> CUresult {
     if (!out) return CUDA_ERROR_INVALID_VALUE;
-    *out = stream->capture ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+    *out = !stream->capture    ? CU_STREAM_CAPTURE_STATUS_NONE
+           : stream->is_broken ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                               : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    return CUDA_SUCCESS;
+  });
+}
+
+DRIVER_API cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  return enter([&](Driver&) -> CUresult {
+    if (!mode || *mode < CU_STREAM_CAPTURE_MODE_GLOBAL || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+      return CUDA_ERROR_INVALID_VALUE;
+    std::swap(*mode, Driver::capture_mode());
     return CUDA_SUCCESS;
   });
 }
@@ -204,7 +219,11 @@ DRIVER_API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
 
 DRIVER_API cuEventCreate(CUevent* out, unsigned flags) {
   return enter_context([&](Driver& driver, CUcontext context) -> CUresult {
-    if (!out) return CUDA_ERROR_INVALID_VALUE;
+    constexpr unsigned kKnown =
+        CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
+    const bool goes_elsewhere = flags & CU_EVENT_INTERPROCESS;
+    if (!out || flags & ~kKnown || (goes_elsewhere && !(flags & CU_EVENT_DISABLE_TIMING)))
+      return CUDA_ERROR_INVALID_VALUE;
     auto event = std::make_unique<CUevent_st>();
     event->context = context;
     event->flags = flags;
@@ -228,6 +247,7 @@ DRIVER_API cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags
 DRIVER_API cuEventQuery(CUevent event) {
   return with_event(event, [&](Driver& driver) -> CUresult {
     if (event->capture) return CUDA_ERROR_CAPTURED_EVENT;
+    if (driver.breaks_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (!event->recorded || event->recorded->done) return CUDA_SUCCESS;
     driver.run_one();
     return event->recorded->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;

@@ -8,7 +8,7 @@
   X(cuDriverGetVersion, cuDriverGetVersion, "as configured, else 13.0")                          \
   X(cuGetErrorName, cuGetErrorName, "names of the errors that the stand-in gives")               \
   X(cuGetErrorString, cuGetErrorString, "own sentences")                                         \
-  X(cuGetProcAddress, cuGetProcAddress_v2, "what this driver has; no per-thread variants")       \
+  X(cuGetProcAddress, cuGetProcAddress_v2, "what this driver has, else null; none per thread")   \
   X(cuDeviceGetCount, cuDeviceGetCount, "as configured")                                         \
   X(cuDeviceGet, cuDeviceGet, "")                                                                \
   X(cuDeviceGetName, cuDeviceGetName, "\"Emulated \" and the profile's name")                    \
@@ -65,11 +65,11 @@
   X(cuMemAlloc, cuMemAlloc_v2,                                                                   \
     "poisoned, gaps between allocations, out of memory at the set size")                         \
   X(cuMemAllocPitch, cuMemAllocPitch_v2, "pitch is a multiple of 512")                           \
-  X(cuMemFree, cuMemFree_v2, "waits for all work first")                                         \
+  X(cuMemFree, cuMemFree_v2, "waits for all work first, or does not")                            \
   X(cuMemAllocAsync, cuMemAllocAsync, "allocates at once")                                       \
   X(cuMemFreeAsync, cuMemFreeAsync, "frees in the order of the stream")                          \
   X(cuMemAllocHost, cuMemAllocHost_v2, "")                                                       \
-  X(cuMemHostAlloc, cuMemHostAlloc, "every flag means portable and mapped")                      \
+  X(cuMemHostAlloc, cuMemHostAlloc, "portable and mapped, whatever the flags")                   \
   X(cuMemFreeHost, cuMemFreeHost, "waits for all work first")                                    \
   X(cuMemHostRegister, cuMemHostRegister_v2, "")                                                 \
   X(cuMemHostUnregister, cuMemHostUnregister, "")                                                \
@@ -77,12 +77,12 @@
   X(cuMemGetAddressRange, cuMemGetAddressRange_v2, "")                                           \
   X(cuPointerGetAttribute, cuPointerGetAttribute, "context, type, pointers, ordinal, range")     \
   X(cuMemcpy, cuMemcpy, "device memory: of the context, or of a peer that it has access to")     \
-  X(cuMemcpyAsync, cuMemcpyAsync, "pinned memory is touched late, pageable at once")             \
+  X(cuMemcpyAsync, cuMemcpyAsync, "pinned memory is touched late, pageable late or at once")     \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2, "")                                                           \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2, "")                                                           \
   X(cuMemcpyDtoD, cuMemcpyDtoD_v2, "")                                                           \
   X(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, "")                                                 \
-  X(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, "waits where the target is pageable")               \
+  X(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, "where the target is pageable, waits or does not")  \
   X(cuMemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, "")                                                 \
   X(cuMemcpyPeer, cuMemcpyPeer, "waits for both contexts first")                                 \
   X(cuMemcpyPeerAsync, cuMemcpyPeerAsync, "needs no access to a peer")                           \
@@ -103,10 +103,12 @@
   X(cuStreamGetFlags, cuStreamGetFlags, "")                                                      \
   X(cuStreamGetPriority, cuStreamGetPriority, "")                                                \
   X(cuStreamGetCtx, cuStreamGetCtx, "")                                                          \
-  X(cuStreamBeginCapture, cuStreamBeginCapture_v2, "modes differ only for the default stream")   \
+  X(cuStreamBeginCapture, cuStreamBeginCapture_v2,                                               \
+    "modes differ for the default stream, allocations and cuEventQuery")                         \
+  X(cuThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, "")                    \
   X(cuStreamEndCapture, cuStreamEndCapture, "")                                                  \
   X(cuStreamIsCapturing, cuStreamIsCapturing, "")                                                \
-  X(cuLaunchHostFunc, cuLaunchHostFunc, "")                                                      \
+  X(cuLaunchHostFunc, cuLaunchHostFunc, "which may not call the driver")                         \
   X(cuEventCreate, cuEventCreate, "")                                                            \
   X(cuEventDestroy, cuEventDestroy_v2, "")                                                       \
   X(cuEventRecord, cuEventRecord, "")                                                            \
@@ -133,10 +135,11 @@
   X(cuGraphNodeGetType, cuGraphNodeGetType, "")                                                  \
   X(cuGraphKernelNodeGetParams, cuGraphKernelNodeGetParams_v2, "")                               \
   X(cuGraphKernelNodeSetParams, cuGraphKernelNodeSetParams_v2, "")                               \
-  X(cuGraphInstantiate, cuGraphInstantiateWithFlags, "flags are ignored")                        \
-  X(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags, "flags are ignored")               \
+  X(cuGraphInstantiate, cuGraphInstantiateWithFlags, "flags do nothing; not for device launch")  \
+  X(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags,                                    \
+    "flags do nothing; not for device launch")                                                   \
   X(cuGraphExecKernelNodeSetParams, cuGraphExecKernelNodeSetParams_v2, "")                       \
   X(cuGraphExecUpdate, cuGraphExecUpdate_v2, "same nodes and edges; other parameters")           \
   X(cuGraphUpload, cuGraphUpload, "nothing to do")                                               \
   X(cuGraphLaunch, cuGraphLaunch, "nodes run in a random order that the edges allow")            \
-  X(cuGraphExecDestroy, cuGraphExecDestroy, "")
+  X(cuGraphExecDestroy, cuGraphExecDestroy, "what runs ends first, and nobody waits")

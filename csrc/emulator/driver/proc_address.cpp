@@ -65,19 +65,20 @@ cuGetProcAddress_v2(const char* name, void** out, int version, unsigned long lon
   for (const Since& since : kSince) {
     if (std::strcmp(since.name, name) != 0 || version >= since.version) continue;
     if (status) *status = CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT;
-    return CUDA_ERROR_NOT_FOUND;
+    return CUDA_SUCCESS;
   }
   for (const EntryPoint& entry : kEntryPoints)
     if (!std::strcmp(entry.name, name)) *out = address_of(entry.symbol);
   for (const Newer& newer : kNewer)
     if (!std::strcmp(newer.name, name) && version >= newer.version) *out = address_of(newer.symbol);
   if (status) *status = *out ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
-  return *out ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+  return CUDA_SUCCESS;
 }
 
 extern "C" __attribute__((visibility("default"))) CUresult
 cuGetProcAddress(const char* name, void** out, int version, unsigned long long flags) {
-  return cuGetProcAddress_v2(name, out, version, flags, nullptr);
+  const CUresult result = cuGetProcAddress_v2(name, out, version, flags, nullptr);
+  return result == CUDA_SUCCESS && !*out ? CUDA_ERROR_NOT_FOUND : result;
 }
 
 // Lines "name<TAB>symbol<TAB>what it models".

@@ -6,6 +6,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
+#include <thread>
+
+#include <unistd.h>
 
 #include "emulator/ptx/limits.h"
 
@@ -66,6 +69,13 @@ CUresult result_of(Fault fault) {
 
 }  // namespace
 
+bool& calls_host() {
+  thread_local bool calls = false;
+  return calls;
+}
+
+bool is_own_process(const Driver& driver) { return driver.process == getpid(); }
+
 Driver& Driver::instance() {
   static Driver* driver = new Driver();  // outlives every thread of the host
   return *driver;
@@ -80,6 +90,7 @@ Driver::Driver() {
                                    : Hostile::kPerDevice;
   quiet_ = environment("GPTOSS_EMULATOR_QUIET", "0") != "0";
   random_.seed(seed_);
+  kindness_.seed(seed_);
   const std::string name = environment("GPTOSS_EMULATOR_DRIVER", std::string(release.name).c_str());
   const Release* const found = std::ranges::find(kReleases, name, &Release::name);
   if (found == std::end(kReleases)) {
@@ -92,6 +103,8 @@ Driver::Driver() {
     if (!entry.empty()) add_device(entry);
   has_peers = environment("GPTOSS_EMULATOR_PEERS", "0") != "0";
   plan_loss(environment("GPTOSS_EMULATOR_LOSE", ""));
+  is_endless = environment("GPTOSS_EMULATOR_ENDLESS", "0") != "0";
+  plan_refusals(environment("GPTOSS_EMULATOR_REFUSE", ""));
   if (const char* list_of = std::getenv("CUDA_VISIBLE_DEVICES")) keep_visible(list_of);
 }
 
@@ -135,6 +148,24 @@ void Driver::plan_loss(const std::string& list) {
     }
     devices[device]->lost_at_launch = launch;
     devices[device]->lost_with = static_cast<CUresult>(error);
+  }
+}
+
+// "launches", "edges", "graphs", separated by ';'.
+void Driver::plan_refusals(const std::string& list) {
+  std::istringstream entries(list);
+  for (std::string entry; std::getline(entries, entry, ';');) {
+    bool* const found = entry == "launches" ? &refuses_launches
+                        : entry == "edges"  ? &refuses_edges
+                        : entry == "graphs" ? &refuses_graphs
+                                            : nullptr;
+    if (found) {
+      *found = true;
+    } else {
+      std::fprintf(stderr,
+                   "emulator: GPTOSS_EMULATOR_REFUSE: expected launches, edges or graphs, got %s\n",
+                   entry.c_str());
+    }
   }
 }
 
@@ -231,6 +262,26 @@ bool Driver::is_capturing(CUcontext context) const {
                      [](CUstream s) { return s->capture != nullptr; });
 }
 
+CUstreamCaptureMode& Driver::capture_mode() {
+  thread_local CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  return mode;
+}
+
+bool Driver::breaks_capture() {
+  if (capture_mode() == CU_STREAM_CAPTURE_MODE_RELAXED) return false;
+  bool breaks = false;
+  streams.each([&](CUstream s) {
+    if (!s->began_capture || s->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return;
+    const bool is_own = s->capture_thread == std::this_thread::get_id();
+    const bool is_global = s->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                           capture_mode() == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (!is_own && !is_global) return;
+    s->is_broken = true;
+    breaks = true;
+  });
+  return breaks;
+}
+
 // ---- work ----
 
 std::shared_ptr<Work> Driver::enqueue(CUstream s, std::function<CUresult()> run) {
@@ -259,6 +310,7 @@ bool Driver::run_one() {
   std::vector<CUstream> ready;
   const auto look = [&](CUstream s) {
     if (s->queue.empty()) return;
+    if (is_endless && s->context->device->lost != CUDA_SUCCESS) return;
     const Work& head = *s->queue.front();
     if (std::all_of(head.after.begin(), head.after.end(), [](const auto& w) { return w->done; }))
       ready.push_back(s);
@@ -309,12 +361,20 @@ bool Driver::run_one() {
     w->after.clear();
     w->run = nullptr;
     w->action = nullptr;
+    w->keeps = nullptr;
   }
   return true;
 }
 
 void Driver::wait(const std::shared_ptr<Work>& work) {
-  while (work && !work->done && run_one()) {
+  while (work && !work->done) {
+    if (run_one()) continue;
+    // Who waits for a device that is lost is told so; who waits for what waits for it is not.
+    if (!is_endless || work->context->device->lost != CUDA_SUCCESS) return;
+    // Other threads go on.
+    mutex.unlock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    mutex.lock();
   }
 }
 
@@ -329,6 +389,7 @@ CUresult Driver::issue(CUstream s, Action action) {
     auto node = std::make_unique<CUgraphNode_st>();
     node->action = std::move(action);
     node->context = s->context;
+    node->graph = s->capture;
     // One kernel behind another keeps the launch's attribute, as an edge.
     const bool programmatic = node->action.type == CU_GRAPH_NODE_TYPE_KERNEL &&
                               node->action.kernel.programmatic && s->tail.size() == 1 &&
@@ -362,7 +423,9 @@ CUresult Driver::run(CUcontext context, const Action& action) {
     case CU_GRAPH_NODE_TYPE_MEMSET:
       return fill(action.fill);
     case CU_GRAPH_NODE_TYPE_HOST:
+      calls_host() = true;
       action.host(action.host_data);
+      calls_host() = false;
       return CUDA_SUCCESS;
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
       if (events.has(action.event)) action.event->time_ms = now_ms();

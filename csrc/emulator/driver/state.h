@@ -12,6 +12,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -93,6 +94,7 @@ struct Work {
   std::shared_ptr<Action> action;  // what runs, where it is a single action
   std::vector<std::shared_ptr<Work>> after;
   CUctx_st* context = nullptr;
+  std::shared_ptr<void> keeps;  // until it is done
   bool done = false;
 };
 
@@ -109,6 +111,8 @@ struct CUstream_st {
   CUgraph capture = nullptr;
   bool began_capture = false;
   CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::thread::id capture_thread;
+  bool is_broken = false;  // what it captured, by a call that was not safe
   std::vector<CUgraphNode> tail;
 };
 
@@ -163,6 +167,7 @@ struct GraphEdge {
 };
 
 struct CUgraphNode_st {
+  CUgraph graph = nullptr;
   gptoss::emulator::driver::Action action;
   std::vector<GraphEdge> after;
   CUcontext context = nullptr;
@@ -192,6 +197,8 @@ class Handles {
   }
   bool has(const T* handle) const { return alive_.count(const_cast<T*>(handle)) != 0; }
   bool remove(T* handle) { return alive_.erase(handle) != 0; }
+  // Out of those that are alive.
+  std::unique_ptr<T> take(T* handle) { return std::move(alive_.extract(handle).mapped()); }
   template <class F>
   void each(F f) const {
     for (const auto& [handle, object] : alive_) f(handle);
@@ -208,6 +215,7 @@ class Driver {
 
   std::recursive_mutex mutex;
   bool is_initialised = false;
+  int64_t process = 0;               // that initialised it
   Release release = kNewestRelease;  // which driver this is
   std::vector<std::unique_ptr<Device>> devices;
   Handles<CUctx_st> contexts;
@@ -242,9 +250,15 @@ class Driver {
   CUresult run_graph(CUcontext context, const CUgraph_st& graph);
   // Runs one piece of work somewhere; false where nothing is left.
   bool run_one();
+  // For ever, where the work never ends.
   void wait(const std::shared_ptr<Work>& work);
   void wait_all(CUcontext context);
   bool is_capturing(CUcontext context) const;
+  // Of the calling thread.
+  static CUstreamCaptureMode& capture_mode();
+  // Whether a call that may not be safe while a stream captures is refused in this thread: then it
+  // has broken what was captured.
+  bool breaks_capture();
 
   CUresult check_launch(CUcontext context, const KernelCall& call);
   LaunchOptions options_of(CUcontext context, const KernelCall& call) const;
@@ -253,6 +267,9 @@ class Driver {
   CUresult copy(const CopyCall& call);
   CUresult fill(const FillCall& call);
   bool is_pinned(uint64_t address, uint64_t bytes) const;
+  // Whether this time a call does what it may do and need not: touches pageable memory before it
+  // returns, waits for work.
+  bool is_kind() { return kindness_() % 2 == 0; }
 
   // Text of PTX in an image: itself, or out of a fat binary. An error, and why, where there is none
   // for the device, or machine code that this driver would take instead and cannot load.
@@ -272,30 +289,40 @@ class Driver {
   uint64_t launches = 0, graph_launches = 0, peer_copies = 0, contexts_opened = 0;
   uint64_t overlapping = 0;  // kernels that might begin before one ahead had ended
   bool has_peers = false;    // whether devices may be given access to each other
+  bool is_endless = false;   // whether work of a device that is lost never ends
+  // Kernels that overlap are refused as attributes of launches, as edges, in graphs.
+  bool refuses_launches = false, refuses_edges = false, refuses_graphs = false;
 
  private:
   Driver();
   void add_device(const std::string& description);
   void keep_visible(const std::string& list);
   void plan_loss(const std::string& list);
+  void plan_refusals(const std::string& list);
   struct Overlapping {
     const KernelCall* call;
     std::vector<LaunchRequest::Prerequisite> after;
   };
   CUresult run_kernels(CUcontext context, const std::vector<Overlapping>& calls);
 
-  std::mt19937_64 random_;
+  std::mt19937_64 random_, kindness_;
   uint64_t seed_ = 1;
   bool strict_ = true, quiet_ = false;
   enum class Hostile { kNever, kPerDevice, kPerLaunch } hostile_ = Hostile::kPerDevice;
 };
+
+// Whether the calling thread is in a function of cuLaunchHostFunc.
+bool& calls_host();
+// A fork of the process that initialised the driver cannot use it.
+bool is_own_process(const Driver& driver);
 
 // Wraps the body of an entry point: lock, initialisation, and no exception across the boundary.
 template <class F>
 CUresult enter(F body) {
   Driver& driver = Driver::instance();
   const std::lock_guard lock(driver.mutex);
-  if (!driver.is_initialised) return CUDA_ERROR_NOT_INITIALIZED;
+  if (!driver.is_initialised || !is_own_process(driver)) return CUDA_ERROR_NOT_INITIALIZED;
+  if (calls_host()) return CUDA_ERROR_NOT_PERMITTED;
   try {
     return body(driver);
   } catch (const std::bad_alloc&) {
@@ -311,8 +338,7 @@ CUresult enter_context(F body) {
   return enter([&](Driver& driver) -> CUresult {
     const CUcontext context = Driver::current();
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!driver.contexts.has(context) && !context->is_primary)
-      return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    if (!driver.is_context(context)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     if (context->sticky != CUDA_SUCCESS) return context->sticky;
     const CUresult result = body(driver, context);
     return result == CUDA_SUCCESS ? context->sticky : result;

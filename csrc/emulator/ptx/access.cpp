@@ -559,10 +559,32 @@ uint32_t written_lanes(Warp& warp, Space space, const LaneAddresses& a, uint32_t
   return written;
 }
 
+namespace {
+// Of lanes that store one value to one place the first one's write would hide from the others'
+// what was read there before.
+void check_shared_places(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
+                         const AccessPlan& plan, uint32_t same_value, Access& access) {
+  for (uint32_t rest = mask & same_value; rest; rest &= rest - 1) {
+    const int l = std::countr_zero(rest);
+    int first = 0;
+    while (!(mask >> first & 1) || a.at[first] != a.at[l]) ++first;
+    if (first == l) continue;
+    access.lane = l;
+    access.seen = &warp.seen[l];
+    uint64_t offset;
+    Shadow& shadow = shadow_of(warp, space, a.at[l], offset);
+    if (const Conflict c = shadow.find_reader(offset, plan.bytes, access))
+      report_conflict(warp, space, a.at[l], l, c, plan, true);
+  }
+}
+}  // namespace
+
 void check_races(Warp& warp, Space space, const LaneAddresses& a, uint32_t mask,
                  const AccessPlan& plan, uint32_t same_value) {
   if (!has_races(space) || !warp.launch->options.check_races) return;
   Access access = access_of(warp, 0, plan);
+  if (same_value && !a.is_range)
+    check_shared_places(warp, space, a, mask, plan, same_value, access);
   const bool is_read = plan.kind == AccessKind::kLoad;
   int first = 0;
   // Lanes before `first` have nothing to say; those from it on are asked again, one by one.

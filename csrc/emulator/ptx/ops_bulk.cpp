@@ -252,19 +252,22 @@ void check_bulk(Warp& warp, int lane, Space space, uint64_t address, uint32_t by
   if (bytes) check_range(warp, space, address, bytes, lane, kind, warp.pc);
 }
 
-std::vector<BulkCopy::Piece> linear_pieces(Warp& warp, int lane, uint64_t shared, uint64_t global,
-                                           uint32_t bytes, AccessKind on_global) {
+// Of a copy between shared memory and the other side, which is read or written as `on_other` says:
+// global memory, or the shared memory from which a copy goes to that of another CTA.
+std::vector<BulkCopy::Piece> linear_pieces(Warp& warp, int lane, uint64_t shared, Space other_space,
+                                           uint64_t other, uint32_t bytes, AccessKind on_other) {
+  check_bulk(warp, lane, other_space, other, bytes, on_other);
   check_bulk(warp, lane, Space::kShared, shared, bytes,
-             on_global == AccessKind::kLoad ? AccessKind::kStore : AccessKind::kLoad);
-  check_bulk(warp, lane, Space::kGlobal, global, bytes, on_global);
+             on_other == AccessKind::kLoad ? AccessKind::kStore : AccessKind::kLoad);
   std::vector<BulkCopy::Piece> pieces;
+  pieces.reserve(bytes / kBulkAlignment);
   for (uint32_t i = 0; i < bytes; i += kBulkAlignment)
-    pieces.push_back({global + i, static_cast<uint32_t>(shared + i), kBulkAlignment});
+    pieces.push_back({other + i, static_cast<uint32_t>(shared + i), kBulkAlignment});
   return pieces;
 }
 
-// dst [address] in the cluster's shared memory, src [address2] in global memory; src: bytes,
-// mbarrier, and the ranks of a multicast where sub says so.
+// dst [address] in the cluster's shared memory, src [address2] in global memory or the CTA's own
+// shared memory; src: bytes, mbarrier, and the ranks of a multicast where sub says so.
 void bulk_to_shared(Warp& warp, const Instruction& in, uint32_t mask) {
   const LaneAddresses to = addresses(warp, in.address, in.address_bytes, in.offset, mask);
   const LaneAddresses from = addresses(warp, in.address2, in.address2_bytes, in.offset2, mask);
@@ -275,32 +278,13 @@ void bulk_to_shared(Warp& warp, const Instruction& in, uint32_t mask) {
     const auto bytes = warp.reg<uint32_t>(in.src[0])[l];
     const BulkTarget target = bulk_target(warp, l, to.at[l], mbarrier_of(warp, in, 1, l));
     std::vector<BulkCopy::Piece> pieces =
-        linear_pieces(warp, l, target.shared, from.at[l], bytes, AccessKind::kLoad);
+        linear_pieces(warp, l, target.shared, in.space2, from.at[l], bytes, AccessKind::kLoad);
     if (in.sub)
       start_multicast(warp, l, target, warp.reg<uint16_t>(in.src[2])[l], pieces);
     else
-      start_to_shared(warp, l, target, std::move(pieces));
-  }
-  warp.advance_clock();
-}
-
-// dst [address] in the shared memory of a CTA of the cluster, src [address2] in the own one; src:
-// bytes, mbarrier.
-void bulk_across(Warp& warp, const Instruction& in, uint32_t mask) {
-  const LaneAddresses to = addresses(warp, in.address, in.address_bytes, in.offset, mask);
-  const LaneAddresses from = addresses(warp, in.address2, in.address2_bytes, in.offset2, mask);
-  need_defined(warp, in.src[0], mask, "the size of a copy");
-  need_defined(warp, in.src[1], mask, "the mbarrier of a copy");
-  for (uint32_t rest = mask; rest; rest &= rest - 1) {
-    const int l = std::countr_zero(rest);
-    const auto bytes = warp.reg<uint32_t>(in.src[0])[l];
-    const BulkTarget target = bulk_target(warp, l, to.at[l], mbarrier_of(warp, in, 1, l));
-    check_bulk(warp, l, Space::kShared, from.at[l], bytes, AccessKind::kLoad);
-    check_bulk(warp, l, Space::kShared, target.shared, bytes, AccessKind::kStore);
-    std::vector<BulkCopy::Piece> pieces;
-    for (uint32_t i = 0; i < bytes; i += kBulkAlignment)
-      pieces.push_back({from.at[l] + i, static_cast<uint32_t>(target.shared + i), kBulkAlignment});
-    start_to_shared(warp, l, target, std::move(pieces), BulkCopy::Kind::kAcross);
+      start_to_shared(
+          warp, l, target, std::move(pieces),
+          in.space2 == Space::kShared ? BulkCopy::Kind::kAcross : BulkCopy::Kind::kToShared);
   }
   warp.advance_clock();
 }
@@ -313,8 +297,9 @@ void bulk_to_global(Warp& warp, const Instruction& in, uint32_t mask) {
   for (uint32_t rest = mask; rest; rest &= rest - 1) {
     const int l = std::countr_zero(rest);
     const auto bytes = warp.reg<uint32_t>(in.src[0])[l];
-    start_to_global(warp, l,
-                    linear_pieces(warp, l, from.at[l], to.at[l], bytes, AccessKind::kStore));
+    start_to_global(
+        warp, l,
+        linear_pieces(warp, l, from.at[l], Space::kGlobal, to.at[l], bytes, AccessKind::kStore));
   }
   warp.advance_clock();
 }
@@ -410,7 +395,7 @@ void bulk_copy(Builder& b) {
   if (is_multicast) b.source(operands[4], Type::kB16, 2, false);
   in.sub = is_multicast;
   uses_async_proxy(b);
-  b.execute(to_global ? bulk_to_global : across ? bulk_across : bulk_to_shared);
+  b.execute(to_global ? bulk_to_global : bulk_to_shared);
 }
 
 void bulk_group(Builder& b) {

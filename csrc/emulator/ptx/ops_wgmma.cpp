@@ -304,8 +304,14 @@ void multiply(Warp& warp, const Instruction& in, uint32_t mask) {
     convert_registers<Element>(warp, in, a_sign, a);
   } else {
     TileChunks chunks[kRows / kColumns];
-    reader.find(Descriptor(descriptor_of(warp, in.src[next++])),
-                kRows * (warp.index % kWarpsOfGroup), kRows, a_transposed, chunks);
+    const Descriptor descriptor(descriptor_of(warp, in.src[next++]));
+    const int part = warp.index % kWarpsOfGroup;
+    // That a warp has waited for its own part says nothing of the others': which warp reads which
+    // rows of A, PTX leaves open. Each counts as reading all.
+    Reader all{warp, access};
+    for (int i = 1; i < kWarpsOfGroup && warp.launch->options.check_races; ++i)
+      all.find(descriptor, kRows * ((part + i) % kWarpsOfGroup), kRows, a_transposed, chunks);
+    reader.find(descriptor, kRows * part, kRows, a_transposed, chunks);
     convert_a<Element>(chunks, a_transposed, a_sign, a);
   }
   TileChunks chunks[kMostN / kColumns];

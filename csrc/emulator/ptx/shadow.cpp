@@ -167,6 +167,11 @@ int Shadow::write_range(uint64_t offset, uint32_t bytes, Access& access) {
   return range<write_quickly>(offset, bytes, access);
 }
 
+// Whether what was written last is ordered before the access, if anything was written.
+inline bool Shadow::is_known(const Cell& cell, const Access& a) {
+  return !cell.write_clock || ordered(a, cell.write_slot, cell.write_lane, cell.write_clock);
+}
+
 Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   Page& p = page(offset, bytes);
   Conflict found;
@@ -174,7 +179,9 @@ Conflict Shadow::read(uint64_t offset, uint32_t bytes, const Access& access) {
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
     if (access.proxied || !read_quickly(p.cells[i], access)) {
       Cell& cell = p.cells[i];
-      if (const Conflict c = check_read(p, cell, access); c && !found) found = c;
+      // Mostly the write is known, and there is nothing to copy.
+      if (access.non_coherent || cell.hides_write || !is_known(cell, access))
+        if (const Conflict c = check_read(p, cell, access); c && !found) found = c;
       note_read(p, cell, access);
     }
   return found;
@@ -186,8 +193,26 @@ Conflict Shadow::write(uint64_t offset, uint32_t bytes, const Access& access) {
   const uint64_t in_page = offset & (kPageBytes - 1);
   for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i)
     if (access.proxied || !write_quickly(p.cells[i], access))
-      if (const Conflict c = write_cell(p, p.cells[i], access); c && !found) found = c;
+      write_cell(p, p.cells[i], access, found);
   return found;
+}
+
+Conflict Shadow::find_reader(uint64_t offset, uint32_t bytes, const Access& access) {
+  const Page& p = page(offset, bytes);
+  const uint64_t in_page = offset & (kPageBytes - 1);
+  for (uint64_t i = in_page >> p.shift; i <= (in_page + bytes - 1) >> p.shift; ++i) {
+    const Cell& cell = p.cells[i];
+    if (cell.reader.clock)
+      if (const uint32_t lanes = conflicting_lanes(cell.reader, access))
+        return conflict_with(cell.reader, lanes, access);
+    for (uint32_t at = cell.more_readers; at; at = p.more[at - 1].next) {
+      const Reader& r = p.more[at - 1].reader;
+      if (r.is_write) continue;
+      if (const uint32_t lanes = conflicting_lanes(r, access))
+        return conflict_with(r, lanes, access);
+    }
+  }
+  return {};
 }
 
 Conflict Shadow::check_hidden_writes(const Page& page, const Cell& cell, const Access& a) {
@@ -200,11 +225,10 @@ Conflict Shadow::check_hidden_writes(const Page& page, const Cell& cell, const A
   return {};
 }
 
-inline Conflict Shadow::check_read(const Page& page, const Cell& cell, const Access& a) {
+Conflict Shadow::check_read(const Page& page, const Cell& cell, const Access& a) {
   Conflict found;
   if (!cell.write_clock) return found;
-  if (!ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
-      !reach(a, cell.write_scope, cell.write_slot, cell.write_clock)) {
+  if (!is_known(cell, a) && !reach(a, cell.write_scope, cell.write_slot, cell.write_clock)) {
     found = conflict(Conflict::Kind::kReadAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
     found.non_coherent = a.non_coherent;
@@ -259,27 +283,35 @@ void Shadow::note_read(Page& page, Cell& cell, const Access& a) {
   last = mine;
 }
 
-Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
-  Conflict found;
-  if (cell.write_clock && !ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
+// The lanes of a read, or of a weak write that strong ones have hidden, that a write conflicts
+// with.
+uint32_t Shadow::conflicting_lanes(const Reader& r, const Access& a) {
+  if (r.is_write) return ordered(a, r.slot, std::countr_zero(r.lanes), r.clock) ? 0 : r.lanes;
+  const bool own_warp = !a.proxied && same_warp(a, r.slot, r.clock);
+  const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
+  if (a.seen->covers_all(r.slot, others, r.clock) || reach(a, r.scope, r.slot, r.clock)) return 0;
+  return others;
+}
+
+Conflict Shadow::conflict_with(const Reader& r, uint32_t lanes, const Access& a) {
+  Conflict found =
+      conflict(r.is_write ? Conflict::Kind::kWriteAfterWrite : Conflict::Kind::kWriteAfterRead, a,
+               r.slot, std::countr_zero(lanes), r.clock, r.pc, r.scope);
+  if (r.is_write) return found;
+  found.lacks_proxy_fence = false;  // reads need none
+  found.non_coherent = r.non_coherent;
+  return found;
+}
+
+void Shadow::write_cell(Page& page, Cell& cell, const Access& a, Conflict& found) {
+  if (!found && cell.write_clock &&
+      !ordered(a, cell.write_slot, cell.write_lane, cell.write_clock) &&
       !reach(a, cell.write_scope, cell.write_slot, cell.write_clock))
     found = conflict(Conflict::Kind::kWriteAfterWrite, a, cell.write_slot, cell.write_lane,
                      cell.write_clock, cell.write_pc, cell.write_scope);
   const auto check = [&](const Reader& r) {
-    const bool own_warp = !a.proxied && same_warp(a, r.slot, r.clock);
-    const uint32_t others = own_warp ? r.lanes & ~(1u << a.lane) : r.lanes;
-    if (found || !others) return;
-    const int lane = std::countr_zero(others);
-    if (r.is_write) {
-      if (!ordered(a, r.slot, lane, r.clock))
-        found = conflict(Conflict::Kind::kWriteAfterWrite, a, r.slot, lane, r.clock, r.pc, r.scope);
-      return;
-    }
-    if (a.seen->covers_all(r.slot, others, r.clock)) return;
-    if (reach(a, r.scope, r.slot, r.clock)) return;
-    found = conflict(Conflict::Kind::kWriteAfterRead, a, r.slot, lane, r.clock, r.pc, r.scope);
-    found.lacks_proxy_fence = false;  // reads need none
-    found.non_coherent = r.non_coherent;
+    if (found) return;
+    if (const uint32_t lanes = conflicting_lanes(r, a)) found = conflict_with(r, lanes, a);
   };
   // A weak write takes the place of all that came before; a strong one does not speak for weak
   // accesses, with which later strong ones may conflict.
@@ -312,7 +344,6 @@ Conflict Shadow::write_cell(Page& page, Cell& cell, const Access& a) {
   cell.write_slot = static_cast<uint16_t>(a.slot);
   cell.write_lane = static_cast<uint8_t>(a.lane) & 0x7f;
   cell.write_scope = a.scope;
-  return found;
 }
 
 }  // namespace gptoss::emulator

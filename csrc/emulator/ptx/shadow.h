@@ -58,6 +58,8 @@ class Shadow {
 
   Conflict read(uint64_t offset, uint32_t bytes, const Access& access);
   Conflict write(uint64_t offset, uint32_t bytes, const Access& access);
+  // The read that a write would conflict with; notes nothing.
+  Conflict find_reader(uint64_t offset, uint32_t bytes, const Access& access);
   // All lanes of a warp, each `bytes` behind the one before, from `offset` on. Stops at the first
   // lane that does not pass quickly, and returns it; kLanes where all did.
   int read_range(uint64_t offset, uint32_t bytes, Access& access);
@@ -119,10 +121,14 @@ class Shadow {
   static bool read_quickly(Cell& cell, const Access& access);
   static bool write_quickly(Cell& cell, const Access& access);
   static void split(Page& page, int shift);
+  static bool is_known(const Cell& cell, const Access& access);
   static Conflict check_read(const Page& page, const Cell& cell, const Access& access);
   static Conflict check_hidden_writes(const Page& page, const Cell& cell, const Access& access);
   static void note_read(Page& page, Cell& cell, const Access& access);
-  static Conflict write_cell(Page& page, Cell& cell, const Access& access);
+  static uint32_t conflicting_lanes(const Reader& reader, const Access& access);
+  static Conflict conflict_with(const Reader& reader, uint32_t lanes, const Access& access);
+  // Keeps in `found` what is there already.
+  static void write_cell(Page& page, Cell& cell, const Access& access, Conflict& found);
 
   std::vector<std::unique_ptr<Page>> pages_;
   uint64_t launch_ = 0;

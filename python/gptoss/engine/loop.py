@@ -374,6 +374,7 @@ class EngineLoop:
                     self._fail(engine, error)
         if self._store is not None:
             self._finish(engine, self._store)
+        del engine  # an error that somebody keeps has this frame in its traceback
 
     def _finish(self, engine: _core.Engine, store: PageStore) -> None:
         """Give the store what it lacks of the sequences that have ended, the last ones included."""
