@@ -86,7 +86,7 @@ elseif(GPTOSS_CUDA)
 endif()
 
 # What a model would take of a card is known without kernels too.
-target_sources(gptoss_core PRIVATE
+set(cuda_host_sources
   csrc/cuda/driver.cpp
   csrc/cuda/fat_binary.cpp
   csrc/cuda/memory.cpp
@@ -94,6 +94,10 @@ target_sources(gptoss_core PRIVATE
   csrc/cuda/plan.cpp
   csrc/cuda/step_memory.cpp
   csrc/cuda/weights.cpp)
+target_sources(gptoss_core PRIVATE ${cuda_host_sources})
+if(GPTOSS_COMPILE_ONCE)
+  set_source_files_properties(${cuda_host_sources} PROPERTIES UNITY_GROUP cuda)
+endif()
 if(GPTOSS_CUDA_STATUS)
   target_sources(gptoss_core PRIVATE
     csrc/cuda/backend.cpp

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core_of_main, m) {
   gptoss::bindings::register_ops(m);
   gptoss::bindings::register_ggml(m);
   gptoss::bindings::register_engine(m);
+  gptoss::bindings::register_plan(m);
 }
 
 // Refuses subinterpreters before pybind11 and numpy, which know the main one only, wait for it for

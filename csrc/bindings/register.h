@@ -16,5 +16,6 @@ void register_system(py::module_& m);
 void register_ops(py::module_& m);
 void register_ggml(py::module_& m);
 void register_engine(py::module_& m);
+void register_plan(py::module_& m);
 
 }  // namespace gptoss::bindings

@@ -43,7 +43,7 @@ void for_each_array(Act act, DenseMemory& memory, int64_t n, int64_t k, const ch
 
 template <class F>
 void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
-  constexpr int64_t kFloat = sizeof(float);
+  constexpr int64_t kFloatBytes = sizeof(float);
   const int64_t hidden = c.hidden_size;
   const int64_t qkv = c.q_size() + 2 * c.kv_size();
   const int64_t gate_up = 2 * int64_t{c.intermediate_size};
@@ -51,17 +51,17 @@ void for_each_array(const ModelConfig& c, Act act, LayerMemory& layer, F&& f) {
     const ExpertBytes bytes = expert_bytes(act, n, k);
     f(memory.blocks, c.n_experts * bytes.blocks, "experts");
     f(memory.scales, c.n_experts * bytes.scales, "the experts' scales");
-    f(memory.bias, c.n_experts * n * kFloat, "the experts' biases");
+    f(memory.bias, c.n_experts * n * kFloatBytes, "the experts' biases");
   };
-  f(layer.attention_norm, hidden * kFloat, "a norm");
+  f(layer.attention_norm, hidden * kFloatBytes, "a norm");
   for_each_array(act, layer.qkv, qkv, hidden, "queries, keys and values", f);
-  f(layer.qkv_bias, qkv * kFloat, "biases");
-  f(layer.sinks, c.n_heads * kFloat, "sinks");
+  f(layer.qkv_bias, qkv * kFloatBytes, "biases");
+  f(layer.sinks, c.n_heads * kFloatBytes, "sinks");
   for_each_array(act, layer.o, hidden, c.q_size(), "attention's output", f);
-  f(layer.o_bias, hidden * kFloat, "biases");
-  f(layer.mlp_norm, hidden * kFloat, "a norm");
+  f(layer.o_bias, hidden * kFloatBytes, "biases");
+  f(layer.mlp_norm, hidden * kFloatBytes, "a norm");
   f(layer.router, data_bytes(Format::bf16, c.n_experts, hidden), "a router");
-  f(layer.router_bias, c.n_experts * kFloat, "a router's bias");
+  f(layer.router_bias, c.n_experts * kFloatBytes, "a router's bias");
   if (!layer.has_experts) return;
   experts(layer.gate_up, gate_up, hidden);
   experts(layer.down, hidden, c.intermediate_size);

@@ -3,15 +3,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "model/tensor_table.h"
 
 namespace gptoss {
 namespace {
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + ")";
-}
 
 // Of the highest rank that a matrix can have use for, and that the kernels' integers hold.
 constexpr int64_t kMaxRank = 1 << 16;

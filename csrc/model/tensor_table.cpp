@@ -26,6 +26,12 @@ DType dtype_named(const std::string& name) {
   throw std::invalid_argument(concat("tensor dtype must be BF16, F16 or U8, got ", name));
 }
 
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + ")";
+}
+
 TensorTable make_tensor_table(const std::vector<TensorSource>& sources) {
   TensorTable table;
   std::unordered_map<std::string, std::shared_ptr<const MappedFile>> files;

@@ -18,6 +18,8 @@ const char* name_of(DType dtype);
 // Throws std::invalid_argument.
 DType dtype_named(const std::string& name);
 inline int64_t size_of(DType dtype) { return dtype == DType::u8 ? 1 : 2; }
+// "(2, 3)".
+std::string shape_text(const std::vector<int64_t>& shape);
 
 // One tensor of a checkpoint, by its role in the model (model/weights.h): bytes of a file, or of
 // memory.

@@ -11,12 +11,6 @@
 namespace gptoss {
 namespace {
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + ")";
-}
-
 class Finder {
  public:
   explicit Finder(const TensorTable& table) : table_(table) {}

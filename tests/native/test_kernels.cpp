@@ -903,6 +903,38 @@ GPTOSS_TEST(expert_gather_sorts_stably) {
   GPTOSS_CHECK(rows.intact() && pairs.intact() && offsets.intact());
 }
 
+GPTOSS_TEST(an_extension_replaces_what_it_names_alone) {
+  const Kernels& base = cpu::kScalarKernels;
+  const auto run = [](const MatmulTask&) {};
+  const auto own = [&](const char* inputs) {
+    return cpu::Matmul{.inputs = inputs, .row_bytes = nullptr, .pack_block = nullptr, .run = run};
+  };
+  const Kernels few =
+      cpu::Extension{.name = "few", .q8_fast = own("a"), .mxfp4_fast = own("b")}.of(base);
+  GPTOSS_CHECK(few.name == std::string("few"));
+  GPTOSS_CHECK(few.q8.fast.inputs == std::string("a"));
+  GPTOSS_CHECK(few.mxfp4.fast.inputs == std::string("b"));
+  GPTOSS_CHECK(few.bf16.exact.run == base.bf16.exact.run);
+  GPTOSS_CHECK(few.bf16.fast.run == base.bf16.fast.run);
+  GPTOSS_CHECK(few.bf12.fast.run == base.bf12.fast.run);
+  GPTOSS_CHECK(few.q8_0.fast.run == base.q8_0.fast.run);
+  GPTOSS_CHECK(few.mxfp4.exact.run == base.mxfp4.exact.run);
+  GPTOSS_CHECK(few.attention_partial == base.attention_partial);
+  GPTOSS_CHECK(few.sample.mask_logits == base.sample.mask_logits);
+  const Kernels rest = cpu::Extension{.name = "rest",
+                                      .bf16_exact = own("c"),
+                                      .bf16_fast = own("d"),
+                                      .bf12_fast = own("e"),
+                                      .q8_0_fast = own("f")}
+                           .of(base);
+  GPTOSS_CHECK(rest.bf16.exact.inputs == std::string("c"));
+  GPTOSS_CHECK(rest.bf16.fast.inputs == std::string("d"));
+  GPTOSS_CHECK(rest.bf12.fast.inputs == std::string("e"));
+  GPTOSS_CHECK(rest.q8_0.fast.inputs == std::string("f"));
+  GPTOSS_CHECK(rest.q8.fast.run == base.q8.fast.run);
+  GPTOSS_CHECK(rest.mxfp4.fast.run == base.mxfp4.fast.run);
+}
+
 GPTOSS_TEST(an_isa_is_found_by_name_or_refused) {
   for (const cpu::Isa& isa : cpu::isas()) {
     if (isa.supported()) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 import shutil
 import types
 from pathlib import Path
@@ -58,6 +60,31 @@ def into_cache(folder: Path, cache: Path) -> Path:
     return snapshot
 
 
+def without_links(snapshot: Path) -> None:
+    """Make a snapshot what it is where links cannot be made: the files themselves, no others."""
+    blobs = snapshot.parent.parent / "blobs"
+    for path in snapshot.iterdir():
+        blob = path.resolve()
+        path.unlink()
+        blob.rename(path)
+    assert not list(blobs.iterdir())
+
+
+def list_files(snapshot: Path) -> Path:
+    """Write the list of a commit's files as huggingface_hub does, also of what was not fetched."""
+    files: dict[str, Any] = {"README.md": {"size": 3, "blob_id": "1" * 40}}
+    for path in snapshot.iterdir():
+        sha256, blob_id = sums_of(path)
+        files[path.name] = {"size": path.stat().st_size, "blob_id": blob_id}
+        if path.suffix == ".safetensors":  # git has a pointer to it
+            files[path.name] |= {"blob_id": "2" * 40, "lfs_sha256": sha256}
+            files[path.name] |= {"lfs_size": path.stat().st_size, "xet_hash": "3" * 64}
+    listing = snapshot.parent.parent / "trees" / f"{snapshot.name}.json"
+    listing.parent.mkdir()
+    listing.write_text(json.dumps({"format_version": 1, "files": files}))
+    return listing
+
+
 def with_notes(folder: Path) -> None:
     """Note beside the files what `hf download --local-dir` does."""
     notes = folder / ".cache" / "huggingface" / "download"
@@ -68,7 +95,7 @@ def with_notes(folder: Path) -> None:
             (notes / f"{path.name}.metadata").write_text(text)
 
 
-@pytest.fixture(params=["SHA256SUMS", "notes", "cache", "cache by id"])
+@pytest.fixture(params=["SHA256SUMS", "notes", "cache", "cache by id", "cache without links"])
 def known(
     request: pytest.FixtureRequest, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, Path]:
@@ -81,6 +108,10 @@ def known(
         return str(folder), folder
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     snapshot = into_cache(folder, tmp_path / "cache")
+    if request.param == "cache without links":
+        without_links(snapshot)
+        list_files(snapshot)
+        return REPO, snapshot
     return (REPO if request.param == "cache by id" else str(snapshot)), snapshot
 
 
@@ -157,11 +188,47 @@ def test_an_interrupted_download(
     assert "the download is incomplete" in report.problem
 
 
+def test_the_list_of_files_is_what_the_library_keeps(folder: Path, tmp_path: Path) -> None:
+    library = pytest.importorskip("huggingface_hub._tree_cache", reason="has no such lists yet")
+    listing = list_files(into_cache(folder, tmp_path))
+    entries = library.read_tree_cache(str(listing.parent.parent), listing.stem)
+    assert entries[SHARD].lfs_sha256 == sum_of(folder / SHARD)
+    assert entries["config.json"].blob_id == sum_of(folder / "config.json")
+
+
 class TestWithoutChecksums:
     def test_good(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert {file.state for file in verify_model(folder).files} == {"unknown"}
         assert main(["verify", str(folder)]) == 0
         assert "no checksums are known" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("listing", [None, "{", "[]", '{"format_version": 2, "files": {}}'])
+    def test_a_cache_without_links(
+        self,
+        folder: Path,
+        tmp_path: Path,
+        listing: str | None,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Without the Hub's list of the files, or with one that cannot be read, it says so."""
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        snapshot = into_cache(folder, tmp_path / "cache")
+        without_links(snapshot)
+        if listing is not None:
+            list_files(snapshot).write_text(listing)
+        report = verify_model(REPO)
+        assert report.good
+        assert {file.detail for file in report.files} == {"no checksum is known"}
+        assert main(["verify", REPO]) == 0
+        verdict = capsys.readouterr().out.splitlines()[-1]
+        assert "no checksums are known, so that damage may be unseen" in verdict
+        # What it advises for later.
+        command = verdict[verdict.index("`gptoss ") + 8 : verdict.index("` makes a SHA256SUMS")]
+        assert main(shlex.split(command)) == 0
+        assert {file.state for file in verify_model(REPO).files} == {"ok"}
+        damage_byte(snapshot / SHARD)
+        assert not verify_model(REPO).good
 
     def test_what_can_be_seen_without(
         self, folder: Path, capsys: pytest.CaptureFixture[str]

@@ -4,8 +4,15 @@
 
 #include "cpu/kernels/bf12.inl.h"
 #include "cpu/kernels/bf16_amx.inl.h"
-#include "cpu/kernels/kernels.inl.h"
+#include "cpu/kernels/matmul_f32.inl.h"
+#include "cpu/kernels/matmul_q8.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kAmxKernels = amx::make_kernels("amx", amx::kBf16Amx, amx::kBf12Of<amx::kBf16Amx>);
+constinit const Extension kAmxExtension = {.name = "amx",
+                                           .bf16_exact = amx::kBf16F32,
+                                           .bf16_fast = amx::kBf16Amx,
+                                           .bf12_fast = amx::kBf12Of<amx::kBf16Amx>,
+                                           .q8_fast = amx::kQ8Int8,
+                                           .q8_0_fast = amx::kQ80Int8,
+                                           .mxfp4_fast = amx::kMxfp4Int8};
 }  // namespace gptoss::cpu

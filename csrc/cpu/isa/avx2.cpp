@@ -6,6 +6,6 @@
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kAvx2Kernels =
+constinit const Kernels kAvx2Kernels =
     avx2::make_kernels("avx2", avx2::kBf16Panels, avx2::kBf12Panels, avx2::kBf16Panels);
 }  // namespace gptoss::cpu

@@ -6,6 +6,6 @@
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kAvx512Kernels =
+constinit const Kernels kAvx512Kernels =
     avx512::make_kernels("avx512", avx512::kBf16Panels, avx512::kBf12Panels, avx512::kBf16Panels);
 }  // namespace gptoss::cpu

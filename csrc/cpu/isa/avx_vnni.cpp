@@ -2,10 +2,11 @@
 #define GPTOSS_ISA_SIMD "cpu/simd/avx2.h"
 #define GPTOSS_ISA_PANELS "cpu/kernels/q8_panels_avx_vnni.inl.h"
 
-#include "cpu/kernels/f32_panels_ymm.inl.h"
-#include "cpu/kernels/kernels.inl.h"
+#include "cpu/kernels/matmul_q8.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kAvxVnniKernels = avx_vnni::make_kernels(
-    "avx_vnni", avx_vnni::kBf16Panels, avx_vnni::kBf12Panels, avx_vnni::kBf16Panels);
+constinit const Extension kAvxVnniExtension = {.name = "avx_vnni",
+                                               .q8_fast = avx_vnni::kQ8Int8,
+                                               .q8_0_fast = avx_vnni::kQ80Int8,
+                                               .mxfp4_fast = avx_vnni::kMxfp4Int8};
 }  // namespace gptoss::cpu

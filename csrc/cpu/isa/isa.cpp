@@ -86,14 +86,17 @@ std::vector<Isa> detect() {
       .need(id.leaf7_edx & (1u << 22), "AMX_BF16")
       .need((id.xcr0 & 0x60000) == 0x60000 && platform::request_amx_tiles(),
             "operating system support for AMX state");
+  static const Kernels avx_vnni_kernels = kAvxVnniExtension.of(kAvx2Kernels);
+  static const Kernels avx512_bf16_kernels = kAvx512Bf16Extension.of(kAvx512Kernels);
+  static const Kernels amx_kernels = kAmxExtension.of(kAvx512Kernels);
   return {{&kScalarKernels, 0, ""},
           {&kAvx2Kernels, 20, avx2.missing()},
-          {&kAvxVnniKernels, 25, avx_vnni.missing()},
+          {&avx_vnni_kernels, 25, avx_vnni.missing()},
           {&kAvx512Kernels, 40, avx512.missing()},
           // Intel's bf16 products are half as fast as f32 ones (measured on Sapphire Rapids), AMD's
           // twice.
-          {&kAvx512Bf16Kernels, id.is_intel ? 30 : 50, avx512_bf16.missing()},
-          {&kAmxKernels, 60, amx.missing()}};
+          {&avx512_bf16_kernels, id.is_intel ? 30 : 50, avx512_bf16.missing()},
+          {&amx_kernels, 60, amx.missing()}};
 }
 
 #elif defined(__aarch64__)

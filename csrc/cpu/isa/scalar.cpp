@@ -5,5 +5,5 @@
 #include "cpu/kernels/kernels.inl.h"
 
 namespace gptoss::cpu {
-const Kernels kScalarKernels = scalar::make_kernels("scalar");
+constinit const Kernels kScalarKernels = scalar::make_kernels("scalar");
 }  // namespace gptoss::cpu

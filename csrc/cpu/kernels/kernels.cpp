@@ -32,6 +32,21 @@ const Matmul& Kernels::matmul(Format format, Inputs inputs) const {
   return matmul;
 }
 
+Kernels Extension::of(const Kernels& smaller) const {
+  Kernels kernels = smaller;
+  kernels.name = name;
+  const auto take = [](const Matmul& own, Matmul& matmul) {
+    if (own.run != nullptr) matmul = own;
+  };
+  take(bf16_exact, kernels.bf16.exact);
+  take(bf16_fast, kernels.bf16.fast);
+  take(bf12_fast, kernels.bf12.fast);
+  take(q8_fast, kernels.q8.fast);
+  take(q8_0_fast, kernels.q8_0.fast);
+  take(mxfp4_fast, kernels.mxfp4.fast);
+  return kernels;
+}
+
 uint8_t* thread_scratch(int64_t bytes, Scratch purpose) {
   static thread_local AlignedBytes of_purpose[2];
   AlignedBytes& scratch = of_purpose[static_cast<int>(purpose)];

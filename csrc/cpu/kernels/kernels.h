@@ -1,4 +1,5 @@
-// The CPU kernels: one table per instruction set, one source (kernels.inl.h) behind all of them.
+// The CPU kernels: one table per instruction set, one source (kernels.inl.h) behind all of them;
+// those that add to a smaller one name what they add (Extension).
 //
 // Activations reach a matmul in the form that it needs (Matmul below): as packed f32 rows, padded
 // with zeros to a multiple of 32, each block of 32 as its 16 even elements followed by its
@@ -189,6 +190,16 @@ struct Kernels {
   SampleKernels sample;
 };
 
+// What an instruction set does otherwise than a smaller one: its other kernels are that one's,
+// which need not be compiled again. An empty matmul is the smaller one's as well.
+struct Extension {
+  const char* name;
+  Matmul bf16_exact = {}, bf16_fast = {}, bf12_fast = {}, q8_fast = {}, q8_0_fast = {},
+         mxfp4_fast = {};
+
+  Kernels of(const Kernels& smaller) const;
+};
+
 // This thread's room for so many bytes, from a cache line on, overwritten by the next call with the
 // same purpose: what weights or activations become for a whole task, or what a kernel works on
 // meanwhile, a panel of rows or a page of keys and values.
@@ -198,10 +209,10 @@ uint8_t* thread_scratch(int64_t bytes, Scratch purpose = Scratch::task);
 extern const Kernels kScalarKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
-extern const Kernels kAvxVnniKernels;
+extern const Extension kAvxVnniExtension;  // of AVX2
 extern const Kernels kAvx512Kernels;
-extern const Kernels kAvx512Bf16Kernels;
-extern const Kernels kAmxKernels;
+extern const Extension kAvx512Bf16Extension;  // of AVX-512
+extern const Extension kAmxExtension;         // of AVX-512
 #elif defined(__aarch64__)
 extern const Kernels kNeonKernels;
 extern const Kernels kNeonDotprodKernels;

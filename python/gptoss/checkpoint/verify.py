@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import re
 import threading
@@ -38,6 +39,7 @@ State = Literal["ok", "unknown", "wrong", "missing"]
 
 # What huggingface_hub notes beside the files that it downloads into a folder.
 _NOTES = Path(".cache", "huggingface", "download")
+_LISTING_VERSION = 1  # of its lists of a commit's files
 _READ_BYTES = 1 << 20
 # Enough to be faster than disks are.
 _MAX_THREADS = 4
@@ -125,8 +127,8 @@ def verify_model(
     -----
     The first of these that knows a file is believed: `against`; SHA256SUMS in the folder; what
     huggingface_hub noted when it downloaded into the folder; the names of the Hub cache's files;
-    of the demo, the installed package's list. The Hub has SHA-256 of large files, and git's SHA-1
-    of the others.
+    the cache's list of a commit's files; of the demo, the installed package's list. The Hub has
+    SHA-256 of large files, and git's SHA-1 of the others.
     """
     model = local_model(path_or_repo)
     if model is None:
@@ -228,6 +230,7 @@ def _known_sums(
     known: dict[str, tuple[str, str]] = {}
     for source, found in (
         ("the installed package", _installed_sums(folder)),
+        ("the Hub cache's list", _cache_listed_sums(folder)),
         ("the Hub cache", _cache_sums(folder)),
         ("the download's notes", _noted_sums(folder)),
         (SUMS, _listed_sums(folder)),
@@ -291,6 +294,32 @@ def _cache_sums(folder: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and _is_sum(name := path.readlink().name):
             yield path.relative_to(folder).as_posix(), name
+
+
+def _cache_listed_sums(folder: Path) -> Iterator[tuple[str, str]]:
+    """What huggingface_hub keeps of a commit's files: the Hub's answer, asked for a whole snapshot.
+
+    Where links cannot be made, as on Windows without the right to, a snapshot's files are the files
+    themselves, and nothing but this list knows their checksums. Files that were fetched one by one
+    have none, nor those of releases before it was kept.
+    """
+    path = folder.parent.parent / "trees" / f"{folder.name}.json"
+    if folder.parent.name != "snapshots" or not path.is_file():
+        return
+    try:
+        listing = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # the Hub's library fetches such a list again
+        return
+    if not isinstance(listing, dict) or listing.get("format_version") != _LISTING_VERSION:
+        return
+    files = listing.get("files")
+    for name, entry in files.items() if isinstance(files, dict) else ():
+        # The repository's other files need not have been fetched.
+        if not isinstance(entry, dict) or not (folder / name).is_file():
+            continue
+        value = entry.get("lfs_sha256") or entry.get("blob_id")
+        if isinstance(value, str) and _is_sum(value):
+            yield name, value
 
 
 def _is_sum(text: str) -> bool:

@@ -1,18 +1,24 @@
 """Check a model's files against their checksums: what is damaged, cut or missing.
 
 Of a model in the Hub's cache, and of a folder into which `hf download` put it, the repository's own
-checksums are known, without a network. For any folder there may be a SHA256SUMS in it, which
---write makes, and --against asks the Hub.
+checksums are known, without a network (of single files in a cache without links, as on Windows,
+they may not be: the report says so). For any folder there may be a SHA256SUMS in it, which --write
+makes, and --against asks the Hub.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from gptoss.checkpoint.open import local_model
 from gptoss.cli.options import format_bytes
+
+if TYPE_CHECKING:
+    from gptoss.checkpoint.verify import VerifyReport
 
 _STYLES = {"ok": "green", "unknown": "yellow", "wrong": "red", "missing": "red"}
 _DIFFERS = 1
@@ -62,22 +68,26 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"[red]{'wrong':<8}[/]", end="")
         console.print(report.problem, markup=False)
     if not options.quiet:
-        console.print(_verdict(report.good, [file.state for file in report.files]), markup=False)
+        here = options.model if local_model(options.model) is not None else report.folder
+        console.print(_verdict(report, str(here)), markup=False)
     return 0 if report.good else _DIFFERS
 
 
-def _verdict(good: bool, states: list[str]) -> str:
-    if not good:
+def _verdict(report: VerifyReport, here: str) -> str:
+    if not report.good:
         return "Not as it should be: fetch what is wrong again (hf download resumes)."
-    unknown = states.count("unknown")
-    if unknown == len(states):
-        return (
-            "Complete and readable; no checksums are known. With a network: --against HUB-ID. For "
-            "later: --write."
-        )
-    if unknown:
-        return f"As it should be, as far as checksums are known: of {unknown} files they are not."
-    return f"As it should be: {len(states)} files."
+    unknown = sum(file.state == "unknown" for file in report.files)
+    if not unknown:
+        return f"As it should be: {len(report.files)} files."
+    known = (
+        f"As it should be, as far as checksums are known: of {unknown} files they are not."
+        if unknown < len(report.files)
+        else "Complete and readable; no checksums are known, so that damage may be unseen."
+    )
+    return (
+        f"{known} With a network: --against HUB-ID. For later: `gptoss verify {shlex.quote(here)} "
+        "--write` makes a SHA256SUMS of what is there now."
+    )
 
 
 @contextmanager
