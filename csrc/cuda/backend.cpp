@@ -11,6 +11,7 @@
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -141,6 +142,7 @@ class CudaBackend final : public Backend {
       leave_what_goes_on(settle());
     } catch (...) {  // no memory to find out with
       for (const auto& card : cards_) card->leave(true);
+      leave_kept();
     }
   }
   CudaBackend(const CudaBackend&) = delete;
@@ -267,6 +269,9 @@ class CudaBackend final : public Backend {
       if (needs_states) send_states();
       for (size_t i = 0; i < stages_.size(); ++i) {
         Stage& stage = *stages_[i];
+        // What is kept is copied into memory that is not pinned, which may take until the work
+        // ahead has ended: so that is none that waits for another card.
+        if (!kept_.empty() && stages_.size() > 1) wait_for(i == 0 ? last() : *stages_[i - 1]);
         stage.card().run([&] {
           if (i == 0 && needs_states) stage.stream().after(*states_sent_);
           if (i > 0) stage.stream().after(stages_[i - 1]->done(f));
@@ -293,8 +298,11 @@ class CudaBackend final : public Backend {
     Flight& flight = flight_of(id);
     if (flight.error || flight.abandoned || input.rows.empty()) return;
     const auto start = std::chrono::steady_clock::now();
+    FlightMemory& memory = last().flight(flight_index(id));
+    const auto bias_bytes = static_cast<int64_t>(input.biases.size_bytes());
+    guard(flight, [&] { make_room_for_biases(memory, bias_bytes); });
+    if (flight.error) return;
     guard_last(flight, [&] {
-      FlightMemory& memory = last().flight(flight_index(id));
       const int n_rows = static_cast<int>(input.rows.size());
       check(n_rows <= limits_.max_logit_rows, "[cuda] at most ", limits_.max_logit_rows,
             " rows can be sampled, got ", n_rows);
@@ -313,13 +321,7 @@ class CudaBackend final : public Backend {
       send(memory.host_sample_rows, memory.sample_rows, std::span<const SampleRow>(flight.rows));
       send(memory.host_units, memory.units, std::span<const int32_t>(units));
       send(memory.host_masks, memory.masks, input.masks);
-      if (!input.biases.empty()) {
-        const auto bytes = static_cast<int64_t>(input.biases.size_bytes());
-        if (memory.biases.size_bytes() < bytes) {
-          memory.biases = DeviceMemory(last().card().context(), 2 * bytes, "biases of tokens");
-        }
-        last().stream().upload_copy(memory.biases.address(), input.biases.data(), bytes);
-      }
+      last().stream().upload_copy(memory.biases.address(), input.biases.data(), bias_bytes);
       last().module().run(last().stream(),
                           SampleArgs{.logits = last().memory().work.logits.as<const float>(),
                                      .ranges = last().logit_ranges(flight.n_logit_rows),
@@ -357,7 +359,10 @@ class CudaBackend final : public Backend {
     if (flight.error) {
       // What was queued before the error still reads and writes what the next step will have. Where
       // a device is lost there is none, and work of the others that waits for it may never end.
-      if (!lost_) settle();
+      if (!lost_) {
+        settle();
+        note_failure();
+      }
       add_time(Phase::device, start);
       std::rethrow_exception(std::exchange(flight.error, nullptr));
     }
@@ -383,11 +388,14 @@ class CudaBackend final : public Backend {
     guard(flight, [&] {
       const int64_t row = config_.vocab_size * int64_t{sizeof(float)};
       const DeviceMemory& from = last().memory().work.logits;
+      // First, as a copy into the caller's memory may take until the work ahead has ended, and must
+      // not be left behind where that fails. From then on the card waits for itself alone.
+      wait_for(last());
       last().card().run([&] {
         last().stream().download(logits, from.address() + static_cast<CUdeviceptr>(first_row * row),
                                  n_rows * row);
+        last().stream().wait();
       });
-      wait_for(last());
     });
   }
 
@@ -502,6 +510,16 @@ class CudaBackend final : public Backend {
                            static_cast<int64_t>(values.size_bytes()));
   }
 
+  // Memory is not given back before the model is: that may wait for all work of the card.
+  void make_room_for_biases(FlightMemory& memory, int64_t bytes) {
+    if (memory.biases.size_bytes() >= bytes) return;
+    wait_for(last());  // so may an allocation
+    last().card().run([&] {
+      DeviceMemory larger(last().card().context(), 2 * bytes, "biases of tokens");
+      memory.outgrown.push_back(std::exchange(memory.biases, std::move(larger)));
+    });
+  }
+
   // To all cards before a step can fail: of the tables only what has changed is told, once. Where
   // that itself fails, all is sent with the next step.
   void upload_tables(int flight, const BlockTables& tables) {
@@ -534,14 +552,16 @@ class CudaBackend final : public Backend {
     int64_t begin = 0;
     at_once([&] {
       for (const auto& stage : stages_) {
+        wait_for(*stage);  // as in read_logits()
         stage->card().run([&] {
+          const Drain drained{stage->stream()};  // the bytes are the caller's
           int64_t offset = begin;
           for (const int32_t index : pages) {
             if (stage->page_bytes(group) > 0) f(*stage, stage->page(group, index), offset);
             offset += whole;
           }
+          stage->stream().wait();
         });
-        wait_for(*stage);  // the bytes are the caller's
         begin += stage->page_bytes(group);
       }
     });
@@ -604,24 +624,33 @@ class CudaBackend final : public Backend {
     }
   }
 
-  // What work may still read or write that does not end stays as it is, until the process ends:
-  // that of its card, and of those that the card sends to.
+  // What work may still read or write that has not ended stays as it is, until the process ends:
+  // that of its card, and of those that the card sends to. So does what is on a card that still has
+  // such work of another model: giving memory back would wait for it.
   void leave_what_goes_on(const std::vector<bool>& have_ended) {
     std::string left;
     for (size_t i = 0; i < cards_.size(); ++i) {
       const size_t before = (i + cards_.size() - 1) % cards_.size();
-      if (have_ended[i] && have_ended[before]) continue;
+      if (have_ended[i] && have_ended[before] && !cards_[i]->has_left_work()) continue;
       cards_[i]->leave(have_ended[i]);
       left += concat(left.empty() ? "" : ", ", name_of(cards_[i]->device()));
     }
     if (left.empty()) return;
-    static_cast<void>(new std::vector<Kept>(std::move(kept_)));  // copies into them may be queued
+    leave_kept();
     std::cerr << concat(
-        "gptoss: work that waits for a device that failed does not end: until this "
+        "gptoss: work that waits for a device that failed has not ended: until this "
         "process ends, the closed model keeps its memory on ",
         left, "\n");
   }
+  // Copies into them may be queued.
+  void leave_kept() { static_cast<void>(new (std::nothrow) std::vector<Kept>(std::move(kept_))); }
 
+  // What went wrong on a card, whoever was waited for, is the end as well.
+  void note_failure() {
+    for (const auto& card : cards_) {
+      if (!lost_) lost_ = card->failure();
+    }
+  }
   void throw_if_lost() const {
     if (lost_) throw BackendError(*lost_);
   }

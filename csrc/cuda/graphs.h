@@ -66,7 +66,7 @@ class StepGraphs {
       const std::string error = graph.finish();
       if (!graph.refusal().empty()) refusal = graph.refusal();
       const bool is_made = error.empty();
-      if (!is_made && graph.has_overlaps()) {
+      if (!is_made && graph.has_overlaps() && !graph.lacks_memory()) {
         overlaps_ = false;
         refusal = error;
         continue;

@@ -1,5 +1,6 @@
 #include "cuda/memory.h"
 
+#include <algorithm>
 #include <new>
 #include <vector>
 
@@ -98,6 +99,9 @@ void Stream::upload(CUdeviceptr to, const void* from, int64_t bytes) const {
                "a copy of ", bytes, " bytes to the device");
 }
 
+// Of memory that is not pinned, no more than this is copied without waiting for what is ahead.
+constexpr int64_t kMostAtOnce = int64_t{64} << 10;
+
 void Stream::upload_copy(CUdeviceptr to, const void* from, int64_t bytes) const {
   if (bytes == 0) return;
   while (!held_.empty() && (held_.front().read == nullptr || held_.front().read->is_done())) {
@@ -106,8 +110,11 @@ void Stream::upload_copy(CUdeviceptr to, const void* from, int64_t bytes) const 
   const auto* const source = static_cast<const uint8_t*>(from);
   auto read = std::make_unique<Event>(context_);
   Held& held = held_.emplace_back(Held{nullptr, {source, source + bytes}});
-  upload(to, held.bytes.data(), bytes);
   try {
+    for (int64_t begin = 0; begin < bytes; begin += kMostAtOnce) {
+      upload(to + static_cast<CUdeviceptr>(begin), held.bytes.data() + begin,
+             std::min(kMostAtOnce, bytes - begin));
+    }
     read->record(*this);
   } catch (...) {
     drain();
@@ -214,6 +221,8 @@ void Graph::add(const KernelNode& node, const char* name, bool overlaps) {
         driver.cuGraphAddDependencies(graph_, &last_, &added, &kProgrammaticEdge, 1);
     if (result == kSuccess) {
       has_overlaps_ = true;
+    } else if (result == kOutOfMemory) {  // it may pass
+      driver.check(result, name, " behind another kernel in a graph");
     } else {
       driver.check(driver.cuGraphAddDependencies(graph_, &last_, &added, nullptr, 1), name,
                    " behind another kernel in a graph");
@@ -228,6 +237,7 @@ std::string Graph::finish() {
   const Driver& driver = context_.driver();
   const CUresult result = driver.cuGraphInstantiateWithFlags(&runnable_, graph_, 0);
   if (result != kSuccess) runnable_ = nullptr;
+  lacks_memory_ = result == kOutOfMemory;
   driver.cuGraphDestroy(std::exchange(graph_, nullptr));
   return result == kSuccess ? "" : driver.describe(result);
 }

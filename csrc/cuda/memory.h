@@ -194,6 +194,7 @@ class Graph {
       : context_(other.context_),
         may_overlap_(other.may_overlap_),
         has_overlaps_(other.has_overlaps_),
+        lacks_memory_(other.lacks_memory_),
         refusal_(std::move(other.refusal_)),
         graph_(std::exchange(other.graph_, nullptr)),
         last_(other.last_),
@@ -206,6 +207,8 @@ class Graph {
   std::string finish();
   void launch(const Stream& stream) const;
 
+  // Whether that was for lack of memory.
+  bool lacks_memory() const { return lacks_memory_; }
   // Whether kernels in it do.
   bool has_overlaps() const { return has_overlaps_; }
   // What the driver said when a kernel that may was to; then it does not. Empty: nothing.
@@ -215,6 +218,7 @@ class Graph {
   const Context& context_;
   bool may_overlap_;
   bool has_overlaps_ = false;
+  bool lacks_memory_ = false;
   std::string refusal_;
   CUgraph graph_ = nullptr;
   CUgraphNode last_ = nullptr;

@@ -169,6 +169,7 @@ void Module::launch(const Stream& stream, const Launch& launch, void* args) {
   if (entry.overlaps && launches_overlap_) {
     const CUresult result = launch_with(1);
     if (result == kSuccess) return;
+    if (result == kOutOfMemory) driver.check(result, "launching ", launch.entry);  // it may pass
     // If it is not the kernel itself that cannot be launched.
     driver.check(launch_with(0), "launching ", launch.entry);
     launches_overlap_ = false;

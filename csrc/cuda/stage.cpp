@@ -37,7 +37,7 @@ LeftStreams& left_streams() {
 
 // Whether such work is still there: then the driver may wait for it whenever memory is allocated or
 // given back in the context. In a Scope.
-bool has_left_work(const Context& context) {
+bool has_left_work_in(const Context& context) {
   LeftStreams& left = left_streams();
   const std::lock_guard<std::mutex> lock(left.mutex);
   return std::ranges::any_of(left.all, [&](const LeftStream& one) {
@@ -50,7 +50,7 @@ bool has_left_work(const Context& context) {
 
 Card::Card(const DeviceInfo& device) : context_(device) {
   run([&] {
-    if (has_left_work(context_)) {
+    if (has_left_work_in(context_)) {
       throw BackendError(concat("[cuda] ", device.name,
                                 " still has work of a model that was closed, which waits "
                                 "for a device that failed: a new process can use it"));
@@ -73,6 +73,12 @@ std::optional<std::string> Card::failure() const {
     return error.what();
   }
   return std::nullopt;
+}
+
+bool Card::has_left_work() const {
+  bool is_there = false;
+  context_.release([&](const Driver&) { is_there = has_left_work_in(context_); });
+  return is_there;
 }
 
 void Card::leave(bool has_ended) {
@@ -123,9 +129,10 @@ Stage::Stage(Card& card, const Part& part, const StageOptions& options)
   }
   const std::vector<float> rotations =
       make_rotations(config_, limits_.max_pages_per_sequence * kPageTokens);
+  const std::vector<float> ones(static_cast<size_t>(limits_.max_tokens), 1.0f);
+  const Drain drained{stream()};  // before these two go
   stream().upload(memory_.slots.rotations.address(), rotations.data(),
                   static_cast<int64_t>(rotations.size() * sizeof(float)));
-  const std::vector<float> ones(static_cast<size_t>(limits_.max_tokens), 1.0f);
   if (part.cpu_experts(scheme_) > 0) {
     stream().upload(memory_.work.ones.address(), ones.data(), memory_.work.ones.size_bytes());
     cpu_experts_.emplace(context, stream(), *options.host_experts, options.turn, config_, scheme_,

@@ -35,6 +35,8 @@ class Card {
   DeviceRoom room() const;
   // What is known to have gone wrong in its work, which is not waited for. Not in a Scope.
   std::optional<std::string> failure() const;
+  // Whether work that a model was left with is still there (leave). Not in a Scope.
+  bool has_left_work() const;
   // Gives nothing back from now on, whoever destroys it. `has_ended`: whether its own work has; if
   // not, the device takes no other model before that.
   void leave(bool has_ended);

@@ -60,12 +60,13 @@ struct InputLayout {
 struct FlightMemory {
   DeviceMemory input;  // InputLayout
   // On the last card:
-  DeviceMemory sample_rows;  // (R) SampleRow
-  DeviceMemory units;        // (R + 1)
-  DeviceMemory masks;        // (R, mask_words(V))
-  DeviceMemory samples;      // (R) SampleOut
-  DeviceMemory finite;       // (S)
-  DeviceMemory biases;       // BiasEntry; grows
+  DeviceMemory sample_rows;            // (R) SampleRow
+  DeviceMemory units;                  // (R + 1)
+  DeviceMemory masks;                  // (R, mask_words(V))
+  DeviceMemory samples;                // (R) SampleOut
+  DeviceMemory finite;                 // (S)
+  DeviceMemory biases;                 // BiasEntry; grows
+  std::vector<DeviceMemory> outgrown;  // what those had before
   PinnedMemory host_input, host_sample_rows, host_units, host_masks, host_samples, host_finite;
   std::vector<PinnedMemory> host_tables;  // [group], as SlotMemory.tables, on every card
 };

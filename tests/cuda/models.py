@@ -61,14 +61,16 @@ class Driver:
         return context.value
 
 
-def run_and_say(code: str, devices: str = "A100", **environment: str) -> tuple[str, str]:
+def run_and_say(
+    code: str, devices: str = "A100", timeout_s: float = 600, **environment: str
+) -> tuple[str, str]:
     """Run Python code in a process of its own: what it prints, and on the standard error."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"GPTOSS_EMULATOR_DEVICES": devices} | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout_s,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip("\n"), done.stderr

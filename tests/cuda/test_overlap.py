@@ -285,7 +285,7 @@ for graphs in ("48", "48", "0"):
 """
 
 
-@pytest.mark.parametrize("refused", ["edges", "graphs", "launches;edges"])
+@pytest.mark.parametrize("refused", ["launches", "edges", "graphs", "launches;edges"])
 def test_what_a_driver_refuses_of_it_is_gone_without(refused: str, micro: Path) -> None:
     code = ANSWERS.format(path=str(micro), options={}, tokens=4, lengths=(3,)) + REFUSED
     out, said = run_and_say(code, "H100", GPTOSS_EMULATOR_REFUSE=refused)
@@ -304,6 +304,28 @@ def test_what_a_driver_refuses_of_it_is_gone_without(refused: str, micro: Path) 
     # Beside graphs some are launched alone.
     assert (first < alone) == (graphs_do_not and not launches_do_not)
     assert (first > 0) == (not (graphs_do_not and launches_do_not))
+
+
+FULL_FOR_A_MOMENT = """
+expected, none = answers("0", "0")
+for after in (60, 61, 62, 63):
+    driver.emulatorFail(0, 1, ctypes.c_uint64(after), 2)
+    try:
+        answers("1", "0")
+        print("no error")
+    except MemoryError:
+        print("MemoryError")
+found, overlapping = answers("1", "0")
+assert found == expected
+assert overlapping > 0
+"""
+
+
+def test_too_little_memory_is_no_refusal(micro: Path) -> None:
+    code = ANSWERS.format(path=str(micro), options={}, tokens=4, lengths=(3,)) + FULL_FOR_A_MOMENT
+    out, said = run_and_say(code, "H100")
+    assert out.split() == ["MemoryError"] * 4
+    assert "does not take" not in said
 
 
 # What a long prompt and a short one launch behind another kernel, which each of these races with.

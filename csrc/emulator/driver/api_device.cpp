@@ -498,6 +498,18 @@ extern "C" __attribute__((visibility("default"))) bool emulatorLoseDevice(int or
   return true;
 }
 
+// Loses it in the launch that follows so many others from now on.
+extern "C" __attribute__((visibility("default"))) bool emulatorLoseAfter(int ordinal,
+                                                                         uint64_t launches) {
+  Driver& driver = Driver::instance();
+  const std::lock_guard lock(driver.mutex);
+  Device* const device = device_at(driver, ordinal);
+  if (!device) return false;
+  device->lost_at_launch = device->launches + launches + 1;
+  device->lost_with = CUDA_ERROR_ECC_UNCORRECTABLE;
+  return true;
+}
+
 // How many kernels were run so far.
 extern "C" __attribute__((visibility("default"))) uint64_t emulatorLaunches() {
   Driver& driver = Driver::instance();

@@ -381,7 +381,10 @@ void Driver::wait(const std::shared_ptr<Work>& work) {
 void Driver::wait_all(CUcontext context) {
   wait(context->default_stream.last);
   wait(context->per_thread_stream.last);
-  for (CUstream s : context->streams) wait(s->last);
+  // Others may make and destroy streams meanwhile.
+  std::vector<std::shared_ptr<Work>> works;
+  for (CUstream s : context->streams) works.push_back(s->last);
+  for (const auto& work : works) wait(work);
 }
 
 CUresult Driver::issue(CUstream s, Action action) {
