@@ -553,7 +553,8 @@ LOST_UNDER = (
 llm = load("cuda:0,1,2")
 some = gptoss.SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.0)
 llm.generate([1, 2, 3], some, logit_bias={1: 1.0})  # in both flights there is room for one
-assert driver.emulatorLoseAfter(1, 3)
+driver.emulatorLoseAfter.restype = ctypes.c_bool
+assert driver.emulatorLoseAfter(1, ctypes.c_uint64(3))
 for _ in range(2):
     try:
         WHAT
@@ -581,7 +582,7 @@ def test_no_copy_waits_for_a_device_that_is_lost(what: str, model: Path) -> None
         "A100;A100;A100",
         timeout_s=120,
         GPTOSS_EMULATOR_ENDLESS="1",
-        GPTOSS_EMULATOR_SEED="1",
+        GPTOSS_EMULATOR_SEED="4",
     )
     first, again = said.splitlines()
     assert first.startswith("[cuda:1] ")
