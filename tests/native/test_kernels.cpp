@@ -595,7 +595,7 @@ GPTOSS_TEST(matmul_agrees_with_double_and_rows_are_independent) {
   }
 }
 
-// Panels of 8, 16 or 32 rows serve from 4 to 12 tokens on; tiles are of 2 to 16 tokens, chunks of
+// Panels of 8, 16 or 32 rows serve from 3 to 12 tokens on; tiles are of 2 to 16 tokens, chunks of
 // 16 or 32 blocks, and 128 tokens pass at once.
 GPTOSS_TEST(int8_matmul_agrees_with_double_and_rows_are_independent) {
   for (const Kernels* kernels : supported_kernels()) {

@@ -79,7 +79,18 @@ def to_int8(x: FloatArray) -> FloatArray:
     return (np.rint(blocks / steps) * steps).reshape(x.shape)
 
 
-ROUND: dict[str, Round] = {"f32": to_f32, "f16": to_f16, "bf16": to_bf16, "int8": to_int8}
+def to_two_bf16(x: FloatArray) -> FloatArray:
+    high = to_bf16(x)
+    return high + to_bf16(x - high)
+
+
+ROUND: dict[str, Round] = {
+    "f32": to_f32,
+    "f16": to_f16,
+    "bf16": to_bf16,
+    "2 x bf16": to_two_bf16,
+    "int8": to_int8,
+}
 
 
 @dataclass
@@ -94,7 +105,7 @@ class Rounding:
     @classmethod
     def of(cls, description: str) -> Rounding:
         said = [
-            re.search(rf"{what} (\w+)", description)
+            re.search(rf"{what} ((?:2 x )?\w+)", description)
             for what in ("KV cache", "expert inputs", "dense inputs")
         ]
         assert all(said), description

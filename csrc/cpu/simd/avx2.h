@@ -331,7 +331,7 @@ inline I32x16 dot(const Mxfp4Group& w, const int8_t* x_even, const int8_t* x_odd
   return {half(0), half(1)};
 }
 inline I32x16 dot(const Q8Group& w, const int8_t* x_even, const int8_t* x_odd) {
-  // The sign goes to x: |pair of products| <= 2 * 127 * 127 fits into 16 bits.
+  // The sign goes to x: |pair of products| <= 2 * 128 * 127 fits into 16 bits.
   const auto products = [](__m256i a, __m256i b) {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));

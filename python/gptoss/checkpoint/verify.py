@@ -317,7 +317,9 @@ def _cache_listed_sums(folder: Path) -> Iterator[tuple[str, str]]:
         # The repository's other files need not have been fetched.
         if not isinstance(entry, dict) or not (folder / name).is_file():
             continue
-        value = entry.get("lfs_sha256") or entry.get("blob_id")
+        value = entry.get("lfs_sha256")
+        if value is None and entry.get("xet_hash") is None:  # else git knows a pointer alone
+            value = entry.get("blob_id")
         if isinstance(value, str) and _is_sum(value):
             yield name, value
 

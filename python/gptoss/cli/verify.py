@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -85,9 +87,14 @@ def _verdict(report: VerifyReport, here: str) -> str:
         else "Complete and readable; no checksums are known, so that damage may be unseen."
     )
     return (
-        f"{known} With a network: --against HUB-ID. For later: `gptoss verify {shlex.quote(here)} "
+        f"{known} With a network: --against HUB-ID. For later: `gptoss verify {_quoted(here)} "
         "--write` makes a SHA256SUMS of what is there now."
     )
+
+
+def _quoted(path: str) -> str:
+    """A path for the shell: cmd.exe knows no single quotes."""
+    return subprocess.list2cmdline([path]) if sys.platform == "win32" else shlex.quote(path)
 
 
 @contextmanager
